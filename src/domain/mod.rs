@@ -1,0 +1,17 @@
+//! The words of Postmeter as types, and the rules that hold whatever the
+//! database, the network or the clock do.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness of its own. A value
+//! that exists has been parsed; a transition that compiles is allowed. What this
+//! room must not know: SQL, sockets, HTTP, Dodo's or Resend's wire formats.
+
+pub mod account;
+pub mod address;
+pub mod credential;
+pub mod credits;
+pub mod envelope;
+pub mod ids;
+pub mod message;
+pub mod refusal;
+pub mod retry;
+pub mod sender;

@@ -1,0 +1,6 @@
+//! Postmeter: a postage meter for SMTP.
+
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod submission;

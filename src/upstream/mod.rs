@@ -1,0 +1,118 @@
+//! The roads by which mail leaves: Resend's API and an upstream SMTP server.
+//!
+//! Both take one [`Outgoing`] part and say what became of it in the same words.
+//! Neither retries by itself: the durable queue is the one retry loop. What this
+//! room must not know: SQL, money, who the customer is.
+
+pub mod resend;
+pub mod smtp;
+pub mod translate;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::ids::PartId;
+use crate::domain::message::Road;
+
+/// One part of a message, ready to leave.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The part; Resend carries it as the tag `postmeter`.
+    pub part_id: PartId,
+    /// The `Idempotency-Key` of the call; the same for every try of the same bytes.
+    pub idempotency_key: String,
+    /// The envelope sender.
+    pub reverse_path: ReversePath,
+    /// The recipients of this part that are not final yet.
+    pub recipients: Vec<Mailbox>,
+    /// The message as it was accepted.
+    pub bytes: Bytes,
+}
+
+/// What became of one attempt to send a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A definite answer for every recipient that was asked for.
+    Answered {
+        /// The upstream's id of what it accepted (Resend's email id, the text of an SMTP 250).
+        upstream_id: Option<String>,
+        /// One answer a recipient, in the order of [`Outgoing::recipients`].
+        answers: Vec<RecipientAnswer>,
+    },
+    /// A definite "not now": nothing was accepted for anyone.
+    Transient {
+        /// What the upstream said.
+        answer: Answer,
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
+        /// Whether the attempt counts for the retry schedule (a rate limit does not).
+        counts: bool,
+    },
+    /// The upstream's door is closed for everyone: a bad key, a spent quota. Nothing was accepted.
+    Closed {
+        /// Why, for the operator.
+        reason: String,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// The bytes left and no answer came: it may have been accepted.
+    Unknown {
+        /// What happened.
+        reason: String,
+        /// How long to wait before the same call is made again, if the upstream said.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What the upstream said about one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipientAnswer {
+    /// Accepted: the mail was sent to it.
+    Accepted,
+    /// Refused for good.
+    Refused(Answer),
+    /// Not now.
+    Deferred(Answer),
+}
+
+/// A refusal in SMTP's terms, whatever the road (RFC 3463).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Enhanced status code: `5.1.1`.
+    pub status: String,
+    /// What the upstream said, in one line, without secrets.
+    pub text: String,
+}
+
+impl Answer {
+    /// An answer with that status and text; the text is brought to one line of at most 500 characters.
+    pub fn new(status: &str, text: &str) -> Self {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { status: status.to_owned(), text: text.chars().take(500).collect() }
+    }
+}
+
+/// The upstreams that are configured.
+#[derive(Debug)]
+pub struct Upstreams {
+    /// Resend, if `upstream.kind` is `resend`.
+    pub resend: Option<resend::Resend>,
+    /// The SMTP server, if `upstream.kind` or `upstream.fallback` is `smtp`.
+    pub smtp: Option<smtp::SmtpUpstream>,
+}
+
+impl Upstreams {
+    /// Makes one attempt on that road.
+    pub async fn send(&self, road: Road, outgoing: &Outgoing) -> Outcome {
+        match (road, &self.resend, &self.smtp) {
+            (Road::Resend, Some(resend), _) => resend.send(outgoing).await,
+            (Road::Smtp, _, Some(smtp)) => smtp.send(outgoing).await,
+            _ => Outcome::Closed {
+                reason: format!("the upstream `{}` of this part is no longer configured", road.as_str()),
+                retry_after: Duration::from_secs(300),
+            },
+        }
+    }
+}
