@@ -1,6 +1,9 @@
 //! Postmeter: a postage meter for SMTP.
 
+pub mod billing;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod store;
 pub mod submission;
+pub mod telemetry;
