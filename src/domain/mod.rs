@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod address;
+pub mod answer;
 pub mod credential;
 pub mod credits;
 pub mod envelope;

@@ -15,9 +15,9 @@ use super::accept::{Acceptance, insert_own};
 use super::commit::Member;
 use super::{Store, StoreError, changed, json, millis, timestamp};
 use crate::domain::address::Mailbox;
+use crate::domain::answer::Answer;
 use crate::domain::ids::MessageId;
 use crate::domain::message::{PartState, PartStep};
-use crate::upstream::Answer;
 
 /// What a worker has to say about one attempt.
 #[derive(Debug, Clone)]
