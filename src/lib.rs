@@ -1,7 +1,9 @@
 //! Postmeter: a postage meter for SMTP.
 
+pub mod billing;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod http;
+pub mod outbound;
 pub mod submission;
