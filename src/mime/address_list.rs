@@ -8,7 +8,7 @@ use std::fmt;
 use mail_parser::parsers::MessageStream;
 use mail_parser::{Addr, Address, HeaderValue};
 
-use super::header::{one_line, terminated};
+use super::header::{MAX_DECODING_STEPS, is_cheap, one_line, terminated};
 use crate::domain::address::Mailbox;
 
 /// A mailbox with its display name.
@@ -26,6 +26,9 @@ pub enum UnreadableList {
     /// A group such as `undisclosed-recipients:;`, where only mailboxes may stand.
     #[error("holds a group instead of an address")]
     Group,
+    /// More encoded words than are worth decoding.
+    #[error("is too long")]
+    TooLong,
     /// Something in it is not an address.
     #[error("holds something that is not an address")]
     Address,
@@ -78,34 +81,41 @@ pub(crate) fn quoted_string(text: &str) -> String {
 /// Reads the value of a field in which only mailboxes may stand (From, Sender).
 /// An empty field is an empty list.
 pub fn mailboxes(value: &[u8]) -> Result<Vec<NamedMailbox>, UnreadableList> {
-    let value = terminated(value);
-    match MessageStream::new(value.as_bytes()).parse_address() {
-        HeaderValue::Address(Address::List(list)) => list.iter().map(named).collect(),
-        HeaderValue::Address(Address::Group(_)) => Err(UnreadableList::Group),
-        _ => Ok(Vec::new()),
+    match parsed(value)? {
+        Some(Address::Group(_)) => Err(UnreadableList::Group),
+        Some(Address::List(list)) => list.iter().map(named).collect(),
+        None => Ok(Vec::new()),
     }
 }
 
-/// Reads the value of a field that may hold groups (To, Cc, Reply-To); the
-/// members of groups count like the others.
+/// Reads the value of a field that may hold groups (Reply-To); the members of
+/// groups count like the others.
 pub fn addresses(value: &[u8]) -> Result<Vec<NamedMailbox>, UnreadableList> {
-    flattened(value, |list| list.map(named).collect())
+    members(parsed(value)?).iter().map(named).collect()
 }
 
-/// Like [`addresses`], passing over what cannot be read: for fields that decide
-/// nothing, since only the envelope does.
+/// Like [`addresses`], passing over what cannot be read: for To and Cc, which
+/// decide nothing, since only the envelope does.
 pub fn readable_addresses(value: &[u8]) -> Vec<NamedMailbox> {
-    flattened(value, |list| list.filter_map(|addr| named(addr).ok()).collect())
+    members(parsed(value).unwrap_or_default()).iter().filter_map(|addr| named(addr).ok()).collect()
 }
 
-fn flattened<T>(value: &[u8], collect: impl FnOnce(&mut dyn Iterator<Item = &Addr<'_>>) -> T) -> T {
+fn parsed(value: &[u8]) -> Result<Option<Address<'static>>, UnreadableList> {
     let value = terminated(value);
-    match MessageStream::new(value.as_bytes()).parse_address() {
-        HeaderValue::Address(Address::List(list)) => collect(&mut list.iter()),
-        HeaderValue::Address(Address::Group(groups)) => {
-            collect(&mut groups.iter().flat_map(|group| group.addresses.iter()))
-        }
-        _ => collect(&mut std::iter::empty()),
+    if !is_cheap(&value, MAX_DECODING_STEPS) {
+        return Err(UnreadableList::TooLong);
+    }
+    Ok(match MessageStream::new(value.as_bytes()).parse_address().into_owned() {
+        HeaderValue::Address(address) => Some(address),
+        _ => None,
+    })
+}
+
+fn members(address: Option<Address<'_>>) -> Vec<Addr<'_>> {
+    match address {
+        Some(Address::List(list)) => list,
+        Some(Address::Group(groups)) => groups.into_iter().flat_map(|group| group.addresses).collect(),
+        None => Vec::new(),
     }
 }
 

@@ -15,12 +15,18 @@ use mail_parser::parsers::MessageStream;
 /// The longest header that is read, in octets with its line ends.
 pub const MAX_HEADER_BYTES: usize = 256 * 1024;
 
+/// Fields of a header, at most.
+pub const MAX_FIELDS: usize = 1000;
+
 /// Why a header cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Longer than [`MAX_HEADER_BYTES`].
     #[error("the header is longer than {} KiB", MAX_HEADER_BYTES / 1024)]
     TooLong,
+    /// More fields than [`MAX_FIELDS`].
+    #[error("the header has more than {MAX_FIELDS} fields")]
+    TooManyFields,
     /// A line that is no field and continues none.
     #[error("line {line} of the header is not a header field")]
     NotAField {
@@ -73,6 +79,9 @@ impl<'a> Field<'a> {
     /// The value on one line, with its encoded words decoded (RFC 2047).
     pub fn decoded(&self) -> String {
         let terminated = terminated(self.value);
+        if !is_cheap(&terminated, MAX_DECODING_STEPS) {
+            return one_line(&terminated);
+        }
         let value = MessageStream::new(terminated.as_bytes()).parse_unstructured();
         one_line(value.as_text().unwrap_or_default())
     }
@@ -108,12 +117,14 @@ impl<'a> Header<'a> {
             if end > MAX_HEADER_BYTES {
                 return Err(Malformed::TooLong);
             }
+            let full = fields.len() == MAX_FIELDS;
             match (content, fields.last_mut()) {
                 ([b' ' | b'\t', ..], Some(last)) => {
                     let value_start = last.end - last.value.len();
                     last.end = end;
                     last.value = bytes.get(value_start..end).unwrap_or_default();
                 }
+                _ if full => return Err(Malformed::TooManyFields),
                 _ => fields.push(field(content, start).ok_or(Malformed::NotAField { line })?),
             }
             start = end;
@@ -149,6 +160,16 @@ pub fn text(bytes: &[u8]) -> Cow<'_, str> {
         (Err(_), Some(decode)) => Cow::Owned(decode(bytes)),
         (Err(_), None) => String::from_utf8_lossy(bytes),
     }
+}
+
+/// Octets that may be looked at to decode one field.
+pub(super) const MAX_DECODING_STEPS: usize = 64 << 20;
+
+/// Whether decoding a value is worth its time. What looks like the beginning of an
+/// encoded word and is none may cost a look at all that follows, so thousands of
+/// them would cost seconds.
+pub(super) fn is_cheap(value: &str, max_steps: usize) -> bool {
+    value.matches("=?").count().saturating_mul(value.len()) <= max_steps
 }
 
 /// The value as the field decoders want it: text that ends in a line end.
@@ -202,7 +223,8 @@ mod tests {
     #[test]
     fn a_line_that_readers_would_take_differently_is_refused() {
         let long = format!("A: {}\r\n\r\n", "x".repeat(MAX_HEADER_BYTES));
-        let table: [(&[u8], Malformed); 7] = [
+        let many = "A:\r\n".repeat(MAX_FIELDS + 1);
+        let table: [(&[u8], Malformed); 8] = [
             (b" folded: first\r\n\r\n", Malformed::NotAField { line: 1 }),
             (b"From a@b Mon\r\nA: 1\r\n\r\n", Malformed::NotAField { line: 1 }),
             (b"A: 1\r\nno colon\r\n\r\n", Malformed::NotAField { line: 2 }),
@@ -210,10 +232,17 @@ mod tests {
             (b": nameless\r\n\r\n", Malformed::NotAField { line: 1 }),
             (b"A\0: 1\r\n\r\n", Malformed::NotAField { line: 1 }),
             (long.as_bytes(), Malformed::TooLong),
+            (many.as_bytes(), Malformed::TooManyFields),
         ];
         for (bytes, want) in table {
             assert_eq!(names(bytes), Err(want));
         }
+    }
+
+    #[test]
+    fn p7_a_header_full_of_half_encoded_words_costs_no_time() {
+        let bytes = format!("Subject: {}\r\n", "=?ab?q?x".repeat(30_000));
+        assert_eq!(Header::parse(bytes.as_bytes()).unwrap().fields[0].decoded().len(), 240_000);
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! room must not know: sockets, SQL, upstreams, credits.
 
 pub mod address_list;
+pub mod encoded_word;
+pub mod entity;
 pub mod header;
 pub mod inspect;
+pub mod media;
 pub mod trace;
