@@ -3,6 +3,7 @@
 pub mod billing;
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod domain;
 pub mod handover;
 pub mod http;
