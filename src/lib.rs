@@ -7,3 +7,4 @@ pub mod domain;
 pub mod http;
 pub mod outbound;
 pub mod submission;
+pub mod upstream;
