@@ -2,8 +2,8 @@
 //!
 //! The `Idempotency-Key` and the very same bytes make a repeated call harmless
 //! for 24 hours, so every answer that leaves a doubt is [`Outcome::Unknown`] and
-//! the call is made again. [`verdict`] holds the meaning of every answer,
-//! [`pace`] keeps calls under the rate that Resend tells. What this module must
+//! the call is made again. `verdict` holds the meaning of every answer,
+//! `pace` keeps calls under the rate that Resend tells. What this module must
 //! not know: SQL, money, when to try again.
 
 mod pace;

@@ -62,6 +62,9 @@ fn every_answer_of_resend_has_one_meaning() {
         (422, error("validation_error", "Invalid `x` field"), "refused 5.6.0"),
         (403, error("validation_error", "The x.example domain is not verified. Please"), "refused 5.7.1"),
         (403, error("validation_error", "You can only send testing emails to"), "refused 5.7.1"),
+        // … and words of the mail's own do not close the gate
+        (400, error("validation_error", "Invalid `from`: \"API key is invalid\" <1010@x>"), "refused 5.6.0"),
+        (403, error("validation_error", "Invalid `to` field: 1010@x.example"), "refused 5.6.0"),
         (422, error("invalid_attachment", "bad name"), "refused 5.6.0"),
         (422, error("invalid_attachment", "Attachments exceed 40MB"), "refused 5.3.4"),
         (422, error("invalid_parameter", ""), "refused 5.6.0"),

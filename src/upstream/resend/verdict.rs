@@ -63,6 +63,14 @@ impl Verdict<'_> {
         self.error.as_ref().is_some_and(|(_, message)| message.to_lowercase().contains(words))
     }
 
+    /// Looks at the beginning only: further on a message may repeat words of the
+    /// mail's, and no customer may close the gate for the others.
+    fn speaks_of_the_key(&self) -> bool {
+        let message = self.error.as_ref().map(|(_, message)| message.to_lowercase()).unwrap_or_default();
+        let first = ["", "the ", "this ", "your ", "invalid ", "missing "];
+        first.iter().any(|first| message.strip_prefix(first).is_some_and(|rest| rest.starts_with("api key")))
+    }
+
     /// `422 missing_required_field: Missing …`, or the start of what came instead of JSON.
     fn text(&self) -> String {
         match &self.error {
@@ -89,7 +97,7 @@ impl Verdict<'_> {
     /// `validation_error` for both.
     fn key_or_content(&self) -> Outcome {
         let key_is_bad = self.answer.status == 401
-            || self.says("api key")
+            || self.speaks_of_the_key()
             || matches!(
                 self.name(),
                 "missing_api_key"
@@ -98,7 +106,7 @@ impl Verdict<'_> {
                     | "suspended_api_key"
                     | "invalid_permission"
             );
-        let without_user_agent = self.answer.status == 403 && self.text().contains("1010");
+        let without_user_agent = self.error.is_none() && self.text().contains("1010");
         if key_is_bad || without_user_agent {
             return self.closed("Resend refused the API key", OPERATOR_RETRY);
         }
