@@ -120,7 +120,9 @@ impl Submission {
     ) -> Result<(SignedIn, Option<Credits>), Refusal> {
         let metrics = &self.0.tools.metrics;
         // A name that cannot be one is looked up like any other, so that the time tells nothing.
-        let username = Username::parse(username).or_else(|_| Username::parse("-")).map_err(|_| Refusal::BadCredential)?;
+        let username = Username::parse(username)
+            .or_else(|_| Username::parse("-"))
+            .map_err(|_| Refusal::BadCredential)?;
         let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
             tracing::error!(%error, "sign-in could not be checked");
             metrics.sign_in(SignInResult::Unavailable);
@@ -225,12 +227,8 @@ impl Submission {
         now: Timestamp,
     ) -> Result<Acceptance, Refusal> {
         let message_id = new_message_id(now);
-        let stamp = Stamp {
-            hostname: &self.0.hostname,
-            now,
-            message_id: &message_id,
-            arrival: &submitted.arrival,
-        };
+        let stamp =
+            Stamp { hostname: &self.0.hostname, now, message_id: &message_id, arrival: &submitted.arrival };
         let bytes = Bytes::from(prepare(&submitted.bytes, inspection, &stamp));
         let recipients = submitted.envelope.recipients();
         let parts = self
@@ -263,7 +261,8 @@ impl Submission {
         let road = acceptance.parts.first().map(|part| part.road);
         let room =
             road.and_then(|road| handover.reserve(road, acceptance.bytes.len(), acceptance.parts.len()));
-        acceptance.lease_until = room.as_ref().and_then(|_| acceptance.accepted_at.checked_add(self.0.lease).ok());
+        acceptance.lease_until =
+            room.as_ref().and_then(|_| acceptance.accepted_at.checked_add(self.0.lease).ok());
         let mut answer = store.accept(acceptance.clone()).await.map_err(unavailable)?;
         if answer == accept::Accepted::OutOfCredit {
             // A race was lost, or Dodo knows of a top-up that we do not: look once.

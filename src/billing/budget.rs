@@ -157,9 +157,7 @@ mod tests {
         let (mut buckets, start) = full();
         let calls: usize = (0..6000)
             .map(|tick| start + Duration::from_millis(tick * 10))
-            .map(|now| {
-                spend(&mut buckets, Purpose::Answer, now) + spend(&mut buckets, Purpose::Entry, now)
-            })
+            .map(|now| spend(&mut buckets, Purpose::Answer, now) + spend(&mut buckets, Purpose::Entry, now))
             .sum();
         assert!((230..=240).contains(&calls), "{calls}");
     }

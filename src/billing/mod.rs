@@ -135,9 +135,9 @@ impl Billing {
     ) -> Result<(), Refusal> {
         let now = self.0.tools.clock.now();
         let settings = &self.0.settings;
-        let age = account.balance_read_at.map(|read_at| {
-            Duration::try_from(now.duration_since(read_at)).unwrap_or_default()
-        });
+        let age = account
+            .balance_read_at
+            .map(|read_at| Duration::try_from(now.duration_since(read_at)).unwrap_or_default());
         let is_usable = age.is_some_and(|age| age <= settings.outage_max_age);
         if !is_usable || settings.balance_max_age.is_zero() {
             let account = self.read_balance(customer_id).await.ok_or(Refusal::BillingUnknown)?;

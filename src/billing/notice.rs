@@ -41,11 +41,7 @@ impl Billing {
         self.0.notices.end(customer_id);
     }
 
-    async fn try_tell_low(
-        &self,
-        customer_id: &CustomerId,
-        available: Option<Credits>,
-    ) -> Result<(), String> {
+    async fn try_tell_low(&self, customer_id: &CustomerId, available: Option<Credits>) -> Result<(), String> {
         let store = &self.0.tools.store;
         let customer = store.customer(customer_id).await.map_err(|e| e.to_string())?;
         let customer = customer.ok_or("there is no such customer")?;

@@ -8,9 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Billing, Tools};
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;
+use super::{Billing, Tools};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
@@ -245,7 +245,6 @@ impl Billing {
         Ok(Verdict::Again(after))
     }
 }
-
 
 fn call_result(answer: &EntryAnswer) -> DodoResult {
     match answer {

@@ -49,7 +49,11 @@ impl Delivery {
         let since = known.as_ref().map_or(now, |gate| gate.since);
         let gate = Gate { road, reason: reason.to_owned(), since, try_again_at };
         if known.is_none() {
-            tracing::error!(road = road.as_str(), ?reason, "the upstream's gate is closed: mail waits, nothing bounces");
+            tracing::error!(
+                road = road.as_str(),
+                ?reason,
+                "the upstream's gate is closed: mail waits, nothing bounces"
+            );
         }
         self.show_gate(road, true);
         self.0.gates.closed().insert(road, gate.clone());

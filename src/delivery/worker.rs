@@ -91,9 +91,12 @@ impl Delivery {
                 let due = self.close_gate(part.road, &reason, retry_after).await;
                 News::Retry { due, error: reason, unknown: stays_unknown, counts: false }
             }
-            Outcome::Unknown { reason, retry_after } => {
-                News::Retry { due: self.due(part.attempt, retry_after), error: reason, unknown: true, counts: true }
-            }
+            Outcome::Unknown { reason, retry_after } => News::Retry {
+                due: self.due(part.attempt, retry_after),
+                error: reason,
+                unknown: true,
+                counts: true,
+            },
         }
     }
 
@@ -145,7 +148,9 @@ impl Delivery {
         loop {
             match store.report(report.clone()).await {
                 Ok(recorded) => return self.recorded(part, &report, recorded),
-                Err(error) => tracing::error!(part_id = %part.part_id(), %error, "an attempt could not be written down"),
+                Err(error) => {
+                    tracing::error!(part_id = %part.part_id(), %error, "an attempt could not be written down")
+                }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(REPORT_RETRY_MAX);

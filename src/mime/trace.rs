@@ -10,8 +10,8 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::tz::TimeZone;
 
 use super::inspect::Inspection;
-use crate::domain::ids::MessageId;
 use crate::domain::arrival::Arrival;
+use crate::domain::ids::MessageId;
 
 /// What a message is stamped with.
 #[derive(Debug, Clone, Copy)]
