@@ -193,7 +193,7 @@ fn content_id(field: &Field<'_>) -> Option<String> {
 }
 
 /// A name that names no directory and hides no extension behind dots or spaces.
-fn file_name(text: &str) -> Option<String> {
+pub(super) fn file_name(text: &str) -> Option<String> {
     let last = text.rsplit(['/', '\\']).next().unwrap_or_default();
     let shown: String = last.chars().filter(|c| !c.is_control()).collect();
     let name = shown.trim().trim_end_matches(['.', ' ']);

@@ -60,7 +60,8 @@ pub struct Inspection {
     pub(super) stripped: Vec<Range<usize>>,
 }
 
-/// Reads the header of a message.
+/// Reads the header of a message. `bytes` may be its beginning only, as long as the
+/// whole header is in it; the same holds for [`prepare`](super::trace::prepare).
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, Unsound> {
     let header = Header::parse(bytes)?;
     Ok(Inspection {

@@ -11,9 +11,15 @@
 //! room must not know: sockets, SQL, upstreams, credits.
 
 pub mod address_list;
+pub mod bounce;
+pub mod compose;
 pub mod encoded_word;
 pub mod entity;
 pub mod header;
 pub mod inspect;
 pub mod media;
+pub mod notice;
 pub mod trace;
+mod write;
+
+pub use write::Origin;

@@ -288,6 +288,26 @@ fn p4_the_same_message_gives_the_same_bytes() {
 }
 
 #[test]
+fn a_report_of_our_own_can_be_carried_in_its_plain_shape() {
+    use crate::mime::Origin;
+    use crate::mime::bounce::{Failed, Failure, Shape, bounce};
+    let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
+    let (message_id, bob) = (MessageId::parse("0200").unwrap(), bob());
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &message_id };
+    let original = with("Message-ID: <1@x.example>\r\n", "hi");
+    let failed = Failed { sender: &bob[0], message_id: &message_id, accepted_at: now, bytes: &original };
+    let failures = [Failure { recipient: &from.mailbox, status: "5.1.1", text: "no such user" }];
+
+    let email = translated(&bounce(&origin, &failed, &failures, Shape::Plain)).unwrap();
+    assert_eq!(email["to"], json!(["bob@y.example"]));
+    assert_eq!(email["attachments"][0]["filename"], "delivery-status.txt");
+    assert_eq!(email["attachments"][1]["content_type"], "text/plain");
+    assert_eq!(email["headers"]["In-Reply-To"], "<1@x.example>");
+    assert!(translated(&bounce(&origin, &failed, &failures, Shape::Report)).is_err());
+}
+
+#[test]
 fn p7_references_without_end_cost_no_time() {
     let html = format!("Content-Type: text/html\r\n\r\n{}", "cid:".repeat(500_000));
     assert!(translated(&message(&multipart("related", &[&html, IMAGE]))).is_ok());
