@@ -200,6 +200,11 @@ impl Reply {
         Self::new("421", "4.7.0", "Too many errors, closing the connection")
     }
 
+    /// A body far beyond the size limit.
+    pub fn endless_message() -> Self {
+        Self::new("421", "4.7.0", "Message goes on far beyond the size limit, closing the connection")
+    }
+
     /// Too many connections in all or from one address.
     pub fn too_many_connections() -> Self {
         Self::new("421", "4.7.0", "Too many connections, try again later")

@@ -145,8 +145,10 @@ impl Session {
             (Stage::Greeted(greeted), Command::Auth { mechanism, initial }) => {
                 greeted.auth(mechanism, initial, rules)
             }
-            (Stage::Connected(connected), Command::StartTls) => connected.start_tls(rules),
-            (Stage::Greeted(greeted), Command::StartTls) => greeted.forget().start_tls(rules),
+            (Stage::Connected(Connected { security: Security::Plain, errors }), Command::StartTls)
+            | (Stage::Greeted(Greeted { security: Security::Plain, errors, .. }), Command::StartTls) => {
+                Step::silent(Next::Handshake(Upgrading { errors }))
+            }
             (stage, Command::Ehlo(name)) => Self(stage).greet(name, rules, true),
             (stage, Command::Helo(name)) => Self(stage).greet(name, rules, false),
             (stage, Command::Rset) => Self(stage.without_transaction()).goes_on(Reply::ok()),

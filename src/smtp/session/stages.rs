@@ -9,7 +9,6 @@ use super::super::reply::Reply;
 use super::super::sasl::{self, Mechanism, Progress};
 use super::{
     Authenticating, Beginning, Checking, Next, Receiving, Rules, Security, Session, SigningIn, Stage, Step,
-    Upgrading,
 };
 
 /// Nobody has said hello.
@@ -54,21 +53,7 @@ macro_rules! is_a_session {
 }
 is_a_session!(Connected, Greeted, Ready, Mail);
 
-impl Connected {
-    /// STARTTLS (RFC 3207): everything known so far is forgotten.
-    pub(super) fn start_tls(self, rules: &Rules) -> Step {
-        match self.security {
-            Security::Plain => Step::silent(Next::Handshake(Upgrading { errors: self.errors })),
-            Security::Tls => Session::from(self).refuse(Reply::already_encrypted(), rules),
-        }
-    }
-}
-
 impl Greeted {
-    pub(super) fn forget(self) -> Connected {
-        Connected { security: self.security, errors: self.errors }
-    }
-
     pub(super) fn auth(self, mechanism: Mechanism, initial: Option<&str>, rules: &Rules) -> Step {
         match self.security {
             Security::Plain => Session::from(self).refuse(Reply::encryption_required(), rules),

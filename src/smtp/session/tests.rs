@@ -185,6 +185,7 @@ fn commands_out_of_turn_are_told_what_comes_first() {
     dialog(Security::Tls, &world, &[EHLO, IN, MAIL, RCPT, ("RSET", "250 2.0.0"), ("DATA", "503 5.5.1")]);
     dialog(Security::Tls, &world, &[EHLO, IN, MAIL, RCPT, EHLO, ("DATA", "503 5.5.1"), MAIL]);
     dialog(Security::Tls, &world, &[("STARTTLS", "503 5.5.1"), ("STARTTLS x", "501 5.5.4")]);
+    dialog(Security::Tls, &world, &[EHLO, ("STARTTLS", "503 5.5.1"), IN]);
 }
 
 #[test]

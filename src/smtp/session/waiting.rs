@@ -183,6 +183,11 @@ impl Receiving {
         }
     }
 
+    /// It goes on far beyond the size limit: that is not mail.
+    pub fn endless(self) -> Step {
+        Step::close(Reply::endless_message())
+    }
+
     /// Nothing followed what may be an end or not: the message is refused, and so
     /// is everything that might yet come and be taken for commands.
     pub fn ended_in_doubt(self, body: Body, rules: &Rules) -> Step {
