@@ -24,10 +24,10 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::account::Account;
-use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
+use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -69,14 +69,14 @@ pub struct Settings {
     /// Where customers buy credits.
     pub top_up_url: String,
     /// The name and address that notices come from.
-    pub notices_from: (String, Mailbox),
+    pub notices_from: NamedMailbox,
     /// `smtp.hostname`.
     pub hostname: String,
 }
 
 impl Settings {
     /// The settings of this configuration; `base_url` is where customers top up unless it says otherwise.
-    pub fn new(config: &Config, base_url: &str, notices_from: (String, Mailbox)) -> Self {
+    pub fn new(config: &Config, base_url: &str, notices_from: NamedMailbox) -> Self {
         let billing = &config.billing;
         Self {
             balance_max_age: Duration::from_secs(billing.balance_max_age_s),

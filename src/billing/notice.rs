@@ -9,7 +9,8 @@ use super::Billing;
 use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
-use crate::mime::compose::{LowBalance, low_balance};
+use crate::mime::notice::low_balance;
+use crate::mime::Origin;
 use crate::routing::{OwnMail, new_message_id};
 use crate::store::accept::Kind;
 
@@ -49,25 +50,18 @@ impl Billing {
         let to = Mailbox::parse(&email).map_err(|e| e.to_string())?;
         let now = self.0.tools.clock.now();
         let message_id = new_message_id(now);
-        let (from_name, from) = &self.0.settings.notices_from;
-        let bytes = low_balance(&LowBalance {
-            message_id: &message_id,
-            hostname: &self.0.settings.hostname,
-            now,
-            from_name,
-            from,
-            to: &to,
-            available: available.or(customer.account.available_credits()).unwrap_or(Credits::ZERO),
-            top_up_url: &self.0.settings.top_up_url,
-        });
+        let from = &self.0.settings.notices_from;
+        let origin = Origin { from, hostname: &self.0.settings.hostname, now, message_id: &message_id };
+        let available = available.or(customer.account.available_credits()).unwrap_or(Credits::ZERO);
+        let bytes = low_balance(&origin, &to, available, &self.0.settings.top_up_url);
         let mail = OwnMail {
             kind: Kind::Notice,
-            message_id,
             customer_id: customer_id.clone(),
             to,
-            from: from.clone(),
+            from: from.mailbox.clone(),
             bytes: Bytes::from(bytes),
             now,
+            message_id,
         };
         let notice = self.0.tools.routing.own(mail).map_err(|reason| reason.what)?;
         if store.low_balance_notice(&notice).await.map_err(|e| e.to_string())? {

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 
 use super::Delivery;
-use crate::mime::compose::{Bounce, bounce};
+use crate::mime::bounce::{Failed, Failure, Shape, bounce};
+use crate::mime::Origin;
 use crate::routing::{OwnMail, new_message_id};
 use crate::store::accept::{Acceptance, Kind};
 use crate::store::queue::LeasedPart;
@@ -20,29 +21,32 @@ impl Delivery {
         }
         let now = self.0.tools.clock.now();
         let message_id = new_message_id(now);
-        let (from_name, from) = &self.0.settings.notices_from;
-        let bytes = bounce(&Bounce {
-            message_id: &message_id,
-            hostname: &self.0.settings.hostname,
-            now,
-            from_name,
-            from,
-            to,
-            original: &part.bytes,
-            original_id: &part.message_id,
+        let from = &self.0.settings.notices_from;
+        let origin = Origin { from, hostname: &self.0.settings.hostname, now, message_id: &message_id };
+        let failed = Failed {
+            sender: to,
+            message_id: &part.message_id,
             accepted_at: part.accepted_at,
-            failed: &answered.failed,
-        });
+            bytes: &part.bytes,
+        };
+        let failures: Vec<Failure<'_>> = answered
+            .failed
+            .iter()
+            .map(|(recipient, answer)| Failure { recipient, status: &answer.status, text: &answer.text })
+            .collect();
+        let routing = &self.0.tools.routing;
+        let shape = if routing.prefers_resend() { Shape::Plain } else { Shape::Report };
+        let bytes = Bytes::from(bounce(&origin, &failed, &failures, shape));
         let mail = OwnMail {
             kind: Kind::Bounce,
-            message_id,
             customer_id: part.customer_id.clone(),
             to: to.clone(),
-            from: from.clone(),
-            bytes: Bytes::from(bytes),
+            from: from.mailbox.clone(),
+            bytes,
             now,
+            message_id,
         };
-        match self.0.tools.routing.own(mail) {
+        match routing.own(mail) {
             Ok(acceptance) => Some(acceptance),
             Err(reason) => {
                 tracing::error!(message_id = %part.message_id, %reason, "the bounce cannot be sent by any road");

@@ -20,10 +20,10 @@ use tokio_util::task::TaskTracker;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::domain::address::Mailbox;
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::handover::{Handed, Handover};
+use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::queue::DuePart;
 use crate::store::{Store, StoreError};
@@ -72,14 +72,14 @@ pub struct Settings {
     /// `queue.lease_s`.
     pub lease: Duration,
     /// The name and address that bounces come from.
-    pub notices_from: (String, Mailbox),
+    pub notices_from: NamedMailbox,
     /// `smtp.hostname`.
     pub hostname: String,
 }
 
 impl Settings {
     /// The settings of this configuration.
-    pub fn new(config: &Config, notices_from: (String, Mailbox)) -> Self {
+    pub fn new(config: &Config, notices_from: NamedMailbox) -> Self {
         Self {
             max_concurrency: config.upstream.max_concurrency,
             schedule: RetrySchedule {
