@@ -181,4 +181,21 @@ mod tests {
         let out = stamped(b"From: a@x.example\r\n\r\n", &arrival);
         assert!(out.contains("([IPv6:2001:db8::1])") && out.contains("with HTTP "), "{out}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn p5_no_bcc_survives_and_the_rest_does(fields in proptest::collection::vec(proptest::sample::select(vec![
+            "Bcc: h@x.example\r\n", "bCC :\r\n\th@x.example\r\n", "Bcc:\r\n", "X-A: Bcc: 1\r\n", "X-B:\r\n Bcc: 2\r\n", "To:\r\n",
+            "Resend-X: h@x.example\r\n", "Return-Path: <h@x.example>\r\n", "Date: d\r\n", "Message-ID: <1@x>\r\n",
+        ]), 0..20), end in proptest::sample::select(vec!["", "\r\n", "\r\nBcc: body\r\n"])) {
+            let kept: String = fields.iter().filter(|field| !field.contains('h') && !field.starts_with("Bcc")).copied().collect();
+            let bytes = format!("From: a@x.example\r\n{}{end}", fields.concat());
+            let out = stamped(bytes.as_bytes(), &arrival());
+            let rest = format!("From: a@x.example\r\n{kept}{end}");
+            proptest::prop_assert!(out.ends_with(&rest), "{}", out);
+            let again = inspect(out.as_bytes()).unwrap();
+            proptest::prop_assert!(again.stripped.is_empty() && again.has_date && again.has_message_id);
+            proptest::prop_assert_eq!(again.received, 1);
+        }
+    }
 }

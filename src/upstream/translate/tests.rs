@@ -328,9 +328,13 @@ proptest::proptest! {
             assert!(!inspection.from.is_empty());
         }
         if let Ok(translatable) = Translatable::parse(&bytes) {
-            for part in translatable.parts(&bob()) {
-                let _ = translatable.email(&part, &part_id());
-            }
+            let parts = translatable.parts(&bob());
+            proptest::prop_assert_eq!(&parts, &vec![bob()]);
+            let id = part_id();
+            let email = translatable.email(&bob(), &id).unwrap();
+            proptest::prop_assert!(email.to.len() == 1 && email.to[0].contains("bob@y.example"));
+            proptest::prop_assert!(email.cc.is_empty() && email.bcc.is_empty() && !email.subject.contains(['\r', '\n']));
+            proptest::prop_assert!(email.html.is_some() || !email.text.is_empty());
         }
     }
 }
