@@ -1,6 +1,7 @@
 //! Postmeter: a postage meter for SMTP.
 
 pub mod billing;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
