@@ -9,8 +9,8 @@ use super::Billing;
 use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
-use crate::mime::notice::low_balance;
 use crate::mime::Origin;
+use crate::mime::notice::low_balance;
 use crate::routing::{OwnMail, new_message_id};
 use crate::store::accept::Kind;
 

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 
 use super::Delivery;
-use crate::mime::bounce::{Failed, Failure, Shape, bounce};
 use crate::mime::Origin;
+use crate::mime::bounce::{Failed, Failure, Shape, bounce};
 use crate::routing::{OwnMail, new_message_id};
 use crate::store::accept::{Acceptance, Kind};
 use crate::store::queue::LeasedPart;

@@ -14,6 +14,7 @@ use crate::random;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{Answered, News, Recorded, Report};
 use crate::telemetry::AttemptOutcome;
+use crate::upstream::resend::KEY_USED_FOR_OTHER_BYTES;
 use crate::upstream::translate::Translatable;
 use crate::upstream::{Outcome, Outgoing, RecipientAnswer};
 

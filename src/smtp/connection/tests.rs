@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use crate::domain::ids::{CustomerId, Username};
-use crate::submission::SignedIn;
+use crate::submission::{SignedIn, stand_in};
 use crate::tls::{CertificateStore, ensure_development};
 
 use super::*;
@@ -16,7 +16,13 @@ use super::*;
 /// What sits behind the connection; these tests never get as far as a message
 /// that it would take.
 fn submission() -> Submission {
-    Submission {}
+    // Opened in a runtime of its own: the clock of some of these tests stands still.
+    let opened = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (submission, _, _) = runtime.block_on(stand_in::submission(&crate::config::Config::default()));
+        submission
+    });
+    opened.join().unwrap()
 }
 
 fn server(config: &Smtp) -> Arc<Server> {
