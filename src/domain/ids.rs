@@ -6,6 +6,8 @@ use std::fmt;
 use jiff::Timestamp;
 use uuid::Builder;
 
+use super::digest::hex;
+
 /// Why a text is not an identifier of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a valid {1}: use 1 to {MAX_ID_OCTETS} letters, digits, '_', '-', '.', '@' or '+'")]
@@ -15,7 +17,9 @@ pub struct InvalidId(String, &'static str);
 pub const MAX_ID_OCTETS: usize = 128;
 
 fn valid(text: &str) -> bool {
+    // Ids become path segments, and dots alone would name another path.
     (1..=MAX_ID_OCTETS).contains(&text.len())
+        && !matches!(text, "." | "..")
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@' | b'+'))
 }
 
@@ -113,8 +117,7 @@ impl EntryId {
 impl Username {
     /// A new username; the customer's id is not in it, since usernames are shown around.
     pub fn generate(entropy: Entropy) -> Self {
-        let hex: String = entropy.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Self(format!("pm-{hex}"))
+        Self(format!("pm-{}", hex(entropy.first_chunk::<8>().unwrap_or(&[0; 8]))))
     }
 }
 
@@ -127,7 +130,7 @@ mod tests {
         for ok in ["cus_sandbox", "cus_a.b-C", "a@b.example", "x"] {
             assert_eq!(CustomerId::parse(ok).unwrap().as_str(), ok);
         }
-        for bad in ["", "a b", "a\r\n", "ü", "a/b", &"x".repeat(129)] {
+        for bad in ["", ".", "..", "a b", "a\r\n", "ü", "a/b", &"x".repeat(129)] {
             assert!(CustomerId::parse(bad).is_err(), "{bad:?}");
         }
     }

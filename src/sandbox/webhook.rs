@@ -6,11 +6,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+
+use crate::http::signature::{HeaderNames, SigningKey};
 
 /// One event, ready to be posted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,19 +26,19 @@ pub(super) struct Parcel {
 #[derive(Debug)]
 pub(super) struct Courier {
     http: reqwest::Client,
-    secret: String,
+    key: SigningKey,
     endpoint: Mutex<Option<String>>,
 }
 
 impl Courier {
-    /// A courier that signs with `secret` (`whsec_…`).
+    /// A courier that signs with this key.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(super) fn new(secret: &str) -> std::io::Result<Self> {
+    pub(super) fn new(key: SigningKey) -> std::io::Result<Self> {
         let http = super::loopback_client()?.user_agent("Svix-Webhooks/sandbox").build();
         let http = http.map_err(std::io::Error::other)?;
-        Ok(Self { http, secret: secret.to_owned(), endpoint: Mutex::default() })
+        Ok(Self { http, key, endpoint: Mutex::default() })
     }
 
     /// Where parcels go from now on.
@@ -56,54 +55,25 @@ impl Courier {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tries once, at that Unix time in seconds.
+    /// Tries once, signed as of `at`.
     ///
     /// # Errors
     /// What went wrong: no 2xx within 15 seconds.
-    pub(super) async fn post(&self, parcel: &Parcel, at_s: i64) -> Result<(), String> {
+    pub(super) async fn post(&self, parcel: &Parcel, at: Timestamp) -> Result<(), String> {
         let endpoint = self.endpoint().ok_or("no endpoint is registered")?;
-        let timestamp = at_s.to_string();
-        let signature = sign(&self.secret, &parcel.webhook_id, &timestamp, parcel.body.as_bytes())?;
+        let [id, timestamp, signature] = HeaderNames::Webhook.all();
         let answer = self
             .http
             .post(endpoint)
             .header("content-type", "application/json")
-            .header("webhook-id", &parcel.webhook_id)
-            .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", signature)
+            .header(id, &parcel.webhook_id)
+            .header(timestamp, at.as_second().to_string())
+            .header(signature, self.key.sign(&parcel.webhook_id, at, parcel.body.as_bytes()))
             .timeout(Duration::from_secs(15))
             .body(parcel.body.clone())
             .send()
             .await
             .map_err(|error| error.to_string())?;
         if answer.status().is_success() { Ok(()) } else { Err(format!("answered {}", answer.status())) }
-    }
-}
-
-/// The `webhook-signature` of a body: `v1,` and the Base64 of HMAC-SHA256 over `id.timestamp.body`.
-pub(super) fn sign(secret: &str, id: &str, timestamp: &str, body: &[u8]) -> Result<String, String> {
-    let key = STANDARD
-        .decode(secret.strip_prefix("whsec_").unwrap_or(secret))
-        .map_err(|error| format!("the webhook secret is not Base64: {error}"))?;
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(|error| error.to_string())?;
-    for piece in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
-        mac.update(piece);
-    }
-    Ok(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signatures_are_those_of_the_published_vector() {
-        let signature = sign(
-            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
-            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
-            "1649367553",
-            br#"{"email":"test@example.com","username":"test_user"}"#,
-        );
-        assert_eq!(signature.unwrap(), "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=");
     }
 }

@@ -6,6 +6,7 @@ use super::books::Event;
 use super::ledger::{Posting, Transaction};
 use super::sale::parcel;
 use super::{DodoStandIn, EventOrder, wire};
+use crate::random;
 use crate::sandbox::webhook::Parcel;
 
 impl DodoStandIn {
@@ -14,7 +15,7 @@ impl DodoStandIn {
         match self.behaviour().event_order {
             EventOrder::AsHappened => {}
             EventOrder::Reversed => parcels.reverse(),
-            EventOrder::Shuffled => parcels.sort_by_cached_key(|_| getrandom::u32().unwrap_or_default()),
+            EventOrder::Shuffled => parcels.sort_by_cached_key(|_| random::octets::<4>()),
         }
         parcels
     }
@@ -64,7 +65,7 @@ impl DodoStandIn {
     }
 
     async fn try_once(&self, parcel: &Parcel) -> bool {
-        let tried = self.0.courier.post(parcel, self.0.clock.now().as_second()).await;
+        let tried = self.0.courier.post(parcel, self.0.clock.now()).await;
         if let Err(why) = &tried {
             tracing::warn!(webhook_id = %parcel.webhook_id, event = %parcel.event, %why, "a webhook was not taken");
         }

@@ -24,13 +24,14 @@ pub use behaviour::{Amounts, ApiEntries, Behaviour, EventOrder, RepeatedKey};
 pub use ledger::{Grant, Line, Source, Transaction};
 pub use sale::{PayError, Payer, Receipt};
 
-use std::io::Result;
+use std::io::{Error, Result};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde_json::Map;
 
 use super::faults::Faults;
@@ -39,6 +40,7 @@ use super::rate::Window;
 use super::webhook::Courier;
 use super::{Tasks, WEBHOOK_SECRET};
 use crate::clock::Clock;
+use crate::http::signature::SigningKey;
 use books::{Books, Event};
 use ledger::Posting;
 use shop::Customer;
@@ -111,6 +113,7 @@ impl DodoStandIn {
     /// # Errors
     /// The journal cannot be opened or is damaged.
     pub(super) fn open(data_dir: Option<&Path>, clock: Clock, tasks: Tasks) -> Result<Self> {
+        let signing_key = SigningKey::parse(&SecretString::from(WEBHOOK_SECRET)).map_err(Error::other)?;
         let mut books = Books::default();
         let journal = match data_dir {
             Some(dir) => Journal::open(&dir.join("sandbox-dodo.jsonl"), |events: Vec<Event>, _| {
@@ -124,7 +127,7 @@ impl DodoStandIn {
             windows: Mutex::new([Window::new(1_000), Window::new(60_000)]),
             checkout_base: Mutex::default(),
             faults: Faults::default(),
-            courier: Courier::new(WEBHOOK_SECRET)?,
+            courier: Courier::new(signing_key)?,
             clock,
             tasks,
             calls: AtomicU64::new(0),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::http::signature::{HeaderNames, SignedHeaders};
 use crate::sandbox::contract::assert_dodo;
 use crate::sandbox::faults::{Fault, Misbehaviour};
 use crate::sandbox::tests::{answer, client, dodo, scratch, started};
@@ -277,10 +278,10 @@ async fn endpoint(refuse: usize) -> (String, mpsc::UnboundedReceiver<(HeaderMap,
 async fn next(inbox: &mut mpsc::UnboundedReceiver<(HeaderMap, String)>) -> (String, String, Value) {
     let wait = tokio::time::timeout(Duration::from_secs(10), inbox.recv());
     let (fields, body) = wait.await.expect("a webhook comes").unwrap();
-    let field = |name: &str| fields[name].to_str().unwrap().to_owned();
-    let (id, timestamp) = (field("webhook-id"), field("webhook-timestamp"));
-    let signed = crate::sandbox::webhook::sign(WEBHOOK_SECRET, &id, &timestamp, body.as_bytes()).unwrap();
-    assert_eq!(field("webhook-signature"), signed);
+    let signed = SignedHeaders::read(&fields, HeaderNames::Webhook).unwrap();
+    let key = SigningKey::parse(&SecretString::from(WEBHOOK_SECRET)).unwrap();
+    signed.verify(body.as_bytes(), &[key], Timestamp::now()).unwrap();
+    let id = signed.id.to_owned();
     let event: Value = serde_json::from_str(&body).unwrap();
     (id, event["type"].as_str().unwrap().to_owned(), event)
 }

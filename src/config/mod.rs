@@ -1,17 +1,35 @@
 //! Configuration: one TOML file into one typed struct, secrets from the environment.
+//!
+//! Everything that can be wrong is said at once, one line a problem, so that an
+//! operator repairs a file in one round. Secrets never stand in the file: it is
+//! copied, pasted and shown. This room must not know who uses a setting, nor ask
+//! the network whether a value is true; `postmeter check` does that.
+
+mod defaults;
+mod load;
+mod notices_from;
+mod secrets;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod web_url;
+
+pub use load::{ConfigError, Problem};
+pub use notices_from::NoticesFrom;
+pub use secrets::{MissingEnv, Secrets};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::domain::address::InvalidAddress;
 use crate::domain::credits::Unit;
 use crate::domain::sender::SenderPolicy;
 
 /// Everything in the file. Every field has a default.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where SQLite lives.
@@ -35,7 +53,7 @@ pub struct Config {
 }
 
 /// `[smtp]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Smtp {
     /// Our name in the banner, EHLO and Received.
@@ -71,7 +89,7 @@ pub struct Smtp {
 }
 
 /// `[http]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Where the HTTP side listens. `PORT` in the environment replaces its port.
@@ -81,7 +99,7 @@ pub struct Http {
 }
 
 /// `[billing]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Billing {
     /// What is charged.
@@ -124,7 +142,7 @@ impl TryFrom<u16> for OutOfCreditReply {
 }
 
 /// `[senders]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Senders {
     /// Listed or any.
@@ -134,7 +152,7 @@ pub struct Senders {
 }
 
 /// `[upstream]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// Resend or an SMTP server.
@@ -174,15 +192,16 @@ pub enum Fallback {
 }
 
 /// `[notices]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Notices {
-    /// `Name <address>` of bounces and notices; must be a verified sender of the upstream.
+    /// `Name <address>` of bounces and notices; must be a verified sender of the
+    /// upstream. [`Config::notices_from`] gives it parsed.
     pub from: Option<String>,
 }
 
 /// `[queue]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Queue {
     /// First wait between attempts.
@@ -195,108 +214,57 @@ pub struct Queue {
     pub lease_s: u64,
 }
 
-/// What comes from the environment (or from the file that `NAME_FILE` names).
-#[derive(Debug, Clone)]
-pub struct Secrets {
-    /// `DODO_PAYMENTS_API_KEY`
-    pub dodo_api_key: SecretString,
-    /// `DODO_WEBHOOK_KEY`, one or several
-    pub dodo_webhook_keys: Vec<SecretString>,
-    /// From `DODO_PAYMENTS_BASE_URL`, or by `DODO_PAYMENTS_ENVIRONMENT`
-    pub dodo_base_url: String,
-    /// `CREDIT_ENTITLEMENT_ID`
-    pub credit_entitlement_id: String,
-    /// `PLAN_PRODUCT_ID`
-    pub plan_product_id: String,
-    /// `TOPUP_PRODUCT_ID`
-    pub topup_product_id: String,
-    /// `RESEND_API_KEY`; needed where `upstream.kind` is `resend`
-    pub resend_api_key: Option<SecretString>,
-    /// `RESEND_BASE_URL`, default `https://api.resend.com`
-    pub resend_base_url: String,
-    /// `RESEND_WEBHOOK_SECRET`
-    pub resend_webhook_secrets: Vec<SecretString>,
-    /// `BASE_URL`: the public URL of the HTTP side, without a slash at the end
-    pub base_url: String,
-    /// `POSTMETER_ADMIN_TOKEN`; unset: the operator's routes refuse everyone
-    pub admin_token: Option<SecretString>,
-    /// `UPSTREAM_SMTP_URL`; needed where an SMTP upstream is configured
-    pub upstream_smtp_url: Option<SecretString>,
-}
+impl Config {
+    /// Every key with its default, its unit and what it means: a file that can be
+    /// copied and changed. Loading it as it is gives [`Config::default`].
+    pub const EXAMPLE: &str = include_str!("example.toml");
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            data_dir: PathBuf::from("data"),
-            database_url: None,
-            smtp: Smtp::default(),
-            http: Http::default(),
-            billing: Billing::default(),
-            senders: Senders::default(),
-            upstream: UpstreamConfig::default(),
-            notices: Notices::default(),
-            queue: Queue::default(),
+    /// Whether mail leaves through Resend.
+    pub fn uses_resend(&self) -> bool {
+        self.upstream.kind == UpstreamKind::Resend
+    }
+
+    /// Whether mail leaves, all of it or what Resend cannot carry, through an SMTP server.
+    pub fn uses_smtp(&self) -> bool {
+        self.upstream.kind == UpstreamKind::Smtp || self.upstream.fallback == Fallback::Smtp
+    }
+
+    /// Who bounces and notices come from: `notices.from`, or else
+    /// `Postmeter <postmaster@HOSTNAME>`. A loaded configuration never errs here.
+    pub fn notices_from(&self) -> Result<NoticesFrom, InvalidAddress> {
+        match &self.notices.from {
+            Some(from) => NoticesFrom::parse(from),
+            None => NoticesFrom::postmaster(&self.smtp.hostname),
         }
     }
-}
 
-impl Default for Smtp {
-    fn default() -> Self {
-        Self {
-            hostname: "localhost".to_owned(),
-            submission: vec![SocketAddr::from(([0, 0, 0, 0], 587))],
-            submissions: vec![SocketAddr::from(([0, 0, 0, 0], 465))],
-            tls_cert: PathBuf::from("certs/fullchain.pem"),
-            tls_key: PathBuf::from("certs/privkey.pem"),
-            max_message_bytes: 26_214_400,
-            max_recipients: 50,
-            max_connections: 10_000,
-            max_connections_per_ip: 100,
-            trusted_proxies: Vec::new(),
-            idle_timeout_s: 300,
-            data_timeout_s: 600,
-            unauthenticated_timeout_s: 60,
-            max_errors: 20,
-            max_bytes_arriving: 512 << 20,
-        }
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 3000)), metrics_listen: None }
-    }
-}
-
-impl Default for Billing {
-    fn default() -> Self {
-        Self {
-            unit: Unit::Message,
-            balance_max_age_s: 30,
-            outage_max_age_h: 24,
-            low_balance_credits: 1_000,
-            out_of_credit_reply: OutOfCreditReply::Temporary,
-            refund_bounced: false,
-            top_up_url: None,
-        }
-    }
-}
-
-impl Default for UpstreamConfig {
-    fn default() -> Self {
-        Self {
-            kind: UpstreamKind::Resend,
-            fallback: Fallback::None,
-            allow_plaintext: false,
-            max_concurrency: 64,
-            max_bytes_in_flight: 256 << 20,
-            timeout_s: 60,
-        }
-    }
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self { retry_min_s: 30, retry_max_s: 14_400, lifetime_h: 48, lease_s: 30 }
+    /// What is allowed and yet worth a second look, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let doubts = [
+            (
+                self.billing.unit == Unit::Message && self.smtp.max_recipients > 1 && self.uses_resend(),
+                "billing.unit is \"message\" and smtp.max_recipients is more than 1: Resend counts each \
+                 recipient, your customers pay for each message; set unit = \"recipient\" or \
+                 max_recipients = 1 if that loses money",
+            ),
+            (
+                self.smtp.hostname == "localhost",
+                "smtp.hostname is \"localhost\": set it to the name that customers connect to",
+            ),
+            (
+                self.notices.from.is_none(),
+                "notices.from is not set: bounces and notices come from postmaster at smtp.hostname, which \
+                 the upstream must accept as a sender",
+            ),
+            (
+                self.upstream.allow_plaintext && !self.uses_smtp(),
+                "upstream.allow_plaintext does nothing without an SMTP upstream: remove it",
+            ),
+            (
+                self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback == Fallback::Smtp,
+                "upstream.fallback does nothing where upstream.kind is \"smtp\": remove it",
+            ),
+        ];
+        doubts.into_iter().filter(|(doubtful, _)| *doubtful).map(|(_, text)| text.to_owned()).collect()
     }
 }

@@ -1,0 +1,88 @@
+//! What holds where the file is silent. `example.toml` shows the same values to
+//! the operator; a test keeps the two alike.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::{
+    Billing, Config, Fallback, Http, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
+    UpstreamKind,
+};
+use crate::domain::credits::Unit;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            database_url: None,
+            smtp: Smtp::default(),
+            http: Http::default(),
+            billing: Billing::default(),
+            senders: Senders::default(),
+            upstream: UpstreamConfig::default(),
+            notices: Notices::default(),
+            queue: Queue::default(),
+        }
+    }
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".to_owned(),
+            submission: vec![SocketAddr::from(([0, 0, 0, 0], 587))],
+            submissions: vec![SocketAddr::from(([0, 0, 0, 0], 465))],
+            tls_cert: PathBuf::from("certs/fullchain.pem"),
+            tls_key: PathBuf::from("certs/privkey.pem"),
+            max_message_bytes: 26_214_400,
+            max_recipients: 50,
+            max_connections: 10_000,
+            max_connections_per_ip: 100,
+            trusted_proxies: Vec::new(),
+            idle_timeout_s: 300,
+            data_timeout_s: 600,
+            unauthenticated_timeout_s: 60,
+            max_errors: 20,
+            max_bytes_arriving: 512 << 20,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 3000)), metrics_listen: None }
+    }
+}
+
+impl Default for Billing {
+    fn default() -> Self {
+        Self {
+            unit: Unit::Message,
+            balance_max_age_s: 30,
+            outage_max_age_h: 24,
+            low_balance_credits: 1_000,
+            out_of_credit_reply: OutOfCreditReply::Temporary,
+            refund_bounced: false,
+            top_up_url: None,
+        }
+    }
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            kind: UpstreamKind::Resend,
+            fallback: Fallback::None,
+            allow_plaintext: false,
+            max_concurrency: 64,
+            max_bytes_in_flight: 256 << 20,
+            timeout_s: 60,
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { retry_min_s: 30, retry_max_s: 14_400, lifetime_h: 48, lease_s: 30 }
+    }
+}

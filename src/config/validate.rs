@@ -1,0 +1,153 @@
+//! What the types of the file cannot say: values that are possible and senseless.
+//!
+//! Pure, over the whole struct, so that every problem is found in one pass.
+
+use std::collections::HashSet;
+
+use super::{Billing, Config, Http, Queue, Smtp, UpstreamConfig, web_url};
+use crate::domain::address::Domain;
+use crate::domain::credits::MAX_CREDITS;
+
+/// Every client may send messages of this size (RFC 5321 §4.5.3.1.7).
+const LEAST_MESSAGE_BYTES: usize = 65_536;
+/// A lease is renewed before it lapses; in one second there is no room for that.
+const LEAST_LEASE_S: u64 = 2;
+/// Ten years: more is a slip of the keyboard, and dates would leave their range.
+const MOST_HOURS: u64 = 87_600;
+const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
+
+/// Everything that is wrong, each with its key.
+pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
+    let mut findings = Findings(Vec::new());
+    findings.roots(config);
+    findings.smtp(&config.smtp);
+    findings.listeners(&config.smtp, &config.http);
+    findings.billing(&config.billing);
+    findings.senders_and_notices(config);
+    findings.upstream(&config.upstream, config.smtp.max_message_bytes);
+    findings.queue(&config.queue);
+    findings.0
+}
+
+struct Findings(Vec<(&'static str, String)>);
+
+impl Findings {
+    fn require(&mut self, sound: bool, key: &'static str, text: impl FnOnce() -> String) {
+        if !sound {
+            self.0.push((key, text()));
+        }
+    }
+
+    fn at_least<N: PartialOrd + std::fmt::Display>(&mut self, key: &'static str, value: N, least: N) {
+        self.require(value >= least, key, || format!("is {value}; must be at least {least}"));
+    }
+
+    fn at_most(&mut self, key: &'static str, value: u64, most: u64) {
+        self.require(value <= most, key, || format!("is {value}; must be at most {most}"));
+    }
+
+    fn one_to(&mut self, most: u64, key: &'static str, value: u64) {
+        self.at_least(key, value, 1);
+        self.at_most(key, value, most);
+    }
+
+    fn roots(&mut self, config: &Config) {
+        self.require(!config.data_dir.as_os_str().is_empty(), "data_dir", || {
+            "is empty; name a directory".to_owned()
+        });
+        // The value may hold a password: it is not repeated.
+        self.require(config.database_url.is_none(), "database_url", || {
+            "a PostgreSQL database is not supported yet; remove the key to use SQLite in data_dir".to_owned()
+        });
+    }
+
+    fn smtp(&mut self, smtp: &Smtp) {
+        let named = Domain::parse(&smtp.hostname);
+        let sound = named.is_ok() && smtp.hostname.is_ascii() && !smtp.hostname.starts_with('[');
+        self.require(sound, "smtp.hostname", || {
+            format!("{:?} is not a domain name in ASCII, such as smtp.example.com", smtp.hostname)
+        });
+        for (key, path) in [("smtp.tls_cert", &smtp.tls_cert), ("smtp.tls_key", &smtp.tls_key)] {
+            self.require(!path.as_os_str().is_empty(), key, || "is empty; name a PEM file".to_owned());
+        }
+        self.at_least("smtp.max_message_bytes", smtp.max_message_bytes, LEAST_MESSAGE_BYTES);
+        self.at_least("smtp.max_recipients", smtp.max_recipients, 1);
+        self.at_least("smtp.max_connections", smtp.max_connections, 1);
+        self.at_least("smtp.max_connections_per_ip", smtp.max_connections_per_ip, 1);
+        self.one_to(MOST_SECONDS, "smtp.idle_timeout_s", smtp.idle_timeout_s);
+        self.one_to(MOST_SECONDS, "smtp.data_timeout_s", smtp.data_timeout_s);
+        self.one_to(MOST_SECONDS, "smtp.unauthenticated_timeout_s", smtp.unauthenticated_timeout_s);
+        self.at_least("smtp.max_errors", smtp.max_errors, 1);
+        self.holds_a_message("smtp.max_bytes_arriving", smtp.max_bytes_arriving, smtp.max_message_bytes);
+    }
+
+    fn holds_a_message(&mut self, key: &'static str, bytes: usize, message: usize) {
+        self.require(bytes >= message, key, || {
+            format!("is {bytes}; the largest message (smtp.max_message_bytes = {message}) must fit in it")
+        });
+    }
+
+    fn listeners(&mut self, smtp: &Smtp, http: &Http) {
+        let any = !(smtp.submission.is_empty() && smtp.submissions.is_empty());
+        self.require(any, "smtp.submission", || {
+            "is empty, and smtp.submissions too: nobody could send; name an address such as 0.0.0.0:587"
+                .to_owned()
+        });
+        let mut taken = HashSet::new();
+        let all = (smtp.submission.iter().map(|address| ("smtp.submission", address)))
+            .chain(smtp.submissions.iter().map(|address| ("smtp.submissions", address)))
+            .chain([("http.listen", &http.listen)])
+            .chain(http.metrics_listen.iter().map(|address| ("http.metrics_listen", address)));
+        for (key, address) in all {
+            // Port 0 asks the system for a free one, each time another.
+            let free = address.port() == 0 || taken.insert(*address);
+            self.require(free, key, || format!("{address} is listened on twice; give each its own port"));
+        }
+    }
+
+    fn billing(&mut self, billing: &Billing) {
+        self.at_most("billing.balance_max_age_s", billing.balance_max_age_s, MOST_SECONDS);
+        self.one_to(MOST_HOURS, "billing.outage_max_age_h", billing.outage_max_age_h);
+        let outage_s = billing.outage_max_age_h.saturating_mul(3_600);
+        self.require(billing.balance_max_age_s <= outage_s, "billing.balance_max_age_s", || {
+            format!(
+                "is {}; must not be more than outage_max_age_h ({} hours)",
+                billing.balance_max_age_s, billing.outage_max_age_h
+            )
+        });
+        self.at_most("billing.low_balance_credits", billing.low_balance_credits, MAX_CREDITS);
+        if let Some(Err(what)) = billing.top_up_url.as_deref().map(web_url::check) {
+            self.0.push(("billing.top_up_url", what.to_owned()));
+        }
+    }
+
+    fn senders_and_notices(&mut self, config: &Config) {
+        if let Some(domain) = &config.senders.starter_domain {
+            let sound = Domain::parse(domain).is_ok() && !domain.starts_with('[');
+            self.require(sound, "senders.starter_domain", || {
+                format!("{domain:?} is not a domain name such as mail.example.com")
+            });
+        }
+        if let (Some(from), Err(error)) = (&config.notices.from, config.notices_from()) {
+            let example = "Postmeter <postmaster@example.com>";
+            self.0.push(("notices.from", format!("{from:?} does not read {example:?}: {error}")));
+        }
+    }
+
+    fn upstream(&mut self, upstream: &UpstreamConfig, message: usize) {
+        self.at_least("upstream.max_concurrency", upstream.max_concurrency, 1);
+        self.holds_a_message("upstream.max_bytes_in_flight", upstream.max_bytes_in_flight, message);
+        self.one_to(MOST_SECONDS, "upstream.timeout_s", upstream.timeout_s);
+    }
+
+    fn queue(&mut self, queue: &Queue) {
+        self.one_to(MOST_SECONDS, "queue.retry_min_s", queue.retry_min_s);
+        self.one_to(MOST_SECONDS, "queue.retry_max_s", queue.retry_max_s);
+        self.require(queue.retry_min_s <= queue.retry_max_s, "queue.retry_min_s", || {
+            format!("is {}; must not be more than retry_max_s ({})", queue.retry_min_s, queue.retry_max_s)
+        });
+        self.one_to(MOST_HOURS, "queue.lifetime_h", queue.lifetime_h);
+        self.at_least("queue.lease_s", queue.lease_s, LEAST_LEASE_S);
+        self.at_most("queue.lease_s", queue.lease_s, MOST_SECONDS);
+    }
+}

@@ -1,0 +1,367 @@
+//! Acceptance: hold, message, parts, recipients and bytes in one transaction.
+//!
+//! The whole of P1 and P2 is here: a member of the batch gets its hold only while
+//! `balance − held − owed` covers it, and nobody is told "accepted" before the
+//! commit returned.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+use tokio::sync::oneshot;
+
+use super::commit::Member;
+use super::{Store, StoreError, changed, json, millis};
+use crate::domain::account::Account;
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::credits::{Credits, Unit};
+use crate::domain::digest::sha256_hex;
+use crate::domain::ids::{CustomerId, MessageId, Username};
+use crate::domain::message::Road;
+
+/// What a message is, to the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A customer's message.
+    Submission,
+    /// Our report that a message could not be sent; free.
+    Bounce,
+    /// Our news to a customer; free.
+    Notice,
+}
+
+impl Kind {
+    /// The name in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Submission => "submission",
+            Self::Bounce => "bounce",
+            Self::Notice => "notice",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Submission, Self::Bounce, Self::Notice].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// One part, as it is fixed at acceptance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPart {
+    /// Its road.
+    pub road: Road,
+    /// Its recipients; never empty.
+    pub recipients: Vec<Mailbox>,
+    /// SHA-256 of the request that the upstream will get, in hexadecimal, where the road composes one.
+    pub request_hash: Option<String>,
+}
+
+/// A message that asks to be accepted.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    /// Its id.
+    pub message_id: MessageId,
+    /// Who pays for it, or whom it is about.
+    pub customer_id: CustomerId,
+    /// The credential that brought it; none for our own mail.
+    pub username: Option<Username>,
+    /// What it is.
+    pub kind: Kind,
+    /// The envelope sender.
+    pub reverse_path: ReversePath,
+    /// The From header's address.
+    pub header_from: String,
+    /// The subject, for the log.
+    pub subject: Option<String>,
+    /// The message as it will leave.
+    pub bytes: Bytes,
+    /// What the price was computed by.
+    pub unit: Unit,
+    /// The price; 0 for our own mail.
+    pub price: Credits,
+    /// Now.
+    pub accepted_at: Timestamp,
+    /// How long it is tried.
+    pub lifetime: Duration,
+    /// The parts.
+    pub parts: Vec<NewPart>,
+    /// Set when the accepting process sends at once: the parts are leased in the insert until then.
+    pub lease_until: Option<Timestamp>,
+}
+
+/// The answer to an acceptance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// Committed and fsynced.
+    Yes {
+        /// What the customer has left.
+        available: Option<Credits>,
+        /// Whether available fell below the low-balance mark, and a notice is due.
+        low: bool,
+    },
+    /// The balance does not cover it.
+    OutOfCredit,
+    /// No balance was ever read.
+    BalanceUnknown,
+    /// Suspended, with the operator's reason.
+    Suspended(String),
+    /// The credential was revoked meanwhile.
+    Revoked,
+}
+
+impl Store {
+    /// Asks for acceptance; returns after the commit that decided it.
+    pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = |_| StoreError::Unavailable("the writer has stopped".to_owned());
+        self.hot.send(Member::Accept(Box::new(acceptance), answer)).await.map_err(|e| gone(e.to_string()))?;
+        answered.await.map_err(|e| gone(e.to_string()))?
+    }
+
+    /// Whether a message is in the database: asked after a commit whose outcome is unknown.
+    pub async fn is_accepted(&self, message_id: &MessageId) -> Result<bool, StoreError> {
+        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM message WHERE message_id = ?1")
+            .bind(message_id.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(found.is_some())
+    }
+}
+
+/// The account row of one customer of the batch, as it stands inside the transaction.
+#[derive(Debug, sqlx::FromRow)]
+struct Standing {
+    customer_id: String,
+    suspended_reason: Option<String>,
+    balance: Option<i64>,
+    held: i64,
+    owed: i64,
+    low_armed: i64,
+}
+
+/// Decides a batch and writes what was accepted. `low_mark` is `billing.low_balance_credits`.
+pub(super) async fn accept_batch(
+    tx: &mut SqliteConnection,
+    batch: &[&Acceptance],
+    low_mark: i64,
+) -> Result<Vec<Accepted>, StoreError> {
+    let mut standings = read_standings(tx, batch).await?;
+    let revoked = read_revoked(tx, batch).await?;
+    let mut holds: BTreeMap<&CustomerId, i64> = BTreeMap::new();
+    let mut answers = Vec::with_capacity(batch.len());
+    let mut taken = Vec::with_capacity(batch.len());
+    for acceptance in batch {
+        let is_revoked =
+            acceptance.username.as_ref().is_some_and(|u| revoked.iter().any(|r| r == u.as_str()));
+        let answer = match standings.get_mut(acceptance.customer_id.as_str()) {
+            _ if is_revoked => Accepted::Revoked,
+            Some(standing) => standing.decide(acceptance, low_mark),
+            None => Accepted::BalanceUnknown,
+        };
+        if matches!(answer, Accepted::Yes { .. }) {
+            *holds.entry(&acceptance.customer_id).or_default() += acceptance.price.to_i64();
+            taken.push(*acceptance);
+        }
+        answers.push(answer);
+    }
+    hold(tx, &holds).await?;
+    insert_messages(tx, &taken).await?;
+    insert_parts(tx, &taken).await?;
+    insert_bodies(tx, &taken).await?;
+    Ok(answers)
+}
+
+impl Standing {
+    /// Grants the hold if the account covers it, and remembers it for the next member.
+    fn decide(&mut self, acceptance: &Acceptance, low_mark: i64) -> Accepted {
+        if acceptance.kind != Kind::Submission {
+            return Accepted::Yes { available: None, low: false };
+        }
+        if let Some(reason) = &self.suspended_reason {
+            return Accepted::Suspended(reason.clone());
+        }
+        let Some(available) = self.balance.map(|balance| balance - self.held - self.owed) else {
+            return Accepted::BalanceUnknown;
+        };
+        let price = acceptance.price.to_i64();
+        if available < price {
+            return Accepted::OutOfCredit;
+        }
+        self.held += price;
+        let left = available - price;
+        let low = self.low_armed == 1 && left < low_mark;
+        Accepted::Yes { available: Credits::from_i64(left.max(0)), low }
+    }
+}
+
+async fn read_standings(
+    tx: &mut SqliteConnection,
+    batch: &[&Acceptance],
+) -> Result<BTreeMap<String, Standing>, StoreError> {
+    const READ: &str = "
+        SELECT a.customer_id, c.suspended_reason, a.balance, a.held, a.owed, a.low_armed
+        FROM account a JOIN customer c ON c.customer_id = a.customer_id
+        WHERE a.customer_id IN (SELECT value FROM json_each(?1))";
+    let mut ids: Vec<&str> = batch.iter().map(|a| a.customer_id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rows: Vec<Standing> = sqlx::query_as(READ).bind(json(&ids)?).fetch_all(tx).await?;
+    Ok(rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect())
+}
+
+async fn read_revoked(tx: &mut SqliteConnection, batch: &[&Acceptance]) -> Result<Vec<String>, StoreError> {
+    const READ: &str = "
+        SELECT username FROM credential
+        WHERE revoked_at IS NOT NULL AND username IN (SELECT value FROM json_each(?1))";
+    let mut names: Vec<&str> =
+        batch.iter().filter_map(|a| a.username.as_ref().map(Username::as_str)).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(sqlx::query_scalar(READ).bind(json(&names)?).fetch_all(tx).await?)
+}
+
+/// One account update per customer per commit, in customer order. The WHERE
+/// clause repeats the decision, so that no bug above can overdraw (P2).
+async fn hold(tx: &mut SqliteConnection, holds: &BTreeMap<&CustomerId, i64>) -> Result<(), StoreError> {
+    const HOLD: &str = "
+        UPDATE account SET held = held + h.amount
+        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS amount FROM json_each(?1)) AS h
+        WHERE account.customer_id = h.customer_id
+          AND account.balance - account.held - account.owed >= h.amount";
+    let rows: Vec<(&str, i64)> =
+        holds.iter().filter(|(_, amount)| **amount > 0).map(|(id, amount)| (id.as_str(), *amount)).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let done = sqlx::query(HOLD).bind(json(&rows)?).execute(tx).await?;
+    changed("hold", done.rows_affected(), rows.len())
+}
+
+/// The columns of `message` as one JSON row.
+#[derive(serde::Serialize)]
+struct MessageRow<'a>(
+    &'a str,
+    &'a str,
+    Option<&'a str>,
+    &'static str,
+    String,
+    &'a str,
+    Option<&'a str>,
+    usize,
+    String,
+    &'static str,
+    i64,
+    i64,
+    i64,
+);
+
+async fn insert_messages(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {
+    const INSERT: &str = "
+        INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
+                             size, body_sha256, unit, price, accepted_at, expires_at)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+        FROM json_each(?1)";
+    let rows: Vec<MessageRow> = taken.iter().map(|a| MessageRow::of(a)).collect();
+    let done = sqlx::query(INSERT).bind(json(&rows)?).execute(tx).await?;
+    changed("insert message", done.rows_affected(), taken.len())
+}
+
+impl<'a> MessageRow<'a> {
+    fn of(a: &'a Acceptance) -> Self {
+        let unit = match a.unit {
+            Unit::Message => "message",
+            Unit::Recipient => "recipient",
+        };
+        let lifetime = i64::try_from(a.lifetime.as_millis()).unwrap_or(i64::MAX);
+        Self(
+            a.message_id.as_str(),
+            a.customer_id.as_str(),
+            a.username.as_ref().map(Username::as_str),
+            a.kind.as_str(),
+            a.reverse_path.to_string(),
+            &a.header_from,
+            a.subject.as_deref(),
+            a.bytes.len(),
+            sha256_hex(&a.bytes),
+            unit,
+            a.price.to_i64(),
+            millis(a.accepted_at),
+            millis(a.accepted_at).saturating_add(lifetime),
+        )
+    }
+}
+
+async fn insert_parts(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {
+    const PARTS: &str = "
+        INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at, request_hash)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+               value ->> 7, value ->> 8
+        FROM json_each(?1)";
+    const RECIPIENTS: &str = "
+        INSERT INTO recipient (message_id, address, part_no, state)
+        SELECT value ->> 0, value ->> 1, value ->> 2, 'queued' FROM json_each(?1)";
+    let mut parts = Vec::with_capacity(taken.len());
+    let mut recipients = Vec::with_capacity(taken.len());
+    for a in taken {
+        let id = a.message_id.as_str();
+        let lease = a.lease_until.map(millis);
+        let state = if lease.is_some() { "sending" } else { "queued" };
+        let due = lease.is_none().then_some(millis(a.accepted_at));
+        let first_try = lease.map(|_| millis(a.accepted_at));
+        let attempt = u8::from(lease.is_some());
+        for (part_no, part) in a.parts.iter().enumerate() {
+            let hash = part.request_hash.as_deref();
+            parts.push((id, part_no, part.road.as_str(), state, attempt, due, lease, first_try, hash));
+            recipients.extend(part.recipients.iter().map(|r| (id, r.to_string(), part_no)));
+        }
+    }
+    let done = sqlx::query(PARTS).bind(json(&parts)?).execute(&mut *tx).await?;
+    changed("insert part", done.rows_affected(), parts.len())?;
+    let done = sqlx::query(RECIPIENTS).bind(json(&recipients)?).execute(tx).await?;
+    changed("insert recipient", done.rows_affected(), recipients.len())
+}
+
+/// All bodies of the batch travel as one blob and are cut apart by the database.
+async fn insert_bodies(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {
+    const INSERT: &str = "
+        INSERT INTO body (message_id, chunk_no, bytes)
+        SELECT value ->> 0, 0, substr(?2, (value ->> 1) + 1, value ->> 2) FROM json_each(?1)";
+    let mut joined = Vec::with_capacity(taken.iter().map(|a| a.bytes.len()).sum());
+    let mut rows = Vec::with_capacity(taken.len());
+    for a in taken {
+        rows.push((a.message_id.as_str(), joined.len(), a.bytes.len()));
+        joined.extend_from_slice(&a.bytes);
+    }
+    let done = sqlx::query(INSERT).bind(json(&rows)?).bind(joined).execute(tx).await?;
+    changed("insert body", done.rows_affected(), taken.len())
+}
+
+/// Writes one message of our own (a bounce, a notice) inside another step's transaction.
+pub(super) async fn insert_own(tx: &mut SqliteConnection, own: &Acceptance) -> Result<(), StoreError> {
+    insert_messages(tx, &[own]).await?;
+    insert_parts(tx, &[own]).await?;
+    insert_bodies(tx, &[own]).await
+}
+
+impl Account {
+    /// An account from its columns.
+    pub(super) fn from_columns(
+        balance: Option<i64>,
+        read_at: Option<i64>,
+        held_and_owed: (i64, i64),
+        version: i64,
+    ) -> Result<Self, StoreError> {
+        let negative = || StoreError::Corrupt("a sum of an account is negative".to_owned());
+        Ok(Self {
+            balance,
+            balance_read_at: read_at.map(super::timestamp).transpose()?,
+            held: Credits::from_i64(held_and_owed.0).ok_or_else(negative)?,
+            owed: Credits::from_i64(held_and_owed.1).ok_or_else(negative)?,
+            version,
+        })
+    }
+}

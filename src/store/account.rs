@@ -1,0 +1,180 @@
+//! Balances: what Dodo said, applied only where nothing of ours came between.
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::accept::{Acceptance, insert_own};
+use super::{Store, StoreError, millis, stored};
+use crate::domain::account::Account;
+use crate::domain::credits::Credits;
+use crate::domain::ids::CustomerId;
+
+/// Permission to read a balance at Dodo, taken before the read begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalanceRead {
+    /// Whose balance.
+    pub customer_id: CustomerId,
+    version: i64,
+    raise_only: bool,
+}
+
+/// What became of a balance that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalanceApplied {
+    /// The account now.
+    pub account: Account,
+    /// Whether the balance was taken over.
+    pub is_applied: bool,
+    /// Whether available fell below the low-balance mark, and a notice is due.
+    pub low: bool,
+}
+
+/// Sums over all accounts, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Totals {
+    /// Credits on hold.
+    pub held: i64,
+    /// Credits captured and not settled.
+    pub owed: i64,
+    /// Parts waiting or under way.
+    pub parts_queued: i64,
+    /// Parts that wait for the operator.
+    pub parts_held: i64,
+    /// Entries that are open.
+    pub entries_open: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct AccountRow {
+    balance: Option<i64>,
+    balance_read_at: Option<i64>,
+    held: i64,
+    owed: i64,
+    version: i64,
+    low_armed: i64,
+    /// Unknown tries of the open entry; NULL: none is open.
+    open_unknown: Option<i64>,
+}
+
+impl AccountRow {
+    fn account(&self) -> Result<Account, StoreError> {
+        Account::from_columns(self.balance, self.balance_read_at, (self.held, self.owed), self.version)
+    }
+}
+
+const READ: &str = "
+    SELECT a.balance, a.balance_read_at, a.held, a.owed, a.version, a.low_armed, e.unknown_tries AS open_unknown
+    FROM account a LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open'
+    WHERE a.customer_id = ?1";
+
+impl Store {
+    /// The account of a customer.
+    pub async fn account(&self, customer_id: &CustomerId) -> Result<Option<Account>, StoreError> {
+        let row: Option<AccountRow> =
+            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
+        row.map(|row| row.account()).transpose()
+    }
+
+    /// Before a balance is read at Dodo. `None`: an entry is being posted, and
+    /// what Dodo would say could lie on either side of it. While an entry's
+    /// outcome is unknown a read may only raise what is available.
+    pub async fn begin_balance_read(
+        &self,
+        customer_id: &CustomerId,
+    ) -> Result<Option<BalanceRead>, StoreError> {
+        let row: Option<AccountRow> =
+            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
+        Ok(row.filter(|row| row.open_unknown != Some(0)).map(|row| BalanceRead {
+            customer_id: customer_id.clone(),
+            version: row.version,
+            raise_only: row.open_unknown.is_some(),
+        }))
+    }
+
+    /// Applies a balance that was read under `read`, unless an entry was opened,
+    /// settled or given up meanwhile.
+    pub async fn apply_balance(
+        &self,
+        read: &BalanceRead,
+        balance: i64,
+        now: Timestamp,
+    ) -> Result<BalanceApplied, StoreError> {
+        // The version decides: a read that an entry overtook says nothing.
+        const APPLY: &str = "
+            UPDATE account SET balance = ?2, balance_read_at = ?3 WHERE customer_id = ?1 AND version = ?4";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let id = read.customer_id.as_str();
+        let row: AccountRow = sqlx::query_as(READ).bind(id).fetch_one(&mut *tx).await?;
+        let lowers = row.balance.is_some_and(|old| balance < old);
+        let mut is_applied = false;
+        if !(read.raise_only && lowers) {
+            let done = sqlx::query(APPLY)
+                .bind(id)
+                .bind(balance)
+                .bind(millis(now))
+                .bind(read.version)
+                .execute(&mut *tx)
+                .await?;
+            is_applied = done.rows_affected() == 1;
+        }
+        let (account, low) = arm(&mut tx, &read.customer_id, self.low_mark).await?;
+        tx.commit().await?;
+        Ok(BalanceApplied { account, is_applied, low })
+    }
+
+    /// Disarms the low-balance mark of a customer and takes the notice in, both or
+    /// neither. `false`: it was disarmed already, and no notice is due.
+    pub async fn low_balance_notice(&self, notice: &Acceptance) -> Result<bool, StoreError> {
+        // One notice a crossing: whoever disarms the mark mails.
+        const DISARM: &str = "
+            UPDATE account SET low_armed = 0
+            WHERE customer_id = ?1 AND low_armed = 1 AND balance - held - owed < ?2";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(DISARM)
+            .bind(notice.customer_id.as_str())
+            .bind(self.low_mark)
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        insert_own(&mut tx, notice).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Sums for the metrics.
+    pub async fn totals(&self) -> Result<Totals, StoreError> {
+        const SUMS: &str = "
+            SELECT (SELECT coalesce(sum(held), 0) FROM account) AS held,
+                   (SELECT coalesce(sum(owed), 0) FROM account) AS owed,
+                   (SELECT count(*) FROM part WHERE state IN ('queued', 'sending')) AS parts_queued,
+                   (SELECT count(*) FROM part WHERE state = 'held') AS parts_held,
+                   (SELECT count(*) FROM entry WHERE state = 'open') AS entries_open";
+        Ok(sqlx::query_as(SUMS).fetch_one(&self.readers).await?)
+    }
+}
+
+/// Arms the low-balance mark again when available is back above it, and says
+/// whether an armed mark has been crossed.
+pub(super) async fn arm(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    low_mark: i64,
+) -> Result<(Account, bool), StoreError> {
+    const ARM: &str = "
+        UPDATE account SET low_armed = 1
+        WHERE customer_id = ?1 AND low_armed = 0 AND balance - held - owed >= ?2";
+    sqlx::query(ARM).bind(customer_id.as_str()).bind(low_mark).execute(&mut *tx).await?;
+    let row: AccountRow = sqlx::query_as(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
+    let account = row.account()?;
+    let is_below = account.available().is_some_and(|available| available < low_mark);
+    Ok((account, is_below && row.low_armed == 1))
+}
+
+/// A credit count read back from a column.
+pub(super) fn credits(count: i64) -> Result<Credits, StoreError> {
+    stored(Credits::from_i64(count).ok_or_else(|| format!("{count} is not a number of credits")))
+}

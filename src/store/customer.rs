@@ -1,0 +1,368 @@
+//! Customers, their credentials and their senders.
+
+use jiff::Timestamp;
+
+use super::{Store, StoreError, millis, stored, timestamp};
+use crate::domain::account::Account;
+use crate::domain::credential::SecretHash;
+use crate::domain::ids::{CustomerId, Username};
+use crate::domain::sender::SenderPattern;
+
+/// A customer and the account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Customer {
+    /// Dodo's id.
+    pub customer_id: CustomerId,
+    /// Where notices go.
+    pub email: Option<String>,
+    /// What to call them.
+    pub name: Option<String>,
+    /// Set while the operator has suspended them.
+    pub suspended_reason: Option<String>,
+    /// Since when they are known here.
+    pub created_at: Timestamp,
+    /// The account.
+    pub account: Account,
+}
+
+/// A credential without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The username.
+    pub username: Username,
+    /// Whose it is.
+    pub customer_id: CustomerId,
+    /// What it is for, in the customer's words.
+    pub label: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What sign-in and MAIL ask about a credential.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whose it is.
+    pub customer_id: CustomerId,
+    /// The credential.
+    pub username: Username,
+    /// What its secret must hash to.
+    pub secret_hash: SecretHash,
+    /// Whether it was revoked.
+    pub is_revoked: bool,
+    /// Set while the customer is suspended.
+    pub suspended_reason: Option<String>,
+    /// The account.
+    pub account: Account,
+    /// Whom the customer may send as.
+    pub senders: Vec<SenderPattern>,
+}
+
+/// Why a change was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// There is no such customer.
+    #[error("there is no customer {0}; `postmeter customer list` shows those there are")]
+    NoCustomer(CustomerId),
+    /// The customer is there already.
+    #[error("the customer {0} is there already")]
+    CustomerExists(CustomerId),
+    /// The username is taken.
+    #[error("the username {0} is taken")]
+    UsernameTaken(Username),
+    /// There is no such credential, or it is revoked already.
+    #[error("there is no credential {0} that could be revoked")]
+    NoCredential(Username),
+    /// There is no such sender.
+    #[error("{0} is not a sender of this customer")]
+    NoSender(SenderPattern),
+    /// The database could not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for ChangeError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct CustomerRow {
+    customer_id: String,
+    email: Option<String>,
+    name: Option<String>,
+    suspended_reason: Option<String>,
+    created_at: i64,
+    balance: Option<i64>,
+    balance_read_at: Option<i64>,
+    held: i64,
+    owed: i64,
+    version: i64,
+}
+
+impl CustomerRow {
+    fn read(self) -> Result<Customer, StoreError> {
+        let sums = (self.held, self.owed);
+        Ok(Customer {
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            email: self.email,
+            name: self.name,
+            suspended_reason: self.suspended_reason,
+            created_at: timestamp(self.created_at)?,
+            account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct StandingRow {
+    customer_id: String,
+    username: String,
+    secret_hash: Vec<u8>,
+    revoked_at: Option<i64>,
+    suspended_reason: Option<String>,
+    balance: Option<i64>,
+    balance_read_at: Option<i64>,
+    held: i64,
+    owed: i64,
+    version: i64,
+    senders: Option<String>,
+}
+
+impl StandingRow {
+    fn read(self) -> Result<Standing, StoreError> {
+        let no_hash =
+            || StoreError::Corrupt(format!("the secret hash of {} is not 32 octets", self.username));
+        let senders = self.senders.as_deref().unwrap_or_default();
+        let sums = (self.held, self.owed);
+        Ok(Standing {
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            username: stored(Username::parse(&self.username))?,
+            secret_hash: SecretHash::from_slice(&self.secret_hash).ok_or_else(no_hash)?,
+            is_revoked: self.revoked_at.is_some(),
+            suspended_reason: self.suspended_reason,
+            account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
+            senders: senders.lines().map(|p| stored(SenderPattern::parse(p))).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Store {
+    /// Makes a customer with an account whose balance is still unknown.
+    pub async fn add_customer(
+        &self,
+        customer_id: &CustomerId,
+        email: Option<&str>,
+        name: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), ChangeError> {
+        const CUSTOMER: &str = "
+            INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT DO NOTHING";
+        const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(CUSTOMER)
+            .bind(customer_id.as_str())
+            .bind(email)
+            .bind(name)
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Err(ChangeError::CustomerExists(customer_id.clone()));
+        }
+        sqlx::query(ACCOUNT).bind(customer_id.as_str()).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// One customer.
+    pub async fn customer(&self, customer_id: &CustomerId) -> Result<Option<Customer>, StoreError> {
+        const READ: &str = "
+            SELECT c.customer_id, c.email, c.name, c.suspended_reason, c.created_at,
+                   a.balance, a.balance_read_at, a.held, a.owed, a.version
+            FROM customer c JOIN account a ON a.customer_id = c.customer_id WHERE c.customer_id = ?1";
+        let row: Option<CustomerRow> =
+            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
+        row.map(CustomerRow::read).transpose()
+    }
+
+    /// All customers, by id.
+    pub async fn customers(&self) -> Result<Vec<Customer>, StoreError> {
+        const READ: &str = "
+            SELECT c.customer_id, c.email, c.name, c.suspended_reason, c.created_at,
+                   a.balance, a.balance_read_at, a.held, a.owed, a.version
+            FROM customer c JOIN account a ON a.customer_id = c.customer_id ORDER BY c.customer_id";
+        let rows: Vec<CustomerRow> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
+        rows.into_iter().map(CustomerRow::read).collect()
+    }
+
+    /// Suspends a customer with a reason that they are told, or resumes them with `None`.
+    pub async fn set_suspended(
+        &self,
+        customer_id: &CustomerId,
+        reason: Option<&str>,
+    ) -> Result<(), ChangeError> {
+        const SET: &str = "UPDATE customer SET suspended_reason = ?2 WHERE customer_id = ?1";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(SET).bind(customer_id.as_str()).bind(reason).execute(&mut *tx).await?;
+        if done.rows_affected() == 0 {
+            return Err(ChangeError::NoCustomer(customer_id.clone()));
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Keeps a credential's hash. The secret itself is the caller's to show, once.
+    pub async fn add_credential(
+        &self,
+        credential: &Credential,
+        secret_hash: &SecretHash,
+    ) -> Result<(), ChangeError> {
+        const INSERT: &str = "
+            INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
+            SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?2)
+            ON CONFLICT (username) DO NOTHING";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(INSERT)
+            .bind(credential.username.as_str())
+            .bind(credential.customer_id.as_str())
+            .bind(secret_hash.as_bytes().as_slice())
+            .bind(&credential.label)
+            .bind(millis(credential.created_at))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        drop(writer);
+        if done.rows_affected() == 1 {
+            return Ok(());
+        }
+        Err(match self.customer(&credential.customer_id).await? {
+            Some(_) => ChangeError::UsernameTaken(credential.username.clone()),
+            None => ChangeError::NoCustomer(credential.customer_id.clone()),
+        })
+    }
+
+    /// The credentials of one customer, or of all.
+    pub async fn credentials(&self, customer_id: Option<&CustomerId>) -> Result<Vec<Credential>, StoreError> {
+        const READ: &str = "
+            SELECT username, customer_id, label, created_at, revoked_at FROM credential
+            WHERE customer_id = ?1 OR ?1 IS NULL ORDER BY customer_id, created_at, username";
+        type Row = (String, String, Option<String>, i64, Option<i64>);
+        let rows: Vec<Row> =
+            sqlx::query_as(READ).bind(customer_id.map(CustomerId::as_str)).fetch_all(&self.readers).await?;
+        rows.into_iter()
+            .map(|(username, customer_id, label, created_at, revoked_at)| {
+                Ok(Credential {
+                    username: stored(Username::parse(&username))?,
+                    customer_id: stored(CustomerId::parse(&customer_id))?,
+                    label,
+                    created_at: timestamp(created_at)?,
+                    revoked_at: revoked_at.map(timestamp).transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Revokes a credential, of that customer only if one is given.
+    pub async fn revoke_credential(
+        &self,
+        username: &Username,
+        of: Option<&CustomerId>,
+        now: Timestamp,
+    ) -> Result<(), ChangeError> {
+        const REVOKE: &str = "
+            UPDATE credential SET revoked_at = ?3
+            WHERE username = ?1 AND (customer_id = ?2 OR ?2 IS NULL) AND revoked_at IS NULL";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(REVOKE)
+            .bind(username.as_str())
+            .bind(of.map(CustomerId::as_str))
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Err(ChangeError::NoCredential(username.clone()));
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// What stands behind a username, if it exists.
+    pub async fn standing(&self, username: &Username) -> Result<Option<Standing>, StoreError> {
+        const READ: &str = "
+            SELECT k.customer_id, k.username, k.secret_hash, k.revoked_at, c.suspended_reason,
+                   a.balance, a.balance_read_at, a.held, a.owed, a.version,
+                   (SELECT group_concat(s.pattern, char(10)) FROM sender s WHERE s.customer_id = k.customer_id)
+                       AS senders
+            FROM credential k JOIN customer c ON c.customer_id = k.customer_id
+                 JOIN account a ON a.customer_id = k.customer_id
+            WHERE k.username = ?1";
+        let row: Option<StandingRow> =
+            sqlx::query_as(READ).bind(username.as_str()).fetch_optional(&self.readers).await?;
+        row.map(StandingRow::read).transpose()
+    }
+
+    /// The username whose secret has this hash: `Authorization: Bearer SECRET`.
+    pub async fn username_of(&self, secret_hash: &SecretHash) -> Result<Option<Username>, StoreError> {
+        const READ: &str = "SELECT username FROM credential WHERE secret_hash = ?1";
+        let found: Option<String> = sqlx::query_scalar(READ)
+            .bind(secret_hash.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        found.map(|username| stored(Username::parse(&username))).transpose()
+    }
+
+    /// Lets a customer send as `pattern`; doing it twice changes nothing.
+    pub async fn allow_sender(
+        &self,
+        customer_id: &CustomerId,
+        pattern: &SenderPattern,
+        now: Timestamp,
+    ) -> Result<(), ChangeError> {
+        const ALLOW: &str = "
+            INSERT INTO sender (customer_id, pattern, created_at)
+            SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?1)
+            ON CONFLICT DO NOTHING";
+        if self.customer(customer_id).await?.is_none() {
+            return Err(ChangeError::NoCustomer(customer_id.clone()));
+        }
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(ALLOW)
+            .bind(customer_id.as_str())
+            .bind(pattern.to_string())
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Takes a sender off a customer's list.
+    pub async fn deny_sender(
+        &self,
+        customer_id: &CustomerId,
+        pattern: &SenderPattern,
+    ) -> Result<(), ChangeError> {
+        const DENY: &str = "DELETE FROM sender WHERE customer_id = ?1 AND pattern = ?2";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done =
+            sqlx::query(DENY).bind(customer_id.as_str()).bind(pattern.to_string()).execute(&mut *tx).await?;
+        if done.rows_affected() == 0 {
+            return Err(ChangeError::NoSender(pattern.clone()));
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// A customer's senders.
+    pub async fn senders(&self, customer_id: &CustomerId) -> Result<Vec<SenderPattern>, StoreError> {
+        const READ: &str = "SELECT pattern FROM sender WHERE customer_id = ?1 ORDER BY pattern";
+        let rows: Vec<String> =
+            sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
+        rows.iter().map(|pattern| stored(SenderPattern::parse(pattern))).collect()
+    }
+}

@@ -1,0 +1,288 @@
+//! Settlement entries: captured debits on their way to Dodo, one at a time for
+//! each customer.
+//!
+//! An entry's id is its idempotency key at Dodo, fixed before the first call; its
+//! amount never changes. Opening one costs the same whatever the amount, because
+//! it names a range of capture numbers and takes the account's `owed`.
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::account::{arm, credits};
+use super::{Store, StoreError, changed, millis, stored, timestamp};
+use crate::domain::credits::Credits;
+use crate::domain::ids::{CustomerId, EntryId};
+
+/// A debit entry that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id, the idempotency key.
+    pub entry_id: EntryId,
+    /// Whose.
+    pub customer_id: CustomerId,
+    /// How many credits.
+    pub amount: Credits,
+    /// What Dodo's ledger shows.
+    pub reason: String,
+    /// Calls that ended without an answer, those of an earlier process included.
+    pub unknown_tries: u32,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+}
+
+/// How an entry ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Dodo applied it on the first call and said what is left.
+    Now {
+        /// `balance_after` of the answer.
+        balance_after: i64,
+    },
+    /// Dodo has it; what it said about the balance may be old, or it said nothing.
+    Sometime,
+}
+
+#[derive(sqlx::FromRow)]
+struct EntryRow {
+    entry_id: String,
+    customer_id: String,
+    amount: i64,
+    reason: String,
+    unknown_tries: u32,
+    opened_at: i64,
+}
+
+impl EntryRow {
+    fn read(self) -> Result<Entry, StoreError> {
+        Ok(Entry {
+            entry_id: stored(EntryId::parse(&self.entry_id))?,
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            amount: credits(self.amount)?,
+            reason: self.reason,
+            unknown_tries: self.unknown_tries,
+            opened_at: timestamp(self.opened_at)?,
+        })
+    }
+}
+
+/// The captures that an entry would cover.
+#[derive(Debug, sqlx::FromRow)]
+struct Range {
+    first: i64,
+    last: i64,
+    amount: i64,
+    message_id: String,
+}
+
+impl Store {
+    /// Customers with captures that are in no entry, and no entry open: those who
+    /// have waited longest first, so that nobody starves.
+    pub async fn owing(&self, limit: u32) -> Result<Vec<CustomerId>, StoreError> {
+        const OWING: &str = "
+            SELECT a.customer_id FROM account a
+                 JOIN capture c ON c.customer_id = a.customer_id AND c.number = a.last_entered + 1
+            WHERE a.owed > 0
+              AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.customer_id = a.customer_id AND e.state = 'open')
+            ORDER BY c.captured_at LIMIT ?1";
+        let rows: Vec<String> = sqlx::query_scalar(OWING).bind(limit).fetch_all(&self.readers).await?;
+        rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
+    }
+
+    /// Entries that are open: after a restart they are tried again.
+    pub async fn open_entries(&self) -> Result<Vec<Entry>, StoreError> {
+        const OPEN: &str = "
+            SELECT entry_id, customer_id, amount, reason, unknown_tries, opened_at
+            FROM entry WHERE state = 'open' ORDER BY entry_id";
+        let rows: Vec<EntryRow> = sqlx::query_as(OPEN).fetch_all(&self.readers).await?;
+        rows.into_iter().map(EntryRow::read).collect()
+    }
+
+    /// At the start of the process: a call may have been under way for each open entry.
+    pub async fn distrust_open_entries(&self, now: Timestamp) -> Result<u64, StoreError> {
+        const DISTRUST: &str = "
+            UPDATE entry SET unknown_tries = unknown_tries + 1, first_unknown_at = coalesce(first_unknown_at, ?1)
+            WHERE state = 'open'";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(DISTRUST).bind(millis(now)).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Opens an entry for what the customer owes, or for as many whole captures
+    /// as fit into `at_most`. `None`: one is open already, or nothing (that fits) is owed.
+    pub async fn open_entry(
+        &self,
+        customer_id: &CustomerId,
+        entry_id: &EntryId,
+        at_most: Option<Credits>,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        const IS_OPEN: &str = "SELECT count(*) FROM entry WHERE customer_id = ?1 AND state = 'open'";
+        // The version moves, so that a balance read which began before says nothing.
+        const MARK: &str = "
+            UPDATE account SET last_entered = ?2, version = version + 1
+            WHERE customer_id = ?1 AND last_entered = ?3 - 1 AND last_capture >= ?2 AND owed >= ?4";
+        const INSERT: &str = "
+            INSERT INTO entry (entry_id, customer_id, kind, first_capture, last_capture, amount, reason, state,
+                               tries, opened_at)
+            VALUES (?1, ?2, 'debit', ?3, ?4, ?5, ?6, 'open', 1, ?7)";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let open: i64 = sqlx::query_scalar(IS_OPEN).bind(customer_id.as_str()).fetch_one(&mut *tx).await?;
+        let range = match at_most {
+            None => whole_debt(&mut tx, customer_id).await?,
+            Some(limit) => part_of_debt(&mut tx, customer_id, limit).await?,
+        };
+        let Some(range) = range.filter(|_| open == 0) else { return Ok(None) };
+        let reason = reason(&range, entry_id);
+        let done = sqlx::query(MARK)
+            .bind(customer_id.as_str())
+            .bind(range.last)
+            .bind(range.first)
+            .bind(range.amount)
+            .execute(&mut *tx)
+            .await?;
+        changed("open entry", done.rows_affected(), 1)?;
+        sqlx::query(INSERT)
+            .bind(entry_id.as_str())
+            .bind(customer_id.as_str())
+            .bind(range.first)
+            .bind(range.last)
+            .bind(range.amount)
+            .bind(&reason)
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Some(Entry {
+            entry_id: entry_id.clone(),
+            customer_id: customer_id.clone(),
+            amount: credits(range.amount)?,
+            reason,
+            unknown_tries: 0,
+            opened_at: now,
+        }))
+    }
+
+    /// Dodo has the entry: the debt is paid. Settling by itself never changes what
+    /// is available. Returns whether the low-balance mark was crossed.
+    pub async fn settle_entry(
+        &self,
+        entry: &Entry,
+        settled: Settled,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        const PAY: &str = "
+            UPDATE account SET balance = balance - ?2, owed = owed - ?2, version = version + 1
+            WHERE customer_id = ?1 AND owed >= ?2";
+        const READ: &str = "UPDATE account SET balance = ?2, balance_read_at = ?3 WHERE customer_id = ?1";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        close(&mut tx, entry, "done", now).await?;
+        let id = entry.customer_id.as_str();
+        let amount = entry.amount.to_i64();
+        let done = sqlx::query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
+        changed("pay debt", done.rows_affected(), 1)?;
+        if let Settled::Now { balance_after } = settled {
+            sqlx::query(READ).bind(id).bind(balance_after).bind(millis(now)).execute(&mut *tx).await?;
+        }
+        let (_, low) = arm(&mut tx, &entry.customer_id, self.low_mark).await?;
+        tx.commit().await?;
+        Ok(low)
+    }
+
+    /// Dodo refused the entry and surely applied nothing: its captures are owed in no entry again.
+    pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<(), StoreError> {
+        const BACK: &str = "
+            UPDATE account SET version = version + 1,
+                   last_entered = (SELECT first_capture - 1 FROM entry WHERE entry_id = ?2)
+            WHERE customer_id = ?1";
+        const ERROR: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        close(&mut tx, entry, "void", now).await?;
+        sqlx::query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
+        let done = sqlx::query(BACK)
+            .bind(entry.customer_id.as_str())
+            .bind(entry.entry_id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        changed("void entry", done.rows_affected(), 1)?;
+        Ok(tx.commit().await?)
+    }
+
+    /// A call ended without settling the entry. After an unknown outcome no answer
+    /// about the balance is taken at its word.
+    pub async fn note_entry_try(
+        &self,
+        entry: &Entry,
+        is_unknown: bool,
+        error: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        const NOTE: &str = "
+            UPDATE entry SET tries = tries + 1, unknown_tries = unknown_tries + ?2, last_error = ?3,
+                   first_unknown_at = CASE WHEN ?2 = 1 THEN coalesce(first_unknown_at, ?4) ELSE first_unknown_at END
+            WHERE entry_id = ?1 AND state = 'open'";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(NOTE)
+            .bind(entry.entry_id.as_str())
+            .bind(i64::from(is_unknown))
+            .bind(error)
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        changed("note try", done.rows_affected(), 1)?;
+        Ok(tx.commit().await?)
+    }
+}
+
+/// Everything that is owed and in no entry, at a cost that does not grow with it.
+async fn whole_debt(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+) -> Result<Option<Range>, StoreError> {
+    const READ: &str = "
+        SELECT a.last_entered + 1 AS first, a.last_capture AS last, a.owed AS amount, c.message_id
+        FROM account a JOIN capture c ON c.customer_id = a.customer_id AND c.number = a.last_entered + 1
+        WHERE a.customer_id = ?1 AND a.owed > 0";
+    Ok(sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(tx).await?)
+}
+
+/// The oldest captures whose sum is at most `limit`.
+async fn part_of_debt(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    limit: Credits,
+) -> Result<Option<Range>, StoreError> {
+    const READ: &str = "
+        SELECT min(number) AS first, max(number) AS last, max(total) AS amount, min(message_id) AS message_id
+        FROM (SELECT c.number, c.message_id, sum(c.amount) OVER (ORDER BY c.number) AS total
+              FROM capture c JOIN account a ON a.customer_id = c.customer_id
+              WHERE c.customer_id = ?1 AND c.number > a.last_entered)
+        WHERE total <= ?2 HAVING count(*) > 0";
+    Ok(sqlx::query_as(READ).bind(customer_id.as_str()).bind(limit.to_i64()).fetch_optional(tx).await?)
+}
+
+/// What a person reads in Dodo's ledger: the message where it is one, their number otherwise.
+fn reason(range: &Range, entry_id: &EntryId) -> String {
+    if range.first == range.last {
+        return format!("email send {} {entry_id}", range.message_id);
+    }
+    format!("email send {} messages {entry_id}", range.last - range.first + 1)
+}
+
+async fn close(
+    tx: &mut SqliteConnection,
+    entry: &Entry,
+    state: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    // Compare-and-set: an entry ends once.
+    const CLOSE: &str = "UPDATE entry SET state = ?2, closed_at = ?3 WHERE entry_id = ?1 AND state = 'open'";
+    let done =
+        sqlx::query(CLOSE).bind(entry.entry_id.as_str()).bind(state).bind(millis(now)).execute(tx).await?;
+    changed("close entry", done.rows_affected(), 1)
+}

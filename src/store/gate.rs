@@ -1,0 +1,74 @@
+//! Gates: an upstream's closed door, kept so that a restart does not forget it.
+
+use jiff::Timestamp;
+
+use super::{Store, StoreError, millis, timestamp};
+use crate::domain::message::Road;
+
+/// A closed gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// The upstream.
+    pub road: Road,
+    /// Why, for the operator.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When one part is let through to see.
+    pub try_again_at: Timestamp,
+}
+
+impl Store {
+    /// The gates that are closed.
+    pub async fn gates(&self) -> Result<Vec<Gate>, StoreError> {
+        const READ: &str = "SELECT road, reason, since, try_again_at FROM gate ORDER BY road";
+        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
+        rows.into_iter()
+            .map(|(road, reason, since, again)| {
+                let unknown = || StoreError::Corrupt(format!("{road} is not a road"));
+                Ok(Gate {
+                    road: Road::parse(&road).ok_or_else(unknown)?,
+                    reason,
+                    since: timestamp(since)?,
+                    try_again_at: timestamp(again)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Closes a gate, or says when a closed one is tried again.
+    pub async fn close_gate(&self, gate: &Gate) -> Result<(), StoreError> {
+        const CLOSE: &str = "
+            INSERT INTO gate (road, reason, since, try_again_at) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (road) DO UPDATE SET reason = excluded.reason, try_again_at = excluded.try_again_at";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(CLOSE)
+            .bind(gate.road.as_str())
+            .bind(&gate.reason)
+            .bind(millis(gate.since))
+            .bind(millis(gate.try_again_at))
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Opens a gate. The lifetimes of what waited behind it stood still meanwhile,
+    /// and its parts fall due now.
+    pub async fn open_gate(&self, road: Road, now: Timestamp) -> Result<(), StoreError> {
+        const EXTEND: &str = "
+            UPDATE message SET expires_at = expires_at + ?2 - max(accepted_at, g.since)
+            FROM gate AS g
+            WHERE g.road = ?1 AND message.final_at IS NULL AND message.accepted_at < ?2
+              AND message.message_id IN (SELECT message_id FROM part WHERE road = ?1 AND state IN ('queued', 'sending'))";
+        const DUE: &str = "UPDATE part SET due_at = ?2 WHERE road = ?1 AND state = 'queued' AND due_at > ?2
+              AND attempt = 0";
+        const OPEN: &str = "DELETE FROM gate WHERE road = ?1";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(EXTEND).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
+        sqlx::query(DUE).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
+        sqlx::query(OPEN).bind(road.as_str()).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+}

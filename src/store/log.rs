@@ -1,0 +1,186 @@
+//! The message log: what a customer and the operator may know about a message.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::report::part_state;
+use super::{Store, StoreError, json, stored, timestamp};
+use crate::domain::ids::{CustomerId, MessageId};
+use crate::domain::message::{MessageState, PartState};
+
+/// One message as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MessageLog {
+    /// Its id.
+    pub message_id: MessageId,
+    /// Whose.
+    pub customer_id: CustomerId,
+    /// `submission`, `bounce` or `notice`.
+    pub kind: String,
+    /// Where it stands.
+    pub state: MessageState,
+    /// The From header's address.
+    pub from: String,
+    /// The subject.
+    pub subject: Option<String>,
+    /// Octets.
+    pub size: i64,
+    /// Credits it costs.
+    pub price: i64,
+    /// Credits debited.
+    pub captured: i64,
+    /// Credits given back.
+    pub released: i64,
+    /// When it was accepted (RFC 3339).
+    pub accepted_at: Timestamp,
+    /// When it is given up unless it was sent.
+    pub expires_at: Timestamp,
+    /// Its recipients.
+    pub recipients: Vec<RecipientLog>,
+    /// Its parts.
+    pub parts: Vec<PartLog>,
+}
+
+/// One recipient as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecipientLog {
+    /// The address.
+    pub address: String,
+    /// `queued`, `sent` or `failed`.
+    pub state: String,
+    /// The enhanced status code of a refusal.
+    pub status: Option<String>,
+    /// What the upstream said.
+    pub reply: Option<String>,
+}
+
+/// One part as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartLog {
+    /// `resend` or `smtp`.
+    pub road: String,
+    /// `queued`, `sending`, `sent`, `failed` or `held`.
+    pub state: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the next attempt is due.
+    pub due_at: Option<Timestamp>,
+    /// The upstream's id.
+    pub upstream_id: Option<String>,
+    /// The last error.
+    pub last_error: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct MessageRow {
+    message_id: String,
+    customer_id: String,
+    kind: String,
+    header_from: String,
+    subject: Option<String>,
+    size: i64,
+    price: i64,
+    captured: i64,
+    released: i64,
+    accepted_at: i64,
+    expires_at: i64,
+}
+
+type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>);
+type RecipientRow = (String, String, String, Option<String>, Option<String>);
+
+impl Store {
+    /// A customer's messages (or everyone's), newest first, at most `limit`, older than `before`.
+    pub async fn messages(
+        &self,
+        customer_id: Option<&CustomerId>,
+        before: Option<&MessageId>,
+        limit: u32,
+    ) -> Result<Vec<MessageLog>, StoreError> {
+        const READ: &str = "
+            SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
+                   accepted_at, expires_at
+            FROM message
+            WHERE (customer_id = ?1 OR ?1 IS NULL) AND (message_id < ?2 OR ?2 IS NULL)
+            ORDER BY message_id DESC LIMIT ?3";
+        let rows: Vec<MessageRow> = sqlx::query_as(READ)
+            .bind(customer_id.map(CustomerId::as_str))
+            .bind(before.map(MessageId::as_str))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        self.with_details(rows).await
+    }
+
+    /// One message.
+    pub async fn message(&self, message_id: &MessageId) -> Result<Option<MessageLog>, StoreError> {
+        const READ: &str = "
+            SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
+                   accepted_at, expires_at
+            FROM message WHERE message_id = ?1";
+        let rows: Vec<MessageRow> =
+            sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
+        Ok(self.with_details(rows).await?.pop())
+    }
+
+    async fn with_details(&self, rows: Vec<MessageRow>) -> Result<Vec<MessageLog>, StoreError> {
+        const PARTS: &str = "
+            SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
+                   last_error
+            FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
+        const RECIPIENTS: &str = "
+            SELECT message_id, address, state, status, reply
+            FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
+        let ids: Vec<&str> = rows.iter().map(|row| row.message_id.as_str()).collect();
+        let ids = json(&ids)?;
+        let parts: Vec<PartRow> = sqlx::query_as(PARTS).bind(&ids).fetch_all(&self.readers).await?;
+        let recipients: Vec<RecipientRow> =
+            sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
+        rows.into_iter().map(|row| row.with(&parts, &recipients)).collect()
+    }
+}
+
+impl MessageRow {
+    fn with(self, parts: &[PartRow], recipients: &[RecipientRow]) -> Result<MessageLog, StoreError> {
+        let own_parts: Vec<&PartRow> = parts.iter().filter(|part| part.0 == self.message_id).collect();
+        let states: Vec<PartState> =
+            own_parts.iter().map(|part| part_state(&part.2, part.3, part.4)).collect::<Result<_, _>>()?;
+        Ok(MessageLog {
+            message_id: stored(MessageId::parse(&self.message_id))?,
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            kind: self.kind,
+            state: MessageState::of(&states),
+            from: self.header_from,
+            subject: self.subject,
+            size: self.size,
+            price: self.price,
+            captured: self.captured,
+            released: self.released,
+            accepted_at: timestamp(self.accepted_at)?,
+            expires_at: timestamp(self.expires_at)?,
+            recipients: recipients.iter().filter(|r| r.0 == self.message_id).map(recipient_log).collect(),
+            parts: own_parts.into_iter().map(part_log).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn recipient_log((_, address, state, status, reply): &RecipientRow) -> RecipientLog {
+    RecipientLog {
+        address: address.clone(),
+        state: state.clone(),
+        status: status.clone(),
+        reply: reply.clone(),
+    }
+}
+
+fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
+    let (_, road, state, attempts, _, due_at, upstream_id, last_error) = row;
+    Ok(PartLog {
+        road: road.clone(),
+        state: state.clone(),
+        attempts: *attempts,
+        due_at: due_at.map(timestamp).transpose()?,
+        upstream_id: upstream_id.clone(),
+        last_error: last_error.clone(),
+    })
+}

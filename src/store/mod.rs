@@ -1,0 +1,265 @@
+//! All SQL, and every step in which mail and money move together.
+//!
+//! One concrete [`Store`]: a pool of readers, and one writer. What comes often
+//! (acceptances, and the outcomes of attempts) goes through the gathering writer
+//! in [`commit`]: whatever has gathered while the last commit ran goes into the
+//! next one, with statements per commit rather than per message. What comes
+//! rarely (customers, entries, balance reads) takes the same connection for a
+//! transaction of its own. Every write transaction begins IMMEDIATE, so that a
+//! command in another process and the server wait for each other instead of failing.
+//!
+//! SQLite runs in WAL mode with `synchronous=FULL`: a commit that returned is on
+//! disk. What this room must not know: sockets, Dodo, Resend, MIME.
+
+pub mod accept;
+pub mod account;
+pub mod audit;
+pub mod checkout;
+mod commit;
+pub mod customer;
+pub mod entry;
+pub mod gate;
+pub mod log;
+pub mod queue;
+pub mod report;
+pub mod webhook;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::telemetry::Metrics;
+
+static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
+
+/// Name of the database file in `data_dir`.
+pub const DATABASE_FILE: &str = "postmeter.sqlite";
+
+/// Readers at the same time; each costs a thread.
+const READERS: u32 = 4;
+/// How long a write waits for another process that is writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Writes that may wait for the writer before senders are held back.
+const WRITES_WAITING: usize = 4096;
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or the file cannot be used.
+    #[error(
+        "the database {path} cannot be opened: {reason}; check that the directory exists and may be written"
+    )]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// A newer Postmeter made it.
+    #[error(
+        "the database {path} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The migration that this version does not have.
+        migration: i64,
+    },
+    /// A migration failed; nothing of it was kept.
+    #[error("the database {path} could not be brought up to date: {reason}")]
+    Migration {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        reason: String,
+    },
+    /// The sandbox made it, or `serve` did; they do not share a database.
+    #[error(
+        "the database {path} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir"
+    )]
+    MadeBy {
+        /// The file.
+        path: PathBuf,
+        /// Who made it.
+        made_by: String,
+        /// Who wants it.
+        asked: &'static str,
+    },
+}
+
+/// Why a read or write did not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database could not do it now: disk full, locked for too long, gone.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// What stands in the database cannot be: a bug, or a hand in the file.
+    #[error("the database disagrees with itself: {0}")]
+    Corrupt(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// Who makes a database: the sandbox's fixed credential must never be found on a real one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// `postmeter serve` and the commands.
+    Serve,
+    /// `postmeter sandbox`.
+    Sandbox,
+}
+
+impl Maker {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Sandbox => "sandbox",
+        }
+    }
+}
+
+/// How the database is opened.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// Where the file lies.
+    pub data_dir: PathBuf,
+    /// Who opens it.
+    pub maker: Maker,
+    /// `billing.low_balance_credits`.
+    pub low_balance_credits: u64,
+}
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    readers: SqlitePool,
+    writer: Arc<Mutex<Writer>>,
+    hot: mpsc::Sender<commit::Member>,
+    low_mark: i64,
+}
+
+/// The one connection that writes.
+#[derive(Debug)]
+struct Writer {
+    connection: SqliteConnection,
+    options: SqliteConnectOptions,
+}
+
+impl Writer {
+    /// A transaction that may write.
+    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
+        self.connection.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// After a failed commit nothing that this connection believes can be trusted.
+    async fn reopen(&mut self) -> Result<(), sqlx::Error> {
+        self.connection = SqliteConnection::connect_with(&self.options).await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Opens the database in `data_dir`, makes it if there is none, and brings it
+    /// up to date. The writer ends when the last clone of the store is dropped.
+    pub async fn open(settings: &StoreSettings, metrics: Metrics) -> Result<Self, OpenError> {
+        let StoreSettings { data_dir, maker, low_balance_credits } = settings;
+        let path = data_dir.join(DATABASE_FILE);
+        let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
+        std::fs::create_dir_all(data_dir).map_err(|e| unusable(e.to_string()))?;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(true)
+            .pragma("wal_autocheckpoint", "4000")
+            .pragma("journal_size_limit", "67108864")
+            .pragma("cache_size", "-32768")
+            .pragma("temp_store", "memory");
+        let options = sqlx::ConnectOptions::disable_statement_logging(options);
+        let mut connection =
+            SqliteConnection::connect_with(&options).await.map_err(|e| unusable(e.to_string()))?;
+        migrate(&mut connection, &path).await?;
+        claim(&mut connection, &path, *maker).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.clone().read_only(true))
+            .await
+            .map_err(|e| unusable(e.to_string()))?;
+        let writer = Arc::new(Mutex::new(Writer { connection, options }));
+        let (hot, members) = mpsc::channel(WRITES_WAITING);
+        let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
+        let settings = commit::Settings { low_mark, metrics };
+        tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
+        Ok(Self { readers, writer, hot, low_mark })
+    }
+
+    /// Whether a write would be possible: `readyz` and `check` ask.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        writer.begin().await?.rollback().await?;
+        Ok(())
+    }
+}
+
+async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    MIGRATOR.run(connection).await.map_err(|error| match error {
+        MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
+            OpenError::Newer { path: path.to_owned(), migration }
+        }
+        other => OpenError::Migration { path: path.to_owned(), reason: other.to_string() },
+    })
+}
+
+async fn claim(connection: &mut SqliteConnection, path: &Path, maker: Maker) -> Result<(), OpenError> {
+    // The first to come writes its name; whoever comes later reads it.
+    const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', ?1) ON CONFLICT DO NOTHING";
+    const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
+    let failed = |e: sqlx::Error| OpenError::Unusable { path: path.to_owned(), reason: e.to_string() };
+    sqlx::query(CLAIM).bind(maker.as_str()).execute(&mut *connection).await.map_err(failed)?;
+    let made_by: String = sqlx::query_scalar(READ).fetch_one(&mut *connection).await.map_err(failed)?;
+    if made_by == maker.as_str() {
+        return Ok(());
+    }
+    Err(OpenError::MadeBy { path: path.to_owned(), made_by, asked: maker.as_str() })
+}
+
+/// A time as the database keeps it.
+fn millis(time: Timestamp) -> i64 {
+    time.as_millisecond()
+}
+
+/// A time read back.
+fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(millis).map_err(|_| StoreError::Corrupt(format!("{millis} is not a time")))
+}
+
+/// Parses what we wrote ourselves.
+fn stored<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, StoreError> {
+    parsed.map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// Rows as one JSON parameter: a statement with `json_each` then writes any
+/// number of them, and its text never changes.
+fn json<T: serde::Serialize>(rows: &T) -> Result<String, StoreError> {
+    serde_json::to_string(rows).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// A compare-and-set that must have changed exactly `want` rows.
+fn changed(what: &str, got: u64, want: usize) -> Result<(), StoreError> {
+    if u64::try_from(want).is_ok_and(|want| want == got) {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt(format!("{what}: {got} rows changed where {want} had to")))
+}

@@ -1,0 +1,240 @@
+//! The durable queue: parts that are due, leases, and what a worker needs to send one.
+//!
+//! A lease, never a transaction, spans the network call. With SQLite there is one
+//! server process, so at its start every lease is of a process that is gone:
+//! those parts go back into the queue with their outcome unknown.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::accept::Kind;
+use super::{Store, StoreError, json, millis, stored, timestamp};
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::ids::{CustomerId, MessageId, PartId};
+use crate::domain::message::Road;
+
+/// A part in the hands of a worker.
+#[derive(Debug, Clone)]
+pub struct LeasedPart {
+    /// The message.
+    pub message_id: MessageId,
+    /// The part's number in it.
+    pub part_no: u32,
+    /// Who pays.
+    pub customer_id: CustomerId,
+    /// What the message is.
+    pub kind: Kind,
+    /// Its road.
+    pub road: Road,
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// Moves with every definite refusal; part of the idempotency key.
+    pub key_no: i64,
+    /// When the first call under this key was made.
+    pub first_try_at: Timestamp,
+    /// Whether an earlier call under this key ended without an answer.
+    pub unknown: bool,
+    /// SHA-256 of the request, where the road composes one.
+    pub request_hash: Option<String>,
+    /// The envelope sender.
+    pub reverse_path: ReversePath,
+    /// The recipients that are not final.
+    pub recipients: Vec<Mailbox>,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When it is given up.
+    pub expires_at: Timestamp,
+    /// The message.
+    pub bytes: Bytes,
+}
+
+impl LeasedPart {
+    /// The id of the part.
+    pub fn part_id(&self) -> PartId {
+        self.message_id.part(self.part_no)
+    }
+
+    /// The key under which the upstream knows this call.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}-{}", self.part_id(), self.key_no)
+    }
+}
+
+/// A part that waits, by name and weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DuePart {
+    /// The message.
+    pub message_id: MessageId,
+    /// The part's number in it.
+    pub part_no: u32,
+    /// Octets of the message.
+    pub size: usize,
+}
+
+#[derive(sqlx::FromRow)]
+struct LeasedRow {
+    message_id: String,
+    part_no: u32,
+    customer_id: String,
+    kind: String,
+    road: String,
+    attempt: u32,
+    key_no: i64,
+    first_try_at: i64,
+    unknown: i64,
+    request_hash: Option<String>,
+    reverse_path: String,
+    accepted_at: i64,
+    expires_at: i64,
+}
+
+impl Store {
+    /// At the start of the process: every lease lapses, its outcome unknown. Returns how many.
+    pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
+        const LAPSE: &str = "
+            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
+            WHERE state = 'sending'";
+        self.lapse(sqlx::query(LAPSE).bind(millis(now))).await
+    }
+
+    /// While running: leases that ran out without a word. Returns how many.
+    pub async fn lapse_expired(&self, now: Timestamp) -> Result<u64, StoreError> {
+        const LAPSE: &str = "
+            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
+            WHERE state = 'sending' AND lease_until <= ?1";
+        self.lapse(sqlx::query(LAPSE).bind(millis(now))).await
+    }
+
+    async fn lapse(
+        &self,
+        query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+    ) -> Result<u64, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = query.execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Parts that are due on one of `roads`, the longest waiting first.
+    pub async fn due(&self, now: Timestamp, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
+        const DUE: &str = "
+            SELECT p.message_id, p.part_no, m.size FROM part p JOIN message m ON m.message_id = p.message_id
+            WHERE p.state = 'queued' AND p.due_at <= ?1 AND p.road IN (SELECT value FROM json_each(?2))
+            ORDER BY p.due_at LIMIT ?3";
+        let names: Vec<&str> = roads.iter().map(|road| road.as_str()).collect();
+        let rows: Vec<(String, u32, i64)> = sqlx::query_as(DUE)
+            .bind(millis(now))
+            .bind(json(&names)?)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.into_iter()
+            .map(|(id, part_no, size)| {
+                let size = usize::try_from(size).unwrap_or(0);
+                Ok(DuePart { message_id: stored(MessageId::parse(&id))?, part_no, size })
+            })
+            .collect()
+    }
+
+    /// When the next part falls due, if any waits.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        const NEXT: &str = "SELECT min(due_at) FROM part WHERE state = 'queued'";
+        let next: Option<i64> = sqlx::query_scalar(NEXT).fetch_one(&self.readers).await?;
+        next.map(timestamp).transpose()
+    }
+
+    /// Takes one part, if it is still waiting. The bytes come with it.
+    pub async fn lease(
+        &self,
+        due: &DuePart,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<LeasedPart>, StoreError> {
+        // Compare-and-set: only a part that waits can be taken.
+        const LEASE: &str = "
+            UPDATE part SET state = 'sending', attempt = attempt + 1, due_at = NULL, lease_until = ?3,
+                   first_try_at = coalesce(first_try_at, ?4)
+            WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued' AND due_at <= ?4";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = sqlx::query(LEASE)
+            .bind(due.message_id.as_str())
+            .bind(due.part_no)
+            .bind(millis(until))
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() != 1 {
+            return Ok(None);
+        }
+        let part = read_leased(&mut tx, due).await?;
+        tx.commit().await?;
+        Ok(Some(part))
+    }
+
+    /// Moves leases on; returns those parts whose lease was still held by that attempt.
+    pub async fn renew(
+        &self,
+        leases: &[(MessageId, u32, u32)],
+        until: Timestamp,
+    ) -> Result<Vec<(String, u32)>, StoreError> {
+        const RENEW: &str = "
+            UPDATE part SET lease_until = ?2
+            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS attempt
+                  FROM json_each(?1)) AS l
+            WHERE part.message_id = l.message_id AND part.part_no = l.part_no
+              AND part.state = 'sending' AND part.attempt = l.attempt
+            RETURNING part.message_id, part.part_no";
+        let rows: Vec<_> =
+            leases.iter().map(|(id, part_no, attempt)| (id.as_str(), part_no, attempt)).collect();
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let kept = sqlx::query_as(RENEW).bind(json(&rows)?).bind(millis(until)).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(kept)
+    }
+}
+
+async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedPart, StoreError> {
+    const PART: &str = "
+        SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt, p.key_no, p.first_try_at,
+               p.unknown, p.request_hash, m.reverse_path, m.accepted_at, m.expires_at
+        FROM part p JOIN message m ON m.message_id = p.message_id
+        WHERE p.message_id = ?1 AND p.part_no = ?2";
+    const RECIPIENTS: &str = "
+        SELECT address FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
+        ORDER BY address";
+    const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
+    let id = due.message_id.as_str();
+    let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;
+    let recipients: Vec<String> =
+        sqlx::query_scalar(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
+    let chunks: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(id).fetch_all(tx).await?;
+    let recipients = recipients.iter().map(|r| stored(Mailbox::parse(r))).collect::<Result<_, _>>()?;
+    row.with(recipients, Bytes::from(chunks.concat()))
+}
+
+impl LeasedRow {
+    fn with(self, recipients: Vec<Mailbox>, bytes: Bytes) -> Result<LeasedPart, StoreError> {
+        let unknown_name = |name: &str| StoreError::Corrupt(format!("{name} is no name of ours"));
+        Ok(LeasedPart {
+            message_id: stored(MessageId::parse(&self.message_id))?,
+            part_no: self.part_no,
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            kind: Kind::parse(&self.kind).ok_or_else(|| unknown_name(&self.kind))?,
+            road: Road::parse(&self.road).ok_or_else(|| unknown_name(&self.road))?,
+            attempt: self.attempt,
+            key_no: self.key_no,
+            first_try_at: timestamp(self.first_try_at)?,
+            unknown: self.unknown == 1,
+            request_hash: self.request_hash,
+            reverse_path: stored(ReversePath::parse(&self.reverse_path))?,
+            recipients,
+            accepted_at: timestamp(self.accepted_at)?,
+            expires_at: timestamp(self.expires_at)?,
+            bytes,
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! Webhooks that were handled: each id once.
+
+use jiff::Timestamp;
+
+use super::{Store, StoreError, millis};
+use crate::domain::ids::CustomerId;
+
+/// A webhook that arrived, as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// `dodo` or `resend`.
+    pub source: &'static str,
+    /// The `webhook-id` header, the same on every retry.
+    pub webhook_id: String,
+    /// The event's type, known or not.
+    pub event_type: String,
+    /// Whom it names, if it names one of ours.
+    pub customer_id: Option<CustomerId>,
+}
+
+impl Store {
+    /// Whether this id was handled before.
+    pub async fn is_webhook_handled(
+        &self,
+        source: &'static str,
+        webhook_id: &str,
+    ) -> Result<bool, StoreError> {
+        const READ: &str = "SELECT 1 FROM webhook WHERE source = ?1 AND webhook_id = ?2";
+        let found: Option<i64> =
+            sqlx::query_scalar(READ).bind(source).bind(webhook_id).fetch_optional(&self.readers).await?;
+        Ok(found.is_some())
+    }
+
+    /// Remembers a webhook as handled. Handling is idempotent by itself; this only
+    /// spares the work when it is delivered again.
+    pub async fn webhook_handled(&self, webhook: &Webhook, now: Timestamp) -> Result<(), StoreError> {
+        const INSERT: &str = "
+            INSERT INTO webhook (source, webhook_id, type, customer_id, received_at)
+            VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(INSERT)
+            .bind(webhook.source)
+            .bind(&webhook.webhook_id)
+            .bind(&webhook.event_type)
+            .bind(webhook.customer_id.as_ref().map(CustomerId::as_str))
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+}
