@@ -18,9 +18,14 @@
 //! One generator drives all of them: connections are opened, signed in (STARTTLS, AUTH PLAIN)
 //! and warmed up first; then the clock runs and they share one number of messages, each a full
 //! transaction from MAIL to the 250 after the final dot. MAIL, RCPT and DATA leave in one write
-//! (RFC 2920) unless `--no-pipelining`. A run ends at the number of messages or at
-//! `--max-seconds`, whichever comes first. New sessions are connect, STARTTLS with a full
+//! (RFC 2920) unless `--no-pipelining`. A run ends when 10,000 messages are accepted and three
+//! seconds are over, and after `--max-seconds` in any case. New sessions are connect, STARTTLS with a full
 //! handshake, AUTH and QUIT.
+//!
+//! By default the comparison leans towards Postfix, which only files its mail while Postmeter
+//! delivers and settles. `--upstream silent` compares acceptance with acceptance;
+//! `--postfix-park defer` lets Postfix work as it is shipped, with a queue manager that looks
+//! at each message and slows its clients down (`in_flow_delay`) when it falls behind.
 //!
 //! The machine may be noisy, so only ratios are worth keeping. Runs alternate between the
 //! servers within a round; the table shows the medians of all rounds, and the ratios are

@@ -18,16 +18,19 @@ pub(crate) struct Args {
     /// Connections of each run
     #[arg(long, value_delimiter = ',', default_value = "1,8,64")]
     pub(crate) connections: Vec<usize>,
-    /// Messages of each run
+    /// Messages of each run, at least
     #[arg(long, default_value_t = 10_000)]
     pub(crate) messages: u64,
     /// Octets of each message
     #[arg(long, default_value_t = 2_048)]
     pub(crate) message_bytes: usize,
+    /// A run goes on for this time even if its messages are done: a shorter one says little
+    #[arg(long, default_value_t = 3)]
+    pub(crate) min_seconds: u64,
     /// A run ends after this time even if messages are left
     #[arg(long, default_value_t = 20)]
     pub(crate) max_seconds: u64,
-    /// New sessions of each run (8 at a time)
+    /// New sessions of each run, at least (8 at a time)
     #[arg(long, default_value_t = 2_000)]
     pub(crate) sessions: u64,
     /// Idle signed-in sessions while memory is read
@@ -96,6 +99,15 @@ pub(crate) enum Upstream {
     Sink,
     /// A server that never answers: acceptance alone, as Postfix does with its mail on hold
     Silent,
+}
+
+impl Upstream {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sink => "sink",
+            Self::Silent => "silent",
+        }
+    }
 }
 
 /// What Postfix does with what it accepted.

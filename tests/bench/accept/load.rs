@@ -58,7 +58,6 @@ impl Load {
     /// Opens and warms up the connections, then sends the messages over all of them at once.
     pub(crate) async fn run(&self, server: &Server, args: &Args) -> Result<Figures> {
         let sessions = within(PATIENCE, open(&server.endpoint, self.connections)).await?;
-        let tickets = Arc::new(Tickets::new(args.messages, args.max_seconds));
         let mut warm = JoinSet::new();
         for (number, mut session) in sessions.into_iter().enumerate() {
             let run = format!("{}-{}-{number}", self.round, self.connections);
@@ -74,7 +73,7 @@ impl Load {
         let senders = within(PATIENCE, join(warm)).await?;
 
         let begin = Instant::now();
-        tickets.start(begin);
+        let tickets = Tickets::new(args.messages, begin, args);
         let mut working = JoinSet::new();
         for sender in senders {
             working.spawn(sender.work(Arc::clone(&tickets)));
@@ -93,9 +92,8 @@ impl Load {
 /// New sessions per second: connect, STARTTLS, AUTH, QUIT.
 pub(crate) async fn new_sessions(server: &Server, args: &Args) -> Result<f64> {
     within(PATIENCE, open(&server.endpoint, OPENING)).await?;
-    let tickets = Arc::new(Tickets::new(args.sessions, args.max_seconds));
     let begin = Instant::now();
-    tickets.start(begin);
+    let tickets = Tickets::new(args.sessions, begin, args);
     let mut working = JoinSet::new();
     for _ in 0..OPENING {
         let (endpoint, tickets) = (server.endpoint.clone(), Arc::clone(&tickets));
@@ -134,31 +132,32 @@ pub(crate) fn memory_kib(pid: u32, line: &str) -> Result<u64> {
     Ok(value.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// What the workers of a run share: how much is left, and until when.
+/// What the workers of a run share: how many are to be done, and between which times.
 struct Tickets {
-    left: AtomicU64,
-    max: Duration,
-    end: std::sync::OnceLock<Instant>,
+    next: AtomicU64,
+    count: u64,
+    /// Even if the count is reached before.
+    not_before: Instant,
+    /// Even if the count is not reached by then.
+    not_after: Instant,
 }
 
 impl Tickets {
-    fn new(count: u64, max_seconds: u64) -> Self {
-        Self {
-            left: AtomicU64::new(count),
-            max: Duration::from_secs(max_seconds),
-            end: std::sync::OnceLock::new(),
-        }
+    fn new(count: u64, begin: Instant, args: &Args) -> Arc<Self> {
+        Arc::new(Self {
+            next: AtomicU64::new(0),
+            count,
+            not_before: begin + Duration::from_secs(args.min_seconds),
+            not_after: begin + Duration::from_secs(args.max_seconds),
+        })
     }
 
-    fn start(&self, now: Instant) {
-        self.end.get_or_init(|| now + self.max);
-    }
-
+    /// The number of the next one to do, or that it is enough.
     fn take(&self) -> Option<u64> {
-        if self.end.get().is_some_and(|end| Instant::now() >= *end) {
-            return None;
-        }
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let wanted = number < self.count || now < self.not_before;
+        (wanted && now < self.not_after).then_some(number)
     }
 }
 

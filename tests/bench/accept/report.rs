@@ -22,6 +22,8 @@ pub(crate) struct Report {
     messages: u64,
     message_bytes: usize,
     pipelining: bool,
+    upstream: &'static str,
+    postfix_park: &'static str,
     idle: usize,
     servers: BTreeMap<Kind, Measured>,
     /// What `postmeter audit` printed afterwards.
@@ -47,6 +49,8 @@ impl Report {
             messages: args.messages,
             message_bytes: args.message_bytes,
             pipelining: !args.no_pipelining,
+            upstream: args.upstream.name(),
+            postfix_park: args.postfix_park.name(),
             idle: args.idle,
             servers: BTreeMap::new(),
             audit: None,
@@ -80,7 +84,11 @@ impl Report {
         }
         println!("machine: {}; load average before: {}", self.machine, self.load_average_before);
         let how = if self.pipelining { "MAIL, RCPT and DATA in one write" } else { "one command at a time" };
-        println!("{} messages of {} octets a run, {how}; medians\n", self.messages, self.message_bytes);
+        println!(
+            "{} messages of {} octets a run at least, {how}; medians",
+            self.messages, self.message_bytes
+        );
+        println!("postmeter's upstream: {}; postfix's mail: {}\n", self.upstream, self.postfix_park);
         self.row("", |kind| Some(kind.name().to_owned()), ["/postfix", "/sink"].map(|s| Some(s.to_owned())));
         let connections: Vec<usize> =
             self.servers.values().next().map(|m| m.runs.keys().copied().collect()).unwrap_or_default();

@@ -31,7 +31,7 @@ pub(crate) struct Servers {
     servers: Vec<Server>,
     // Fields drop in this order: the processes first, then their files.
     postmeter: Option<Postmeter>,
-    _postfix: Option<Postfix>,
+    postfix: Option<Postfix>,
     _sink: Option<Process>,
     _ground: Ground,
 }
@@ -65,21 +65,37 @@ impl Servers {
             };
             servers.push(Server { kind, endpoint, pid, accepted: AtomicU64::new(0) });
         }
-        Ok(Self { servers, postmeter, _postfix: postfix, _sink: sink, _ground: ground })
+        Ok(Self { servers, postmeter, postfix, _sink: sink, _ground: ground })
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter()
     }
 
-    /// Waits until Postmeter has delivered what it accepted, so that the next run, of whatever
-    /// server, has the machine to itself.
+    /// Waits until the server has done what it still owes for the messages that it accepted, so
+    /// that the next run, of whatever server, has the machine to itself.
     pub(crate) async fn settle_down(&self, server: &Server) -> Result<()> {
-        match (&self.postmeter, server.kind) {
-            (Some(postmeter), Kind::Postmeter) => {
-                postmeter.delivered(server.accepted.load(Ordering::Relaxed)).await
+        let accepted = server.accepted.load(Ordering::Relaxed);
+        let begin = Instant::now();
+        while !self.is_idle(server.kind, accepted)? {
+            if begin.elapsed() > PATIENCE {
+                eprintln!("    still at work; the next run shares the machine");
+                return Ok(());
             }
-            _ => Ok(()),
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        if seconds >= 0.1 {
+            eprintln!("    at rest {seconds:.1} s after the last 250");
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self, kind: Kind, accepted: u64) -> Result<bool> {
+        match kind {
+            Kind::Postmeter => Ok(self.postmeter.as_ref().is_none_or(|p| p.has_delivered(accepted))),
+            Kind::Postfix => self.postfix.as_ref().map_or(Ok(true), Postfix::is_idle),
+            Kind::Sink => Ok(true),
         }
     }
 
@@ -172,6 +188,15 @@ impl Postfix {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok((this, endpoint))
+    }
+}
+
+impl Postfix {
+    /// Nothing waits for the queue manager or is in its hands.
+    fn is_idle(&self) -> Result<bool> {
+        let queue = self.dir.join("queue");
+        Ok(std::fs::read_dir(queue.join("incoming"))?.next().is_none()
+            && std::fs::read_dir(queue.join("active"))?.next().is_none())
     }
 }
 
