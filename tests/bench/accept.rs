@@ -66,7 +66,7 @@ mod sink;
 mod tls;
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -77,17 +77,26 @@ use load::Load;
 use report::Report;
 use servers::Servers;
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
     allow_many_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         if args.sink {
-            return sink::child(&args).await;
+            return sink::child(args).await;
         }
         let limit = Duration::from_secs(args.max_minutes * 60);
         tokio::select! {
-            done = tokio::time::timeout(limit, bench(&args)) => match done {
+            done = tokio::time::timeout(limit, bench(args)) => match done {
                 Ok(done) => done,
                 Err(_) => bail!("not done after {} minutes", args.max_minutes),
             },

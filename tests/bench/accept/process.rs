@@ -17,7 +17,7 @@ impl Process {
     /// Starts a server and returns what follows `ready ` on its standard output, of which the
     /// rest is read and thrown away.
     pub(crate) async fn serve(command: &mut Command) -> Result<(Self, String)> {
-        let mut this = Self(command.stdout(Stdio::piped()).spawn().context(format!("{command:?}"))?);
+        let mut this = Self(command.stdout(Stdio::piped()).spawn().with_context(|| name(command))?);
         let stdout = this.0.stdout.take().context("stdout")?;
         let (found, ready) = oneshot::channel();
         std::thread::spawn(move || {
@@ -36,7 +36,7 @@ impl Process {
 
     /// Runs a command to its end and returns what it printed.
     pub(crate) async fn run(command: &mut Command) -> Result<(ExitStatus, String)> {
-        let mut this = Self(command.stdout(Stdio::piped()).spawn().context(format!("{command:?}"))?);
+        let mut this = Self(command.stdout(Stdio::piped()).spawn().with_context(|| name(command))?);
         let mut stdout = this.0.stdout.take().context("stdout")?;
         let reader = std::thread::spawn(move || {
             let mut printed = Vec::new();
@@ -64,6 +64,11 @@ impl Process {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Without its environment, which holds keys.
+fn name(command: &Command) -> String {
+    command.get_program().display().to_string()
 }
 
 impl Drop for Process {
