@@ -92,6 +92,9 @@ impl Delivery {
                 let due = self.close_gate(part.road, &reason, retry_after).await;
                 News::Retry { due, error: reason, unknown: stays_unknown, counts: false }
             }
+            Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
+                News::Hold { reason }
+            }
             Outcome::Unknown { reason, retry_after } => News::Retry {
                 due: self.due(part.attempt, retry_after),
                 error: reason,
