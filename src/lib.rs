@@ -12,6 +12,7 @@ pub mod mime;
 pub mod outbound;
 pub mod random;
 pub mod routing;
+pub mod sandbox;
 pub mod smtp;
 pub mod store;
 pub mod submission;

@@ -6,6 +6,9 @@
 //! message is on disk and its credits are held. What this room must not know:
 //! replies and status codes, SQL, Dodo's or Resend's wire formats.
 
+#[cfg(test)]
+pub(crate) mod stand_in;
+
 use std::sync::Arc;
 use std::time::Duration;
 

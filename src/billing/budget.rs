@@ -183,9 +183,10 @@ mod tests {
         let told = RateInfo { limit: Some(1000), ..RateInfo::default() };
         buckets.learn(&told, false, now);
         assert!(spend(&mut buckets, Purpose::Answer, now + Duration::from_secs(60)) > 50);
+        let later = now + Duration::from_secs(600);
         let wait = RateInfo { retry_after: Some(Duration::from_secs(7)), ..RateInfo::default() };
-        buckets.learn(&wait, true, now);
-        assert_eq!(buckets.try_take(Purpose::Answer, now), Some(Duration::from_secs(7)));
-        assert_eq!(buckets.try_take(Purpose::Answer, now + Duration::from_secs(7)), None);
+        buckets.learn(&wait, true, later);
+        assert_eq!(buckets.try_take(Purpose::Answer, later), Some(Duration::from_secs(7)));
+        assert_eq!(buckets.try_take(Purpose::Answer, later + Duration::from_secs(7)), None);
     }
 }

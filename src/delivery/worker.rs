@@ -14,6 +14,7 @@ use crate::random;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{Answered, News, Recorded, Report};
 use crate::telemetry::AttemptOutcome;
+use crate::upstream::resend::KEY_USED_FOR_OTHER_BYTES;
 use crate::upstream::translate::Translatable;
 use crate::upstream::{Outcome, Outgoing, RecipientAnswer};
 
@@ -90,6 +91,9 @@ impl Delivery {
             Outcome::Closed { reason, retry_after } => {
                 let due = self.close_gate(part.road, &reason, retry_after).await;
                 News::Retry { due, error: reason, unknown: stays_unknown, counts: false }
+            }
+            Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
+                News::Hold { reason }
             }
             Outcome::Unknown { reason, retry_after } => News::Retry {
                 due: self.due(part.attempt, retry_after),

@@ -1,8 +1,8 @@
 //! The SMTP server: submission over STARTTLS (RFC 6409) and implicit TLS (RFC 8314).
 //!
-//! Inside are pure rooms: [`line`] and [`data`] frame the stream, [`command`] and
+//! Inside are pure rooms: [`mod@line`] and [`data`] frame the stream, [`command`] and
 //! [`sasl`] parse what a frame holds, [`session`] decides, [`reply`] holds every
-//! word that is answered. Around them [`stream`] moves octets, [`connection`] does
+//! word that is answered. Around them `stream` moves octets, [`connection`] does
 //! what the session says and waits for the world, and [`listener`] takes
 //! connections in. Hostile octets meet only pure code (P7).
 //!

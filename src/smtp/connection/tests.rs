@@ -4,19 +4,29 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::{CustomerId, Username};
-use crate::submission::SignedIn;
+use crate::submission::{SignedIn, stand_in};
 use crate::tls::{CertificateStore, ensure_development};
 
+use super::super::listener::Front;
+use super::body::STOP_GRACE;
 use super::*;
 
 /// What sits behind the connection; these tests never get as far as a message
 /// that it would take.
 fn submission() -> Submission {
-    Submission {}
+    // Opened in a runtime of its own: the clock of some of these tests stands still.
+    let opened = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (submission, _, _) = runtime.block_on(stand_in::submission(&crate::config::Config::default()));
+        submission
+    });
+    opened.join().unwrap()
 }
 
 fn server(config: &Smtp) -> Arc<Server> {
@@ -228,6 +238,26 @@ async fn other_protocols_are_turned_away() {
         client.send(octets).await;
         assert_eq!(client.rest().await, want);
     }
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_turned_away_and_the_others_hear_a_stop() {
+    let config = Smtp { max_connections_per_ip: 1, ..config() };
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let front = Front::new(server(&config), &config, tracker.clone(), stop.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let opening = Opening::StartTls(Certificate::new("crowd").acceptor());
+    tracker.spawn(front.run(listener, opening));
+    let mut first = TcpStream::connect(address).await.unwrap();
+    assert!(reply(&mut first).await.starts_with("220 "));
+    let mut second = TcpStream::connect(address).await.unwrap();
+    assert!(reply(&mut second).await.starts_with("421 4.7.0 Too many connections"));
+    stop.cancel();
+    assert!(reply(&mut first).await.starts_with("421 4.3.2 "));
+    drop((first, second));
+    tracker.close();
+    tracker.wait().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -165,9 +165,9 @@ impl Decoder {
         self.kept = None;
     }
 
-    /// Octets in memory, or `None` once nothing is kept any more.
-    pub fn kept(&self) -> Option<usize> {
-        self.kept.as_ref().map(Vec::len)
+    /// Octets of memory in use, or `None` once nothing is kept any more.
+    pub fn memory(&self) -> Option<usize> {
+        self.kept.as_ref().map(Vec::capacity)
     }
 
     /// Octets of content seen, kept or not.
@@ -188,7 +188,10 @@ impl Decoder {
             (Some(flaw), _) => Body::Malformed(flaw),
             (None, _) if self.octets > self.limit => Body::TooLarge,
             (None, None) => Body::NoRoom,
-            (None, Some(kept)) => Body::Whole(kept),
+            (None, Some(mut kept)) => {
+                kept.shrink_to_fit();
+                Body::Whole(kept)
+            }
         }
     }
 }
