@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use postmeter::cli::{self, Command, CommandLine, Errand, Place};
 use postmeter::clock::Clock;
@@ -43,7 +44,7 @@ async fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
 
 async fn run_errand(errand: Errand, place: &Place<'_>) -> anyhow::Result<ExitCode> {
     let printout = cli::run(errand, place).await?;
-    print(&printout.text)?;
+    print(&printout.text).context("cannot write the answer to stdout")?;
     Ok(if printout.is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -107,12 +107,23 @@ fn settings(config: &Config, invalid: Option<ConfigError>) -> Vec<Finding> {
     const SUBJECT: &str = "configuration";
     let mut findings = match invalid {
         None => vec![Finding::ok(SUBJECT, "every key and value is sound")],
-        Some(ConfigError::Invalid { path, problems }) => problems
-            .iter()
-            .map(|problem| Finding::said(Level::Fail, SUBJECT, format!("{}: {problem}", path.display())))
-            .collect(),
+        Some(ConfigError::Invalid { path, problems }) => {
+            let findings = problems
+                .iter()
+                .map(|problem| Finding::said(Level::Fail, SUBJECT, format!("{}: {problem}", path.display())))
+                .collect();
+            if problems.iter().any(|problem| problem.key.is_empty()) {
+                // Not a line of it was understood: a doubt about the defaults helps nobody.
+                return findings;
+            }
+            findings
+        }
         Some(unreadable @ ConfigError::Unreadable { .. }) => {
-            vec![Finding::fail(SUBJECT, unreadable.to_string(), "name a readable file with --config")]
+            return vec![Finding::fail(
+                SUBJECT,
+                unreadable.to_string(),
+                "name a readable file with --config",
+            )];
         }
     };
     findings.extend(config.warnings().iter().map(|text| Finding::said(Level::Warn, SUBJECT, text)));

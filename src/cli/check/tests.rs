@@ -201,6 +201,18 @@ async fn everything_is_checked_even_after_a_problem_and_nothing_is_made() {
     assert_eq!(dodo.asked().iter().filter(|asked| asked.method == "POST").count(), 1);
 }
 
+#[test]
+fn a_file_that_is_no_toml_is_one_problem() {
+    let office = Office::new("[smtp");
+    let (config, invalid) = Config::load_readable(Some(&office.config_path));
+    let findings = settings(&config, invalid);
+    assert_eq!(levels(&findings), [Level::Fail]);
+    assert!(told(&findings).contains("line 2"), "{}", told(&findings));
+
+    let (config, invalid) = Config::load_readable(Some(&office.directory.join("none.toml")));
+    assert!(told(&settings(&config, invalid)).contains("with --config"));
+}
+
 #[tokio::test]
 async fn programs_get_every_finding_as_an_object() {
     let office = Office::new("[smtp]\nsubmission = [\"127.0.0.1:0\"]\n[upstream]\nkind = \"smtp\"\n");
