@@ -1,4 +1,10 @@
 //! Money: balances read from Dodo, captured debits settled there.
+//!
+//! [`dodo`] makes the calls, [`events`] reads its webhooks. This room must not
+//! know SMTP or how mail leaves.
+
+pub mod dodo;
+pub mod events;
 
 use crate::domain::ids::CustomerId;
 

@@ -15,7 +15,9 @@ pub struct InvalidId(String, &'static str);
 pub const MAX_ID_OCTETS: usize = 128;
 
 fn valid(text: &str) -> bool {
+    // Ids become path segments, and dots alone would name another path.
     (1..=MAX_ID_OCTETS).contains(&text.len())
+        && !matches!(text, "." | "..")
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@' | b'+'))
 }
 
@@ -127,7 +129,7 @@ mod tests {
         for ok in ["cus_sandbox", "cus_a.b-C", "a@b.example", "x"] {
             assert_eq!(CustomerId::parse(ok).unwrap().as_str(), ok);
         }
-        for bad in ["", "a b", "a\r\n", "ü", "a/b", &"x".repeat(129)] {
+        for bad in ["", ".", "..", "a b", "a\r\n", "ü", "a/b", &"x".repeat(129)] {
             assert!(CustomerId::parse(bad).is_err(), "{bad:?}");
         }
     }

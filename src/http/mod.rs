@@ -1,0 +1,3 @@
+//! The HTTP side: what arrives over the web.
+
+pub mod signature;
