@@ -1,0 +1,25 @@
+//! Messages as bytes: what a header says, what is stamped on it, how a body is
+//! built, and the messages that Postmeter writes itself.
+//!
+//! Everything here is pure and meets hostile bytes: it is bounded, it never
+//! panics, and it knows neither the clock nor randomness. There is one scanner
+//! for header fields ([`header`]) and one walker for bodies ([`entity`]), so that
+//! the sender policy, the trace header and the translation for Resend can never
+//! read the same message differently. mail-parser decodes single fields
+//! (addresses, encoded words, parameters) and transfer encodings; its message
+//! parser is not used, since it opens nested messages without a limit. What this
+//! room must not know: sockets, SQL, upstreams, credits.
+
+pub mod address_list;
+pub mod bounce;
+pub mod compose;
+pub mod encoded_word;
+pub mod entity;
+pub mod header;
+pub mod inspect;
+pub mod media;
+pub mod notice;
+pub mod trace;
+mod write;
+
+pub use write::Origin;

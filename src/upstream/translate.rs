@@ -1,0 +1,211 @@
+//! A message as Resend's `POST /emails` wants it (<https://resend.com/docs/api-reference/emails/send-email>).
+//!
+//! There is no endpoint for a message as it is: it has to be taken apart and
+//! written down as fields. The rules: only the envelope decides who gets it (P5);
+//! what the API cannot express is refused with a reason, never dropped (P6); the
+//! same message gives the same bytes, whenever and wherever it is translated,
+//! since Resend compares them under an idempotency key. Known losses, which
+//! Resend makes for every mail: Message-ID, Date, Sender, trace and signature
+//! fields are its own. What this room must not know: HTTP, keys, the queue.
+
+mod attachments;
+mod body;
+mod fields;
+mod recipients;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+pub use self::attachments::Attachment;
+use self::attachments::Attachments;
+use self::recipients::Shown;
+use crate::domain::address::Mailbox;
+use crate::domain::ids::PartId;
+use crate::mime::address_list::NamedMailbox;
+use crate::mime::entity::{Broken, Entity};
+use crate::mime::header::{Header, Malformed};
+
+/// Recipients of one call, over To, Cc and Bcc together: the limit of Amazon SES,
+/// by which Resend sends.
+pub const MAX_RECIPIENTS: usize = 50;
+/// Size of an email at Resend, attachments counted in Base64.
+pub const MAX_EMAIL_BYTES: usize = 40_000_000;
+
+/// Why Resend cannot carry a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct CannotCarry {
+    /// Enhanced status code (RFC 3463).
+    pub status: &'static str,
+    /// The reason, for the customer: one line of printable ASCII.
+    pub what: String,
+}
+
+impl CannotCarry {
+    fn new(status: &'static str, what: &str) -> Self {
+        let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+        Self { status, what: what.chars().take(400).map(printable).collect() }
+    }
+
+    fn non_ascii(mailbox: &Mailbox) -> Self {
+        Self::new("5.6.7", &format!("the address {mailbox} needs SMTPUTF8, which Resend does not speak"))
+    }
+}
+
+impl From<Malformed> for CannotCarry {
+    fn from(malformed: Malformed) -> Self {
+        Self::new("5.6.0", &malformed.to_string())
+    }
+}
+
+impl From<Broken> for CannotCarry {
+    fn from(broken: Broken) -> Self {
+        Self::new("5.6.0", &broken.to_string())
+    }
+}
+
+/// A message taken apart, from which the emails of all its parts can be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translatable {
+    from: String,
+    shown: Shown,
+    reply_to: Vec<String>,
+    subject: String,
+    html: Option<String>,
+    text: String,
+    headers: Vec<(String, String)>,
+    attachments: Vec<Attachment>,
+}
+
+/// The body of one `POST /emails`, or one element of a batch. Serialises to the
+/// same bytes every time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Email<'a> {
+    from: &'a str,
+    to: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cc: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bcc: Vec<String>,
+    subject: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    reply_to: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    html: Option<&'a str>,
+    text: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_map")]
+    headers: &'a [(String, String)],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    attachments: &'a [Attachment],
+    tags: [Tag<'a>; 1],
+}
+
+/// A tag comes back in every webhook about the email.
+#[derive(Debug, Clone, Serialize)]
+struct Tag<'a> {
+    name: &'static str,
+    value: &'a str,
+}
+
+/// A JSON object in the order of the message.
+fn as_map<S: Serializer>(headers: &&[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(headers.len()))?;
+    for (name, value) in *headers {
+        map.serialize_entry(name, value)?;
+    }
+    map.end()
+}
+
+impl Translatable {
+    /// Takes a message apart, once for all its parts.
+    ///
+    /// # Errors
+    /// When something in it cannot be carried, whoever the recipients are.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CannotCarry> {
+        let header = Header::parse(bytes)?;
+        let entity = Entity::parse(&header)?;
+        let body = body::read(&entity)?;
+        let mut html = body.html;
+        let Attachments(attachments) = attachments::write(&body.attachments, &mut html)?;
+        let translatable = Self {
+            from: fields::from(&header)?,
+            shown: Shown::read(&header),
+            reply_to: fields::reply_to(&header)?,
+            subject: fields::subject(&header),
+            html,
+            text: body.text,
+            headers: fields::custom(&header),
+            attachments,
+        };
+        translatable.fits()?;
+        Ok(translatable)
+    }
+
+    fn fits(&self) -> Result<(), CannotCarry> {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let attachments: usize = self.attachments.iter().map(Attachment::size).sum();
+        let html = self.html.as_ref().map_or(0, String::len);
+        if headers + attachments + html + self.text.len() + self.subject.len() < MAX_EMAIL_BYTES {
+            return Ok(());
+        }
+        Err(CannotCarry::new("5.3.4", "the message is larger than the 40 MB that Resend takes"))
+    }
+
+    /// Divides the recipients of an envelope into parts, one call each. Usually
+    /// one; but a call has at most [`MAX_RECIPIENTS`], and recipients of whom none
+    /// stands in To or Cc get a part each, lest they see one another.
+    pub fn parts(&self, recipients: &[Mailbox]) -> Vec<Vec<Mailbox>> {
+        recipients::parts(&self.shown, recipients)
+    }
+
+    /// The email for the recipients of one part.
+    ///
+    /// # Errors
+    /// When an address cannot be written, or the recipients are no part as
+    /// [`Self::parts`] makes them.
+    pub fn email<'a>(
+        &'a self,
+        recipients: &[Mailbox],
+        part_id: &'a PartId,
+    ) -> Result<Email<'a>, CannotCarry> {
+        let placed = recipients::place(&self.shown, recipients)?;
+        Ok(Email {
+            from: &self.from,
+            to: placed.to,
+            cc: placed.cc,
+            bcc: placed.bcc,
+            subject: &self.subject,
+            reply_to: &self.reply_to,
+            html: self.html.as_deref(),
+            text: &self.text,
+            headers: &self.headers,
+            attachments: &self.attachments,
+            tags: [Tag { name: "postmeter", value: part_id.as_str() }],
+        })
+    }
+}
+
+impl Email<'_> {
+    /// The bytes of the request.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Only strings, lists and a map with string keys: there is nothing that
+        // could fail, and an empty request would be refused with 422.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whether it must go by itself: a batch takes no attachments.
+    pub fn has_attachments(&self) -> bool {
+        !self.attachments.is_empty()
+    }
+}
+
+/// An address as Resend takes it: domain in punycode, name as a quoted string.
+fn written(named: &NamedMailbox) -> Result<String, CannotCarry> {
+    if named.mailbox.fits_ascii() {
+        Ok(named.to_ascii_domain())
+    } else {
+        Err(CannotCarry::non_ascii(&named.mailbox))
+    }
+}

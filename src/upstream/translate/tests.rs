@@ -1,0 +1,340 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::domain::ids::MessageId;
+
+const HEAD: &str = "From: Ann <ann@x.example>\r\nTo: bob@y.example\r\nSubject: s\r\n";
+
+fn bob() -> Vec<Mailbox> {
+    vec![Mailbox::parse("bob@y.example").unwrap()]
+}
+
+fn part_id() -> PartId {
+    MessageId::parse("0199").unwrap().part(0)
+}
+
+fn translated(bytes: &[u8]) -> Result<Value, CannotCarry> {
+    let json = Translatable::parse(bytes)?.email(&bob(), &part_id())?.to_json();
+    Ok(serde_json::from_slice(&json).unwrap())
+}
+
+/// A message with this header after the usual one, and this body.
+fn with(fields: &str, body: &str) -> Vec<u8> {
+    format!("{HEAD}{fields}\r\n{body}").into_bytes()
+}
+
+/// A multipart of parts that are given with their headers.
+fn multipart(subtype: &str, parts: &[&str]) -> String {
+    let boundary = format!("b-{subtype}");
+    let parts: String = parts.iter().map(|part| format!("--{boundary}\r\n{part}\r\n")).collect();
+    format!("Content-Type: multipart/{subtype}; boundary={boundary}\r\n\r\n{parts}--{boundary}--")
+}
+
+fn message(entity: &str) -> Vec<u8> {
+    format!("{HEAD}{entity}").into_bytes()
+}
+
+const TEXT: &str = "Content-Type: text/plain\r\n\r\nplain";
+const HTML: &str = "Content-Type: text/html\r\n\r\n<p>rich</p>";
+const PDF: &str =
+    "Content-Type: application/pdf; name=a.pdf\r\nContent-Transfer-Encoding: base64\r\n\r\nJVBERg==";
+const IMAGE: &str = "Content-Type: image/png\r\nContent-ID: <logo@x>\r\n\r\nPNG";
+const FOOTER: &str = "\r\na < b";
+
+#[test]
+fn the_corpus_is_translated_as_written_beside_it() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
+    let mut messages = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "eml") {
+            let bytes = std::fs::read(&path).unwrap();
+            let crlf = String::from_utf8(bytes).unwrap().replace("\r\n", "\n").replace('\n', "\r\n");
+            let wanted = std::fs::read(path.with_extension("json")).unwrap();
+            let wanted: Value = serde_json::from_slice(&wanted).unwrap();
+            assert_eq!(translated(crlf.as_bytes()).unwrap(), wanted, "{}", path.display());
+            messages += 1;
+        }
+    }
+    assert!(messages >= 5);
+}
+
+#[test]
+fn what_is_shown_is_shown_whole() {
+    let pre = "<div style=\"white-space: pre-wrap\">";
+    let html_and_image = multipart("related", &[HTML, IMAGE]);
+    let alternative = multipart("alternative", &[TEXT, HTML]);
+    let table: [(String, Value, Value, usize); 16] = [
+        (TEXT.into(), Value::Null, json!("plain"), 0),
+        (HTML.into(), json!("<p>rich</p>"), json!(""), 0),
+        (alternative.clone(), json!("<p>rich</p>"), json!("plain"), 0),
+        (multipart("mixed", &[&alternative, PDF]), json!("<p>rich</p>"), json!("plain"), 1),
+        (multipart("alternative", &[TEXT, &html_and_image]), json!("<p>rich</p>"), json!("plain"), 1),
+        (multipart("mixed", &[TEXT, PDF, TEXT]), Value::Null, json!("plain\nplain"), 1),
+        (
+            multipart("mixed", &[&alternative, FOOTER]),
+            json!(format!("<p>rich</p>\n{pre}a &lt; b</div>")),
+            json!("plain\na < b"),
+            0,
+        ),
+        (multipart("mixed", &[TEXT, HTML]), json!(format!("{pre}plain</div>\n<p>rich</p>")), json!(""), 0),
+        (multipart("mixed", &["\r\n \r\n", HTML, "\r\n"]), json!("<p>rich</p>"), json!(""), 0),
+        (multipart("odd", &[TEXT]), Value::Null, json!("plain"), 0),
+        (multipart("related", &[HTML, TEXT]), json!("<p>rich</p>"), json!(""), 1),
+        (multipart("digest", &["\r\nSubject: a\r\n\r\nb"]), Value::Null, json!("(no text)"), 1),
+        (PDF.into(), Value::Null, json!("(no text)"), 1),
+        ("\r\n".into(), Value::Null, json!("(no text)"), 0),
+        (
+            multipart("mixed", &[TEXT, "Content-Disposition: attachment\r\n\r\nfile"]),
+            Value::Null,
+            json!("plain"),
+            1,
+        ),
+        (
+            multipart("alternative", &[TEXT, "Content-Type: text/calendar\r\n\r\nBEGIN"]),
+            Value::Null,
+            json!("plain"),
+            1,
+        ),
+    ];
+    for (entity, html, text, attachments) in table {
+        let email = translated(&message(&entity)).unwrap();
+        assert_eq!((&email["html"], &email["text"]), (&html, &text), "{entity}");
+        assert_eq!(email["attachments"].as_array().map_or(0, Vec::len), attachments, "{entity}");
+    }
+}
+
+fn attachment(part: &str) -> Value {
+    let mut email = translated(&message(&multipart("mixed", &[TEXT, part]))).unwrap();
+    email["attachments"][0].take()
+}
+
+#[test]
+fn files_have_a_name_and_no_type_that_contradicts_it() {
+    let table: [(&str, &str, Value); 13] = [
+        ("application/pdf; name=a.pdf", "a.pdf", json!("application/pdf")),
+        ("application/pdf", "attachment-1.pdf", json!("application/pdf")),
+        ("image/jpeg", "attachment-1.jpg", json!("image/jpeg")),
+        ("application/x-unheard-of", "attachment-1.bin", Value::Null),
+        ("application/octet-stream; name=a.pdf", "a.pdf", Value::Null),
+        ("text/csv; name=data.txt", "data.txt", Value::Null),
+        ("application/x-foo; name=a.foo", "a.foo", json!("application/x-foo")),
+        ("application/octet-stream; name=a.foo", "a.foo", Value::Null),
+        ("application/x-foo; name=README", "README", json!("application/x-foo")),
+        ("text/vcard; name=a.vcf", "a.vcf", Value::Null),
+        ("message/rfc822", "attachment-1.eml", json!("message/rfc822")),
+        ("application/pdf; name=\"=?utf-8?q?gr=C3=BCn?=.pdf\"", "gr\u{fc}n.pdf", json!("application/pdf")),
+        ("text/plain; charset=iso-8859-1; name=a.txt", "a.txt", json!("text/plain")),
+    ];
+    for (content_type, filename, want) in table {
+        let attachment = attachment(&format!("Content-Type: {content_type}\r\n\r\nx"));
+        assert_eq!(attachment["filename"], filename, "{content_type}");
+        assert_eq!(attachment["content_type"], want, "{content_type}");
+        assert_eq!(attachment["content"], "eA==");
+    }
+}
+
+#[test]
+fn files_stay_exact_to_the_byte() {
+    let part = "Content-Type: text/csv; charset=iso-8859-1; name=a.csv\r\nContent-Transfer-Encoding: base64\r\n\r\n/A0K";
+    let latin = attachment(part);
+    assert_eq!(
+        (&latin["content"], &latin["content_type"]),
+        (&json!("/A0K"), &json!("text/csv; charset=iso-8859-1"))
+    );
+
+    let nested = "Subject: inner\r\n\r\nhi\r\n.\r\n";
+    let eml = attachment(&format!("Content-Type: message/rfc822\r\n\r\n{nested}"));
+    use base64::Engine as _;
+    let content = base64::engine::general_purpose::STANDARD.encode(nested);
+    assert_eq!(eml["content"], content);
+}
+
+#[test]
+fn calendars_are_sent_as_text() {
+    let table = [
+        ("text/calendar; method=REQUEST; charset=utf-8", "attachment-1.ics", "text/calendar; method=REQUEST"),
+        ("text/calendar; name=meeting", "meeting.ics", "text/calendar"),
+        ("text/calendar; method=\"A;b\"; name=a.txt", "a.txt.ics", "text/calendar"),
+    ];
+    for (content_type, filename, want) in table {
+        let part =
+            format!("Content-Type: {content_type}\r\nContent-Transfer-Encoding: base64\r\n\r\nQkVHSU4NCg==");
+        let calendar = attachment(&part);
+        assert_eq!(calendar["content"], "BEGIN\r\n");
+        assert_eq!((&calendar["filename"], &calendar["content_type"]), (&json!(filename), &json!(want)));
+    }
+}
+
+#[test]
+fn pictures_are_inline_where_the_html_shows_them() {
+    let long = format!("<{}@x>", "l".repeat(130));
+    let table: [(&str, &str, Value, &str); 7] = [
+        ("<logo@x>", "<img src=\"cid:logo@x\">", json!("logo@x"), "<img src=\"cid:logo@x\">"),
+        ("<logo@x>", "<img src='CID:logo%40x'>", json!("logo@x"), "<img src='CID:logo%40x'>"),
+        (
+            "logo@x",
+            "<p style=\"background:url(cid:logo@x)\">",
+            json!("logo@x"),
+            "<p style=\"background:url(cid:logo@x)\">",
+        ),
+        ("<logo@x>", "<img src=\"cid:logo@x2\">", Value::Null, "<img src=\"cid:logo@x2\">"),
+        ("<logo@x>", "<p>acid:logo@x", Value::Null, "<p>acid:logo@x"),
+        (
+            &long,
+            &format!("<img src=\"cid:{0}@x\"><img src=\"cid:{0}@x\">", "l".repeat(130)),
+            json!("inline-1.postmeter"),
+            "<img src=\"cid:inline-1.postmeter\"><img src=\"cid:inline-1.postmeter\">",
+        ),
+        ("<>", "<img src=\"cid:\">", Value::Null, "<img src=\"cid:\">"),
+    ];
+    for (id, html, want, html_after) in table {
+        let picture = format!("Content-Type: image/png\r\nContent-ID: {id}\r\n\r\nPNG");
+        let html = format!("Content-Type: text/html\r\n\r\n{html}");
+        let email = translated(&message(&multipart("related", &[&html, &picture]))).unwrap();
+        assert_eq!(email["attachments"][0]["content_id"], want, "{id}");
+        assert_eq!(email["html"], html_after);
+        assert_eq!(email["attachments"][0]["filename"], "attachment-1.png");
+    }
+}
+
+#[test]
+fn p6_what_cannot_be_carried_is_refused_with_a_reason() {
+    let exe = multipart("mixed", &[TEXT, "Content-Type: text/plain; name=\"a.EXE. \"\r\n\r\nx"]);
+    let nested = multipart("mixed", &[&multipart("signed", &[TEXT, PDF]), FOOTER]);
+    let large = format!("Content-Type: text/html\r\n\r\n{}", "x".repeat(MAX_EMAIL_BYTES));
+    let table = [
+        (message(&multipart("signed", &[TEXT, PDF])), "5.6.1"),
+        (message(&multipart("encrypted", &[TEXT, PDF])), "5.6.1"),
+        (message(&multipart("report", &[TEXT, TEXT])), "5.6.1"),
+        (message(&nested), "5.6.1"),
+        (with("Content-Type: application/pkcs7-mime; name=smime.p7m\r\n", "x"), "5.6.1"),
+        (message(&exe), "5.7.1"),
+        (message(&large), "5.3.4"),
+        (with("Content-Type: multipart/mixed; boundary=b\r\n", "no parts"), "5.6.0"),
+        (with("Content-Transfer-Encoding: x-uuencode\r\n", "x"), "5.6.0"),
+        (with("Content-Transfer-Encoding: base64\r\n", "\u{1}"), "5.6.0"),
+        (with("Content-Type: text/plain; charset=x-odd\r\n", "\u{0}\u{fc}"), ""),
+        (with("Reply-To: nobody\r\n", "x"), "5.6.0"),
+        (with("Reply-To: gr\u{fc}n@x.example\r\n", "x"), "5.6.7"),
+        (b"From: a@x.example, b@x.example\r\n\r\nx".to_vec(), "5.6.0"),
+        (b"From: a@x.example\r\nFrom: a@x.example\r\n\r\nx".to_vec(), "5.6.0"),
+        ("From: gr\u{fc}n@x.example\r\n\r\nx".into(), "5.6.7"),
+        (b"Subject: s\r\n\r\nx".to_vec(), "5.6.0"),
+        (b"nonsense\r\n\r\nx".to_vec(), "5.6.0"),
+    ];
+    for (bytes, status) in table {
+        let start = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
+        match translated(&bytes) {
+            Ok(_) => assert_eq!(status, "", "{start}"),
+            Err(refused) => {
+                assert_eq!(refused.status, status, "{start}");
+                assert!(refused.what.bytes().all(|b| matches!(b, b' '..=b'~')), "{}", refused.what);
+            }
+        }
+    }
+}
+
+#[test]
+fn subjects_are_one_line_and_never_missing() {
+    let table = [
+        ("Subject: =?utf-8?q?a=0D=0AB=C3=BC?=\r\n", "a B\u{fc}"),
+        ("Subject: a\r\n b\r\n", "a b"),
+        ("Subject:\r\n", "(no subject)"),
+        ("", "(no subject)"),
+    ];
+    for (field, want) in table {
+        let bytes = format!("From: a@x.example\r\nTo: bob@y.example\r\n{field}\r\nx");
+        assert_eq!(translated(bytes.as_bytes()).unwrap()["subject"], want, "{field}");
+    }
+}
+
+#[test]
+fn other_fields_go_along_once_each() {
+    let fields = "Received: r\r\nReceived-SPF: r\r\nDate: d\r\nMessage-ID: <1@x>\r\nSender: s@x.example\r\n\
+        MIME-Version: 1.0\r\nContent-Language: en\r\nDKIM-Signature: v=1\r\nARC-Seal: i=1\r\nResent-To: r@x.example\r\n\
+        resend-idempotency-key: k\r\nX-SES-X: c\r\nX-Postmeter-X: p\r\nReturn-Path: <>\r\nBcc: h@x.example\r\n\
+        In-Reply-To: <1@x>\r\nReferences: <1@x>\r\n\t<2@x>\r\nReferences: <3@x>\r\nX-Tag: a\r\nx-tag: b\r\nX-TAG : a, b\r\n\
+        List-Unsubscribe: <https://x.example/u>\r\nX-Name: J\u{fc}rgen\r\nX-Encoded: =?utf-8?q?=C3=BC?=\r\nX-Empty:\r\n\
+        Reply-To: \"R, R\" <r@b\u{fc}cher.example>, q@x.example\r\nAuto-Submitted: auto-generated\r\n";
+    let email = translated(&with(fields, "x")).unwrap();
+    assert_eq!(
+        email["headers"],
+        json!({
+            "In-Reply-To": "<1@x>",
+            "References": "<1@x>\t<2@x> <3@x>".replace('\t', " "),
+            "X-Tag": "a, b",
+            "List-Unsubscribe": "<https://x.example/u>",
+            "X-Name": "=?utf-8?B?SsO8cmdlbg==?=",
+            "X-Encoded": "=?utf-8?q?=C3=BC?=",
+            "Auto-Submitted": "auto-generated",
+        })
+    );
+    assert_eq!(email["reply_to"], json!(["\"R, R\" <r@xn--bcher-kva.example>", "q@x.example"]));
+    assert_eq!(email["from"], "\"Ann\" <ann@x.example>");
+    assert_eq!(email["tags"], json!([{"name": "postmeter", "value": "0199-0"}]));
+}
+
+#[test]
+fn p4_the_same_message_gives_the_same_bytes() {
+    let fields = "X-B: 1\r\nX-A: 2\r\n";
+    let bytes = with(fields, "hi\r\n");
+    let id = part_id();
+    let write = || Translatable::parse(&bytes).unwrap().email(&bob(), &id).unwrap().to_json();
+    let want = "{\"from\":\"\\\"Ann\\\" <ann@x.example>\",\"to\":[\"bob@y.example\"],\"subject\":\"s\",\"text\":\"hi\\n\",\
+        \"headers\":{\"X-B\":\"1\",\"X-A\":\"2\"},\"tags\":[{\"name\":\"postmeter\",\"value\":\"0199-0\"}]}";
+    assert_eq!(String::from_utf8(write()).unwrap(), want);
+    assert_eq!(write(), write());
+}
+
+#[test]
+fn a_report_of_our_own_can_be_carried_in_its_plain_shape() {
+    use crate::mime::Origin;
+    use crate::mime::bounce::{Failed, Failure, Shape, bounce};
+    let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
+    let (message_id, bob) = (MessageId::parse("0200").unwrap(), bob());
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &message_id };
+    let original = with("Message-ID: <1@x.example>\r\n", "hi");
+    let failed = Failed { sender: &bob[0], message_id: &message_id, accepted_at: now, bytes: &original };
+    let failures = [Failure { recipient: &from.mailbox, status: "5.1.1", text: "no such user" }];
+
+    let email = translated(&bounce(&origin, &failed, &failures, Shape::Plain)).unwrap();
+    assert_eq!(email["to"], json!(["bob@y.example"]));
+    assert_eq!(email["attachments"][0]["filename"], "delivery-status.txt");
+    assert_eq!(email["attachments"][1]["content_type"], "text/plain");
+    assert_eq!(email["headers"]["In-Reply-To"], "<1@x.example>");
+    assert!(translated(&bounce(&origin, &failed, &failures, Shape::Report)).is_err());
+}
+
+#[test]
+fn p7_references_without_end_cost_no_time() {
+    let html = format!("Content-Type: text/html\r\n\r\n{}", "cid:".repeat(500_000));
+    assert!(translated(&message(&multipart("related", &[&html, IMAGE]))).is_ok());
+}
+
+proptest::proptest! {
+    #[test]
+    fn p7_nothing_that_a_client_sends_crashes(pieces in proptest::collection::vec(proptest::sample::select(vec![
+        "From: a@x.example\r\n", "To: ", "Cc: (", "Subject: =?utf-8?", "q?", "?=", "\r\n", "\r\n\r\n", "\n", "\r", " ",
+        "Content-Type: multipart/mixed; boundary=b\r\n", "Content-Type: multipart/alternative; boundary=\"c\"\r\n",
+        "--b\r\n", "--b--\r\n", "--c\r\n", "--c--", "Content-Type: text/html\r\n", "Content-Type: message/rfc822\r\n",
+        "Content-Transfer-Encoding: base64\r\n", "Content-Transfer-Encoding: quoted-printable\r\n", "=3", "=\r\n", "AA==",
+        "Content-Disposition: attachment; filename*0*=", "utf-8''%", "Content-ID: <i>\r\n", "<img src=cid:i>", "cid:%4",
+        "\"", "\\", "<", ">", ",", ";", ":", "@", "\u{fc}", "\0", "Bcc: h@x.example\r\n", "charset=iso-2022-jp", "\u{1b}$B",
+    ]), 0..40)) {
+        let bytes = pieces.concat().into_bytes();
+        if let Ok(inspection) = crate::mime::inspect::inspect(&bytes) {
+            assert!(!inspection.from.is_empty());
+        }
+        if let Ok(translatable) = Translatable::parse(&bytes) {
+            let parts = translatable.parts(&bob());
+            proptest::prop_assert_eq!(&parts, &vec![bob()]);
+            let id = part_id();
+            let email = translatable.email(&bob(), &id).unwrap();
+            proptest::prop_assert!(email.to.len() == 1 && email.to[0].contains("bob@y.example"));
+            proptest::prop_assert!(email.cc.is_empty() && email.bcc.is_empty() && !email.subject.contains(['\r', '\n']));
+            proptest::prop_assert!(email.html.is_some() || !email.text.is_empty());
+        }
+    }
+}
