@@ -1,0 +1,173 @@
+//! Resend's HTTP API: one call a part (resend.com/docs, "Send Email").
+//!
+//! The `Idempotency-Key` and the very same bytes make a repeated call harmless
+//! for 24 hours, so every answer that leaves a doubt is [`Outcome::Unknown`] and
+//! the call is made again. `verdict` holds the meaning of every answer,
+//! `pace` keeps calls under the rate that Resend tells. What this module must
+//! not know: SQL, money, when to try again.
+
+mod pace;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::CONTENT_TYPE;
+use secrecy::SecretString;
+use serde_json::Value;
+
+pub use verdict::KEY_USED_FOR_OTHER_BYTES;
+
+use super::translate::{CannotCarry, Translatable};
+use super::{Answer, Outcome, Outgoing, RecipientAnswer};
+use crate::clock::Clock;
+use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
+use pace::Pace;
+
+/// What the client needs to be told.
+#[derive(Debug, Clone)]
+pub struct ResendSettings {
+    /// `https://api.resend.com` or a stand-in.
+    pub base_url: String,
+    /// The API key.
+    pub api_key: SecretString,
+    /// Longest wait for one call.
+    pub timeout: Duration,
+    /// For quotas that end at midnight UTC.
+    pub clock: Clock,
+}
+
+/// The client. Clones share their connections and their pace.
+#[derive(Debug, Clone)]
+pub struct Resend {
+    service: Service,
+    clock: Clock,
+    pace: Arc<Mutex<Pace>>,
+}
+
+/// What an API key is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRights {
+    /// Everything; these are the account's domains (the first hundred).
+    Full(Vec<SendingDomain>),
+    /// Sending only, which is all that Postmeter needs.
+    SendingOnly,
+}
+
+/// A domain of the account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendingDomain {
+    /// Its name.
+    pub name: String,
+    /// `verified`, `partially_verified`, `pending`, …: the first two can send.
+    pub status: String,
+}
+
+/// Why Resend cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResendUnusable {
+    /// The key is wrong, revoked, expired or suspended.
+    #[error("Resend refused the API key: {0}")]
+    BadKey(String),
+    /// No answer, or one that says nothing about the key.
+    #[error("Resend does not answer as it should: {0}")]
+    Unavailable(String),
+}
+
+impl Resend {
+    /// A client; no call is made.
+    pub fn new(settings: &ResendSettings) -> Result<Self, InvalidService> {
+        let service = Service::new(&settings.base_url, &settings.api_key, settings.timeout)?;
+        Ok(Self { service, clock: settings.clock.clone(), pace: Arc::default() })
+    }
+
+    /// Translates a part and makes one call for it.
+    pub async fn send(&self, outgoing: &Outgoing) -> Outcome {
+        match json_of(outgoing) {
+            Ok(json) => self.post(json.into(), &outgoing.idempotency_key, outgoing.recipients.len()).await,
+            Err(cannot) => Outcome::Answered {
+                upstream_id: None,
+                answers: refused_for_all(outgoing.recipients.len(), &cannot),
+            },
+        }
+    }
+
+    /// Makes one `POST /emails` with these bytes, when the pace allows it. The
+    /// answer is for all of the `recipients`, since Resend takes or refuses a
+    /// mail as a whole.
+    pub async fn post(&self, json: Bytes, idempotency_key: &str, recipients: usize) -> Outcome {
+        if let Err(wait) = self.wait_for_turn().await {
+            return Outcome::Transient {
+                answer: Answer::new("4.4.5", "waiting for a turn under Resend's rate limit"),
+                retry_after: Some(wait),
+                counts: false,
+            };
+        }
+        let request = self
+            .service
+            .post(&["emails"])
+            .header(CONTENT_TYPE, "application/json")
+            .header("Idempotency-Key", idempotency_key)
+            .body(json);
+        match self.call(request).await {
+            Ok(answer) => verdict::of(&answer, recipients, self.clock.now()),
+            Err(CallFailure::NotSent(reason)) => Outcome::Transient {
+                answer: Answer::new("4.4.1", &format!("Resend cannot be reached: {reason}")),
+                retry_after: None,
+                counts: true,
+            },
+            Err(CallFailure::Lost(reason)) => {
+                Outcome::Unknown { reason: format!("no answer from Resend: {reason}"), retry_after: None }
+            }
+        }
+    }
+
+    /// Whether the key is good, by reading the account's domains. A key that
+    /// may only send is refused there by a name of its own.
+    pub async fn check(&self) -> Result<KeyRights, ResendUnusable> {
+        let request = self.service.get(&["domains"]).query(&[("limit", "100")]);
+        let answer =
+            self.call(request).await.map_err(|error| ResendUnusable::Unavailable(error.to_string()))?;
+        verdict::of_check(&answer)
+    }
+
+    async fn call(&self, request: reqwest::RequestBuilder) -> Result<HttpAnswer, CallFailure> {
+        let called = call(request, self.clock.now()).await;
+        if let Ok(answer) = &called {
+            self.with_pace(|pace| pace.learn(answer.status, &answer.rate, Instant::now()));
+        }
+        called
+    }
+
+    /// Sleeps until this call's turn, or says how long it would have taken.
+    async fn wait_for_turn(&self) -> Result<(), Duration> {
+        let wait = self.with_pace(|pace| pace.turn(Instant::now()))?;
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    fn with_pace<T>(&self, look: impl FnOnce(&mut Pace) -> T) -> T {
+        look(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The same part always makes the same bytes; the idempotency key relies on it.
+fn json_of(outgoing: &Outgoing) -> Result<Vec<u8>, CannotCarry> {
+    let message = Translatable::parse(&outgoing.bytes)?;
+    Ok(message.email(&outgoing.recipients, &outgoing.part_id)?.to_json())
+}
+
+fn refused_for_all(recipients: usize, cannot: &CannotCarry) -> Vec<RecipientAnswer> {
+    vec![RecipientAnswer::Refused(Answer::new(cannot.status, &cannot.what)); recipients]
+}
+
+/// `{"message", "name"}` of an error; both empty when the body is no such JSON.
+fn name_and_message(body: &[u8]) -> Option<(String, String)> {
+    let parsed = serde_json::from_slice::<Value>(body).ok()?;
+    let text = |field| parsed.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    parsed.is_object().then(|| (text("name"), text("message")))
+}

@@ -1,0 +1,237 @@
+//! One part over one connection: MAIL, every RCPT, DATA, the message.
+//!
+//! What the server offers decides how the part is said to it ([`Plan`]); what it
+//! cannot carry is refused here, never changed. Replies mean what RFC 5321 §4.2.1
+//! says; only a connection that is lost after the final dot leaves a doubt.
+
+use lettre::transport::smtp::response::{Response, Severity};
+
+use super::closed;
+use super::wire::{Connection, Offered, Trouble};
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
+
+/// How an attempt over one connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Definitely, or in doubt.
+    With(Outcome),
+    /// The connection went away before the final dot could leave: nothing was accepted.
+    Early(Answer),
+}
+
+/// What will be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plan {
+    mail: String,
+    /// A recipient's RCPT, or why the server cannot carry it.
+    recipients: Vec<Result<String, Answer>>,
+}
+
+/// Sends the part to those recipients that the server takes.
+pub(super) async fn send(connection: &mut Connection, outgoing: &Outgoing) -> Ended {
+    let plan = match Plan::new(connection.offered(), outgoing) {
+        Ok(plan) => plan,
+        Err(answer) => return refused_for_all(outgoing, &answer),
+    };
+    if plan.recipients.iter().all(Result::is_err) {
+        let answers = plan.recipients.into_iter().filter_map(Result::err);
+        return answered(None, answers.map(RecipientAnswer::Refused).collect());
+    }
+    if let Err(trouble) = connection.mail(&plan.mail).await {
+        return mail_refused(trouble, outgoing);
+    }
+    let mut answers = Vec::with_capacity(plan.recipients.len());
+    for recipient in plan.recipients {
+        match name(connection, recipient).await {
+            Ok(answer) => answers.push(answer),
+            Err(answer) => return Ended::Early(answer),
+        }
+    }
+    if !answers.contains(&RecipientAnswer::Accepted) {
+        return answered(None, answers);
+    }
+    match connection.ask("DATA\r\n").await {
+        Ok(reply) if reply.has_code(354) => {}
+        Ok(reply) => return Ended::Early(Answer::new("4.5.0", &format!("to DATA: {}", text_of(&reply)))),
+        Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => return Ended::Early(answer),
+        Err(Trouble::Reply { code, answer }) => return answered(None, instead(answers, code, &answer)),
+    }
+    message(connection, outgoing, answers).await
+}
+
+async fn message(connection: &mut Connection, outgoing: &Outgoing, answers: Vec<RecipientAnswer>) -> Ended {
+    match connection.message(&outgoing.bytes).await {
+        (Ok(reply), _) if reply.code().severity == Severity::PositiveCompletion => {
+            answered(Some(text_of(&reply)), answers)
+        }
+        (Ok(reply), _) => unknown(&format!("to the final dot: {}", text_of(&reply))),
+        (Err(Trouble::Reply { code, answer }), _) => answered(None, instead(answers, code, &answer)),
+        (Err(Trouble::Lost(answer)), true) => unknown(&format!("after the final dot, {}", answer.text)),
+        (Err(Trouble::Lost(answer)), false) => {
+            Ended::With(Outcome::Transient { answer, retry_after: None, counts: true })
+        }
+    }
+}
+
+/// Says one RCPT. `Err` if the connection is gone.
+async fn name(
+    connection: &mut Connection,
+    recipient: Result<String, Answer>,
+) -> Result<RecipientAnswer, Answer> {
+    let command = match recipient {
+        Ok(command) => command,
+        Err(answer) => return Ok(RecipientAnswer::Refused(answer)),
+    };
+    match connection.ask(&command).await {
+        Ok(_) => Ok(RecipientAnswer::Accepted),
+        Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => Err(answer),
+        // Too many recipients for one message, said the old way (RFC 5321 §4.5.3.1.10).
+        Err(Trouble::Reply { code: 552, answer }) => {
+            Ok(RecipientAnswer::Deferred(Answer::new("4.5.3", &answer.text)))
+        }
+        Err(Trouble::Reply { code, answer }) => Ok(negative(code, answer)),
+    }
+}
+
+fn mail_refused(trouble: Trouble, outgoing: &Outgoing) -> Ended {
+    match trouble {
+        Trouble::Lost(answer) | Trouble::Reply { code: 421, answer } => Ended::Early(answer),
+        Trouble::Reply { code: 400..500, answer } => {
+            Ended::With(Outcome::Transient { answer, retry_after: None, counts: true })
+        }
+        // It wants credentials or TLS that the operator did not give it (RFC 4954 §6).
+        Trouble::Reply { code: 530 | 534 | 535 | 538, answer } => {
+            Ended::With(closed(&format!("the upstream wants us to sign in: {}", answer.text)))
+        }
+        Trouble::Reply { answer, .. } => refused_for_all(outgoing, &answer),
+    }
+}
+
+fn negative(code: u16, answer: Answer) -> RecipientAnswer {
+    if code < 500 { RecipientAnswer::Deferred(answer) } else { RecipientAnswer::Refused(answer) }
+}
+
+/// A refusal of the message stands for every recipient that was taken before.
+fn instead(answers: Vec<RecipientAnswer>, code: u16, answer: &Answer) -> Vec<RecipientAnswer> {
+    let replace = |given| match given {
+        RecipientAnswer::Accepted => negative(code, answer.clone()),
+        other => other,
+    };
+    answers.into_iter().map(replace).collect()
+}
+
+fn answered(upstream_id: Option<String>, answers: Vec<RecipientAnswer>) -> Ended {
+    Ended::With(Outcome::Answered { upstream_id, answers })
+}
+
+fn refused_for_all(outgoing: &Outgoing, answer: &Answer) -> Ended {
+    answered(None, vec![RecipientAnswer::Refused(answer.clone()); outgoing.recipients.len()])
+}
+
+fn unknown(reason: &str) -> Ended {
+    Ended::With(Outcome::Unknown { reason: Answer::new("", reason).text, retry_after: None })
+}
+
+fn text_of(reply: &Response) -> String {
+    let text = reply.message().collect::<Vec<_>>().join(" ");
+    Answer::new("", &format!("{} {text}", reply.code())).text
+}
+
+impl Plan {
+    /// How to say the part to a server that offers this.
+    ///
+    /// - SMTPUTF8 is asked for when an address needs it; header fields in UTF-8
+    ///   alone do not ask for it, since a next hop without it would then refuse
+    ///   mail that it takes today.
+    /// - Without SMTPUTF8 a domain travels as punycode; a local part cannot.
+    /// - Octets above 127 need 8BITMIME: to re-encode them would change a message
+    ///   that may be signed.
+    fn new(offered: Offered, outgoing: &Outgoing) -> Result<Self, Answer> {
+        let is_eight_bit = !outgoing.bytes.is_ascii();
+        if is_eight_bit && !offered.eight_bit_mime {
+            return Err(Answer::new("5.6.3", "the upstream does not take 8-bit messages"));
+        }
+        let reverse_path = match &outgoing.reverse_path {
+            ReversePath::Null => String::new(),
+            ReversePath::Mailbox(mailbox) => carried(mailbox, offered)?,
+        };
+        let is_ascii = outgoing.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
+            && outgoing.recipients.iter().all(Mailbox::is_ascii);
+        let mut mail = format!("MAIL FROM:<{reverse_path}>");
+        if offered.size {
+            mail.push_str(&format!(" SIZE={}", outgoing.bytes.len()));
+        }
+        if is_eight_bit {
+            mail.push_str(" BODY=8BITMIME");
+        }
+        if offered.smtputf8 && !is_ascii {
+            mail.push_str(" SMTPUTF8");
+        }
+        mail.push_str("\r\n");
+        let rcpt = |mailbox| Ok(format!("RCPT TO:<{}>\r\n", carried(mailbox, offered)?));
+        Ok(Self { mail, recipients: outgoing.recipients.iter().map(rcpt).collect() })
+    }
+}
+
+fn carried(mailbox: &Mailbox, offered: Offered) -> Result<String, Answer> {
+    if offered.smtputf8 {
+        return Ok(mailbox.to_string());
+    }
+    if mailbox.fits_ascii() {
+        return Ok(mailbox.to_ascii());
+    }
+    Err(Answer::new("5.6.7", "the upstream does not take non-ASCII addresses"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::domain::ids::PartId;
+
+    fn part(from: &str, to: &[&str], bytes: &'static [u8]) -> Outgoing {
+        Outgoing {
+            part_id: PartId::parse("m-1").unwrap(),
+            idempotency_key: "m-1".to_owned(),
+            reverse_path: ReversePath::parse(from).unwrap(),
+            recipients: to.iter().map(|to| Mailbox::parse(to).unwrap()).collect(),
+            bytes: Bytes::from_static(bytes),
+        }
+    }
+
+    #[test]
+    fn mail_says_what_the_server_offers_and_the_part_needs() {
+        let all = Offered { eight_bit_mime: true, smtputf8: true, size: true };
+        let none = Offered::default();
+        let (ascii, umlaut) = ("a@x.example", "ü@x.example");
+        let (plain, eight): (&[u8], &[u8]) = (b"\r\n", "Subject: x\r\n\r\ngrün\r\n".as_bytes());
+        let table = [
+            (all, ascii, ascii, plain, Ok("MAIL FROM:<a@x.example> SIZE=2")),
+            (none, ascii, ascii, plain, Ok("MAIL FROM:<a@x.example>")),
+            (none, "", ascii, plain, Ok("MAIL FROM:<>")),
+            (all, "", ascii, eight, Ok("MAIL FROM:<> SIZE=21 BODY=8BITMIME")),
+            (none, "", ascii, eight, Err("5.6.3")),
+            (all, umlaut, ascii, plain, Ok("MAIL FROM:<ü@x.example> SIZE=2 SMTPUTF8")),
+            (none, umlaut, ascii, plain, Err("5.6.7")),
+            (all, ascii, umlaut, plain, Ok("MAIL FROM:<a@x.example> SIZE=2 SMTPUTF8")),
+            (none, "a@bücher.example", ascii, plain, Ok("MAIL FROM:<a@xn--bcher-kva.example>")),
+        ];
+        for (offered, from, to, bytes, want) in table {
+            let plan = Plan::new(offered, &part(from, &[to], bytes));
+            let mail =
+                plan.as_ref().map(|plan| plan.mail.trim_end()).map_err(|answer| answer.status.as_str());
+            assert_eq!(mail, want, "{from} {to} {offered:?}");
+        }
+    }
+
+    #[test]
+    fn p6_only_the_address_that_cannot_be_carried_is_refused() {
+        let to = ["ü@y.example", "b@bücher.example", "\"a b\"@y.example"];
+        let plan = Plan::new(Offered::default(), &part("a@x.example", &to, b"\r\n")).unwrap();
+        assert_eq!(plan.recipients[0].as_ref().unwrap_err().status, "5.6.7");
+        assert_eq!(plan.recipients[1].as_deref(), Ok("RCPT TO:<b@xn--bcher-kva.example>\r\n"));
+        assert_eq!(plan.recipients[2].as_deref(), Ok("RCPT TO:<\"a b\"@y.example>\r\n"));
+    }
+}
