@@ -102,9 +102,9 @@ impl<T: DeserializeOwned> FromRequest<Shared> for FormBody<T> {
         let bytes = read(request.into_body(), FORM_BYTES, SMALL_WITHIN).await?;
         let mut again = Request::post("/").body(Body::from(bytes)).unwrap_or_default();
         again.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
-        let Form(form) = Form::from_request(again, &())
-            .await
-            .map_err(|error| HttpError::Invalid(format!("The form cannot be used: {}.", error.body_text())))?;
+        let Form(form) = Form::from_request(again, &()).await.map_err(|error| {
+            HttpError::Invalid(format!("The form cannot be used: {}.", error.body_text()))
+        })?;
         Ok(Self(form))
     }
 }
@@ -117,9 +117,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T>
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpError> {
-        let Query(query) = Query::from_request_parts(parts, state)
-            .await
-            .map_err(|error| HttpError::Invalid(format!("The query cannot be used: {}.", error.body_text())))?;
+        let Query(query) = Query::from_request_parts(parts, state).await.map_err(|error| {
+            HttpError::Invalid(format!("The query cannot be used: {}.", error.body_text()))
+        })?;
         Ok(Self(query))
     }
 }

@@ -43,7 +43,9 @@ impl Subscriber {
             .map_err(|error| HttpError::Invalid(format!("email: {error}.")))?;
         let name = self.name.trim();
         if name.chars().count() > MAX_NAME_CHARS || name.chars().any(char::is_control) {
-            return Err(HttpError::Invalid(format!("name: at most {MAX_NAME_CHARS} characters in one line.")));
+            return Err(HttpError::Invalid(format!(
+                "name: at most {MAX_NAME_CHARS} characters in one line."
+            )));
         }
         let name = if name.is_empty() { email.local() } else { name };
         Ok(Buyer::New { name: name.to_owned(), email: email.to_string() })

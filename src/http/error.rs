@@ -142,11 +142,11 @@ impl HttpError {
                 .into(),
             Self::NotYours => "This belongs to another customer.".into(),
             Self::OperatorOnly => "Only the operator may ask this.".into(),
-            Self::CrossSite => "This form was sent from another site. Open the page here and try again.".into(),
-            Self::NoRoute => "There is nothing here.".into(),
-            Self::WrongMethod => {
-                "This route exists, for another method; the header Allow says which.".into()
+            Self::CrossSite => {
+                "This form was sent from another site. Open the page here and try again.".into()
             }
+            Self::NoRoute => "There is nothing here.".into(),
+            Self::WrongMethod => "This route exists, for another method; the header Allow says which.".into(),
             Self::NotFound(what) => format!("There is no such {what}.").into(),
             Self::Conflict(text) => (*text).into(),
             Self::BodyTooLarge { limit_bytes } => {
@@ -263,7 +263,8 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
             "The email credits cannot be checked now. Nothing was sent; try again in a minute.".into()
         }
         Refusal::Suppressed { recipient } => {
-            format!("{recipient} is on the suppression list of this account. Take it off the recipients.").into()
+            format!("{recipient} is on the suppression list of this account. Take it off the recipients.")
+                .into()
         }
         Refusal::AddressNotCarried { address } => {
             format!("Mail to or from {address} cannot be carried, since it is not ASCII.").into()

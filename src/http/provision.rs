@@ -35,11 +35,7 @@ pub(super) async fn record_told(site: &Site, payment: &Payment) -> Result<Record
 }
 
 /// Records a payment that was found through our own checkout session.
-pub(super) async fn record_found(
-    site: &Site,
-    payment: &Payment,
-    token_hash: &str,
-) -> Result<(), StoreError> {
+pub(super) async fn record_found(site: &Site, payment: &Payment, token_hash: &str) -> Result<(), StoreError> {
     record(site, payment, Some(token_hash.to_owned())).await
 }
 
@@ -81,7 +77,8 @@ fn buys_credits(site: &Site, payment: &Payment) -> bool {
     let settings = &site.settings;
     let is_ours = |id: &str| id == settings.plan_product_id || id == settings.topup_product_id;
     let cart = &payment.product_cart;
-    cart.iter().any(|item| is_ours(&item.product_id)) || (cart.is_empty() && payment.subscription_id.is_some())
+    cart.iter().any(|item| is_ours(&item.product_id))
+        || (cart.is_empty() && payment.subscription_id.is_some())
 }
 
 /// The address at the operator's domain from which a new customer may send at once.

@@ -64,7 +64,8 @@ impl Sessions {
     /// The credential that is signed in, if the cookie is one of ours and not too old.
     pub(super) fn username(&self, headers: &HeaderMap, now: Timestamp) -> Option<Username> {
         let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let mut pairs =
+            cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         pairs.find_map(|(name, value)| (name == self.name()).then(|| self.check(value, now)).flatten())
     }
 
@@ -97,7 +98,8 @@ pub(super) fn is_same_site(headers: &HeaderMap, base_url: &str) -> bool {
     }
     let Some(origin) = text("origin") else { return true };
     let host = origin.split_once("://").map(|(_, host)| host);
-    let is_base = base_url == origin || base_url.strip_prefix(origin).is_some_and(|rest| rest.starts_with('/'));
+    let is_base =
+        base_url == origin || base_url.strip_prefix(origin).is_some_and(|rest| rest.starts_with('/'));
     is_base || (host.is_some() && host == text("host"))
 }
 

@@ -83,7 +83,10 @@ fn waiting(query: &Return) -> maud::Markup {
 /// The credential is shown once, so not to a browser that only looks ahead.
 fn is_looked_at(method: &Method, headers: &HeaderMap) -> bool {
     let is_ahead = ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
-        headers.get(*name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("prefetch"))
+        headers
+            .get(*name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.contains("prefetch"))
     });
     *method == Method::GET && !is_ahead
 }

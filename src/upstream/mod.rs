@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use crate::domain::answer::Answer;
 use crate::domain::address::{Mailbox, ReversePath};
+pub use crate::domain::answer::Answer;
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
 

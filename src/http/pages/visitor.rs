@@ -66,7 +66,12 @@ pub(in crate::http) fn to_payment(checkout_url: &str) -> Markup {
         p { "Your browser goes there by itself." }
         p { a.button href=(checkout_url) rel="noreferrer" { "Go to payment" } }
     };
-    layout("To the payment page", Navigation::Plain, Some(Refresh { seconds: 0, url: checkout_url }), &content)
+    layout(
+        "To the payment page",
+        Navigation::Plain,
+        Some(Refresh { seconds: 0, url: checkout_url }),
+        &content,
+    )
 }
 
 /// Back before the news of the payment. `again` is where the page looks next;
@@ -80,7 +85,12 @@ pub(in crate::http) fn waiting(again: Option<&str>) -> Markup {
             @else { "Load this page again later; if you have paid, nothing is lost." }
         }
     };
-    layout("Waiting for the payment", Navigation::Plain, again.map(|url| Refresh { seconds: 2, url }), &content)
+    layout(
+        "Waiting for the payment",
+        Navigation::Plain,
+        again.map(|url| Refresh { seconds: 2, url }),
+        &content,
+    )
 }
 
 /// Back from a checkout that failed.
