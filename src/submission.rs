@@ -1,17 +1,75 @@
 //! The use case that takes a message in, for SMTP and HTTP alike.
+//!
+//! Sign-in, then the checks at MAIL (credential, suspension, sender, credit), then
+//! the message itself: From checked, stamped, cut into parts, accepted in one
+//! transaction, handed to delivery. `Ok` from [`Submission::submit`] means that the
+//! message is on disk and its credits are held. What this room must not know:
+//! replies and status codes, SQL, Dodo's or Resend's wire formats.
 
-use std::net::SocketAddr;
+#[cfg(test)]
+pub(crate) mod stand_in;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::billing::Billing;
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::domain::address::{Mailbox, ReversePath};
+pub use crate::domain::arrival::Arrival;
 use crate::domain::credential::Secret;
-use crate::domain::credits::Credits;
+use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::refusal::Refusal;
+use crate::domain::sender::{SenderPattern, SenderPolicy};
+use crate::handover::{Handover, Room};
+use crate::mime::inspect::{Inspection, inspect};
+use crate::mime::trace::{Stamp, prepare};
+use crate::routing::{Routing, new_message_id};
+use crate::store::Store;
+use crate::store::accept::{self, Acceptance, Kind};
+use crate::store::customer::Standing;
+use crate::store::queue::LeasedPart;
+use crate::telemetry::{Metrics, SignInResult};
 
-/// Takes messages in: sign-in, sender policy, price, room, acceptance.
+/// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
+const MAX_RECEIVED: usize = 50;
+
+/// Takes messages in.
 #[derive(Debug, Clone)]
-pub struct Submission {}
+pub struct Submission(Arc<Inner>);
+
+/// What submission works with.
+#[derive(Debug)]
+pub struct Tools {
+    /// The database.
+    pub store: Store,
+    /// Credit.
+    pub billing: Billing,
+    /// The short way to delivery.
+    pub handover: Handover,
+    /// The roads.
+    pub routing: Routing,
+    /// The time.
+    pub clock: Clock,
+    /// The counters.
+    pub metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Inner {
+    tools: Tools,
+    policy: SenderPolicy,
+    unit: Unit,
+    hostname: String,
+    max_message_bytes: usize,
+    max_recipients: usize,
+    lease: Duration,
+}
 
 /// Who signed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,19 +78,6 @@ pub struct SignedIn {
     pub customer_id: CustomerId,
     /// The credential that was used.
     pub username: Username,
-}
-
-/// How a message reached us; goes into its Received header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrival {
-    /// `ESMTPSA` for SMTP under TLS, `HTTP` for /send (RFC 3848).
-    pub protocol: &'static str,
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// What it called itself in EHLO, if it did.
-    pub helo: Option<String>,
-    /// The TLS version and cipher suite, if any.
-    pub tls: Option<String>,
 }
 
 /// A complete message at the door.
@@ -56,29 +101,237 @@ pub struct Accepted {
 }
 
 impl Submission {
+    /// Submission by this configuration.
+    pub fn new(config: &Config, tools: Tools) -> Self {
+        Self(Arc::new(Inner {
+            tools,
+            policy: config.senders.policy,
+            unit: config.billing.unit,
+            hostname: config.smtp.hostname.clone(),
+            max_message_bytes: config.smtp.max_message_bytes,
+            max_recipients: config.smtp.max_recipients,
+            lease: Duration::from_secs(config.queue.lease_s),
+        }))
+    }
+
     /// Checks a credential. Never waits for Dodo. Returns who it is and the
     /// credits available, unless they are unknown.
     pub async fn sign_in(
         &self,
-        _username: &str,
-        _secret: &Secret,
+        username: &str,
+        secret: &Secret,
     ) -> Result<(SignedIn, Option<Credits>), Refusal> {
-        Err(Refusal::BadCredential)
+        let metrics = &self.0.tools.metrics;
+        // A name that cannot be one is looked up like any other, so that the time tells nothing.
+        let username = Username::parse(username)
+            .or_else(|_| Username::parse("-"))
+            .map_err(|_| Refusal::BadCredential)?;
+        let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
+            tracing::error!(%error, "sign-in could not be checked");
+            metrics.sign_in(SignInResult::Unavailable);
+            Refusal::StoreUnavailable
+        })?;
+        match standing {
+            Some(standing) if standing.secret_hash.matches(secret) && !standing.is_revoked => {
+                metrics.sign_in(SignInResult::Accepted);
+                let available = standing.account.available_credits();
+                Ok((SignedIn { customer_id: standing.customer_id, username }, available))
+            }
+            _ => {
+                metrics.sign_in(SignInResult::Refused);
+                Err(Refusal::BadCredential)
+            }
+        }
     }
 
     /// The checks at MAIL: credential still good, customer not suspended, sender
     /// allowed, credit there.
-    pub async fn begin(&self, _who: &SignedIn, _reverse_path: &ReversePath) -> Result<(), Refusal> {
-        Err(Refusal::StoreUnavailable)
+    pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<(), Refusal> {
+        self.counted(self.try_begin(who, reverse_path).await)
     }
 
     /// The check at RCPT: whether a configured road can carry the address.
-    pub fn check_recipient(&self, _recipient: &Mailbox) -> Result<(), Refusal> {
-        Ok(())
+    pub fn check_recipient(&self, recipient: &Mailbox) -> Result<(), Refusal> {
+        if recipient.fits_ascii() || self.0.tools.routing.carries_smtputf8() {
+            return Ok(());
+        }
+        self.counted(Err(Refusal::AddressNotCarried { address: recipient.clone() }))
     }
 
     /// Takes the message in. When this returns `Ok`, it is committed and fsynced.
-    pub async fn submit(&self, _who: &SignedIn, _submitted: Submitted) -> Result<Accepted, Refusal> {
-        Err(Refusal::StoreUnavailable)
+    pub async fn submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
+        self.counted(self.try_submit(who, submitted).await)
     }
+
+    fn counted<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Err(refusal) = &result {
+            self.0.tools.metrics.submission_refused(refusal);
+        }
+        result
+    }
+
+    async fn try_begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<(), Refusal> {
+        let standing = self.standing(who).await?;
+        if let Some(sender) = reverse_path.mailbox() {
+            self.check_sender(&standing.senders, sender)?;
+            if !sender.fits_ascii() && !self.0.tools.routing.carries_smtputf8() {
+                return Err(Refusal::AddressNotCarried { address: sender.clone() });
+            }
+        }
+        self.0.tools.billing.check_credit(&standing.customer_id, &standing.account, Credits::ONE).await
+    }
+
+    async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
+        let standing = self.0.tools.store.standing(&who.username).await.map_err(unavailable)?;
+        let standing = standing.filter(|s| !s.is_revoked).ok_or(Refusal::BadCredential)?;
+        match &standing.suspended_reason {
+            Some(reason) => Err(Refusal::Suspended { reason: reason.clone() }),
+            None => Ok(standing),
+        }
+    }
+
+    fn check_sender(&self, senders: &[SenderPattern], sender: &Mailbox) -> Result<(), Refusal> {
+        let is_allowed =
+            self.0.policy == SenderPolicy::Any || senders.iter().any(|pattern| pattern.matches(sender));
+        if is_allowed { Ok(()) } else { Err(Refusal::SenderNotAllowed { address: sender.to_string() }) }
+    }
+
+    async fn try_submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
+        let now = self.0.tools.clock.now();
+        let inspection = self.inspect(&submitted)?;
+        if self.0.policy == SenderPolicy::Listed {
+            let senders = self.0.tools.store.senders(&who.customer_id).await.map_err(unavailable)?;
+            inspection.from.iter().try_for_each(|from| self.check_sender(&senders, from))?;
+        }
+        let acceptance = self.acceptance(who, submitted, &inspection, now)?;
+        self.accept(acceptance).await
+    }
+
+    fn inspect(&self, submitted: &Submitted) -> Result<Inspection, Refusal> {
+        if submitted.bytes.len() > self.0.max_message_bytes {
+            return Err(Refusal::TooLarge { limit_bytes: self.0.max_message_bytes });
+        }
+        if submitted.envelope.recipients().len() > self.0.max_recipients {
+            return Err(Refusal::TooManyRecipients { limit: self.0.max_recipients });
+        }
+        let inspection =
+            inspect(&submitted.bytes).map_err(|e| Refusal::Unacceptable { what: e.to_string() })?;
+        if inspection.received > MAX_RECEIVED {
+            return Err(Refusal::Looping);
+        }
+        Ok(inspection)
+    }
+
+    fn acceptance(
+        &self,
+        who: &SignedIn,
+        submitted: Submitted,
+        inspection: &Inspection,
+        now: Timestamp,
+    ) -> Result<Acceptance, Refusal> {
+        let message_id = new_message_id(now);
+        let stamp =
+            Stamp { hostname: &self.0.hostname, now, message_id: &message_id, arrival: &submitted.arrival };
+        let bytes = Bytes::from(prepare(&submitted.bytes, inspection, &stamp));
+        let recipients = submitted.envelope.recipients();
+        let parts = self
+            .0
+            .tools
+            .routing
+            .parts(&message_id, &bytes, recipients)
+            .map_err(|reason| Refusal::Unacceptable { what: reason.what })?;
+        let price = self.0.unit.price(recipients.len());
+        Ok(Acceptance {
+            message_id,
+            customer_id: who.customer_id.clone(),
+            username: Some(who.username.clone()),
+            kind: Kind::Submission,
+            reverse_path: submitted.envelope.reverse_path().clone(),
+            header_from: inspection.from.first().map(ToString::to_string).unwrap_or_default(),
+            subject: inspection.subject.clone(),
+            bytes,
+            unit: self.0.unit,
+            price: price.ok_or(Refusal::TooManyRecipients { limit: self.0.max_recipients })?,
+            accepted_at: now,
+            lifetime: self.0.tools.routing.lifetime(),
+            parts,
+            lease_until: None,
+        })
+    }
+
+    async fn accept(&self, mut acceptance: Acceptance) -> Result<Accepted, Refusal> {
+        let Tools { store, billing, handover, metrics, .. } = &self.0.tools;
+        let road = acceptance.parts.first().map(|part| part.road);
+        let room =
+            road.and_then(|road| handover.reserve(road, acceptance.bytes.len(), acceptance.parts.len()));
+        acceptance.lease_until =
+            room.as_ref().and_then(|_| acceptance.accepted_at.checked_add(self.0.lease).ok());
+        let mut answer = store.accept(acceptance.clone()).await.map_err(unavailable)?;
+        if answer == accept::Accepted::OutOfCredit {
+            // A race was lost, or Dodo knows of a top-up that we do not: look once.
+            billing.check_credit_live(&acceptance.customer_id, acceptance.price).await?;
+            answer = store.accept(acceptance.clone()).await.map_err(unavailable)?;
+        }
+        let available = match answer {
+            accept::Accepted::Yes { available, low } => {
+                if low {
+                    billing.low_balance(&acceptance.customer_id, available);
+                }
+                available
+            }
+            accept::Accepted::OutOfCredit => return Err(billing.out_of_credit()),
+            accept::Accepted::BalanceUnknown => return Err(Refusal::BillingUnknown),
+            accept::Accepted::Suspended(reason) => return Err(Refusal::Suspended { reason }),
+            accept::Accepted::Revoked => return Err(Refusal::BadCredential),
+        };
+        metrics.message_accepted();
+        log_accepted(&acceptance, available);
+        let message_id = acceptance.message_id.clone();
+        if let Some(room) = room {
+            hand_over(handover, acceptance, &room);
+        }
+        Ok(Accepted { message_id, available })
+    }
+}
+
+fn log_accepted(acceptance: &Acceptance, available: Option<Credits>) {
+    tracing::info!(
+        message_id = %acceptance.message_id,
+        customer_id = %acceptance.customer_id,
+        username = acceptance.username.as_ref().map(Username::as_str),
+        recipients = acceptance.parts.iter().map(|part| part.recipients.len()).sum::<usize>(),
+        bytes = acceptance.bytes.len(),
+        available = available.map(Credits::get),
+        "message accepted"
+    );
+}
+
+/// The parts, leased in the insert, go to delivery without a look at the database.
+fn hand_over(handover: &Handover, acceptance: Acceptance, room: &Room) {
+    let expires_at = acceptance.accepted_at.checked_add(acceptance.lifetime).unwrap_or(Timestamp::MAX);
+    for (part_no, part) in (0..).zip(acceptance.parts) {
+        let leased = LeasedPart {
+            message_id: acceptance.message_id.clone(),
+            part_no,
+            customer_id: acceptance.customer_id.clone(),
+            kind: acceptance.kind,
+            road: part.road,
+            attempt: 1,
+            key_no: 0,
+            first_try_at: acceptance.accepted_at,
+            unknown: false,
+            request_hash: part.request_hash,
+            reverse_path: acceptance.reverse_path.clone(),
+            recipients: part.recipients,
+            accepted_at: acceptance.accepted_at,
+            expires_at,
+            bytes: acceptance.bytes.clone(),
+        };
+        handover.hand(leased, room.clone());
+    }
+}
+
+fn unavailable(error: crate::store::StoreError) -> Refusal {
+    tracing::error!(%error, "a submission is refused because the store is not available");
+    Refusal::StoreUnavailable
 }

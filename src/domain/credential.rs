@@ -8,6 +8,8 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::digest::hex;
+
 /// A secret in clear. Exists while it is shown or checked; `Debug` hides it.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -24,7 +26,7 @@ impl Secret {
 
     /// A new secret from 32 octets of randomness: 64 hexadecimal digits.
     pub fn generate(entropy: [u8; 32]) -> Self {
-        Self(entropy.iter().map(|b| format!("{b:02x}")).collect())
+        Self(hex(&entropy))
     }
 
     /// The secret itself, to show it this once.

@@ -6,6 +6,8 @@ use std::fmt;
 use jiff::Timestamp;
 use uuid::Builder;
 
+use super::digest::hex;
+
 /// Why a text is not an identifier of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a valid {1}: use 1 to {MAX_ID_OCTETS} letters, digits, '_', '-', '.', '@' or '+'")]
@@ -115,8 +117,7 @@ impl EntryId {
 impl Username {
     /// A new username; the customer's id is not in it, since usernames are shown around.
     pub fn generate(entropy: Entropy) -> Self {
-        let hex: String = entropy.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Self(format!("pm-{hex}"))
+        Self(format!("pm-{}", hex(entropy.first_chunk::<8>().unwrap_or(&[0; 8]))))
     }
 }
 

@@ -20,7 +20,7 @@
 use jiff::Timestamp;
 
 /// The road a part takes; fixed when the message is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Road {
     /// Resend's HTTP API.

@@ -8,8 +8,10 @@
 pub mod account;
 pub mod address;
 pub mod answer;
+pub mod arrival;
 pub mod credential;
 pub mod credits;
+pub mod digest;
 pub mod envelope;
 pub mod ids;
 pub mod message;

@@ -10,8 +10,8 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::tz::TimeZone;
 
 use super::inspect::Inspection;
+use crate::domain::arrival::Arrival;
 use crate::domain::ids::MessageId;
-use crate::submission::Arrival;
 
 /// What a message is stamped with.
 #[derive(Debug, Clone, Copy)]

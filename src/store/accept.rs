@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
 
@@ -18,6 +17,7 @@ use super::{Store, StoreError, changed, json, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credits::{Credits, Unit};
+use crate::domain::digest::sha256_hex;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::message::Road;
 
@@ -286,18 +286,13 @@ impl<'a> MessageRow<'a> {
             &a.header_from,
             a.subject.as_deref(),
             a.bytes.len(),
-            body_hash(&a.bytes),
+            sha256_hex(&a.bytes),
             unit,
             a.price.to_i64(),
             millis(a.accepted_at),
             millis(a.accepted_at).saturating_add(lifetime),
         )
     }
-}
-
-/// SHA-256 of a message's bytes in hexadecimal; `audit` compares it with what lies in `body`.
-pub(super) fn body_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 async fn insert_parts(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {

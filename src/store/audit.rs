@@ -8,8 +8,8 @@
 
 use sqlx::{Connection, Row, SqliteConnection};
 
-use super::accept::body_hash;
 use super::{Store, StoreError};
+use crate::domain::digest::sha256_hex;
 
 /// Something that does not add up.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -271,7 +271,7 @@ async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, Store
         let chunks: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
         let bytes = chunks.concat();
         let same_size = i64::try_from(bytes.len()).is_ok_and(|len| len == size);
-        let is_whole = same_size && body_hash(&bytes) == hash;
+        let is_whole = same_size && sha256_hex(&bytes) == hash;
         if !chunks.is_empty() && !is_whole {
             let problem = "its octets are not those that were accepted";
             findings.push(Finding { table: "body", row: message_id, problem });

@@ -1,0 +1,265 @@
+//! Delivery: parts leave, and what became of them is written down.
+//!
+//! Two sources feed the workers: the handover (what was just accepted, in memory)
+//! and the poller (what the database says is due). Both take a place among a
+//! bounded number of attempts. Every part in our hands is leased; one task renews
+//! all leases together. This room must not know SMTP submission, HTTP, Dodo.
+
+mod bounce;
+pub mod gates;
+mod leases;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::billing::Billing;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::message::Road;
+use crate::domain::retry::RetrySchedule;
+use crate::handover::{Handed, Handover};
+use crate::mime::address_list::NamedMailbox;
+use crate::routing::Routing;
+use crate::store::queue::DuePart;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstreams;
+use gates::Gates;
+use leases::Leases;
+
+/// How often the database is asked for what is due.
+const POLL: Duration = Duration::from_millis(500);
+/// Parts asked for at once.
+const PAGE: u32 = 64;
+/// How long a failed look at the database waits.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+
+/// What delivery works with.
+#[derive(Debug)]
+pub struct Tools {
+    /// The database.
+    pub store: Store,
+    /// The upstreams.
+    pub upstreams: Upstreams,
+    /// Who is told that credits were captured.
+    pub billing: Billing,
+    /// Room in memory.
+    pub handover: Handover,
+    /// The roads, for bounces.
+    pub routing: Routing,
+    /// The time.
+    pub clock: Clock,
+    /// The counters.
+    pub metrics: Metrics,
+    /// The owner of what runs in the background.
+    pub tasks: TaskTracker,
+    /// The soft stop.
+    pub stop: CancellationToken,
+}
+
+/// What delivery is told by the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Attempts at the same time.
+    pub max_concurrency: usize,
+    /// `queue.retry_min_s` and `queue.retry_max_s`.
+    pub schedule: RetrySchedule,
+    /// `queue.lease_s`.
+    pub lease: Duration,
+    /// The name and address that bounces come from.
+    pub notices_from: NamedMailbox,
+    /// `smtp.hostname`.
+    pub hostname: String,
+}
+
+impl Settings {
+    /// The settings of this configuration.
+    pub fn new(config: &Config, notices_from: NamedMailbox) -> Self {
+        Self {
+            max_concurrency: config.upstream.max_concurrency,
+            schedule: RetrySchedule {
+                min: Duration::from_secs(config.queue.retry_min_s),
+                max: Duration::from_secs(config.queue.retry_max_s),
+            },
+            lease: Duration::from_secs(config.queue.lease_s),
+            notices_from,
+            hostname: config.smtp.hostname.clone(),
+        }
+    }
+}
+
+/// The delivery room.
+#[derive(Debug, Clone)]
+pub struct Delivery(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tools: Tools,
+    settings: Settings,
+    gates: Gates,
+    leases: Leases,
+    places: Arc<Semaphore>,
+}
+
+impl Delivery {
+    /// The delivery room; nothing runs until [`Delivery::start`].
+    pub fn new(tools: Tools, settings: Settings) -> Self {
+        let places = Arc::new(Semaphore::new(settings.max_concurrency));
+        let (gates, leases) = (Gates::default(), Leases::default());
+        Self(Arc::new(Inner { tools, settings, gates, leases, places }))
+    }
+
+    /// Takes back what an earlier process left behind, and starts to deliver.
+    pub async fn start(&self, handed: mpsc::UnboundedReceiver<Handed>) -> Result<(), StoreError> {
+        let Tools { store, clock, tasks, .. } = &self.0.tools;
+        let lapsed = store.lapse_all(clock.now()).await?;
+        if lapsed > 0 {
+            tracing::info!(parts = lapsed, "an earlier process left parts under way; they are sent again");
+        }
+        self.load_gates().await?;
+        tasks.spawn(self.clone().take_handed(handed));
+        tasks.spawn(self.clone().poll());
+        tasks.spawn(self.clone().renew_leases());
+        Ok(())
+    }
+
+    /// Works through what submission hands over.
+    async fn take_handed(self, mut handed: mpsc::UnboundedReceiver<Handed>) {
+        let stop = self.0.tools.stop.clone();
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                next = handed.recv() => next,
+            };
+            let Some(handed) = next else { return };
+            let lease = self.0.leases.hold(&handed.part);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    self.give_back(&handed.part).await;
+                    break;
+                }
+                place = self.place() => self.spawn(handed, lease, place),
+            }
+        }
+        // What nobody has begun to send goes back into the queue.
+        handed.close();
+        while let Ok(handed) = handed.try_recv() {
+            self.give_back(&handed.part).await;
+        }
+    }
+
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.places).acquire_owned().await.ok()
+    }
+
+    fn spawn(&self, handed: Handed, lease: leases::Lease, place: Option<OwnedSemaphorePermit>) {
+        let delivery = self.clone();
+        self.0.tools.tasks.spawn(async move {
+            delivery.deliver(&handed.part, &lease).await;
+            drop((handed.room, place));
+        });
+    }
+
+    /// Works through what the database says is due.
+    async fn poll(self) {
+        let stop = self.0.tools.stop.clone();
+        loop {
+            let (is_more, wait) = match self.poll_once().await {
+                Ok(found) => (found, POLL),
+                Err(error) => {
+                    tracing::error!(%error, "the queue could not be read");
+                    (false, STORE_WAIT)
+                }
+            };
+            if is_more && !stop.is_cancelled() {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes one page of what is due; whether there may be more.
+    async fn poll_once(&self) -> Result<bool, StoreError> {
+        let Tools { store, clock, stop, .. } = &self.0.tools;
+        let now = clock.now();
+        let lapsed = store.lapse_expired(now).await?;
+        if lapsed > 0 {
+            tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
+        }
+        let mut is_more = false;
+        let (open, probing) = self.0.gates.passable(now);
+        let due = if open.is_empty() { Vec::new() } else { store.due(now, &open, PAGE).await? };
+        is_more |= u32::try_from(due.len()).is_ok_and(|len| len == PAGE);
+        for part in due {
+            if stop.is_cancelled() {
+                return Ok(false);
+            }
+            self.take_due(&part).await?;
+        }
+        for road in probing {
+            self.probe(road).await?;
+        }
+        Ok(is_more)
+    }
+
+    async fn take_due(&self, due: &DuePart) -> Result<(), StoreError> {
+        let Tools { store, clock, handover, stop, .. } = &self.0.tools;
+        let waited = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            waited = async { (self.place().await, handover.room(due.size).await) } => waited,
+        };
+        let (place, Some(room)) = waited else { return Ok(()) };
+        let now = clock.now();
+        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        if let Some(part) = store.lease(due, now, until).await? {
+            let lease = self.0.leases.hold(&part);
+            self.spawn(Handed { part, room }, lease, place);
+        }
+        Ok(())
+    }
+
+    /// Sends one part through a closed gate, and waits to see.
+    async fn probe(&self, road: Road) -> Result<(), StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let now = clock.now();
+        let Some(due) = store.due(now, &[road], 1).await?.pop() else { return Ok(()) };
+        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        if let Some(part) = store.lease(&due, now, until).await? {
+            let lease = self.0.leases.hold(&part);
+            self.deliver(&part, &lease).await;
+        }
+        Ok(())
+    }
+
+    async fn renew_leases(self) {
+        let Tools { store, clock, stop, .. } = &self.0.tools;
+        let lease = self.0.settings.lease;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return self.renew_until_idle().await,
+                () = tokio::time::sleep(lease / 3) => {}
+            }
+            self.0.leases.renew(store, clock, lease).await;
+        }
+    }
+
+    /// After the soft stop: while attempts finish, their leases are still ours.
+    async fn renew_until_idle(&self) {
+        let Tools { store, clock, .. } = &self.0.tools;
+        while !self.0.leases.is_empty() {
+            self.0.leases.renew(store, clock, self.0.settings.lease).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

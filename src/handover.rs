@@ -1,0 +1,118 @@
+//! The short way: what submission has just accepted goes to delivery in memory.
+//!
+//! The accepting process already holds the bytes, so it leases the parts in the
+//! insert and hands them over; the database is read only after a restart, for
+//! retries, or when there is no room here. Room is bounded in octets and in parts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::domain::message::Road;
+use crate::store::queue::LeasedPart;
+
+/// Parts that may wait here at most; their leases are all renewed together.
+const MAX_PARTS: usize = 2048;
+/// The unit in which octets are counted, so that a large budget fits a semaphore.
+const GRAIN: usize = 1024;
+
+/// A part in memory, with the room that it takes; the room is free again when it is dropped.
+#[derive(Debug)]
+pub struct Handed {
+    /// The part, leased.
+    pub part: LeasedPart,
+    /// Its room.
+    pub room: Room,
+}
+
+/// Room for one message's octets, shared by its parts.
+#[derive(Debug, Clone)]
+pub struct Room {
+    _octets: Arc<OwnedSemaphorePermit>,
+    _slot: Arc<OwnedSemaphorePermit>,
+}
+
+/// The side that submission holds.
+#[derive(Debug, Clone)]
+pub struct Handover {
+    parts: mpsc::UnboundedSender<Handed>,
+    octets: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
+    resend_open: Arc<AtomicBool>,
+    smtp_open: Arc<AtomicBool>,
+}
+
+impl Handover {
+    /// A handover with room for `max_bytes` octets, and the side that delivery holds.
+    pub fn new(max_bytes: usize) -> (Self, mpsc::UnboundedReceiver<Handed>) {
+        let (parts, handed) = mpsc::unbounded_channel();
+        let octets = Arc::new(Semaphore::new((max_bytes / GRAIN).min(Semaphore::MAX_PERMITS)));
+        let slots = Arc::new(Semaphore::new(MAX_PARTS));
+        let open = || Arc::new(AtomicBool::new(true));
+        (Self { parts, octets, slots, resend_open: open(), smtp_open: open() }, handed)
+    }
+
+    /// Room for a message of `bytes` octets in `parts` parts that leaves by `road`;
+    /// `None`: there is none now, or the road's gate is closed, and it waits in the database.
+    pub fn reserve(&self, road: Road, bytes: usize, parts: usize) -> Option<Room> {
+        if !self.gate(road).load(Ordering::Relaxed) {
+            return None;
+        }
+        let slots = u32::try_from(parts).ok()?;
+        let octets = Arc::clone(&self.octets).try_acquire_many_owned(grains(bytes)?).ok()?;
+        let slot = Arc::clone(&self.slots).try_acquire_many_owned(slots).ok()?;
+        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+    }
+
+    /// Room for a message that was read back from the database; waits for it.
+    pub async fn room(&self, bytes: usize) -> Option<Room> {
+        let octets = Arc::clone(&self.octets).acquire_many_owned(grains(bytes)?).await.ok()?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+    }
+
+    /// Hands a leased part over. If delivery has stopped, the lease lapses.
+    pub fn hand(&self, part: LeasedPart, room: Room) {
+        let _ = self.parts.send(Handed { part, room });
+    }
+
+    /// Tells submission that a road's gate was opened or closed.
+    pub fn set_open(&self, road: Road, open: bool) {
+        self.gate(road).store(open, Ordering::Relaxed);
+    }
+
+    fn gate(&self, road: Road) -> &AtomicBool {
+        match road {
+            Road::Resend => &self.resend_open,
+            Road::Smtp => &self.smtp_open,
+        }
+    }
+}
+
+fn grains(bytes: usize) -> Option<u32> {
+    u32::try_from(bytes.div_ceil(GRAIN).max(1)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_bounded_and_comes_back() {
+        let (handover, _handed) = Handover::new(10 * GRAIN);
+        let room = handover.reserve(Road::Smtp, 8 * GRAIN, 1);
+        assert!(room.is_some());
+        assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_none(), "over budget");
+        drop(room);
+        assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_some());
+    }
+
+    #[test]
+    fn a_closed_gate_takes_nothing_in_memory() {
+        let (handover, _handed) = Handover::new(10 * GRAIN);
+        handover.set_open(Road::Resend, false);
+        assert!(handover.reserve(Road::Resend, 1, 1).is_none());
+        assert!(handover.reserve(Road::Smtp, 1, 1).is_some());
+    }
+}

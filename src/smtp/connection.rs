@@ -1,0 +1,352 @@
+//! One connection: does what the session says, and feeds it the answers.
+//!
+//! Everything that waits is here: for octets, for a handshake, for
+//! [`Submission`]. Each wait is bounded, and each ends early and politely when the
+//! server stops; only a message whose body is arriving is finished first. A body is
+//! kept in memory within a budget that all connections share; what does not fit is
+//! read to its true end and refused. What this must not know: what any command or
+//! reply means.
+
+mod body;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use rustls::{CipherSuite, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{OutOfCreditReply, Smtp};
+use crate::domain::refusal::Refusal;
+use crate::submission::{Arrival, Submission, Submitted};
+
+use super::line::{Expected, Flaw, Framed, Framer};
+use super::reply::Reply;
+use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
+use super::stream::{Alarm, Interrupted, OnStop, Stream};
+
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The unit in which the memory budget is counted, in octets.
+const KIB: usize = 1 << 10;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) rules: Rules,
+    submission: Submission,
+    /// KiB of bodies that may be in memory.
+    arriving: Arc<Semaphore>,
+    idle: Duration,
+    data: Duration,
+    unauthenticated: Duration,
+}
+
+impl Server {
+    /// A server by its configuration, handing messages to `submission`.
+    pub fn new(config: &Smtp, out_of_credit_reply: OutOfCreditReply, submission: Submission) -> Arc<Self> {
+        let budget_kib = (config.max_bytes_arriving / KIB).min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            rules: Rules {
+                hostname: config.hostname.clone(),
+                max_message_bytes: config.max_message_bytes,
+                max_recipients: config.max_recipients,
+                max_errors: config.max_errors,
+                out_of_credit_reply,
+            },
+            submission,
+            arriving: Arc::new(Semaphore::new(budget_kib)),
+            idle: Duration::from_secs(config.idle_timeout_s),
+            data: Duration::from_secs(config.data_timeout_s),
+            unauthenticated: Duration::from_secs(config.unauthenticated_timeout_s),
+        })
+    }
+}
+
+/// How a connection begins.
+#[derive(Clone)]
+pub enum Opening {
+    /// In clear text; the acceptor is for STARTTLS.
+    StartTls(TlsAcceptor),
+    /// With a TLS handshake (RFC 8314 §3.3).
+    Implicit(TlsAcceptor),
+}
+
+/// What a connection did, for its one line in the log.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Messages that were accepted.
+    pub accepted: u64,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The session was over.
+    #[default]
+    Closed,
+    /// The peer went away.
+    Gone,
+    /// A deadline passed.
+    TimedOut,
+    /// The server stops.
+    Stopped,
+    /// The TLS handshake failed.
+    Handshake,
+}
+
+/// Serves one connection to its end.
+pub async fn serve<S>(
+    server: &Server,
+    socket: S,
+    peer: SocketAddr,
+    opening: Opening,
+    stop: &CancellationToken,
+) -> Summary
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let born = Instant::now();
+    let alarm = Alarm::new(stop);
+    let mut visit = Visit { server, peer, tls: None, born, accepted: 0 };
+    let end = match opening {
+        Opening::Implicit(acceptor) => {
+            let step = Session::open(Security::Tls, &server.rules);
+            visit.secure(socket, alarm, &acceptor, step).await
+        }
+        Opening::StartTls(acceptor) => {
+            let step = Session::open(Security::Plain, &server.rules);
+            match Conversation::new(&mut visit, socket, alarm).run(step).await {
+                Outcome::Ended(end) => end,
+                Outcome::Upgrade { socket, alarm, upgrading } => {
+                    let next = Next::Command(upgrading.secured());
+                    visit.secure(socket, alarm, &acceptor, Step { reply: None, next }).await
+                }
+            }
+        }
+    };
+    Summary { accepted: visit.accepted, end }
+}
+
+/// A connection's facts, which outlive its sockets.
+struct Visit<'a> {
+    server: &'a Server,
+    peer: SocketAddr,
+    /// TLS version and cipher suite.
+    tls: Option<String>,
+    born: Instant,
+    accepted: u64,
+}
+
+impl Visit<'_> {
+    /// Makes the handshake and goes on under TLS.
+    async fn secure<S>(&mut self, socket: S, mut alarm: Alarm, acceptor: &TlsAcceptor, step: Step) -> End
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
+            Ok(socket) => socket,
+            Err(Interrupted::Stopping) => return End::Stopped,
+            Err(Interrupted::TimedOut) => return End::TimedOut,
+            Err(Interrupted::Gone) => return End::Handshake,
+        };
+        let (_, tls) = socket.get_ref();
+        let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
+        self.tls = Some(described(tls.protocol_version(), suite));
+        match Conversation::new(self, socket, alarm).run(step).await {
+            Outcome::Ended(end) => end,
+            // No state under TLS leads to another handshake.
+            Outcome::Upgrade { .. } => End::Closed,
+        }
+    }
+}
+
+/// `TLSv1.3 TLS_AES_256_GCM_SHA384`, for the Received header.
+fn described(version: Option<ProtocolVersion>, suite: Option<CipherSuite>) -> String {
+    let version = match version {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLS",
+    };
+    match suite.as_ref().and_then(CipherSuite::as_str) {
+        // rustls marks the suites of TLS 1.3 with a prefix that IANA's names lack.
+        Some(suite) => format!("{version} {}", suite.replacen("TLS13_", "TLS_", 1)),
+        None => version.to_owned(),
+    }
+}
+
+/// A session on one socket.
+struct Conversation<'v, 'a, S> {
+    visit: &'v mut Visit<'a>,
+    stream: Stream<S>,
+    framer: Framer,
+    /// The share of the memory budget that the message in hand takes.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+/// How a conversation on one socket ends.
+enum Outcome<S> {
+    Ended(End),
+    Upgrade { socket: S, alarm: Alarm, upgrading: Upgrading },
+}
+
+impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
+    fn new(visit: &'v mut Visit<'a>, socket: S, alarm: Alarm) -> Self {
+        Self { visit, stream: Stream::new(socket, alarm), framer: Framer::default(), held: None }
+    }
+
+    async fn run(mut self, mut step: Step) -> Outcome<S> {
+        loop {
+            if let Some(reply) = &step.reply {
+                reply.render(&mut self.stream.output);
+            }
+            let advanced = match step.next {
+                Next::Close => {
+                    self.stream.close().await;
+                    return Outcome::Ended(End::Closed);
+                }
+                Next::Handshake(upgrading) if self.stream.input.is_empty() => {
+                    return self.upgrade(upgrading).await;
+                }
+                next => self.advance(next).await,
+            };
+            step = match advanced {
+                Ok(step) => step,
+                Err(interrupted) => return self.interrupted(interrupted).await,
+            };
+        }
+    }
+
+    /// Does what the session waits for, and brings it the answer.
+    async fn advance(&mut self, next: Next) -> Result<Step, Interrupted> {
+        let server = self.visit.server;
+        let rules = &server.rules;
+        match next {
+            Next::Command(session) => {
+                let deadline = self.deadline(session.is_signed_in());
+                let take = |line: Result<&[u8], Flaw>| match line {
+                    Ok(line) => session.command(line, rules),
+                    Err(flaw) => session.flawed(flaw, rules),
+                };
+                self.line(Expected::Command, deadline, take).await
+            }
+            Next::Response(authenticating) => {
+                let deadline = self.deadline(false);
+                let take = |line: Result<&[u8], Flaw>| match line {
+                    Ok(line) => authenticating.response(line, rules),
+                    Err(flaw) => authenticating.flawed(flaw, rules),
+                };
+                self.line(Expected::SaslResponse, deadline, take).await
+            }
+            Next::Handshake(upgrading) => Ok(upgrading.pipelined()),
+            Next::SignIn(signing_in) => Ok(self.sign_in(signing_in).await),
+            Next::Begin(beginning) => {
+                let answer = server.submission.begin(beginning.who(), beginning.reverse_path()).await;
+                Ok(beginning.answered(answer, rules))
+            }
+            Next::Check(checking) => {
+                let answer = server.submission.check_recipient(checking.recipient());
+                Ok(checking.answered(answer, rules))
+            }
+            Next::Body(receiving) => self.body(receiving).await,
+            Next::Submit(submit) => Ok(self.submit(submit).await),
+            Next::Close => Ok(Step { reply: None, next: Next::Close }),
+        }
+    }
+
+    /// When the next line must be complete.
+    fn deadline(&self, signed_in: bool) -> Instant {
+        let server = self.visit.server;
+        let idle = Instant::now() + server.idle;
+        if signed_in { idle } else { idle.min(self.visit.born + server.unauthenticated) }
+    }
+
+    /// Waits for a line, or for the certainty that it is flawed.
+    async fn line(
+        &mut self,
+        expected: Expected,
+        deadline: Instant,
+        take: impl FnOnce(Result<&[u8], Flaw>) -> Step,
+    ) -> Result<Step, Interrupted> {
+        self.stream.flush_if_much().await?;
+        loop {
+            let (step, consumed) = match self.framer.next(&self.stream.input, expected) {
+                Framed::Line { text, consumed } => (take(Ok(text)), consumed),
+                Framed::Flawed { flaw, consumed } => (take(Err(flaw)), consumed),
+                Framed::Partial { consumed: 0 } => {
+                    self.stream.read(deadline, OnStop::Interrupt).await?;
+                    continue;
+                }
+                Framed::Partial { consumed } => {
+                    self.stream.input.advance(consumed);
+                    continue;
+                }
+            };
+            self.stream.input.advance(consumed);
+            return Ok(step);
+        }
+    }
+
+    async fn sign_in(&mut self, signing_in: SigningIn) -> Step {
+        let server = self.visit.server;
+        self.stream.narrow();
+        let answer = server.submission.sign_in(signing_in.username(), signing_in.secret()).await;
+        if matches!(answer, Err(Refusal::BadCredential)) {
+            tracing::info!(peer = %self.visit.peer.ip(), "sign-in failed");
+        }
+        signing_in.answered(answer, &server.rules)
+    }
+
+    async fn submit(&mut self, submit: Submit) -> Step {
+        let server = self.visit.server;
+        let Submit { envelope, bytes, submitting } = submit;
+        let arrival = Arrival {
+            protocol: "ESMTPSA",
+            peer: self.visit.peer,
+            helo: Some(submitting.helo().to_owned()),
+            tls: self.visit.tls.clone(),
+        };
+        let submitted = Submitted { envelope, bytes, arrival };
+        let answer = server.submission.submit(submitting.who(), submitted).await;
+        self.held = None;
+        if answer.is_ok() {
+            self.visit.accepted += 1;
+        }
+        submitting.answered(&answer, &server.rules)
+    }
+
+    async fn upgrade(mut self, upgrading: Upgrading) -> Outcome<S> {
+        upgrading.offer().render(&mut self.stream.output);
+        match self.stream.flush().await {
+            Ok(()) => {
+                let (socket, alarm) = self.stream.into_parts();
+                Outcome::Upgrade { socket, alarm, upgrading }
+            }
+            Err(interrupted) => self.interrupted(interrupted).await,
+        }
+    }
+
+    /// Says why it is over, if there is anybody to hear it.
+    async fn interrupted(mut self, interrupted: Interrupted) -> Outcome<S> {
+        let (reply, end) = match interrupted {
+            Interrupted::Gone => return Outcome::Ended(End::Gone),
+            Interrupted::TimedOut => (Reply::idle(), End::TimedOut),
+            Interrupted::Stopping => (Reply::shutting_down(), End::Stopped),
+        };
+        reply.render(&mut self.stream.output);
+        self.stream.close().await;
+        Outcome::Ended(end)
+    }
+}
+
+#[cfg(test)]
+mod tests;

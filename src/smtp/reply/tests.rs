@@ -1,0 +1,74 @@
+use crate::domain::address::Mailbox;
+
+use super::*;
+
+fn wire(reply: &Reply) -> String {
+    let mut out = Vec::new();
+    reply.render(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn p9_every_refusal_has_its_codes_and_its_reason() {
+    let mailbox = Mailbox::parse("a@b.example").unwrap();
+    let url = "https://meter.example/".to_owned();
+    let table = [
+        (Refusal::BadCredential, "535 5.7.8 "),
+        (Refusal::Suspended { reason: "spam".into() }, "550 5.7.1 Account suspended: spam"),
+        (
+            Refusal::SenderNotAllowed { address: "x@y.example".into() },
+            "550 5.7.1 x@y.example is not a sender of this account",
+        ),
+        (Refusal::SenderNotAllowed { address: String::new() }, "550 5.7.1 The From header is not a sender"),
+        (
+            Refusal::OutOfCredit { top_up_url: url.clone() },
+            "452 4.7.1 No email credits remaining, top up at https://meter.example/",
+        ),
+        (Refusal::BillingUnknown, "451 4.3.0 "),
+        (Refusal::Suppressed { recipient: mailbox.clone() }, "550 5.1.1 a@b.example "),
+        (Refusal::AddressNotCarried { address: mailbox }, "550 5.6.7 "),
+        (Refusal::TooManyRecipients { limit: 50 }, "452 4.5.3 "),
+        (Refusal::TooLarge { limit_bytes: 9 }, "552 5.3.4 Message is larger than 9 octets"),
+        (Refusal::TooFast { retry_after_s: 3 }, "450 4.7.0 Sending too fast, try again in 3 seconds"),
+        (Refusal::Unacceptable { what: "No From header".into() }, "554 5.6.0 No From header"),
+        (Refusal::Looping, "554 5.4.6 "),
+        (Refusal::KeyReused, "554 5.5.4 "),
+        (Refusal::StoreUnavailable, "452 4.3.1 "),
+    ];
+    for (refusal, want) in table {
+        let shown = wire(&Reply::refusal(&refusal, OutOfCreditReply::Temporary));
+        assert!(shown.starts_with(want) && shown.ends_with("\r\n"), "{shown}");
+    }
+    let refusal = Refusal::OutOfCredit { top_up_url: url };
+    assert!(wire(&Reply::refusal(&refusal, OutOfCreditReply::Permanent)).starts_with("550 5.7.1 No email"));
+}
+
+#[test]
+fn credits_are_told_when_they_are_known() {
+    let credits = Credits::new(4_231);
+    assert_eq!(wire(&Reply::signed_in(credits)), "235 2.7.0 Authenticated, 4231 email credits available\r\n");
+    assert_eq!(wire(&Reply::signed_in(None)), "235 2.7.0 Authenticated\r\n");
+    let id = MessageId::parse("m1").unwrap();
+    assert_eq!(wire(&Reply::queued(&id, None)), "250 2.0.0 Queued as m1\r\n");
+    assert_eq!(
+        wire(&Reply::queued(&id, Some(Credits::ZERO))),
+        "250 2.0.0 Queued as m1, 0 email credits available\r\n"
+    );
+}
+
+#[test]
+fn p7_nothing_a_client_sends_can_forge_a_reply() {
+    let refusal = Refusal::SenderNotAllowed { address: "a\r\n250 OK\0ü@b\u{7f}".into() };
+    let shown = wire(&Reply::refusal(&refusal, OutOfCreditReply::Temporary));
+    assert_eq!(shown, "550 5.7.1 a??250 OK??@b? is not a sender of this account\r\n");
+    let long =
+        wire(&Reply::refusal(&Refusal::Suspended { reason: "x".repeat(9_000) }, OutOfCreditReply::Temporary));
+    assert!(long.len() <= 512);
+}
+
+#[test]
+fn replies_of_several_lines_are_joined_by_hyphens() {
+    let reply = Reply::ehlo("mx.example", vec!["SIZE 9".into(), "SMTPUTF8".into()]);
+    assert_eq!(wire(&reply), "250-mx.example\r\n250-SIZE 9\r\n250 SMTPUTF8\r\n");
+    assert_eq!(wire(&Reply::challenge("")), "334 \r\n");
+}

@@ -1,0 +1,118 @@
+//! The stages in which a session waits for a command, and what each may do.
+
+use crate::domain::address::Mailbox;
+use crate::domain::envelope::Draft;
+use crate::submission::SignedIn;
+
+use super::super::command;
+use super::super::reply::Reply;
+use super::super::sasl::{self, Mechanism, Progress};
+use super::{
+    Authenticating, Beginning, Checking, Next, Receiving, Rules, Security, Session, SigningIn, Stage, Step,
+};
+
+/// Nobody has said hello.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) security: Security,
+    pub(super) errors: u32,
+}
+
+/// EHLO or HELO came.
+#[derive(Debug)]
+pub(super) struct Greeted {
+    pub(super) security: Security,
+    pub(super) errors: u32,
+    pub(super) helo: String,
+}
+
+/// Signed in, which is possible under TLS only; no message is begun.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) errors: u32,
+    pub(super) helo: String,
+    pub(super) who: SignedIn,
+}
+
+/// MAIL was taken.
+#[derive(Debug)]
+pub(super) struct Mail {
+    pub(super) ready: Ready,
+    pub(super) draft: Draft,
+    pub(super) smtputf8: bool,
+}
+
+macro_rules! is_a_session {
+    ($($stage:ident),*) => {$(
+        impl From<$stage> for Session {
+            fn from(stage: $stage) -> Self {
+                Self(Stage::$stage(stage))
+            }
+        }
+    )*};
+}
+is_a_session!(Connected, Greeted, Ready, Mail);
+
+impl Greeted {
+    pub(super) fn auth(self, mechanism: Mechanism, initial: Option<&str>, rules: &Rules) -> Step {
+        match self.security {
+            Security::Plain => Session::from(self).refuse(Reply::encryption_required(), rules),
+            Security::Tls => self.authenticate(sasl::begin(mechanism, initial), rules),
+        }
+    }
+
+    /// What a step of a SASL exchange leads to.
+    pub(super) fn authenticate(self, progress: Progress, rules: &Rules) -> Step {
+        match progress {
+            Progress::Ask(exchange) => {
+                let challenge = Reply::challenge(exchange.challenge());
+                Step::reply(challenge, Next::Response(Authenticating { greeted: self, exchange }))
+            }
+            Progress::Complete(login) => Step::silent(Next::SignIn(SigningIn { greeted: self, login })),
+            Progress::Failed(failure) => {
+                Session::from(self).refuse(Reply::authentication_failed(failure), rules)
+            }
+        }
+    }
+}
+
+impl Ready {
+    pub(super) fn mail(self, mail: command::Mail, rules: &Rules) -> Step {
+        let limit_bytes = rules.max_message_bytes;
+        let fits = |size| usize::try_from(size).is_ok_and(|size| size <= limit_bytes);
+        if !mail.size.is_none_or(fits) {
+            return Session::from(self).goes_on(Reply::too_large(limit_bytes));
+        }
+        let is_ascii = mail.reverse_path.mailbox().is_none_or(Mailbox::is_ascii);
+        if !is_ascii && !mail.smtputf8 {
+            return Session::from(self).refuse(Reply::smtputf8_needed(), rules);
+        }
+        let command::Mail { reverse_path, smtputf8, .. } = mail;
+        Step::silent(Next::Begin(Beginning { ready: self, reverse_path, smtputf8 }))
+    }
+
+    /// The credential is no longer good: back to before the sign-in.
+    pub(super) fn sign_out(self) -> Greeted {
+        Greeted { security: Security::Tls, errors: self.errors, helo: self.helo }
+    }
+}
+
+impl Mail {
+    pub(super) fn rcpt(self, recipient: Mailbox, rules: &Rules) -> Step {
+        if !recipient.is_ascii() && !self.smtputf8 {
+            return Session::from(self).refuse(Reply::smtputf8_needed(), rules);
+        }
+        Step::silent(Next::Check(Checking { mail: self, recipient }))
+    }
+
+    pub(super) fn data(self, rules: &Rules) -> Step {
+        let Self { ready, draft, smtputf8 } = self;
+        if draft.recipients().is_empty() {
+            return Session::from(Self { ready, draft, smtputf8 }).refuse(Reply::recipient_first(), rules);
+        }
+        match draft.seal() {
+            Some(envelope) => Step::reply(Reply::go_ahead(), Next::Body(Receiving { ready, envelope })),
+            None => Session::from(ready).refuse(Reply::recipient_first(), rules),
+        }
+    }
+}

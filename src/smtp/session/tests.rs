@@ -1,0 +1,348 @@
+use proptest::prelude::*;
+
+use crate::domain::credits::Credits;
+use crate::domain::ids::{CustomerId, MessageId, Username};
+use crate::domain::refusal::Refusal;
+use crate::submission::{Accepted, SignedIn};
+
+use super::super::data::{Body, Flaw as BodyFlaw};
+use super::*;
+
+fn rules() -> Rules {
+    Rules {
+        hostname: "mx.example".to_owned(),
+        max_message_bytes: 1_000,
+        max_recipients: 2,
+        max_errors: 3,
+        out_of_credit_reply: OutOfCreditReply::Temporary,
+    }
+}
+
+fn signed_in() -> SignedIn {
+    SignedIn { customer_id: CustomerId::parse("cus_1").unwrap(), username: Username::parse("pm-1").unwrap() }
+}
+
+/// The world as a test wants it.
+struct World {
+    sign_in: Result<(), Refusal>,
+    begin: Result<(), Refusal>,
+    check: Result<(), Refusal>,
+    submit: Result<(), Refusal>,
+    body: Body,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            sign_in: Ok(()),
+            begin: Ok(()),
+            check: Ok(()),
+            submit: Ok(()),
+            body: Body::Whole(b"x\r\n".to_vec()),
+        }
+    }
+}
+
+/// A session together with what it has said and handed in.
+struct Talk {
+    said: Vec<String>,
+    submitted: usize,
+    next: Next,
+}
+
+impl Talk {
+    fn open(security: Security) -> Self {
+        let step = Session::open(security, &rules());
+        let mut talk = Self { said: Vec::new(), submitted: 0, next: Next::Close };
+        talk.take(step, &World::default());
+        talk
+    }
+
+    /// Plays the world until the client is to speak.
+    fn take(&mut self, mut step: Step, world: &World) {
+        loop {
+            if let Some(reply) = step.reply {
+                let mut out = Vec::new();
+                reply.render(&mut out);
+                self.said.push(String::from_utf8(out).unwrap());
+            }
+            step = match step.next {
+                Next::Handshake(upgrading) => {
+                    let reply = upgrading.offer();
+                    Step::reply(reply, Next::Command(upgrading.secured()))
+                }
+                Next::SignIn(signing_in) => {
+                    let answer = world.sign_in.clone().map(|()| (signed_in(), Credits::new(7)));
+                    signing_in.answered(answer, &rules())
+                }
+                Next::Begin(beginning) => beginning.answered(world.begin.clone(), &rules()),
+                Next::Check(checking) => checking.answered(world.check.clone(), &rules()),
+                Next::Body(receiving) => receiving.ended(world.body.clone(), &rules()),
+                Next::Submit(submit) => {
+                    self.submitted += 1;
+                    let accepted =
+                        Accepted { message_id: MessageId::parse("m1").unwrap(), available: Credits::new(6) };
+                    submit.submitting.answered(&world.submit.clone().map(|()| accepted), &rules())
+                }
+                next @ (Next::Command(_) | Next::Response(_) | Next::Close) => {
+                    self.next = next;
+                    return;
+                }
+            };
+        }
+    }
+
+    fn line(&mut self, line: &[u8], world: &World) {
+        match std::mem::replace(&mut self.next, Next::Close) {
+            Next::Command(session) => self.take(session.command(line, &rules()), world),
+            Next::Response(authenticating) => self.take(authenticating.response(line, &rules()), world),
+            _ => {}
+        }
+    }
+
+    fn last(&self) -> &str {
+        self.said.last().unwrap()
+    }
+}
+
+/// Plays lines and compares the head of each answer.
+fn dialog(security: Security, world: &World, lines: &[(&str, &str)]) -> Talk {
+    let mut talk = Talk::open(security);
+    for (line, want) in lines {
+        talk.line(line.as_bytes(), world);
+        assert!(talk.last().starts_with(want), "{line}: {} instead of {want}", talk.last());
+    }
+    talk
+}
+
+const IN: (&str, &str) =
+    ("AUTH PLAIN AHVzZXIAc2VjcmV0", "235 2.7.0 Authenticated, 7 email credits available\r\n");
+const EHLO: (&str, &str) = ("EHLO c.example", "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n");
+const MAIL: (&str, &str) = ("MAIL FROM:<a@b.example>", "250 2.1.0");
+const RCPT: (&str, &str) = ("RCPT TO:<c@d.example>", "250 2.1.5");
+const QUEUED: (&str, &str) = ("DATA", "250 2.0.0 Queued as m1, 6 email credits available\r\n");
+
+#[test]
+fn a_message_is_taken_after_starttls_and_auth() {
+    let talk = dialog(
+        Security::Plain,
+        &World::default(),
+        &[
+            EHLO,
+            ("STARTTLS", "220 2.0.0"),
+            EHLO,
+            IN,
+            MAIL,
+            RCPT,
+            QUEUED,
+            MAIL,
+            RCPT,
+            QUEUED,
+            ("QUIT", "221 2.0.0"),
+        ],
+    );
+    assert_eq!(talk.said[0], "220 mx.example ESMTP Postmeter\r\n");
+    assert_eq!(talk.submitted, 2);
+    assert!(matches!(talk.next, Next::Close));
+}
+
+#[test]
+fn ehlo_offers_auth_under_tls_and_starttls_before() {
+    let plain = dialog(Security::Plain, &World::default(), &[EHLO]);
+    assert!(plain.last().ends_with("250-LIMITS RCPTMAX=2\r\n250 STARTTLS\r\n"));
+    assert!(!plain.last().contains("AUTH"));
+    let tls = dialog(Security::Tls, &World::default(), &[EHLO]);
+    assert!(tls.last().ends_with("250 AUTH PLAIN LOGIN\r\n"));
+    assert!(!tls.last().contains("STARTTLS"));
+}
+
+#[test]
+fn commands_out_of_turn_are_told_what_comes_first() {
+    let world = World::default();
+    let auth = "AUTH PLAIN AHVzZXIAc2VjcmV0";
+    let mail = MAIL.0;
+    dialog(Security::Plain, &world, &[(mail, "503 5.5.1"), (auth, "538 5.7.11"), ("DATA", "503 5.5.1")]);
+    dialog(
+        Security::Plain,
+        &world,
+        &[EHLO, (mail, "530 5.7.0"), (auth, "538 5.7.11"), (RCPT.0, "503 5.5.1")],
+    );
+    dialog(
+        Security::Tls,
+        &world,
+        &[(auth, "503 5.5.1"), EHLO, (mail, "530 5.7.0"), ("STARTTLS", "503 5.5.1")],
+    );
+    dialog(
+        Security::Tls,
+        &world,
+        &[EHLO, IN, (auth, "503 5.5.1"), (RCPT.0, "503 5.5.1"), ("DATA", "503 5.5.1")],
+    );
+    dialog(
+        Security::Tls,
+        &world,
+        &[EHLO, IN, MAIL, (mail, "503 5.5.1"), (auth, "503 5.5.1"), ("DATA", "503 5.5.1")],
+    );
+    dialog(Security::Tls, &world, &[EHLO, IN, MAIL, RCPT, ("RSET", "250 2.0.0"), ("DATA", "503 5.5.1")]);
+    dialog(Security::Tls, &world, &[EHLO, IN, MAIL, RCPT, EHLO, ("DATA", "503 5.5.1"), MAIL]);
+    dialog(Security::Tls, &world, &[("STARTTLS", "503 5.5.1"), ("STARTTLS x", "501 5.5.4")]);
+    dialog(Security::Tls, &world, &[EHLO, ("STARTTLS", "503 5.5.1"), IN]);
+}
+
+#[test]
+fn starttls_forgets_everything() {
+    let lines =
+        [EHLO, ("STARTTLS", "220 2.0.0"), (MAIL.0, "503 5.5.1 Send EHLO first"), ("STARTTLS", "503 5.5.1")];
+    dialog(Security::Plain, &World::default(), &lines);
+}
+
+#[test]
+fn auth_in_every_way_and_its_failures() {
+    let world = World::default();
+    dialog(
+        Security::Tls,
+        &world,
+        &[EHLO, ("AUTH PLAIN", "334 \r\n"), ("AHVzZXIAc2VjcmV0", "235 2.7.0"), MAIL],
+    );
+    let login = [
+        EHLO,
+        ("AUTH LOGIN", "334 VXNlcm5hbWU6"),
+        ("dXNlcg==", "334 UGFzc3dvcmQ6"),
+        ("c2VjcmV0", "235 2.7.0"),
+    ];
+    dialog(Security::Tls, &world, &login);
+    let failures = [
+        EHLO,
+        ("AUTH PLAIN", "334 "),
+        ("*", "501 5.7.0"),
+        ("AUTH PLAIN !", "501 5.5.2"),
+        ("AUTH CRAM-MD5", "504 5.5.4"),
+        ("AUTH", "421 4.7.0"),
+    ];
+    dialog(Security::Tls, &world, &failures);
+    let stranger = World { sign_in: Err(Refusal::BadCredential), ..World::default() };
+    dialog(Security::Tls, &stranger, &[EHLO, (IN.0, "535 5.7.8"), (MAIL.0, "530 5.7.0")]);
+}
+
+#[test]
+fn limits_are_told_where_they_apply() {
+    let world = World::default();
+    let rcpt = |n: usize| ["RCPT TO:<1@d.example>", "RCPT TO:<2@d.example>", "RCPT TO:<3@d.example>"][n];
+    let recipients = [
+        EHLO,
+        IN,
+        MAIL,
+        (rcpt(0), "250 2.1.5"),
+        (rcpt(1), "250 2.1.5"),
+        (rcpt(1), "250 2.1.5"),
+        (rcpt(2), "452 4.5.3"),
+        QUEUED,
+    ];
+    dialog(Security::Tls, &world, &recipients);
+    let sizes = [
+        EHLO,
+        IN,
+        ("MAIL FROM:<a@b.example> SIZE=1001", "552 5.3.4"),
+        ("MAIL FROM:<a@b.example> SIZE=99999999999999999999", "552 5.3.4"),
+        ("DATA", "503 5.5.1"),
+        ("MAIL FROM:<a@b.example> SIZE=1000 AUTH=<> BODY=8BITMIME", "250 2.1.0"),
+    ];
+    dialog(Security::Tls, &world, &sizes);
+    let ascii = [
+        EHLO,
+        IN,
+        ("MAIL FROM:<grüße@b.example>", "553 5.6.7"),
+        MAIL,
+        ("RCPT TO:<a@bücher.example>", "553 5.6.7"),
+        ("RSET", "250"),
+        ("MAIL FROM:<grüße@b.example> SMTPUTF8", "250 2.1.0"),
+        ("RCPT TO:<a@bücher.example>", "250 2.1.5"),
+    ];
+    dialog(Security::Tls, &world, &ascii);
+}
+
+#[test]
+fn p7_every_failed_message_leaves_a_clean_state() {
+    let out_of_credit = Refusal::OutOfCredit { top_up_url: "https://t.example".to_owned() };
+    let table = [
+        (World { body: Body::Malformed(BodyFlaw::BareLf), ..World::default() }, "554 5.6.0"),
+        (World { body: Body::TooLarge, ..World::default() }, "552 5.3.4"),
+        (World { body: Body::NoRoom, ..World::default() }, "452 4.3.1"),
+        (World { submit: Err(out_of_credit), ..World::default() }, "452 4.7.1"),
+        (World { submit: Err(Refusal::StoreUnavailable), ..World::default() }, "452 4.3.1"),
+    ];
+    for (world, want) in table {
+        dialog(Security::Tls, &world, &[EHLO, IN, MAIL, RCPT, ("DATA", want), ("DATA", "503 5.5.1"), MAIL]);
+    }
+    let refused = World { begin: Err(Refusal::BillingUnknown), ..World::default() };
+    dialog(Security::Tls, &refused, &[EHLO, IN, (MAIL.0, "451 4.3.0"), (RCPT.0, "503"), ("DATA", "503")]);
+    let nobody = World { check: Err(Refusal::Looping), ..World::default() };
+    dialog(Security::Tls, &nobody, &[EHLO, IN, MAIL, (RCPT.0, "554"), ("DATA", "503 5.5.1 No valid")]);
+}
+
+#[test]
+fn a_revoked_credential_signs_the_session_out() {
+    let world = World { begin: Err(Refusal::BadCredential), ..World::default() };
+    dialog(Security::Tls, &world, &[EHLO, IN, (MAIL.0, "535 5.7.8"), (MAIL.0, "530 5.7.0"), IN]);
+}
+
+#[test]
+fn too_many_errors_end_the_session_and_a_message_makes_up_for_them() {
+    let world = World::default();
+    let talk =
+        dialog(Security::Tls, &world, &[("X", "500 5.5.2"), ("X", "500"), ("X", "500"), ("X", "421 4.7.0")]);
+    assert!(matches!(talk.next, Next::Close));
+    let lines =
+        [EHLO, IN, ("X", "500"), ("X", "500"), MAIL, RCPT, QUEUED, ("X", "500"), ("X", "500"), ("X", "500")];
+    dialog(Security::Tls, &world, &lines);
+}
+
+#[test]
+fn other_protocols_are_turned_away_at_once() {
+    let talk = dialog(Security::Plain, &World::default(), &[("GET / HTTP/1.1", "521 5.5.1")]);
+    assert!(matches!(talk.next, Next::Close));
+    let Next::Command(session) = Session::open(Security::Plain, &rules()).next else { panic!("no session") };
+    let step = session.flawed(Flaw::TlsHello, &rules());
+    assert!(step.reply.is_none() && matches!(step.next, Next::Close));
+}
+
+#[test]
+fn small_commands_are_answered_in_every_stage() {
+    let small = [
+        ("NOOP", "250 2.0.0"),
+        ("VRFY a", "252 2.5.0"),
+        ("HELP", "214 2.0.0"),
+        ("HELO c", "250 mx.example\r\n"),
+    ];
+    dialog(Security::Plain, &World::default(), &small);
+    dialog(Security::Tls, &World::default(), &[&[EHLO, IN, MAIL], &small[..]].concat());
+}
+
+proptest! {
+    #[test]
+    fn p7_nothing_is_submitted_before_a_sign_in(
+        lines in prop::collection::vec(prop::sample::select(vec![
+            "EHLO a", "HELO a", "STARTTLS", "AUTH PLAIN AHVzZXIAc2VjcmV0", "AUTH LOGIN", "dXNlcg==", "*",
+            "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA", "RSET", "NOOP", "x",
+        ]), 0..40),
+        tls in any::<bool>(),
+    ) {
+        let world = World { sign_in: Err(Refusal::BadCredential), ..World::default() };
+        let mut talk = Talk::open(if tls { Security::Tls } else { Security::Plain });
+        for line in lines {
+            talk.line(line.as_bytes(), &world);
+        }
+        prop_assert_eq!(talk.submitted, 0);
+    }
+
+    #[test]
+    fn p7_any_octets_get_sound_replies(lines in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..10)) {
+        let mut talk = Talk::open(Security::Tls);
+        for line in lines {
+            talk.line(&line, &World::default());
+        }
+        for said in talk.said {
+            prop_assert!(said.ends_with("\r\n"));
+            prop_assert!(said.bytes().all(|b| matches!(b, b'\r' | b'\n' | b' '..=b'~')));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! A working submission for the tests of the rooms above: a database of its own,
+//! a Dodo that does not answer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Submission, Tools};
+use crate::billing::dodo::{Dodo, DodoSettings};
+use crate::billing::{self, Billing};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::handover::Handover;
+use crate::mime::address_list::NamedMailbox;
+use crate::random;
+use crate::routing::Routing;
+use crate::store::{Maker, Store, StoreSettings};
+use crate::telemetry::Metrics;
+
+/// A directory that goes away with its owner.
+pub(crate) struct Directory(pub(crate) PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let name = format!("postmeter-{}", u64::from_le_bytes(random::octets()));
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An empty database in a directory of its own.
+pub(crate) async fn store() -> (Store, Directory) {
+    let directory = Directory::new();
+    let settings =
+        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    (Store::open(&settings, Metrics::new()).await.unwrap(), directory)
+}
+
+/// A submission on an empty database.
+pub(crate) async fn submission(config: &Config) -> (Submission, Store, Directory) {
+    let (store, directory) = store().await;
+    let clock = Clock::system();
+    let dodo = Dodo::new(DodoSettings {
+        base_url: "http://127.0.0.1:9".to_owned(),
+        api_key: SecretString::from("key"),
+        entitlement_id: "cde".to_owned(),
+        timeout: Duration::from_secs(1),
+        clock: clock.clone(),
+    });
+    let routing = Routing::new(config);
+    let billing = Billing::new(
+        billing::Tools {
+            store: store.clone(),
+            dodo: dodo.unwrap(),
+            routing,
+            clock: clock.clone(),
+            metrics: Metrics::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        },
+        billing::Settings::new(
+            config,
+            "https://postmeter.example",
+            NamedMailbox::parse("postmaster@example.com").unwrap(),
+        ),
+    );
+    let (handover, _) = Handover::new(1 << 20);
+    let metrics = Metrics::new();
+    let tools = Tools { store: store.clone(), billing, handover, routing, clock, metrics };
+    (Submission::new(config, tools), store, directory)
+}
