@@ -14,10 +14,11 @@ use super::body::{FormBody, QueryString};
 use super::error::{HttpError, PageError};
 use super::listener::Peer;
 use super::pages::{self, Letter};
-use super::{Shared, entropy, send};
+use super::{Shared, send};
 use crate::domain::credential::Secret;
 use crate::domain::ids::{MessageId, Username};
 use crate::domain::refusal::Refusal;
+use crate::random;
 use crate::store::customer::Credential;
 
 /// Messages on a page of the log.
@@ -172,9 +173,9 @@ pub(super) async fn create_credential(
         let text = "This account has had too many credentials. Ask the operator for another one.";
         return Err(HttpError::Conflict(text).into());
     }
-    let secret = Secret::generate(entropy()?);
+    let secret = Secret::generate(random::octets());
     let credential = Credential {
-        username: Username::generate(entropy()?),
+        username: Username::generate(random::octets()),
         customer_id: customer_id.clone(),
         label: Some(label.to_owned()).filter(|label| !label.is_empty()),
         created_at: site.clock.now(),

@@ -16,11 +16,12 @@ use super::auth::{Customer, Visitor};
 use super::body::{FORM, FormBody, JsonBody, is_type};
 use super::error::{HttpError, PageError};
 use super::listener::Peer;
-use super::{Shared, Site, entropy, pages};
+use super::{Shared, Site, pages};
 use crate::billing::dodo::{Buyer, Checkout, CheckoutRequest, DodoError, Reply};
 use crate::domain::address::Mailbox;
 use crate::domain::credential::Secret;
 use crate::domain::ids::CustomerId;
+use crate::random;
 use crate::telemetry::{DodoCall, DodoResult};
 
 /// Under this name a checkout's token hash travels in Dodo's metadata.
@@ -113,7 +114,7 @@ async fn begin(
     site.subscribe_throttle
         .take(peer.ip(), now)
         .map_err(|soon| HttpError::TooFast { retry_after_s: soon.retry_after_s })?;
-    let token = Secret::generate(entropy()?);
+    let token = Secret::generate(random::octets());
     let hash = token_hash(&token);
     site.store.begin_checkout(&hash, now).await?;
     let request = CheckoutRequest {

@@ -43,6 +43,7 @@ use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
+use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
 use crate::telemetry::Metrics;
@@ -145,11 +146,11 @@ pub struct Site {
 pub type Shared = Arc<Site>;
 
 impl Site {
-    /// Puts it together. `session_key` is random: sign-ins on the page end with the process.
-    pub fn new(rooms: Rooms, settings: Settings, session_key: [u8; 32]) -> Shared {
+    /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
+    pub fn new(rooms: Rooms, settings: Settings) -> Shared {
         let Rooms { store, submission, billing, dodo, metrics, clock, tasks } = rooms;
         Arc::new(Self {
-            sessions: Sessions::new(session_key, &settings.base_url),
+            sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             store,
@@ -246,14 +247,4 @@ pub async fn serve(
         done = served.into_future() => done,
         () = overdue => Ok(()),
     }
-}
-
-/// Randomness for what must not be guessed.
-fn entropy<const N: usize>() -> Result<[u8; N], HttpError> {
-    let mut octets = [0; N];
-    getrandom::fill(&mut octets).map_err(|error| {
-        tracing::error!(%error, "the system gives no randomness");
-        HttpError::Refused(crate::domain::refusal::Refusal::StoreUnavailable)
-    })?;
-    Ok(octets)
 }

@@ -14,12 +14,13 @@ use super::body::{self, JSON, is_type, parse_json};
 use super::error::HttpError;
 use super::listener::Peer;
 use super::{Shared, Site};
+use crate::domain::arrival::Arrival;
 use crate::domain::ids::MessageId;
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::SenderPattern;
 use crate::mime::address_list::NamedMailbox;
 use crate::mime::compose::Composition;
-use crate::submission::{Arrival, SignedIn, Submitted};
+use crate::submission::{SignedIn, Submitted};
 
 /// How long a message may take to arrive.
 const WITHIN: Duration = Duration::from_secs(300);

@@ -15,10 +15,11 @@ use serde::Deserialize;
 use super::body::QueryString;
 use super::checkout::{counted, token_hash};
 use super::error::{HttpError, PageError};
-use super::{Shared, Site, entropy, pages, provision};
+use super::{Shared, Site, pages, provision};
 use crate::billing::dodo::DodoError;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
+use crate::random;
 use crate::store::checkout::Checkout;
 use crate::store::customer::Credential;
 use crate::telemetry::DodoCall;
@@ -107,9 +108,9 @@ async fn ask(site: &Site, session_id: &str, hash: &str) -> Result<bool, HttpErro
 
 async fn claim(site: &Site, hash: &str, customer_id: CustomerId) -> Result<Response, PageError> {
     let now = site.clock.now();
-    let secret = Secret::generate(entropy()?);
+    let secret = Secret::generate(random::octets());
     let credential = Credential {
-        username: Username::generate(entropy()?),
+        username: Username::generate(random::octets()),
         customer_id,
         label: Some("first credential".to_owned()),
         created_at: now,
