@@ -17,5 +17,6 @@ pub mod smtp;
 pub mod store;
 pub mod submission;
 pub mod telemetry;
+pub mod throttle;
 pub mod tls;
 pub mod upstream;

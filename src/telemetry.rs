@@ -427,6 +427,11 @@ impl Metrics {
         self.0.dodo_up.set(i64::from(up));
     }
 
+    /// Whether the last call to Dodo was answered, whatever the answer: `readyz` asks.
+    pub fn is_dodo_up(&self) -> bool {
+        self.0.dodo_up.get() != 0
+    }
+
     /// Counts a webhook.
     pub fn webhook(&self, source: WebhookSource, result: WebhookResult) {
         let labels = [("source", source.as_str()), ("result", result.as_str())];

@@ -1,3 +1,250 @@
-//! The HTTP side: what arrives over the web.
+//! The HTTP side: the page, the routes for programs, webhooks and health.
+//!
+//! A handler reads, asks the rooms below, and answers; every decision about mail
+//! is [`Submission`]'s, so that `/send` and SMTP are one road. Whatever arrives is
+//! bounded in size and time. Pages need no script: forms and redirects are enough,
+//! and the policy that is sent along allows none. What this room must not know:
+//! SQL, SMTP, how mail leaves.
 
+mod account;
+mod auth;
+mod body;
+mod checkout;
+mod credits;
+pub mod error;
+mod health;
+mod listener;
+mod messages;
+mod pages;
+mod provision;
+mod send;
+mod session;
 pub mod signature;
+#[cfg(test)]
+mod tests;
+mod webhooks;
+mod welcome;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::billing::Billing;
+use crate::billing::dodo::Dodo;
+use crate::clock::Clock;
+use crate::domain::address::Domain;
+use crate::domain::sender::SenderPolicy;
+use crate::random;
+use crate::store::Store;
+use crate::submission::Submission;
+use crate::telemetry::Metrics;
+use crate::throttle::Throttle;
+
+pub use health::metrics_router;
+
+use error::{HttpError, PageError};
+use listener::{Door, Peer};
+use session::Sessions;
+use signature::SigningKey;
+
+/// How long a stop waits for answers that are under way.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Checkouts that one network may begin at once, and how often after that.
+const SUBSCRIBE_BURST: u32 = 20;
+const SUBSCRIBE_INTERVAL: Duration = Duration::from_secs(3);
+/// Questions to Dodo about checkouts whose webhook did not come, all visitors together.
+const POLL_BURST: u32 = 10;
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The rooms that handlers ask.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    /// The database.
+    pub store: Store,
+    /// Takes messages in.
+    pub submission: Submission,
+    /// Is told that balances changed.
+    pub billing: Billing,
+    /// Starts checkouts.
+    pub dodo: Dodo,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Owns the submissions that go on when a client hangs up; to be waited for
+    /// after [`serve`] has returned.
+    pub tasks: TaskTracker,
+}
+
+/// What a new customer is told to put into an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmtpAccess {
+    /// The host name.
+    pub host: String,
+    /// The port with STARTTLS.
+    pub starttls_port: Option<u16>,
+    /// The port with implicit TLS.
+    pub tls_port: Option<u16>,
+}
+
+/// What handlers need to be told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `BASE_URL`, without a slash at the end.
+    pub base_url: String,
+    /// `POSTMETER_ADMIN_TOKEN`; unset: nobody is the operator.
+    pub admin_token: Option<SecretString>,
+    /// `DODO_WEBHOOK_KEY`, one or several.
+    pub webhook_keys: Vec<SigningKey>,
+    /// `PLAN_PRODUCT_ID`
+    pub plan_product_id: String,
+    /// `TOPUP_PRODUCT_ID`
+    pub topup_product_id: String,
+    /// `senders.starter_domain`
+    pub starter_domain: Option<Domain>,
+    /// `senders.policy`
+    pub sender_policy: SenderPolicy,
+    /// Where SMTP is spoken.
+    pub smtp: SmtpAccess,
+    /// `smtp.max_message_bytes`
+    pub max_message_bytes: usize,
+    /// `smtp.max_recipients`
+    pub max_recipients: usize,
+    /// Whether `/metrics` is served here, and not on an address of its own.
+    pub serves_metrics: bool,
+    /// Whether there is an inbox to link to.
+    pub is_sandbox: bool,
+}
+
+/// Everything that handlers share.
+#[derive(Debug)]
+pub struct Site {
+    store: Store,
+    submission: Submission,
+    billing: Billing,
+    dodo: Dodo,
+    metrics: Metrics,
+    clock: Clock,
+    tasks: TaskTracker,
+    settings: Settings,
+    sessions: Sessions,
+    subscribe_throttle: Throttle,
+    poll_throttle: Throttle,
+}
+
+/// The site, as handlers hold it.
+pub type Shared = Arc<Site>;
+
+impl Site {
+    /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
+    pub fn new(rooms: Rooms, settings: Settings) -> Shared {
+        let Rooms { store, submission, billing, dodo, metrics, clock, tasks } = rooms;
+        Arc::new(Self {
+            sessions: Sessions::new(random::octets(), &settings.base_url),
+            subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
+            poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
+            store,
+            submission,
+            billing,
+            dodo,
+            metrics,
+            clock,
+            tasks,
+            settings,
+        })
+    }
+}
+
+/// All routes. It has a fallback of its own, so what is merged with it must have none.
+pub fn router(site: Shared) -> Router {
+    let metrics = site.settings.serves_metrics.then(|| metrics_router(site.metrics.clone()));
+    let routes = Router::new()
+        .route("/", get(account::start))
+        .route("/style.css", get(pages::style))
+        .route("/favicon.svg", get(pages::icon))
+        .route("/sign-in", post(account::sign_in))
+        .route("/sign-out", post(account::sign_out))
+        .route("/account", get(account::overview))
+        .route("/account/send", get(account::send_form).post(account::send))
+        .route("/account/credentials", get(account::credentials).post(account::create_credential))
+        .route("/account/credentials/revoke", post(account::revoke_credential))
+        .route("/account/top-up", post(checkout::top_up_form))
+        .route("/welcome", get(welcome::welcome))
+        .route("/thanks", get(welcome::thanks))
+        .route("/checkout/subscribe", post(checkout::subscribe))
+        .route("/checkout/topup", post(checkout::top_up))
+        .route("/credits/{customer_id}", get(credits::show))
+        .route("/send", post(send::send))
+        .route("/messages", get(messages::list))
+        .route("/messages/{message_id}", get(messages::show))
+        .route("/webhooks/dodo", post(webhooks::dodo))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .with_state(site);
+    routes
+        .merge(metrics.unwrap_or_default())
+        .fallback(no_route)
+        .method_not_allowed_fallback(async || HttpError::WrongMethod)
+        .layer(axum::middleware::map_response(secured))
+}
+
+async fn no_route(headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/html") {
+        return PageError(HttpError::NoRoute).into_response();
+    }
+    HttpError::NoRoute.into_response()
+}
+
+/// What every answer carries, unless a handler knows better. `same-origin`: with
+/// `no-referrer` browsers would hide the origin of our own forms from us.
+async fn secured(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
+             frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Serves until `stop`, then finishes what is under way, at most 20 seconds.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let door = Door::new(listener, metrics);
+    let served = axum::serve(door, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        done = served.into_future() => done,
+        () = overdue => Ok(()),
+    }
+}

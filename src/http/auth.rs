@@ -1,0 +1,157 @@
+//! Who asks: a customer with a credential, or the operator with the admin token.
+//!
+//! A customer id in a path or a body is a question, never an answer: it must be
+//! the caller's own, or the caller is the operator.
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Redirect, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
+
+use super::error::{HttpError, PageError};
+use super::{Shared, Site};
+use crate::domain::credential::Secret;
+use crate::domain::ids::CustomerId;
+use crate::domain::refusal::Refusal;
+use crate::store::customer::Standing;
+use crate::submission::SignedIn;
+
+/// A customer who signed in with a credential in the header.
+#[derive(Debug, Clone)]
+pub(super) struct Customer(pub(super) SignedIn);
+
+/// A customer or the operator.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// Has the admin token.
+    Operator,
+    /// Has a credential.
+    Customer(SignedIn),
+}
+
+impl Caller {
+    /// Whether the caller may see what belongs to this customer.
+    pub(super) fn may_see(&self, customer_id: &CustomerId) -> Result<(), HttpError> {
+        match self {
+            Self::Operator => Ok(()),
+            Self::Customer(who) if who.customer_id == *customer_id => Ok(()),
+            Self::Customer(_) => Err(HttpError::NotYours),
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for Caller {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, HttpError> {
+        match Presented::read(&parts.headers).ok_or(HttpError::NoCredential)? {
+            Presented::Basic(username, secret) => sign_in(site, &username, &secret).await,
+            Presented::Bearer(token) if is_operator(site, &token) => Ok(Self::Operator),
+            Presented::Bearer(token) => {
+                let username = site.store.username_of(&token.hash()).await?;
+                let username = username.ok_or(Refusal::BadCredential)?;
+                sign_in(site, username.as_str(), &token).await
+            }
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for Customer {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, HttpError> {
+        match Caller::from_request_parts(parts, site).await? {
+            Caller::Customer(who) => Ok(Self(who)),
+            Caller::Operator => Err(HttpError::Invalid(
+                "This is done by a customer, with a credential; the admin token only looks.".to_owned(),
+            )),
+        }
+    }
+}
+
+/// What stands in the `Authorization` header.
+enum Presented {
+    Basic(String, Secret),
+    Bearer(Secret),
+}
+
+impl Presented {
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Self::Bearer(Secret::presented(rest.trim())));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let pair = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+        let (username, secret) = pair.split_once(':')?;
+        Some(Self::Basic(username.to_owned(), Secret::presented(secret)))
+    }
+}
+
+async fn sign_in(site: &Site, username: &str, secret: &Secret) -> Result<Caller, HttpError> {
+    let (who, _) = site.submission.sign_in(username, secret).await?;
+    Ok(Caller::Customer(who))
+}
+
+/// Hashes are compared, so that not even the length of the token is told by the time it takes.
+fn is_operator(site: &Site, token: &Secret) -> bool {
+    let Some(admin) = &site.settings.admin_token else { return false };
+    let admin = Secret::presented(admin.expose_secret()).hash();
+    admin.as_bytes().ct_eq(token.hash().as_bytes()).into()
+}
+
+/// A customer who is signed in on the page.
+#[derive(Debug, Clone)]
+pub(super) struct Visitor {
+    /// Who it is.
+    pub(super) who: SignedIn,
+    /// What stands behind the credential.
+    pub(super) standing: Standing,
+}
+
+/// Why a page for customers is not shown.
+pub(super) enum NoVisitor {
+    /// Nobody is signed in: back to the start, which has the form.
+    SignedOut,
+    /// It could not be found out.
+    Error(PageError),
+}
+
+impl IntoResponse for NoVisitor {
+    fn into_response(self) -> Response {
+        match self {
+            Self::SignedOut => Redirect::to("/").into_response(),
+            Self::Error(error) => error.into_response(),
+        }
+    }
+}
+
+impl Visitor {
+    /// Who is signed in by the cookie, if the credential is still good.
+    pub(super) async fn find(headers: &HeaderMap, site: &Site) -> Result<Option<Self>, HttpError> {
+        let Some(username) = site.sessions.username(headers, site.clock.now()) else { return Ok(None) };
+        let standing = site.store.standing(&username).await?.filter(|standing| !standing.is_revoked);
+        Ok(standing.map(|standing| Self {
+            who: SignedIn { customer_id: standing.customer_id.clone(), username },
+            standing,
+        }))
+    }
+}
+
+impl FromRequestParts<Shared> for Visitor {
+    type Rejection = NoVisitor;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, NoVisitor> {
+        match Self::find(&parts.headers, site).await {
+            Ok(visitor) => visitor.ok_or(NoVisitor::SignedOut),
+            Err(error) => Err(NoVisitor::Error(error.into())),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Bodies of requests: bounded in size and time, and understood or refused in
+//! our own words.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Form, FromRequest, FromRequestParts, Query, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::Shared;
+use super::error::{HttpError, PageError};
+use super::session::is_same_site;
+
+/// Octets of a body on most routes.
+const SMALL_BYTES: usize = 64 << 10;
+/// Octets of a form: the send form carries a letter.
+const FORM_BYTES: usize = 512 << 10;
+/// How long a small body may take to arrive.
+const SMALL_WITHIN: Duration = Duration::from_secs(30);
+
+/// The media type of forms.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+/// The media type of everything else.
+pub(super) const JSON: &str = "application/json";
+
+/// Whether the body is declared to be of this media type, whatever its parameters.
+pub(super) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = declared.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(wanted)
+}
+
+/// Reads a body of at most `limit_bytes` that arrives `within` that time. Of a
+/// larger one as much again is read and thrown away: a client that is still
+/// sending when its connection closes never sees why.
+pub(super) async fn read(mut body: Body, limit_bytes: usize, within: Duration) -> Result<Bytes, HttpError> {
+    let arrives = async {
+        let mut bytes = Vec::new();
+        let mut seen = 0_usize;
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let frame = frame.map_err(|_| HttpError::BodyIncomplete)?;
+            let Ok(data) = frame.into_data() else { continue };
+            seen = seen.saturating_add(data.len());
+            if seen <= limit_bytes {
+                bytes.extend_from_slice(&data);
+            } else if seen > limit_bytes.saturating_mul(2) {
+                break;
+            } else {
+                bytes = Vec::new();
+            }
+        }
+        if seen > limit_bytes { Err(HttpError::BodyTooLarge { limit_bytes }) } else { Ok(bytes.into()) }
+    };
+    tokio::time::timeout(within, arrives).await.unwrap_or(Err(HttpError::BodyIncomplete))
+}
+
+/// Parses JSON: 400 for what is no JSON, 422 for what says the wrong things.
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HttpError> {
+    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+        Category::Data => HttpError::Invalid(format!("The body cannot be used: {error}.")),
+        Category::Io | Category::Syntax | Category::Eof => HttpError::NotJson(error.to_string()),
+    })
+}
+
+/// A small JSON body.
+#[derive(Debug)]
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, _site: &Shared) -> Result<Self, HttpError> {
+        if !is_type(request.headers(), JSON) {
+            return Err(HttpError::WrongMediaType { wanted: JSON });
+        }
+        let bytes = read(request.into_body(), SMALL_BYTES, SMALL_WITHIN).await?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+/// A form that one of our own pages sent.
+#[derive(Debug)]
+pub(super) struct FormBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for FormBody<T> {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request, site: &Shared) -> Result<Self, PageError> {
+        let headers = request.headers();
+        if !is_same_site(headers, &site.settings.base_url) {
+            return Err(HttpError::CrossSite.into());
+        }
+        if !is_type(headers, FORM) {
+            return Err(HttpError::WrongMediaType { wanted: FORM }.into());
+        }
+        let bytes = read(request.into_body(), FORM_BYTES, SMALL_WITHIN).await?;
+        let mut again = Request::post("/").body(Body::from(bytes)).unwrap_or_default();
+        again.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+        let Form(form) = Form::from_request(again, &()).await.map_err(|error| {
+            HttpError::Invalid(format!("The form cannot be used: {}.", error.body_text()))
+        })?;
+        Ok(Self(form))
+    }
+}
+
+/// A query string.
+#[derive(Debug)]
+pub(super) struct QueryString<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T> {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpError> {
+        let Query(query) = Query::from_request_parts(parts, state).await.map_err(|error| {
+            HttpError::Invalid(format!("The query cannot be used: {}.", error.body_text()))
+        })?;
+        Ok(Self(query))
+    }
+}

@@ -1,0 +1,53 @@
+//! What a customer has left.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Shared;
+use super::auth::Caller;
+use super::error::HttpError;
+use crate::domain::credits::Credits;
+use crate::domain::ids::CustomerId;
+
+/// The answer of `GET /credits/{customer_id}`.
+#[derive(Debug, Serialize)]
+pub(super) struct CreditsAnswer {
+    /// What Dodo last said; null until it was asked.
+    balance: Option<i64>,
+    /// `balance − held − owed`: below 0 in debt.
+    available: Option<i64>,
+    /// Set aside for accepted messages.
+    held: Credits,
+    /// Sent, and not yet debited at Dodo.
+    owed: Credits,
+    /// When Dodo last said the balance.
+    as_of: Option<Timestamp>,
+}
+
+/// `GET /credits/{customer_id}`
+pub(super) async fn show(
+    State(site): State<Shared>,
+    caller: Caller,
+    Path(customer_id): Path<String>,
+) -> Result<Json<CreditsAnswer>, HttpError> {
+    let Ok(customer_id) = CustomerId::parse(&customer_id) else {
+        return Err(match caller {
+            Caller::Operator => HttpError::NotFound("customer"),
+            Caller::Customer(_) => HttpError::NotYours,
+        });
+    };
+    caller.may_see(&customer_id)?;
+    let account = site.store.account(&customer_id).await?.ok_or(HttpError::NotFound("customer"))?;
+    if account.balance.is_none() {
+        site.billing.balance_changed(&customer_id);
+    }
+    Ok(Json(CreditsAnswer {
+        balance: account.balance,
+        available: account.available(),
+        held: account.held,
+        owed: account.owed,
+        as_of: account.balance_read_at,
+    }))
+}

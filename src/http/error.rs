@@ -1,0 +1,344 @@
+//! Every refusal that is told over HTTP: status, code and words.
+//!
+//! One place, so that they can be read and kept in tune: each says why and what
+//! to do about it (P9), and none says how we are made. Programs get
+//! `{"error": …, "code": …}`, browsers a page with the same words.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use maud::Markup;
+use serde_json::json;
+
+use super::pages;
+use super::signature::SignatureError;
+use crate::billing::events::MalformedEvent;
+use crate::domain::refusal::Refusal;
+use crate::store::StoreError;
+use crate::store::customer::ChangeError;
+
+/// What a browser is asked for on the routes for programs (RFC 7617 §2.1).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"Postmeter\", charset=\"UTF-8\"");
+/// The same on pages, which have a form of their own: browsers show nothing for it.
+const PAGE_CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"Postmeter\"");
+
+/// Seconds after which it is worth asking again when something of ours or of the
+/// payment service is down.
+const OUTAGE_RETRY_S: u64 = 30;
+
+/// Why a request is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpError {
+    /// The message or the sign-in is refused, as over SMTP.
+    Refused(Refusal),
+    /// No usable credential came.
+    NoCredential,
+    /// It belongs to somebody else.
+    NotYours,
+    /// Only the operator may.
+    OperatorOnly,
+    /// A form of another site was sent here.
+    CrossSite,
+    /// No such route.
+    NoRoute,
+    /// The route exists, for other methods.
+    WrongMethod,
+    /// Something named is not there.
+    NotFound(&'static str),
+    /// It cannot be done as things stand.
+    Conflict(&'static str),
+    /// The body is larger than this route takes.
+    BodyTooLarge {
+        /// Octets.
+        limit_bytes: usize,
+    },
+    /// The body did not arrive in time, or stopped.
+    BodyIncomplete,
+    /// The body is of another media type.
+    WrongMediaType {
+        /// What this route takes.
+        wanted: &'static str,
+    },
+    /// The body is not JSON.
+    NotJson(String),
+    /// The request says something that cannot be.
+    Invalid(String),
+    /// Asked too often.
+    TooFast {
+        /// Seconds until it is worth another try.
+        retry_after_s: u64,
+    },
+    /// The webhook is not signed by a key of ours.
+    BadSignature(SignatureError),
+    /// The webhook is signed and unreadable.
+    MalformedWebhook(MalformedEvent),
+    /// The payment service does not answer.
+    PaymentsUnavailable,
+    /// The payment service refused to start a checkout.
+    CheckoutRefused,
+}
+
+impl From<Refusal> for HttpError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for HttpError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a request could not be answered");
+        Self::Refused(Refusal::StoreUnavailable)
+    }
+}
+
+impl From<ChangeError> for HttpError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Store(error) => error.into(),
+            ChangeError::NoCustomer(_) => Self::NotFound("customer"),
+            ChangeError::NoCredential(_) => Self::NotFound("credential that could be revoked"),
+            ChangeError::NoSender(_) => Self::NotFound("sender"),
+            ChangeError::CustomerExists(_) | ChangeError::UsernameTaken(_) => {
+                Self::Conflict("It is there already.")
+            }
+        }
+    }
+}
+
+impl HttpError {
+    /// The status, and the word for programs.
+    pub fn face(&self) -> (StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::Refused(refusal) => refusal_face(refusal),
+            Self::NoCredential => (S::UNAUTHORIZED, "unauthorized"),
+            Self::NotYours => (S::FORBIDDEN, "forbidden"),
+            Self::OperatorOnly => (S::FORBIDDEN, "operator_only"),
+            Self::CrossSite => (S::FORBIDDEN, "cross_site"),
+            Self::NoRoute | Self::NotFound(_) => (S::NOT_FOUND, "not_found"),
+            Self::WrongMethod => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Conflict(_) => (S::CONFLICT, "conflict"),
+            Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::BodyIncomplete => (S::REQUEST_TIMEOUT, "body_incomplete"),
+            Self::WrongMediaType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::NotJson(_) => (S::BAD_REQUEST, "not_json"),
+            Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::TooFast { .. } => (S::TOO_MANY_REQUESTS, "too_fast"),
+            Self::BadSignature(_) => (S::UNAUTHORIZED, "bad_signature"),
+            Self::MalformedWebhook(_) => (S::BAD_REQUEST, "malformed_webhook"),
+            Self::PaymentsUnavailable => (S::SERVICE_UNAVAILABLE, "payments_unavailable"),
+            Self::CheckoutRefused => (S::BAD_GATEWAY, "checkout_refused"),
+        }
+    }
+
+    /// What a person reads.
+    pub fn text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Refused(refusal) => refusal_text(refusal),
+            Self::NoCredential => "Sign in with a credential: HTTP Basic with username and secret, or the \
+                                   header `Authorization: Bearer SECRET`."
+                .into(),
+            Self::NotYours => "This belongs to another customer.".into(),
+            Self::OperatorOnly => "Only the operator may ask this.".into(),
+            Self::CrossSite => {
+                "This form was sent from another site. Open the page here and try again.".into()
+            }
+            Self::NoRoute => "There is nothing here.".into(),
+            Self::WrongMethod => "This route exists, for another method; the header Allow says which.".into(),
+            Self::NotFound(what) => format!("There is no such {what}.").into(),
+            Self::Conflict(text) => (*text).into(),
+            Self::BodyTooLarge { limit_bytes } => {
+                format!("The request is too large: at most {limit_bytes} octets are taken here.").into()
+            }
+            Self::BodyIncomplete => "The request did not arrive completely in time. Send it again.".into(),
+            Self::WrongMediaType { wanted } => format!("Send the header `Content-Type: {wanted}`.").into(),
+            Self::NotJson(what) => format!("The body is not JSON: {what}.").into(),
+            Self::Invalid(what) => what.clone().into(),
+            Self::TooFast { retry_after_s } => {
+                format!("Too many requests. Try again in {retry_after_s} seconds.").into()
+            }
+            Self::BadSignature(error) => format!("The webhook is not believed: {error}.").into(),
+            Self::MalformedWebhook(error) => format!("The webhook cannot be read: {error}.").into(),
+            Self::PaymentsUnavailable => {
+                "The payment service does not answer. Nothing was charged; try again in a minute.".into()
+            }
+            Self::CheckoutRefused => "The payment service refused to start this checkout. Check the e-mail \
+                                      address and the name; if they are right, tell the operator."
+                .into(),
+        }
+    }
+
+    fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::TooFast { retry_after_s } | Self::Refused(Refusal::TooFast { retry_after_s }) => {
+                Some(*retry_after_s)
+            }
+            Self::PaymentsUnavailable
+            | Self::Refused(Refusal::BillingUnknown | Refusal::StoreUnavailable) => Some(OUTAGE_RETRY_S),
+            _ => None,
+        }
+    }
+
+    /// A page with this error's status and headers.
+    pub(super) fn as_page(&self, page: &Markup) -> Response {
+        self.with_headers(PAGE_CHALLENGE, pages::response(self.face().0, page))
+    }
+
+    fn with_headers(&self, challenge: HeaderValue, mut response: Response) -> Response {
+        if let Some(seconds) = self.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // A webhook's signature is no credential that could be asked for.
+        if response.status() == StatusCode::UNAUTHORIZED && !matches!(self, Self::BadSignature(_)) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.face();
+        let body = Json(json!({ "error": self.text(), "code": code }));
+        self.with_headers(CHALLENGE, (status, body).into_response())
+    }
+}
+
+/// The same, told to a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageError(pub HttpError);
+
+impl<E: Into<HttpError>> From<E> for PageError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        self.0.as_page(&pages::error(&self.0.text()))
+    }
+}
+
+fn refusal_face(refusal: &Refusal) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match refusal {
+        Refusal::BadCredential => (S::UNAUTHORIZED, "unauthorized"),
+        Refusal::Suspended { .. } => (S::FORBIDDEN, "suspended"),
+        Refusal::SenderNotAllowed { .. } => (S::FORBIDDEN, "sender_not_allowed"),
+        Refusal::OutOfCredit { .. } => (S::PAYMENT_REQUIRED, "out_of_credit"),
+        Refusal::BillingUnknown => (S::SERVICE_UNAVAILABLE, "billing_unknown"),
+        Refusal::Suppressed { .. } => (S::UNPROCESSABLE_ENTITY, "suppressed"),
+        Refusal::AddressNotCarried { .. } => (S::UNPROCESSABLE_ENTITY, "address_not_carried"),
+        Refusal::TooManyRecipients { .. } => (S::UNPROCESSABLE_ENTITY, "too_many_recipients"),
+        Refusal::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large"),
+        Refusal::TooFast { .. } => (S::TOO_MANY_REQUESTS, "too_fast"),
+        Refusal::Unacceptable { .. } => (S::UNPROCESSABLE_ENTITY, "unacceptable"),
+        Refusal::Looping => (S::UNPROCESSABLE_ENTITY, "looping"),
+        Refusal::KeyReused => (S::CONFLICT, "idempotency_key_reused"),
+        Refusal::StoreUnavailable => (S::SERVICE_UNAVAILABLE, "unavailable"),
+    }
+}
+
+fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
+    match refusal {
+        Refusal::BadCredential => {
+            "Wrong username or secret, or the credential was revoked. Check both, or make a new one.".into()
+        }
+        Refusal::Suspended { reason } => {
+            format!("This account is suspended: {reason}. Ask the operator to resume it.").into()
+        }
+        Refusal::SenderNotAllowed { address } if address.is_empty() => {
+            "The From header is not a sender of this account. Ask the operator to allow it.".into()
+        }
+        Refusal::SenderNotAllowed { address } => {
+            format!("{address} is not a sender of this account. Ask the operator to allow it.").into()
+        }
+        Refusal::OutOfCredit { .. } => {
+            "No email credits remaining. Buy a top-up pack or upgrade your plan.".into()
+        }
+        Refusal::BillingUnknown => {
+            "The email credits cannot be checked now. Nothing was sent; try again in a minute.".into()
+        }
+        Refusal::Suppressed { recipient } => {
+            format!("{recipient} is on the suppression list of this account. Take it off the recipients.")
+                .into()
+        }
+        Refusal::AddressNotCarried { address } => {
+            format!("Mail to or from {address} cannot be carried, since it is not ASCII.").into()
+        }
+        Refusal::TooManyRecipients { limit } => {
+            format!("A message may have at most {limit} recipients. Send several messages.").into()
+        }
+        Refusal::TooLarge { limit_bytes } => {
+            format!("The message is larger than {limit_bytes} octets with its attachments encoded.").into()
+        }
+        Refusal::TooFast { retry_after_s } => {
+            format!("Sending too fast. Try again in {retry_after_s} seconds.").into()
+        }
+        Refusal::Unacceptable { what } => format!("The message cannot be sent: {what}.").into(),
+        Refusal::Looping => "The message has passed through too many servers: it is looping.".into(),
+        Refusal::KeyReused => {
+            "This idempotency key was used for another message. Use a new key for each message.".into()
+        }
+        Refusal::StoreUnavailable => {
+            "Postmeter cannot do this at the moment. Nothing was changed; try again in a minute.".into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::address::Mailbox;
+
+    #[test]
+    fn p9_every_refusal_has_a_status_a_code_and_words() {
+        let mailbox = Mailbox::parse("a@b.example").unwrap();
+        let table = [
+            (Refusal::BadCredential, 401, "unauthorized"),
+            (Refusal::Suspended { reason: "spam".into() }, 403, "suspended"),
+            (Refusal::SenderNotAllowed { address: "x@y.example".into() }, 403, "sender_not_allowed"),
+            (Refusal::SenderNotAllowed { address: String::new() }, 403, "sender_not_allowed"),
+            (Refusal::OutOfCredit { top_up_url: "https://x".into() }, 402, "out_of_credit"),
+            (Refusal::BillingUnknown, 503, "billing_unknown"),
+            (Refusal::Suppressed { recipient: mailbox.clone() }, 422, "suppressed"),
+            (Refusal::AddressNotCarried { address: mailbox }, 422, "address_not_carried"),
+            (Refusal::TooManyRecipients { limit: 50 }, 422, "too_many_recipients"),
+            (Refusal::TooLarge { limit_bytes: 9 }, 413, "too_large"),
+            (Refusal::TooFast { retry_after_s: 7 }, 429, "too_fast"),
+            (Refusal::Unacceptable { what: "no From".into() }, 422, "unacceptable"),
+            (Refusal::Looping, 422, "looping"),
+            (Refusal::KeyReused, 409, "idempotency_key_reused"),
+            (Refusal::StoreUnavailable, 503, "unavailable"),
+        ];
+        for (refusal, status, code) in table {
+            let error = HttpError::Refused(refusal);
+            let (got, word) = error.face();
+            assert_eq!((got.as_u16(), word), (status, code), "{error:?}");
+            assert!(error.text().ends_with('.'), "{error:?}");
+            let response = error.into_response();
+            let has = |name| response.headers().contains_key(name);
+            assert_eq!(has(header::RETRY_AFTER), matches!(status, 429 | 503), "{code}");
+            assert_eq!(has(header::WWW_AUTHENTICATE), status == 401, "{code}");
+        }
+    }
+
+    #[test]
+    fn out_of_credit_is_told_in_the_agreed_words() {
+        let error = HttpError::Refused(Refusal::OutOfCredit { top_up_url: "https://x".into() });
+        assert_eq!(error.text(), "No email credits remaining. Buy a top-up pack or upgrade your plan.");
+    }
+
+    #[test]
+    fn a_page_says_the_same_and_opens_no_dialog_of_the_browser() {
+        let response = PageError(HttpError::NoCredential).into_response();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], PAGE_CHALLENGE);
+        let webhook = HttpError::BadSignature(SignatureError::NoMatch).into_response();
+        assert_eq!(webhook.status(), StatusCode::UNAUTHORIZED);
+        assert!(!webhook.headers().contains_key(header::WWW_AUTHENTICATE));
+    }
+}

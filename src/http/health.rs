@@ -1,0 +1,64 @@
+//! How we are: for supervisors, load balancers and Prometheus.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, routing};
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
+
+/// `GET /healthz`: the process answers.
+pub(super) async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: 200 when mail is taken in and leaves, 503 when it does not;
+/// `problems` says what is wrong either way. While Dodo does not answer, customers
+/// with known credit go on sending, so that alone is told and does not take the
+/// node out of service (P8).
+pub(super) async fn readyz(State(site): State<Shared>) -> Response {
+    let mut problems = Vec::new();
+    let mut is_ready = true;
+    let gates = match site.store.ping().await {
+        Ok(()) => site.store.gates().await,
+        Err(error) => Err(error),
+    };
+    match gates {
+        Ok(gates) => {
+            for gate in gates {
+                is_ready = false;
+                problems.push(json!({
+                    "what": "upstream",
+                    "upstream": gate.road.as_str(),
+                    "since": gate.since,
+                    "try_again_at": gate.try_again_at,
+                    "problem": "the upstream takes no mail from us; messages wait. The log says why",
+                }));
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "not ready");
+            is_ready = false;
+            problems.push(json!({ "what": "store", "problem": "the database cannot be written" }));
+        }
+    }
+    if !site.metrics.is_dodo_up() {
+        problems.push(json!({
+            "what": "dodo",
+            "problem": "the last call to Dodo failed or was not answered; debits wait",
+        }));
+    }
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": is_ready, "problems": problems }))).into_response()
+}
+
+/// `GET /metrics` alone, for the address that metrics may be bound to.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new().route("/metrics", routing::get(metrics_page)).with_state(metrics)
+}
+
+async fn metrics_page(State(metrics): State<Metrics>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], metrics.encode()).into_response()
+}

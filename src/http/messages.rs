@@ -1,0 +1,86 @@
+//! The message log.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use super::auth::Caller;
+use super::body::QueryString;
+use super::error::HttpError;
+use crate::domain::ids::{CustomerId, MessageId};
+use crate::store::log::MessageLog;
+
+/// Messages on a page unless another number is asked for.
+const DEFAULT_LIMIT: u32 = 50;
+/// The most messages on a page.
+const MAX_LIMIT: u32 = 100;
+
+/// A message as its customer and the operator see it: the whole log, with what is
+/// asked for most at the top.
+#[derive(Debug, Serialize)]
+pub(super) struct MessageView {
+    #[serde(flatten)]
+    log: MessageLog,
+    /// Attempts of all parts.
+    attempts: u32,
+    /// The last thing that went wrong.
+    last_error: Option<String>,
+    /// Credits debited.
+    debit: i64,
+}
+
+impl From<MessageLog> for MessageView {
+    fn from(log: MessageLog) -> Self {
+        let attempts = log.parts.iter().map(|part| part.attempts).fold(0, u32::saturating_add);
+        let last_error = log.parts.iter().rev().find_map(|part| part.last_error.clone());
+        Self { attempts, last_error, debit: log.captured, log }
+    }
+}
+
+/// What is listed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listing {
+    customer_id: Option<String>,
+    limit: Option<u32>,
+    before: Option<String>,
+}
+
+/// `GET /messages?limit=&before=`, and `customer_id=` for the operator: newest
+/// first; the next page begins `before` the last id of this one.
+pub(super) async fn list(
+    State(site): State<Shared>,
+    caller: Caller,
+    QueryString(listing): QueryString<Listing>,
+) -> Result<Json<Vec<MessageView>>, HttpError> {
+    let limit = listing.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(HttpError::Invalid(format!("limit: a number from 1 to {MAX_LIMIT}.")));
+    }
+    let before = listing.before.as_deref().map(MessageId::parse).transpose();
+    let before = before.map_err(|error| HttpError::Invalid(format!("before: {error}.")))?;
+    let asked = listing.customer_id.as_deref().map(CustomerId::parse).transpose();
+    let asked = asked.map_err(|error| HttpError::Invalid(format!("customer_id: {error}.")))?;
+    if let Some(asked) = &asked {
+        caller.may_see(asked)?;
+    }
+    let whose = match caller {
+        Caller::Operator => asked,
+        Caller::Customer(who) => Some(who.customer_id),
+    };
+    let messages = site.store.messages(whose.as_ref(), before.as_ref(), limit).await?;
+    Ok(Json(messages.into_iter().map(MessageView::from).collect()))
+}
+
+/// `GET /messages/{id}`
+pub(super) async fn show(
+    State(site): State<Shared>,
+    caller: Caller,
+    Path(message_id): Path<String>,
+) -> Result<Json<MessageView>, HttpError> {
+    let message_id = MessageId::parse(&message_id).map_err(|_| HttpError::NotFound("message"))?;
+    let message = site.store.message(&message_id).await?.ok_or(HttpError::NotFound("message"))?;
+    caller.may_see(&message.customer_id)?;
+    Ok(Json(message.into()))
+}
