@@ -1,5 +1,6 @@
 //! Postmeter: a postage meter for SMTP.
 
+pub mod app;
 pub mod billing;
 pub mod cli;
 pub mod clock;
