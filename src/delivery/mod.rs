@@ -37,6 +37,8 @@ use worker::Pass;
 
 /// How often the database is asked for what is due.
 const POLL: Duration = Duration::from_millis(500);
+/// How often the queue is counted for the metrics.
+const TOTALS: Duration = Duration::from_secs(10);
 /// Parts asked for at once.
 const PAGE: u32 = 64;
 /// How long a failed look at the database waits.
@@ -128,6 +130,7 @@ impl Delivery {
         tasks.spawn(self.clone().take_handed(handed));
         tasks.spawn(self.clone().poll());
         tasks.spawn(self.clone().renew_leases());
+        tasks.spawn(self.clone().show_totals());
         Ok(())
     }
 
@@ -279,6 +282,25 @@ impl Delivery {
         let Some((part, lease)) = self.lease(&due).await? else { return Ok(false) };
         self.deliver(&part, &lease, Pass::Probe).await;
         Ok(true)
+    }
+
+    /// Keeps the gauges of the queue and of its credits true.
+    async fn show_totals(self) {
+        let Tools { store, metrics, stop, .. } = &self.0.tools;
+        let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
+        loop {
+            match store.totals().await {
+                Ok(totals) => {
+                    metrics.set_parts_queued(gauge(totals.parts_queued));
+                    metrics.set_credits(gauge(totals.held), gauge(totals.owed));
+                }
+                Err(error) => tracing::error!(%error, "the queue could not be counted"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TOTALS) => {}
+            }
+        }
     }
 
     async fn renew_leases(self) {

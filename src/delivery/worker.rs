@@ -76,8 +76,7 @@ impl Delivery {
             _ => {}
         }
         let [jitter] = random::octets::<1>();
-        let moment =
-            Moment { now: self.0.tools.clock.now(), schedule: self.0.settings.schedule, jitter };
+        let moment = Moment { now: self.0.tools.clock.now(), schedule: self.0.settings.schedule, jitter };
         news::of(part, outcome, moment)
     }
 
