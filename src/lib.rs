@@ -1,6 +1,8 @@
 //! Postmeter: a postage meter for SMTP.
 
+pub mod app;
 pub mod billing;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;

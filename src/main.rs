@@ -1,2 +1,67 @@
-//! x
-fn main() {}
+//! Arguments in, exit code out: 0 done, 1 not done or something is wrong, 2 bad usage.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use postmeter::cli::{self, Command, CommandLine, Errand, Place};
+use postmeter::clock::Clock;
+use postmeter::{app, telemetry};
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(line)));
+    done.unwrap_or_else(|error| {
+        complain(&cli::one_line(&error));
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
+    telemetry::init(line.log_format, environment("RUST_LOG").as_deref())?;
+    let config_path = line.config.as_deref();
+    match line.command {
+        Command::Sandbox(args) => {
+            if config_path.is_some() {
+                complain("the sandbox needs no configuration; --config is not used");
+            }
+            app::sandbox(args).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve => {
+            let (config, secrets) = cli::serve_settings(config_path, environment)?;
+            app::serve(config, secrets).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Errand(errand) => {
+            let place = Place { config_path, environment: &environment, clock: Clock::system() };
+            run_errand(errand, &place).await
+        }
+    }
+}
+
+async fn run_errand(errand: Errand, place: &Place<'_>) -> anyhow::Result<ExitCode> {
+    let printout = cli::run(errand, place).await?;
+    print(&printout.text).context("cannot write the answer to stdout")?;
+    Ok(if printout.is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whoever reads us may have read enough: `postmeter customer list | head` is no error.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// Where stderr is gone too, nobody is left to tell.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "postmeter: {text}");
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -78,31 +78,51 @@ impl Config {
     /// Reads the file at `path`; without one `./postmeter.toml`, if there is one,
     /// and otherwise the defaults.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        match Self::load_readable(path) {
+            (config, None) => Ok(config),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// The same, for `check`, which goes on after a problem: what cannot be read
+    /// is left at its default.
+    pub fn load_readable(path: Option<&Path>) -> (Self, Option<ConfigError>) {
         let named = path.is_some();
         let path = path.unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound && !named => String::new(),
-            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+            Err(source) => return (Self::default(), Some(ConfigError::Unreadable { path, source })),
         };
-        Self::parse(&text).map_err(|problems| ConfigError::Invalid { path, problems })
+        let (config, problems) = readable(&text);
+        let error = (!problems.is_empty()).then_some(ConfigError::Invalid { path, problems });
+        (config, error)
     }
 
     /// Reads `text` as the file. The problems are in the order of the text.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let document = DeTable::parse(text).map_err(|error| vec![malformed(text, &error)])?;
-        let (config, mut problems) = typed(text, document.clone());
-        for (key, what) in validate::problems(&config) {
-            // A key that could not be read has been reported; its default is not the operator's fault.
-            if problems.iter().any(|known| known.key == key) {
-                continue;
-            }
-            let place = span_of(document.get_ref(), key).map(|span| place(text, span.start));
-            problems.push(Problem::at(place, key.to_owned(), what));
-        }
-        problems.sort();
+        let (config, problems) = readable(text);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
+}
+
+/// What can be read of `text`, and all that is wrong with the rest.
+fn readable(text: &str) -> (Config, Vec<Problem>) {
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => return (Config::default(), vec![malformed(text, &error)]),
+    };
+    let (config, mut problems) = typed(text, document.clone());
+    for (key, what) in validate::problems(&config) {
+        // A key that could not be read has been reported; its default is not the operator's fault.
+        if problems.iter().any(|known| known.key == key) {
+            continue;
+        }
+        let place = span_of(document.get_ref(), key).map(|span| place(text, span.start));
+        problems.push(Problem::at(place, key.to_owned(), what));
+    }
+    problems.sort();
+    (config, problems)
 }
 
 impl Problem {

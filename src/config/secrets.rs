@@ -67,6 +67,18 @@ impl Secrets {
     /// Reads what `config` needs; `env` looks one variable up. A malformed `PORT`
     /// is reported here too, so that it stands in the same list as the rest.
     pub fn from_env(config: &Config, env: impl Fn(&str) -> Option<String>) -> Result<Self, MissingEnv> {
+        match Self::readable_from_env(config, env) {
+            (secrets, None) => Ok(secrets),
+            (_, Some(missing)) => Err(missing),
+        }
+    }
+
+    /// The same, for `check`, which goes on after a problem: what is missing or
+    /// malformed is left empty.
+    pub fn readable_from_env(
+        config: &Config,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> (Self, Option<MissingEnv>) {
         let mut reader = Reader { env, problems: Vec::new() };
         let secrets = Self {
             dodo_api_key: reader.key("DODO_PAYMENTS_API_KEY", true).unwrap_or_default().into(),
@@ -83,7 +95,7 @@ impl Secrets {
             upstream_smtp_url: reader.upstream_smtp_url(config),
         };
         reader.port();
-        reader.or_problems(secrets)
+        (secrets, reader.or_problems(()).err())
     }
 
     /// What is allowed and yet worth a second look, one line each.

@@ -19,6 +19,7 @@ mod commit;
 pub mod customer;
 pub mod entry;
 pub mod gate;
+pub mod inspect;
 pub mod log;
 pub mod queue;
 pub mod report;
@@ -110,20 +111,24 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Who makes a database: the sandbox's fixed credential must never be found on a real one.
+/// Who opens a database: the sandbox's fixed credential must never be found on a real one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maker {
-    /// `postmeter serve` and the commands.
+    /// `postmeter serve`.
     Serve,
     /// `postmeter sandbox`.
     Sandbox,
+    /// The other commands: they take whichever is there and claim nothing.
+    Command,
 }
 
 impl Maker {
-    const fn as_str(self) -> &'static str {
+    /// The name under which it claims the database for good.
+    const fn claims_as(self) -> Option<&'static str> {
         match self {
-            Self::Serve => "serve",
-            Self::Sandbox => "sandbox",
+            Self::Serve => Some("serve"),
+            Self::Sandbox => Some("sandbox"),
+            Self::Command => None,
         }
     }
 }
@@ -227,12 +232,13 @@ async fn claim(connection: &mut SqliteConnection, path: &Path, maker: Maker) -> 
     const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', ?1) ON CONFLICT DO NOTHING";
     const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
     let failed = |e: sqlx::Error| OpenError::Unusable { path: path.to_owned(), reason: e.to_string() };
-    sqlx::query(CLAIM).bind(maker.as_str()).execute(&mut *connection).await.map_err(failed)?;
+    let Some(asked) = maker.claims_as() else { return Ok(()) };
+    sqlx::query(CLAIM).bind(asked).execute(&mut *connection).await.map_err(failed)?;
     let made_by: String = sqlx::query_scalar(READ).fetch_one(&mut *connection).await.map_err(failed)?;
-    if made_by == maker.as_str() {
+    if made_by == asked {
         return Ok(());
     }
-    Err(OpenError::MadeBy { path: path.to_owned(), made_by, asked: maker.as_str() })
+    Err(OpenError::MadeBy { path: path.to_owned(), made_by, asked })
 }
 
 /// A time as the database keeps it.

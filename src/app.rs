@@ -1,0 +1,433 @@
+//! Composition: what is built, bound, started and stopped, and in which order.
+//!
+//! Two stops follow each other. The first closes the front: listeners go, every
+//! client between two commands hears 421, whoever is in the middle of a message
+//! finishes it. Then the back: attempts that are under way finish, entries on
+//! their way are answered. Whatever is not done when the time is up is left to the
+//! leases and to the entries' keys: nothing that was acknowledged is lost.
+
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::billing::dodo::{self, Dodo, DodoSettings};
+use crate::billing::{self, Billing};
+use crate::cli::SandboxArgs;
+use crate::clock::Clock;
+use crate::config::{Config, Secrets};
+use crate::delivery::{self, Delivery};
+use crate::domain::address::Domain;
+use crate::domain::credential::Secret;
+use crate::domain::ids::{CustomerId, Username};
+use crate::domain::sender::SenderPattern;
+use crate::handover::Handover;
+use crate::http;
+use crate::http::signature::SigningKey;
+use crate::mime::address_list::NamedMailbox;
+use crate::routing::Routing;
+use crate::sandbox::{self, StandIns};
+use crate::smtp::connection::{Opening, Server};
+use crate::smtp::listener::Front;
+use crate::store::customer::{ChangeError, Credential};
+use crate::store::{Maker, Store, StoreSettings};
+use crate::submission::{self, Submission};
+use crate::telemetry::Metrics;
+use crate::tls::{self, CertificateStore};
+use crate::upstream::Upstreams;
+use crate::upstream::resend::{Resend, ResendSettings};
+use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
+
+/// How long the front may take to finish what its clients have begun.
+const FRONT_STOP: Duration = Duration::from_secs(15);
+/// How long attempts and entries under way may take to finish.
+const BACK_STOP: Duration = Duration::from_secs(12);
+/// The lock that keeps a second server off a database.
+const LOCK_FILE: &str = "postmeter.lock";
+
+/// Runs the real thing until it is told to stop.
+pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
+    for warning in config.warnings().into_iter().chain(secrets.warnings()) {
+        tracing::warn!("{warning}");
+    }
+    let _lock = lock(&config.data_dir)?;
+    let store = open_store(&config, Maker::Serve).await?;
+    let sockets = Sockets::bind(&config).await?;
+    let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
+    say(&running.ready_line());
+    stop_signal().await;
+    running.stop().await;
+    Ok(())
+}
+
+/// Runs everything on loopback with stand-ins for both services.
+pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
+    let config = sandbox_config(&args);
+    let made = tls::ensure_development(&config.smtp.tls_cert, &config.smtp.tls_key)?;
+    if made {
+        tracing::info!(path = %config.smtp.tls_cert.display(), "development certificate made");
+    }
+    let _lock = lock(&config.data_dir)?;
+    let (store, metrics) = open_store(&config, Maker::Sandbox).await?;
+    seed(&store).await?;
+    let sockets = Sockets::bind(&config).await?;
+    let base_url = format!("http://{}", sockets.http.local_addr()?);
+    let settings = sandbox::Settings {
+        data_dir: Some(config.data_dir.clone()),
+        base_url: Some(base_url.clone()),
+        clock: Clock::system(),
+    };
+    let stand_ins = StandIns::start(settings).await.context("the stand-ins could not be started")?;
+    let secrets = stand_ins.secrets(&base_url);
+    let running =
+        Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
+    say(&running.ready_line());
+    if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
+        say(&sandbox::welcome(smtp, smtps, running.http));
+    }
+    stop_signal().await;
+    running.stop().await;
+    stand_ins.stop().await;
+    Ok(())
+}
+
+fn sandbox_config(args: &SandboxArgs) -> Config {
+    let mut config = Config::default();
+    config.data_dir.clone_from(&args.data_dir);
+    config.smtp.submission = vec![args.smtp];
+    config.smtp.submissions = vec![args.smtps];
+    config.smtp.tls_cert = "certs/sandbox-cert.pem".into();
+    config.smtp.tls_key = "certs/sandbox-key.pem".into();
+    config.http.listen = args.http;
+    config
+}
+
+/// The seeded customer, who may send as anybody; safe to repeat.
+async fn seed(store: &Store) -> anyhow::Result<()> {
+    let now = Clock::system().now();
+    let customer_id = CustomerId::parse(sandbox::CUSTOMER_ID)?;
+    let (email, name) = (Some(sandbox::CUSTOMER_EMAIL), Some(sandbox::CUSTOMER_NAME));
+    match store.add_customer(&customer_id, email, name, now).await {
+        Ok(()) => {}
+        Err(ChangeError::CustomerExists(_)) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let credential = Credential {
+        username: Username::parse(sandbox::USERNAME)?,
+        customer_id: customer_id.clone(),
+        label: Some("sandbox".to_owned()),
+        created_at: now,
+        revoked_at: None,
+    };
+    store.add_credential(&credential, &Secret::presented(sandbox::SECRET).hash()).await?;
+    store.allow_sender(&customer_id, &SenderPattern::Any, now).await?;
+    Ok(())
+}
+
+/// One server on a database: the leases and the gathering writer count on it.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("the directory {} cannot be made", data_dir.display()))?;
+    let path = data_dir.join(LOCK_FILE);
+    let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!(
+                "another postmeter is running on {}; stop it, or use another data_dir",
+                data_dir.display()
+            )
+        }
+        Err(TryLockError::Error(error)) => Err(error).context(format!("{} cannot be locked", path.display())),
+    }
+}
+
+async fn open_store(config: &Config, maker: Maker) -> anyhow::Result<(Store, Metrics)> {
+    let metrics = Metrics::new();
+    let settings = StoreSettings {
+        data_dir: config.data_dir.clone(),
+        maker,
+        low_balance_credits: config.billing.low_balance_credits,
+    };
+    Ok((Store::open(&settings, metrics.clone()).await?, metrics))
+}
+
+/// Everything that listens, bound before anything is started.
+#[derive(Debug)]
+struct Sockets {
+    submission: Vec<TcpListener>,
+    submissions: Vec<TcpListener>,
+    http: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let mut submission = Vec::new();
+        for address in &config.smtp.submission {
+            submission.push(bind(*address).await?);
+        }
+        let mut submissions = Vec::new();
+        for address in &config.smtp.submissions {
+            submissions.push(bind(*address).await?);
+        }
+        let metrics = match config.http.metrics_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { submission, submissions, http: bind(config.http.listen).await?, metrics })
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another program using it, or does the port need more rights?")
+    })
+}
+
+/// A started system.
+struct Running {
+    smtp: Option<SocketAddr>,
+    smtps: Option<SocketAddr>,
+    http: SocketAddr,
+    front: (TaskTracker, CancellationToken),
+    back: (TaskTracker, CancellationToken),
+}
+
+/// The rooms behind the front.
+struct Back {
+    store: Store,
+    metrics: Metrics,
+    dodo: Dodo,
+    billing: Billing,
+    submission: Submission,
+}
+
+impl Running {
+    async fn start(
+        config: &Config,
+        secrets: &Secrets,
+        (store, metrics): (Store, Metrics),
+        sockets: Sockets,
+        extra_pages: Option<Router>,
+    ) -> anyhow::Result<Self> {
+        let back = (TaskTracker::new(), CancellationToken::new());
+        let front = (TaskTracker::new(), CancellationToken::new());
+        let certificate = CertificateStore::load(&config.smtp.tls_cert, &config.smtp.tls_key)?;
+        let first = |listeners: &[TcpListener]| listeners.first().map(TcpListener::local_addr).transpose();
+        let (smtp, smtps) = (first(&sockets.submission)?, first(&sockets.submissions)?);
+        let http = sockets.http.local_addr()?;
+        let rooms = start_back(config, secrets, (store, metrics), &back).await?;
+        let settings = http_settings(config, secrets, (smtp, smtps), extra_pages.is_some())?;
+        let pages = http_router(&rooms, settings, &front.0, extra_pages);
+        let metrics = rooms.metrics.clone();
+        start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
+        front.0.spawn(certificate.watch(front.1.clone()));
+        front.0.spawn(http::serve(sockets.http, pages, metrics.clone(), front.1.clone()));
+        if let Some(listener) = sockets.metrics {
+            let pages = http::metrics_router(metrics.clone());
+            front.0.spawn(http::serve(listener, pages, metrics, front.1.clone()));
+        }
+        Ok(Self { smtp, smtps, http, front, back })
+    }
+
+    fn ready_line(&self) -> String {
+        let shown =
+            |address: Option<SocketAddr>| address.map_or_else(|| "none".to_owned(), |a| a.to_string());
+        format!("ready smtp={} smtps={} http={}\n", shown(self.smtp), shown(self.smtps), self.http)
+    }
+
+    async fn stop(self) {
+        tracing::info!("stopping: what is in hand is finished first");
+        finish("clients", self.front, FRONT_STOP).await;
+        finish("attempts and entries", self.back, BACK_STOP).await;
+        tracing::info!("stopped");
+    }
+}
+
+async fn finish(what: &str, (tasks, stop): (TaskTracker, CancellationToken), within: Duration) {
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(within, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), "not all {what} finished in time; nothing acknowledged is lost");
+    }
+}
+
+async fn start_back(
+    config: &Config,
+    secrets: &Secrets,
+    (store, metrics): (Store, Metrics),
+    (tasks, stop): &(TaskTracker, CancellationToken),
+) -> anyhow::Result<Back> {
+    let clock = Clock::system();
+    let routing = Routing::new(config);
+    let from = config.notices_from()?;
+    let notices_from = NamedMailbox { name: Some(from.name), mailbox: from.mailbox };
+    let dodo = Dodo::new(DodoSettings {
+        base_url: secrets.dodo_base_url.clone(),
+        api_key: secrets.dodo_api_key.clone(),
+        entitlement_id: secrets.credit_entitlement_id.clone(),
+        timeout: dodo::DEFAULT_TIMEOUT,
+        clock: clock.clone(),
+    })?;
+    let billing = Billing::new(
+        billing::Tools {
+            store: store.clone(),
+            dodo: dodo.clone(),
+            routing,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        },
+        billing::Settings::new(config, &secrets.base_url, notices_from.clone()),
+    );
+    let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
+    let delivery = Delivery::new(
+        delivery::Tools {
+            store: store.clone(),
+            upstreams: upstreams(config, secrets, &clock)?,
+            billing: billing.clone(),
+            handover: handover.clone(),
+            routing,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        },
+        delivery::Settings::new(config, notices_from),
+    );
+    let tools = submission::Tools {
+        store: store.clone(),
+        billing: billing.clone(),
+        handover,
+        routing,
+        clock,
+        metrics: metrics.clone(),
+    };
+    let submission = Submission::new(config, tools);
+    delivery.start(handed).await?;
+    billing.start();
+    Ok(Back { store, metrics, dodo, billing, submission })
+}
+
+/// The upstreams that this configuration uses.
+fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Result<Upstreams> {
+    let timeout = Duration::from_secs(config.upstream.timeout_s);
+    let resend = match &secrets.resend_api_key {
+        Some(api_key) if config.uses_resend() => Some(Resend::new(&ResendSettings {
+            base_url: secrets.resend_base_url.clone(),
+            api_key: api_key.clone(),
+            timeout,
+            clock: clock.clone(),
+        })?),
+        _ => None,
+    };
+    let smtp = match &secrets.upstream_smtp_url {
+        Some(url) if config.uses_smtp() => Some(SmtpUpstream::new(&SmtpSettings {
+            url: url.clone(),
+            allow_plaintext: config.upstream.allow_plaintext,
+            hostname: config.smtp.hostname.clone(),
+            timeout,
+        })?),
+        _ => None,
+    };
+    Ok(Upstreams { resend, smtp })
+}
+
+fn http_router(
+    rooms: &Back,
+    settings: http::Settings,
+    tasks: &TaskTracker,
+    extra_pages: Option<Router>,
+) -> Router {
+    let rooms = http::Rooms {
+        store: rooms.store.clone(),
+        submission: rooms.submission.clone(),
+        billing: rooms.billing.clone(),
+        dodo: rooms.dodo.clone(),
+        metrics: rooms.metrics.clone(),
+        clock: Clock::system(),
+        tasks: tasks.clone(),
+    };
+    let pages = http::router(http::Site::new(rooms, settings));
+    match extra_pages {
+        Some(extra) => pages.merge(extra),
+        None => pages,
+    }
+}
+
+fn http_settings(
+    config: &Config,
+    secrets: &Secrets,
+    (smtp, smtps): (Option<SocketAddr>, Option<SocketAddr>),
+    is_sandbox: bool,
+) -> anyhow::Result<http::Settings> {
+    let webhook_keys = secrets.dodo_webhook_keys.iter().map(SigningKey::parse).collect::<Result<_, _>>()?;
+    let starter_domain = config.senders.starter_domain.as_deref().map(Domain::parse).transpose()?;
+    Ok(http::Settings {
+        base_url: secrets.base_url.clone(),
+        admin_token: secrets.admin_token.clone(),
+        webhook_keys,
+        plan_product_id: secrets.plan_product_id.clone(),
+        topup_product_id: secrets.topup_product_id.clone(),
+        starter_domain,
+        sender_policy: config.senders.policy,
+        smtp: http::SmtpAccess {
+            host: config.smtp.hostname.clone(),
+            starttls_port: smtp.map(|address| address.port()),
+            tls_port: smtps.map(|address| address.port()),
+        },
+        max_message_bytes: config.smtp.max_message_bytes,
+        max_recipients: config.smtp.max_recipients,
+        serves_metrics: config.http.metrics_listen.is_none(),
+        is_sandbox,
+    })
+}
+
+fn start_smtp(
+    config: &Config,
+    rooms: &Back,
+    certificate: &std::sync::Arc<CertificateStore>,
+    (submission, submissions): (Vec<TcpListener>, Vec<TcpListener>),
+    (tasks, stop): &(TaskTracker, CancellationToken),
+) -> anyhow::Result<()> {
+    let server = Server::new(&config.smtp, config.billing.out_of_credit_reply, rooms.submission.clone());
+    let front = Front::new(server, &config.smtp, tasks.clone(), stop.clone());
+    for listener in submission {
+        let acceptor = TlsAcceptor::from(certificate.server_config()?);
+        tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::StartTls(acceptor)));
+    }
+    for listener in submissions {
+        let acceptor = TlsAcceptor::from(certificate.server_config()?);
+        tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::Implicit(acceptor)));
+    }
+    Ok(())
+}
+
+/// Waits for SIGTERM or ctrl-c.
+async fn stop_signal() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// What programs that started us wait for; whoever closed stdout does not wait.
+fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}

@@ -1,0 +1,122 @@
+//! A look at a database that leaves it as it is: nothing is made, claimed or
+//! brought up to date. `check` may run as another user, or with a newer program
+//! than the one that serves, and must not get in its way.
+
+use std::path::Path;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
+
+use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATOR, Maker, OpenError};
+
+/// What was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// There is no database yet.
+    Nothing,
+    /// An older version made it; it is brought up to date when it is opened.
+    Older,
+    /// It is as this version makes it.
+    UpToDate,
+}
+
+/// Whether `serve` could use the database in `data_dir`: it can be written, no
+/// newer version and no sandbox made it.
+pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
+    let path = data_dir.join(DATABASE_FILE);
+    let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
+    if !path.try_exists().map_err(|error| unusable(error.to_string()))? {
+        return Ok(Found::Nothing);
+    }
+    let options = SqliteConnectOptions::new().filename(&path).busy_timeout(BUSY_TIMEOUT);
+    let look = async {
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        // Taken and given back: proof that a write would be possible.
+        connection.begin_with("BEGIN IMMEDIATE").await?.rollback().await?;
+        let applied = applied(&mut connection).await?;
+        let made_by = if applied.is_empty() { None } else { made_by(&mut connection).await? };
+        connection.close().await?;
+        Ok::<_, sqlx::Error>((applied, made_by))
+    };
+    let (applied, made_by) = look.await.map_err(|error| unusable(error.to_string()))?;
+    if let Some(migration) = applied.iter().copied().find(|version| !MIGRATOR.version_exists(*version)) {
+        return Err(OpenError::Newer { path, migration });
+    }
+    if let (Some(made_by), Some(asked)) = (made_by, Maker::Serve.claims_as())
+        && made_by != asked
+    {
+        return Err(OpenError::MadeBy { path, made_by, asked });
+    }
+    let is_complete = MIGRATOR.iter().all(|migration| applied.contains(&migration.version));
+    Ok(if is_complete { Found::UpToDate } else { Found::Older })
+}
+
+async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Error> {
+    const HAS_ANY: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+    const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success";
+    let tables: i64 = sqlx::query_scalar(HAS_ANY).fetch_one(&mut *connection).await?;
+    if tables == 0 {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(APPLIED).fetch_all(connection).await
+}
+
+async fn made_by(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+    const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
+    sqlx::query_scalar(READ).fetch_optional(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::store::{Store, StoreSettings};
+    use crate::telemetry::Metrics;
+
+    async fn open(data_dir: &Path, maker: Maker) -> Store {
+        let settings = StoreSettings { data_dir: data_dir.to_owned(), maker, low_balance_credits: 0 };
+        Store::open(&settings, Metrics::new()).await.unwrap()
+    }
+
+    fn empty_directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("postmeter-inspect-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_look_makes_nothing_and_tells_what_serve_would_meet() {
+        let directory = empty_directory("newer");
+        assert_eq!(inspect(&directory).await.unwrap(), Found::Nothing);
+        assert!(!directory.join(DATABASE_FILE).exists());
+
+        drop(open(&directory, Maker::Command).await);
+        assert_eq!(inspect(&directory).await.unwrap(), Found::UpToDate);
+
+        let options = SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::query(
+            "UPDATE _sqlx_migrations SET version = 99990101
+             WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+        )
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        let newer = inspect(&directory).await.unwrap_err();
+        assert!(matches!(newer, OpenError::Newer { migration: 99_990_101, .. }), "{newer}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_database_is_not_for_serve_and_commands_claim_nothing() {
+        let directory = empty_directory("sandbox");
+        drop(open(&directory, Maker::Command).await);
+        drop(open(&directory, Maker::Sandbox).await);
+        drop(open(&directory, Maker::Command).await);
+        let refused = inspect(&directory).await.unwrap_err();
+        assert!(matches!(refused, OpenError::MadeBy { .. }), "{refused}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
