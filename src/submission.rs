@@ -80,9 +80,18 @@ pub struct SignedIn {
     pub username: Username,
 }
 
+/// What MAIL found out, for the message that follows: a second look at the
+/// database for the From header would find the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Begun {
+    senders: Vec<SenderPattern>,
+}
+
 /// A complete message at the door.
 #[derive(Debug)]
 pub struct Submitted {
+    /// What its MAIL found out.
+    pub begun: Begun,
     /// Who sends and who receives.
     pub envelope: Envelope,
     /// The message, dots unstuffed.
@@ -146,7 +155,7 @@ impl Submission {
 
     /// The checks at MAIL: credential still good, customer not suspended, sender
     /// allowed, credit there.
-    pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<(), Refusal> {
+    pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         self.counted(self.try_begin(who, reverse_path).await)
     }
 
@@ -170,7 +179,7 @@ impl Submission {
         result
     }
 
-    async fn try_begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<(), Refusal> {
+    async fn try_begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         let standing = self.standing(who).await?;
         if let Some(sender) = reverse_path.mailbox() {
             self.check_sender(&standing.senders, sender)?;
@@ -178,7 +187,8 @@ impl Submission {
                 return Err(Refusal::AddressNotCarried { address: sender.clone() });
             }
         }
-        self.0.tools.billing.check_credit(&standing.customer_id, &standing.account, Credits::ONE).await
+        self.0.tools.billing.check_credit(&standing.customer_id, &standing.account, Credits::ONE).await?;
+        Ok(Begun { senders: standing.senders })
     }
 
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
@@ -199,10 +209,8 @@ impl Submission {
     async fn try_submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
         let now = self.0.tools.clock.now();
         let inspection = self.inspect(&submitted)?;
-        if self.0.policy == SenderPolicy::Listed {
-            let senders = self.0.tools.store.senders(&who.customer_id).await.map_err(unavailable)?;
-            inspection.from.iter().try_for_each(|from| self.check_sender(&senders, from))?;
-        }
+        let senders = &submitted.begun.senders;
+        inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
         let acceptance = self.acceptance(who, submitted, &inspection, now)?;
         self.accept(acceptance).await
     }

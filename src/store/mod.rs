@@ -199,6 +199,7 @@ impl Store {
         claim(&mut connection, &path, *maker).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            .test_before_acquire(false)
             .connect_with(options.clone().read_only(true))
             .await
             .map_err(|e| unusable(e.to_string()))?;

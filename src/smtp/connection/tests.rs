@@ -10,7 +10,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::{CustomerId, Username};
-use crate::submission::{SignedIn, stand_in};
+use crate::submission::{Begun, SignedIn, stand_in};
 use crate::tls::{CertificateStore, ensure_development};
 
 use super::super::listener::Front;
@@ -150,7 +150,7 @@ fn receiving(rules: &Rules) -> Step {
         step = session.command(line.as_bytes(), rules);
         step = match step.next {
             Next::SignIn(signing_in) => signing_in.answered(Ok((who.clone(), None)), rules),
-            Next::Begin(beginning) => beginning.answered(Ok(()), rules),
+            Next::Begin(beginning) => beginning.answered(Ok(Begun::default()), rules),
             Next::Check(checking) => checking.answered(Ok(()), rules),
             next => Step { next, ..step },
         };
