@@ -224,7 +224,8 @@ async fn read_standings(
 ///
 /// One account update per customer per commit, in customer order. Its WHERE
 /// clause repeats the decision, so that no bug above can overdraw (P2). All bodies
-/// travel as one blob and are cut apart by the database.
+/// travel as one blob and are cut apart by the database. Parameters are `$N`, which
+/// keep their numbers across statements; `?N` would not.
 async fn write(
     tx: &mut SqliteConnection,
     holds: &BTreeMap<&CustomerId, i64>,
@@ -232,7 +233,7 @@ async fn write(
 ) -> Result<(), StoreError> {
     const WRITE: &str = "
         UPDATE account SET held = held + h.amount
-        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS amount FROM json_each(?1)) AS h
+        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS amount FROM json_each($1)) AS h
         WHERE account.customer_id = h.customer_id
           AND account.balance - account.held - account.owed >= h.amount;
 
@@ -240,19 +241,19 @@ async fn write(
                              size, body_sha256, unit, price, accepted_at, expires_at)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
                value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
-        FROM json_each(?2);
+        FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
                           request_hash)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
                value ->> 7, value ->> 8
-        FROM json_each(?3);
+        FROM json_each($3);
 
         INSERT INTO recipient (message_id, address, part_no, state)
-        SELECT value ->> 0, value ->> 1, value ->> 2, 'queued' FROM json_each(?4);
+        SELECT value ->> 0, value ->> 1, value ->> 2, 'queued' FROM json_each($4);
 
         INSERT INTO body (message_id, chunk_no, bytes)
-        SELECT value ->> 0, 0, substr(?6, (value ->> 1) + 1, value ->> 2) FROM json_each(?5)";
+        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
     if taken.is_empty() {
         return Ok(());
     }
