@@ -314,6 +314,7 @@ async fn start_back(
         routing,
         clock,
         metrics: metrics.clone(),
+        tasks: tasks.clone(),
     };
     let submission = Submission::new(config, tools);
     delivery.start(handed).await?;

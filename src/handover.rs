@@ -38,6 +38,7 @@ pub struct Room {
 pub struct Handover {
     parts: mpsc::UnboundedSender<Handed>,
     octets: Arc<Semaphore>,
+    max_grains: u32,
     slots: Arc<Semaphore>,
     resend_open: Arc<AtomicBool>,
     smtp_open: Arc<AtomicBool>,
@@ -47,16 +48,19 @@ impl Handover {
     /// A handover with room for `max_bytes` octets, and the side that delivery holds.
     pub fn new(max_bytes: usize) -> (Self, mpsc::UnboundedReceiver<Handed>) {
         let (parts, handed) = mpsc::unbounded_channel();
-        let octets = Arc::new(Semaphore::new((max_bytes / GRAIN).min(Semaphore::MAX_PERMITS)));
+        let max_grains = u32::try_from(max_bytes / GRAIN).unwrap_or(u32::MAX).max(1);
+        let permits = usize::try_from(max_grains).unwrap_or(Semaphore::MAX_PERMITS);
+        let octets = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         let slots = Arc::new(Semaphore::new(MAX_PARTS));
         let open = || Arc::new(AtomicBool::new(true));
-        (Self { parts, octets, slots, resend_open: open(), smtp_open: open() }, handed)
+        (Self { parts, octets, max_grains, slots, resend_open: open(), smtp_open: open() }, handed)
     }
 
     /// Room for a message of `bytes` octets in `parts` parts that leaves by `road`;
-    /// `None`: there is none now, or the road's gate is closed, and it waits in the database.
+    /// `None`: there is none now, or the road's gate is closed, or delivery is stopping, and it waits
+    /// in the database.
     pub fn reserve(&self, road: Road, bytes: usize, parts: usize) -> Option<Room> {
-        if !self.gate(road).load(Ordering::Relaxed) {
+        if self.parts.is_closed() || !self.gate(road).load(Ordering::Relaxed) {
             return None;
         }
         let slots = u32::try_from(parts).ok()?;
@@ -65,9 +69,11 @@ impl Handover {
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
     }
 
-    /// Room for a message that was read back from the database; waits for it.
+    /// Room for a message that was read back from the database; waits for it. A
+    /// message larger than the whole budget waits until it has it for itself.
     pub async fn room(&self, bytes: usize) -> Option<Room> {
-        let octets = Arc::clone(&self.octets).acquire_many_owned(grains(bytes)?).await.ok()?;
+        let grains = grains(bytes)?.min(self.max_grains);
+        let octets = Arc::clone(&self.octets).acquire_many_owned(grains).await.ok()?;
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
     }
@@ -106,6 +112,16 @@ mod tests {
         assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_none(), "over budget");
         drop(room);
         assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_the_budget_is_sent_all_the_same() {
+        let (handover, handed) = Handover::new(2 * GRAIN);
+        let room = handover.room(5 * GRAIN).await;
+        assert!(room.is_some());
+        assert!(handover.reserve(Road::Smtp, 1, 1).is_none(), "it has the budget for itself");
+        drop((room, handed));
+        assert!(handover.reserve(Road::Smtp, 1, 1).is_none(), "nobody is there to take it");
     }
 
     #[test]

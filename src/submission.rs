@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio_util::task::TaskTracker;
 
 use crate::billing::Billing;
 use crate::clock::Clock;
@@ -58,6 +59,8 @@ pub struct Tools {
     pub clock: Clock,
     /// The counters.
     pub metrics: Metrics,
+    /// The owner of acceptances whose client may hang up.
+    pub tasks: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -212,7 +215,14 @@ impl Submission {
         let senders = &submitted.begun.senders;
         inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
         let acceptance = self.acceptance(who, submitted, &inspection, now)?;
-        self.accept(acceptance).await
+        // A client that hangs up ends its own task, not this one: what is committed
+        // with a lease must come to delivery, or it would wait until the lease lapses.
+        let submission = self.clone();
+        let accepting = self.0.tools.tasks.spawn(async move { submission.accept(acceptance).await });
+        accepting.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an acceptance ended without an answer");
+            Err(Refusal::StoreUnavailable)
+        })
     }
 
     fn inspect(&self, submitted: &Submitted) -> Result<Inspection, Refusal> {
@@ -278,6 +288,8 @@ impl Submission {
         if answer == accept::Accepted::OutOfCredit {
             // A race was lost, or Dodo knows of a top-up that we do not: look once.
             billing.check_credit_live(&acceptance.customer_id, acceptance.price).await?;
+            let now = self.0.tools.clock.now();
+            acceptance.lease_until = acceptance.lease_until.and_then(|_| now.checked_add(self.0.lease).ok());
             answer = store.accept(acceptance.clone()).await.map_err(unavailable)?;
         }
         let available = match answer {

@@ -11,32 +11,62 @@ use super::budget::{Purpose, is_limited};
 use super::dodo::{BalanceAnswer, DodoError};
 use crate::domain::account::Account;
 use crate::domain::ids::CustomerId;
-use crate::store::account::BalanceRead;
+use crate::store::account::{BalanceApplied, BalanceRead, ReadOutcome};
 use crate::telemetry::{DodoCall, DodoResult};
 
 /// How long a client waits for a balance at most.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// A refusal reads live at most this often for one customer.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
-/// More customers than this are refreshed with the list call.
+/// So many customers at once are refreshed with the list call.
 const LIST_FROM: usize = 5;
-/// Pages of the list call in one refresh at most.
-const MAX_PAGES: u32 = 1000;
 /// Tries of a read that an entry overtook.
 const MAX_OVERTAKEN: u32 = 3;
+/// First and longest wait before what could not be refreshed is tried again.
+const REFRESH_RETRY_MIN: Duration = Duration::from_secs(2);
+const REFRESH_RETRY_MAX: Duration = Duration::from_secs(60);
+/// After so many failures in a row the others are not tried.
+const MAX_FAILURES: u32 = 3;
 
-/// Who is being read, who asked, and who was refused lately.
+/// Who is being read, and who asked.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     flights: Mutex<BTreeMap<CustomerId, Arc<Flight>>>,
-    refusals: Mutex<BTreeMap<CustomerId, Instant>>,
     asked: Mutex<BTreeSet<CustomerId>>,
+    /// Whose entry was on its way when they were to be refreshed.
+    deferred: Mutex<BTreeSet<CustomerId>>,
     wake: Notify,
 }
 
 /// The reads of one customer, one at a time.
 #[derive(Debug, Default)]
-struct Flight(tokio::sync::Mutex<Option<(Instant, Option<Account>)>>);
+struct Flight {
+    last: tokio::sync::Mutex<Option<Last>>,
+    /// When news came that the balance may have changed.
+    news_at: Mutex<Option<Instant>>,
+}
+
+/// A read that was made.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    began: Instant,
+    account: Option<Account>,
+}
+
+impl Flight {
+    /// Reads that began before this say nothing to somebody who asks `now` and
+    /// is content with an answer as old as `patience`.
+    fn not_before(&self, now: Instant, patience: Duration) -> Instant {
+        let oldest = now.checked_sub(patience).unwrap_or(now);
+        lock(&self.news_at).map_or(oldest, |news_at| news_at.max(oldest))
+    }
+
+    fn is_of_use(&self) -> bool {
+        self.last
+            .try_lock()
+            .map_or(true, |last| last.is_some_and(|last| last.began.elapsed() < REFUSAL_INTERVAL))
+    }
+}
 
 impl Reads {
     /// Asks for a read in the background.
@@ -47,26 +77,24 @@ impl Reads {
         }
     }
 
-    /// Whether a refusal may read live now; remembers that it did.
-    pub(super) fn may_ask_before_refusal(&self, customer_id: &CustomerId) -> bool {
-        let now = Instant::now();
-        let mut refusals = lock(&self.refusals);
-        refusals.retain(|_, at| now.duration_since(*at) < REFUSAL_INTERVAL);
-        if refusals.contains_key(customer_id) {
-            return false;
+    /// A top-up may have landed: what was read before is old.
+    pub(super) fn has_changed(&self, customer_id: &CustomerId) {
+        if let Some(flight) = lock(&self.flights).get(customer_id) {
+            *lock(&flight.news_at) = Some(Instant::now());
         }
-        refusals.insert(customer_id.clone(), now);
-        true
+        self.ask(customer_id);
     }
 
-    /// A top-up may have landed: the next refusal may read live at once.
-    pub(super) fn forget_refusal(&self, customer_id: &CustomerId) {
-        lock(&self.refusals).remove(customer_id);
+    /// An entry was closed: who waited for that is read now.
+    pub(super) fn entry_closed(&self, customer_id: &CustomerId) {
+        if lock(&self.deferred).remove(customer_id) {
+            self.ask(customer_id);
+        }
     }
 
     fn flight(&self, customer_id: &CustomerId) -> Arc<Flight> {
         let mut flights = lock(&self.flights);
-        flights.retain(|_, flight| Arc::strong_count(flight) > 1);
+        flights.retain(|_, flight| Arc::strong_count(flight) > 1 || flight.is_of_use());
         Arc::clone(flights.entry(customer_id.clone()).or_default())
     }
 }
@@ -78,23 +106,44 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Billing {
     /// Reads a balance for somebody who waits; `None`: it cannot be had in time.
     pub(super) async fn read_balance(&self, customer_id: &CustomerId) -> Option<Account> {
-        tokio::time::timeout(ANSWER_WAIT, self.fly(customer_id, Purpose::Answer)).await.ok().flatten()
+        self.wait_for_read(customer_id, Duration::ZERO).await
+    }
+
+    /// Reads a balance for somebody who would be refused. Whoever is refused
+    /// within five seconds of such a read has waited for it, and makes no other.
+    pub(super) async fn read_before_refusal(&self, customer_id: &CustomerId) -> Option<Account> {
+        self.wait_for_read(customer_id, REFUSAL_INTERVAL).await
+    }
+
+    /// The read is a task of its own: an answer that comes too late for whoever
+    /// asked is kept all the same.
+    async fn wait_for_read(&self, customer_id: &CustomerId, patience: Duration) -> Option<Account> {
+        let (billing, customer_id) = (self.clone(), customer_id.clone());
+        let flight = self.0.tools.tasks.spawn(async move {
+            let stop = billing.0.tools.stop.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                account = billing.fly(&customer_id, Purpose::Answer, patience) => account,
+            }
+        });
+        tokio::time::timeout(ANSWER_WAIT, flight).await.ok()?.ok().flatten()
     }
 
     /// One read at a time for a customer. Who asks while one is under way waits for
-    /// a read that begins after the question, and shares it with the others.
-    async fn fly(&self, customer_id: &CustomerId, purpose: Purpose) -> Option<Account> {
-        let asked = Instant::now();
+    /// a read that begins after the question, less `patience`, and shares it with the others.
+    async fn fly(&self, customer_id: &CustomerId, purpose: Purpose, patience: Duration) -> Option<Account> {
         let flight = self.0.reads.flight(customer_id);
-        let mut last = flight.0.lock().await;
-        if let Some((began, account)) = *last
-            && began >= asked
+        let not_before = flight.not_before(Instant::now(), patience);
+        let mut last = flight.last.lock().await;
+        if let Some(Last { began, account }) = *last
+            && began >= not_before
         {
             return account;
         }
         let began = Instant::now();
         let account = self.read(customer_id, purpose).await;
-        *last = Some((began, account));
+        *last = Some(Last { began, account });
         account
     }
 
@@ -102,24 +151,40 @@ impl Billing {
         for _ in 0..MAX_OVERTAKEN {
             let leave = self.leave(customer_id).await?;
             let balance = self.ask_dodo(customer_id, purpose).await?;
-            let (account, is_applied) = self.apply(&leave, balance).await?;
-            if is_applied {
-                return Some(account);
+            let applied = self.apply(&leave, balance).await?;
+            if applied.outcome != ReadOutcome::Overtaken {
+                return Some(applied.account);
             }
         }
         // Entries keep coming between; each of them says what is left by itself.
         self.0.tools.store.account(customer_id).await.ok().flatten()
     }
 
-    /// Waits until no entry of the customer is on its way.
+    /// Waits until no entry of the customer is on its way for the first time.
     async fn leave(&self, customer_id: &CustomerId) -> Option<BalanceRead> {
+        let store = &self.0.tools.store;
         loop {
             let closed = self.0.closed.notified();
-            if let Some(leave) = self.0.tools.store.begin_balance_read(customer_id).await.ok()? {
+            if let Some(leave) = store.begin_balance_read(customer_id).await.ok()? {
                 return Some(leave);
             }
+            // Nobody waits for an account that is not there.
+            store.account(customer_id).await.ok()??;
             let _ = tokio::time::timeout(Duration::from_millis(250), closed).await;
         }
+    }
+
+    /// Leave to read at once, or else when the entry on its way is closed.
+    async fn leave_or_defer(&self, customer_id: &CustomerId) -> Option<BalanceRead> {
+        let store = &self.0.tools.store;
+        if let Some(leave) = store.begin_balance_read(customer_id).await.ok()? {
+            return Some(leave);
+        }
+        lock(&self.0.reads.deferred).insert(customer_id.clone());
+        // It may have been closed just before.
+        let leave = store.begin_balance_read(customer_id).await.ok()??;
+        lock(&self.0.reads.deferred).remove(customer_id);
+        Some(leave)
     }
 
     async fn ask_dodo(&self, customer_id: &CustomerId, purpose: Purpose) -> Option<i64> {
@@ -136,7 +201,7 @@ impl Billing {
         }
     }
 
-    async fn apply(&self, leave: &BalanceRead, balance: i64) -> Option<(Account, bool)> {
+    async fn apply(&self, leave: &BalanceRead, balance: i64) -> Option<BalanceApplied> {
         let store = &self.0.tools.store;
         let applied = store.apply_balance(leave, balance, self.0.tools.clock.now()).await;
         let applied = applied.map_err(|error| tracing::error!(%error, "a balance could not be kept")).ok()?;
@@ -146,7 +211,7 @@ impl Billing {
         if applied.account.owed.get() > 0 {
             self.0.owing.notify_one();
         }
-        Some((applied.account, applied.is_applied))
+        Some(applied)
     }
 
     /// Counts a call; the last of them says whether Dodo is up.
@@ -160,41 +225,65 @@ impl Billing {
         self.0.tools.metrics.dodo_call(call, result);
     }
 
-    /// Reads in the background what was asked for, until it is told to stop.
+    /// Reads in the background what was asked for, until it is told to stop. What
+    /// could not be read is tried again, less and less often while Dodo is away.
     pub(super) async fn refresh(self) {
         let stop = self.0.tools.stop.clone();
+        let mut wait = REFRESH_RETRY_MIN;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.0.reads.wake.notified() => {}
             }
             let asked = std::mem::take(&mut *lock(&self.0.reads.asked));
+            let failed = tokio::select! {
+                () = stop.cancelled() => return,
+                failed = self.refresh_all(asked) => failed,
+            };
+            if failed.is_empty() {
+                wait = REFRESH_RETRY_MIN;
+                continue;
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.refresh_all(asked) => {}
+                () = tokio::time::sleep(wait) => {}
             }
+            wait = (wait * 2).min(REFRESH_RETRY_MAX);
+            failed.iter().for_each(|customer_id| self.0.reads.ask(customer_id));
         }
     }
 
-    async fn refresh_all(&self, asked: BTreeSet<CustomerId>) {
-        if asked.len() >= LIST_FROM {
-            return self.refresh_by_list(asked).await;
-        }
-        for customer_id in &asked {
-            self.fly(customer_id, Purpose::Refresh).await;
-        }
-    }
-
-    /// Many at once: a hundred balances a call.
-    async fn refresh_by_list(&self, asked: BTreeSet<CustomerId>) {
+    /// Returns who could not be read.
+    async fn refresh_all(&self, asked: BTreeSet<CustomerId>) -> BTreeSet<CustomerId> {
         let mut leaves = BTreeMap::new();
         for customer_id in asked {
-            // Whose entry is on its way is told the balance by its answer.
-            if let Ok(Some(leave)) = self.0.tools.store.begin_balance_read(&customer_id).await {
+            if let Some(leave) = self.leave_or_defer(&customer_id).await {
                 leaves.insert(customer_id, leave);
             }
         }
-        for page in 0..MAX_PAGES {
+        if leaves.len() >= LIST_FROM && !self.refresh_by_list(&mut leaves).await {
+            return leaves.into_keys().collect();
+        }
+        let (mut failed, mut in_a_row) = (BTreeSet::new(), 0);
+        for customer_id in leaves.into_keys() {
+            let is_hopeless = in_a_row >= MAX_FAILURES;
+            if is_hopeless || self.fly(&customer_id, Purpose::Refresh, Duration::ZERO).await.is_none() {
+                in_a_row += 1;
+                failed.insert(customer_id);
+            } else {
+                in_a_row = 0;
+            }
+        }
+        failed
+    }
+
+    /// Many at once: a hundred balances a call, while that is cheaper than one by
+    /// one. Who is found is taken out of `leaves`. Who is on no page is left to be
+    /// asked for alone: without a grant, or moved to another page meanwhile.
+    /// `false`: Dodo did not answer.
+    async fn refresh_by_list(&self, leaves: &mut BTreeMap<CustomerId, BalanceRead>) -> bool {
+        let mut page = 0;
+        while usize::try_from(page).is_ok_and(|pages_read| pages_read < leaves.len()) {
             self.0.budget.take(Purpose::Refresh).await;
             let reply = self.0.tools.dodo.balances(page).await;
             self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
@@ -203,7 +292,7 @@ impl Billing {
                 Ok(list) => list,
                 Err(error) => {
                     tracing::warn!(%error, "the balances could not be read");
-                    return;
+                    return false;
                 }
             };
             for (customer_id, balance) in list.balances {
@@ -211,13 +300,11 @@ impl Billing {
                     self.apply(&leave, BalanceAnswer::Known(balance).credits()).await;
                 }
             }
-            if list.is_last || leaves.is_empty() {
+            if list.is_last {
                 break;
             }
+            page += 1;
         }
-        // Who is on no page never got a grant.
-        for leave in leaves.values() {
-            self.apply(leave, BalanceAnswer::NoGrantYet.credits()).await;
-        }
+        true
     }
 }

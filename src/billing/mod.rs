@@ -13,9 +13,9 @@ pub mod events;
 mod notice;
 mod settle;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
-use crate::domain::ids::CustomerId;
+use crate::domain::ids::{CustomerId, EntryId};
 use crate::domain::refusal::Refusal;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
@@ -100,7 +100,9 @@ struct Inner {
     /// Entries were closed: a balance read that waited for that may go on.
     closed: Notify,
     /// Customers whose entries Dodo refuses, until when they are left alone.
-    refused: Mutex<BTreeMap<CustomerId, std::time::Instant>>,
+    refused: Mutex<BTreeMap<CustomerId, Instant>>,
+    /// Entries that some task is posting.
+    posting: Mutex<BTreeSet<EntryId>>,
 }
 
 impl Billing {
@@ -115,6 +117,7 @@ impl Billing {
             owing: Notify::new(),
             closed: Notify::new(),
             refused: Mutex::default(),
+            posting: Mutex::default(),
         }))
     }
 
@@ -157,10 +160,8 @@ impl Billing {
 
     /// Before credit is refused: one live look, at most once per customer per 5 s.
     pub async fn check_credit_live(&self, customer_id: &CustomerId, price: Credits) -> Result<(), Refusal> {
-        if self.0.reads.may_ask_before_refusal(customer_id) {
-            // Dodo away is no reason to accept: the refusal stands on what is known.
-            let _ = self.read_balance(customer_id).await;
-        }
+        // Dodo away is no reason to accept: the refusal stands on what is known.
+        let _ = self.read_before_refusal(customer_id).await;
         match self.0.tools.store.account(customer_id).await {
             Ok(Some(account)) => self.decide(&account, price),
             _ => Err(Refusal::StoreUnavailable),
@@ -183,9 +184,8 @@ impl Billing {
     /// News that a customer's balance may have changed (a webhook): it is read
     /// soon, in the background, and a refusal may read it live again at once.
     pub fn balance_changed(&self, customer_id: &CustomerId) {
-        self.0.reads.forget_refusal(customer_id);
         self.refused().remove(customer_id);
-        self.0.reads.ask(customer_id);
+        self.0.reads.has_changed(customer_id);
         self.0.owing.notify_one();
     }
 
@@ -213,7 +213,11 @@ impl Billing {
         }
     }
 
-    fn refused(&self) -> std::sync::MutexGuard<'_, BTreeMap<CustomerId, std::time::Instant>> {
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<CustomerId, Instant>> {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn posting(&self) -> MutexGuard<'_, BTreeSet<EntryId>> {
+        self.0.posting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,8 @@ use crate::domain::ids::CustomerId;
 use crate::mime::Origin;
 use crate::mime::notice::low_balance;
 use crate::routing::{OwnMail, new_message_id};
-use crate::store::accept::Kind;
+use crate::store::StoreError;
+use crate::store::accept::{Acceptance, Kind};
 
 /// Customers who are being told now, so that a burst of mail asks once.
 #[derive(Debug, Default)]
@@ -34,25 +35,56 @@ impl Notices {
 }
 
 impl Billing {
-    /// Mails the notice, unless the mark was disarmed meanwhile.
+    /// Mails the notice, unless the mark was disarmed meanwhile. A customer who
+    /// cannot be told is not tried again with every message until the next crossing.
     pub(super) async fn tell_low(&self, customer_id: &CustomerId, available: Option<Credits>) {
-        if let Err(reason) = self.try_tell_low(customer_id, available).await {
-            tracing::warn!(%customer_id, reason = ?reason, "the low-balance notice could not be mailed");
+        let store = &self.0.tools.store;
+        let told = match self.low_notice(customer_id, available).await {
+            Ok(Ok(notice)) => store.low_balance_notice(&notice).await.map(|is_told| {
+                if is_told {
+                    tracing::info!(%customer_id, message_id = %notice.message_id, "low-balance notice queued");
+                }
+            }),
+            Ok(Err(reason)) => {
+                tracing::warn!(%customer_id, ?reason, "the low-balance notice cannot be mailed");
+                store.disarm_low_balance(customer_id).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::error!(%customer_id, %error, "the low-balance notice could not be taken in");
         }
         self.0.notices.end(customer_id);
     }
 
-    async fn try_tell_low(&self, customer_id: &CustomerId, available: Option<Credits>) -> Result<(), String> {
-        let store = &self.0.tools.store;
-        let customer = store.customer(customer_id).await.map_err(|e| e.to_string())?;
-        let customer = customer.ok_or("there is no such customer")?;
-        let email = customer.email.ok_or("no email address of the customer is known")?;
-        let to = Mailbox::parse(&email).map_err(|e| e.to_string())?;
+    /// The notice, or why this customer cannot get one.
+    async fn low_notice(
+        &self,
+        customer_id: &CustomerId,
+        available: Option<Credits>,
+    ) -> Result<Result<Acceptance, String>, StoreError> {
+        let Some(customer) = self.0.tools.store.customer(customer_id).await? else {
+            return Ok(Err("there is no such customer".to_owned()));
+        };
+        let available = available.or(customer.account.available_credits()).unwrap_or(Credits::ZERO);
+        let Some(email) = customer.email else {
+            return Ok(Err("no email address of the customer is known".to_owned()));
+        };
+        Ok(Mailbox::parse(&email)
+            .map_err(|error| error.to_string())
+            .and_then(|to| self.compose_low(customer_id, to, available)))
+    }
+
+    fn compose_low(
+        &self,
+        customer_id: &CustomerId,
+        to: Mailbox,
+        available: Credits,
+    ) -> Result<Acceptance, String> {
         let now = self.0.tools.clock.now();
         let message_id = new_message_id(now);
         let from = &self.0.settings.notices_from;
         let origin = Origin { from, hostname: &self.0.settings.hostname, now, message_id: &message_id };
-        let available = available.or(customer.account.available_credits()).unwrap_or(Credits::ZERO);
         let bytes = low_balance(&origin, &to, available, &self.0.settings.top_up_url);
         let mail = OwnMail {
             kind: Kind::Notice,
@@ -63,10 +95,6 @@ impl Billing {
             now,
             message_id,
         };
-        let notice = self.0.tools.routing.own(mail).map_err(|reason| reason.what)?;
-        if store.low_balance_notice(&notice).await.map_err(|e| e.to_string())? {
-            tracing::info!(%customer_id, message_id = %notice.message_id, "low-balance notice queued");
-        }
-        Ok(())
+        self.0.tools.routing.own(mail).map_err(|reason| reason.what)
     }
 }

@@ -28,22 +28,33 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long a customer whose entry Dodo refused is left alone, unless news comes.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 
+/// First and longest wait before an answer that could not be kept is written down again.
+const KEEP_RETRY_MIN: Duration = Duration::from_millis(200);
+const KEEP_RETRY_MAX: Duration = Duration::from_secs(10);
+
 /// What a try of an entry means for it.
 enum Verdict {
     /// It is closed.
     Closed,
     /// It is tried again after a wait.
     Again(Option<Duration>),
+    /// What Dodo answered could not be kept: the entry stays open, its outcome unknown.
+    NotKept,
 }
 
 impl Billing {
     /// Settles until it is told to stop; what is on its way is finished first.
     pub(super) async fn settle(self) {
         let stop = self.0.tools.stop.clone();
-        if let Err(error) = self.resume_open().await {
-            tracing::error!(%error, "open entries could not be read");
-        }
+        self.distrust().await;
+        let mut looked = None;
         loop {
+            if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
+                looked = Some(Instant::now());
+                if let Err(error) = self.resume_open().await {
+                    tracing::error!(%error, "open entries could not be read");
+                }
+            }
             if let Err(error) = self.settle_round().await {
                 tracing::error!(%error, "what is owed could not be read");
             }
@@ -55,29 +66,42 @@ impl Billing {
         }
     }
 
-    /// After a restart: an entry that is open may have been applied.
+    /// After a restart an entry that is open may have been applied. No entry is
+    /// posted before that is written down.
+    async fn distrust(&self) {
+        let Tools { store, clock, stop, .. } = &self.0.tools;
+        while let Err(error) = store.distrust_open_entries(clock.now()).await {
+            tracing::error!(%error, "open entries could not be marked");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Entries that are open while nobody posts them: after a restart, and where
+    /// the database failed so late that nobody knew that they were opened.
     async fn resume_open(&self) -> Result<(), StoreError> {
-        let store = &self.0.tools.store;
-        store.distrust_open_entries(self.0.tools.clock.now()).await?;
-        for entry in store.open_entries().await? {
-            self.post_in_background(entry);
+        let posting = self.posting().clone();
+        for mut entry in self.0.tools.store.open_entries().await? {
+            if !posting.contains(&entry.entry_id) && !self.0.tools.stop.is_cancelled() {
+                // What its last call was answered is not known here.
+                entry.unknown_tries = entry.unknown_tries.max(1);
+                self.post_in_background(entry);
+            }
         }
         Ok(())
     }
 
     async fn settle_round(&self) -> Result<(), StoreError> {
         loop {
-            let owing = self.0.tools.store.owing(ROUND).await?;
+            let owing = self.0.tools.store.owing(&self.left_alone(), ROUND).await?;
             let mut opened = 0;
             for customer_id in &owing {
-                if self.0.tools.stop.is_cancelled() {
+                // The wait for a call is where captures gather.
+                if !self.may_call().await {
                     return Ok(());
                 }
-                if self.is_left_alone(customer_id) {
-                    continue;
-                }
-                // The wait for a call is where captures gather.
-                self.0.budget.take(Purpose::Entry).await;
                 if let Some(entry) = self.open(customer_id).await? {
                     opened += 1;
                     self.post_in_background(entry);
@@ -89,10 +113,23 @@ impl Billing {
         }
     }
 
-    fn is_left_alone(&self, customer_id: &CustomerId) -> bool {
+    /// Waits until an entry may be posted; `false`: the process stops.
+    async fn may_call(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.0.tools.stop.cancelled() => false,
+            () = self.0.budget.take(Purpose::Entry) => true,
+        }
+    }
+
+    fn left_alone(&self) -> Vec<CustomerId> {
         let mut refused = self.refused();
         refused.retain(|_, until| *until > Instant::now());
-        refused.contains_key(customer_id)
+        refused.keys().cloned().collect()
+    }
+
+    fn leave_alone(&self, customer_id: &CustomerId) {
+        self.refused().insert(customer_id.clone(), Instant::now() + REFUSED_WAIT);
     }
 
     /// Opens an entry for what is owed, or for what the balance covers of it; a
@@ -106,34 +143,37 @@ impl Billing {
         let entry_id = EntryId::generate(now, random::octets());
         let entry = store.open_entry(customer_id, &entry_id, at_most, now).await?;
         if entry.is_none() {
-            self.refused().insert(customer_id.clone(), Instant::now() + REFUSED_WAIT);
+            self.leave_alone(customer_id);
         }
         Ok(entry)
     }
 
     fn post_in_background(&self, entry: Entry) {
+        self.posting().insert(entry.entry_id.clone());
         let billing = self.clone();
-        self.0.tools.tasks.spawn(async move { billing.post_until_closed(entry).await });
+        self.0.tools.tasks.spawn(async move {
+            let (entry_id, customer_id) = (entry.entry_id.clone(), entry.customer_id.clone());
+            billing.post_until_closed(entry).await;
+            billing.posting().remove(&entry_id);
+            billing.0.closed.notify_waiters();
+            billing.0.reads.entry_closed(&customer_id);
+            billing.0.owing.notify_one();
+        });
     }
 
     /// Posts an entry until it is closed, or the process stops between two tries.
-    async fn post_until_closed(self, mut entry: Entry) {
+    async fn post_until_closed(&self, mut entry: Entry) {
         let stop = self.0.tools.stop.clone();
         let mut wait = RETRY_MIN;
         let mut is_paid_for = entry.unknown_tries == 0;
         loop {
-            if !is_paid_for {
-                self.0.budget.take(Purpose::Entry).await;
+            if !is_paid_for && !self.may_call().await {
+                return;
             }
             is_paid_for = false;
-            let verdict = self.post(&mut entry).await;
-            let again = match verdict {
-                Ok(Verdict::Closed) => break,
-                Ok(Verdict::Again(asked)) => asked.unwrap_or(wait).max(wait),
-                Err(error) => {
-                    tracing::error!(entry_id = %entry.entry_id, %error, "an answer could not be kept");
-                    wait
-                }
+            let again = match self.post(&mut entry).await {
+                Verdict::Closed | Verdict::NotKept => return,
+                Verdict::Again(asked) => asked.unwrap_or(wait).max(wait),
             };
             wait = (wait * 2).min(RETRY_MAX);
             tokio::select! {
@@ -141,18 +181,18 @@ impl Billing {
                 () = tokio::time::sleep(again) => {}
             }
         }
-        self.0.closed.notify_waiters();
-        self.0.owing.notify_one();
     }
 
-    async fn post(&self, entry: &mut Entry) -> Result<Verdict, StoreError> {
+    async fn post(&self, entry: &mut Entry) -> Verdict {
         let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
         self.0.tools.metrics.dodo_call(DodoCall::PostEntry, call_result(&reply.answer));
+        let is_certain = entry.unknown_tries == 0;
         match reply.answer {
-            EntryAnswer::Applied { balance_after: Some(balance_after) } if entry.unknown_tries == 0 => {
+            // Between two tries a balance may have been read that is newer than this one.
+            EntryAnswer::Applied { balance_after: Some(balance_after) } if is_certain && entry.tries == 1 => {
                 self.settled(entry, Settled::Now { balance_after }).await
             }
             EntryAnswer::Applied { .. } | EntryAnswer::KeyUsed => {
@@ -160,9 +200,7 @@ impl Billing {
                 self.0.reads.ask(&entry.customer_id);
                 verdict
             }
-            EntryAnswer::Rejected { message, .. } if entry.unknown_tries == 0 => {
-                self.void(entry, &message).await
-            }
+            EntryAnswer::Rejected { message, .. } if is_certain => self.void(entry, &message).await,
             // Dodo may check the balance before the key: after an unknown try this proves nothing.
             EntryAnswer::Rejected { message, .. } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
@@ -180,16 +218,17 @@ impl Billing {
             }
             EntryAnswer::NotSent { reason } => self.again(entry, false, &reason, None).await,
             EntryAnswer::Unknown { reason } => {
-                entry.unknown_tries += 1;
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Unknown);
                 self.again(entry, true, &reason, None).await
             }
         }
     }
 
-    async fn settled(&self, entry: &Entry, settled: Settled) -> Result<Verdict, StoreError> {
+    async fn settled(&self, entry: &Entry, settled: Settled) -> Verdict {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
-        let low = store.settle_entry(entry, settled, clock.now()).await?;
+        let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
+            return Verdict::NotKept;
+        };
         metrics.entry(EntryKind::Debit, EntryResult::Settled);
         tracing::info!(
             entry_id = %entry.entry_id,
@@ -201,14 +240,18 @@ impl Billing {
         if low {
             self.low_balance(&entry.customer_id, None);
         }
-        Ok(Verdict::Closed)
+        Verdict::Closed
     }
 
     /// Nothing was applied: what the entry covered is owed in no entry again, and
     /// the balance is read before the next one is cut to it.
-    async fn void(&self, entry: &Entry, message: &str) -> Result<Verdict, StoreError> {
+    async fn void(&self, entry: &Entry, message: &str) -> Verdict {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
-        store.void_entry(entry, message, clock.now()).await?;
+        // The same entry would be refused again.
+        self.leave_alone(&entry.customer_id);
+        if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
+            return Verdict::NotKept;
+        }
         metrics.entry(EntryKind::Debit, EntryResult::Void);
         tracing::warn!(
             entry_id = %entry.entry_id,
@@ -217,24 +260,51 @@ impl Billing {
             reason = ?message,
             "Dodo refused an entry; its credits stay owed"
         );
-        let read = self.read_balance(&entry.customer_id).await;
-        let still_covers = read.is_none_or(|a| a.balance.is_none_or(|b| b >= entry.amount.to_i64()));
-        if still_covers {
-            // The same entry would be refused again.
-            self.refused().insert(entry.customer_id.clone(), Instant::now() + REFUSED_WAIT);
+        let read = self.read_balance(&entry.customer_id).await.and_then(|account| account.balance);
+        if read.is_some_and(|balance| balance < entry.amount.to_i64()) {
+            self.refused().remove(&entry.customer_id);
         }
-        Ok(Verdict::Closed)
+        Verdict::Closed
+    }
+
+    /// Writes down what an answer means, however long the store takes: the same
+    /// call again could be answered otherwise. `None`: it cannot be written.
+    async fn kept<T, F>(&self, entry: &Entry, write: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut wait = KEEP_RETRY_MIN;
+        loop {
+            let error = match write().await {
+                Ok(kept) => return Some(kept),
+                Err(error) => error,
+            };
+            tracing::error!(entry_id = %entry.entry_id, %error, "Dodo's answer could not be kept");
+            if matches!(error, StoreError::Corrupt(_)) {
+                return None;
+            }
+            tokio::select! {
+                () = self.0.tools.stop.cancelled() => return None,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(KEEP_RETRY_MAX);
+        }
     }
 
     async fn again(
         &self,
-        entry: &Entry,
+        entry: &mut Entry,
         is_unknown: bool,
         error: &str,
         after: Option<Duration>,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Verdict {
         let Tools { store, clock, .. } = &self.0.tools;
-        store.note_entry_try(entry, is_unknown, error, clock.now()).await?;
+        // If this cannot be written, the entry still knows it, and a restart distrusts it anyway.
+        if let Err(error) = store.note_entry_try(entry, is_unknown, error, clock.now()).await {
+            tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
+        }
+        entry.tries = entry.tries.saturating_add(1);
+        entry.unknown_tries = entry.unknown_tries.saturating_add(u32::from(is_unknown));
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
@@ -242,7 +312,7 @@ impl Billing {
             reason = ?error,
             "an entry was not settled; it is tried again"
         );
-        Ok(Verdict::Again(after))
+        Verdict::Again(after)
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! A bad key, a spent quota or a suspended account is the operator's matter, not
 //! the sender's: messages stay queued, nothing bounces, lifetimes stand still.
+//! One part at a time is let through to see, and a gate opens when the upstream
+//! has taken one: a refusal of that part alone, or no answer, proves nothing.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,21 +16,44 @@ use crate::domain::message::Road;
 use crate::store::StoreError;
 use crate::store::gate::Gate;
 
+/// How long the next try waits when one came back without opening the gate.
+const PROBE_WAIT: Duration = Duration::from_secs(30);
+
 /// The closed gates, in memory; the database has the same.
 #[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<BTreeMap<Road, Gate>>);
+pub(super) struct Gates {
+    closed: Mutex<BTreeMap<Road, Gate>>,
+    probing: Mutex<BTreeSet<Road>>,
+    /// Held while a gate is opened or closed, so that memory and database stay alike.
+    changing: tokio::sync::Mutex<()>,
+}
 
 impl Gates {
     /// Roads that are open, and roads whose gate is worth one try now.
     pub(super) fn passable(&self, now: Timestamp) -> (Vec<Road>, Vec<Road>) {
         let closed = self.closed();
+        let probing = self.probing();
         let open = [Road::Resend, Road::Smtp].into_iter().filter(|road| !closed.contains_key(road)).collect();
-        let probing = closed.values().filter(|gate| gate.try_again_at <= now).map(|gate| gate.road).collect();
-        (open, probing)
+        let due = closed.values().filter(|gate| gate.try_again_at <= now).map(|gate| gate.road);
+        (open, due.filter(|road| !probing.contains(road)).collect())
     }
 
-    fn closed(&self) -> std::sync::MutexGuard<'_, BTreeMap<Road, Gate>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The gate of a road, if it is closed.
+    pub(super) fn get(&self, road: Road) -> Option<Gate> {
+        self.closed().get(&road).cloned()
+    }
+
+    /// Whether nobody else is trying this road.
+    pub(super) fn begin_probe(&self, road: Road) -> bool {
+        self.probing().insert(road)
+    }
+
+    fn closed(&self) -> MutexGuard<'_, BTreeMap<Road, Gate>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn probing(&self) -> MutexGuard<'_, BTreeSet<Road>> {
+        self.probing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -41,13 +66,13 @@ impl Delivery {
         Ok(())
     }
 
-    /// Closes a gate, or puts its next try off. Returns when that is.
-    pub(super) async fn close_gate(&self, road: Road, reason: &str, wait: Duration) -> Timestamp {
+    /// Closes a gate, or puts its next try off.
+    pub(super) async fn close_gate(&self, road: Road, reason: &str, wait: Duration) {
+        let _changing = self.0.gates.changing.lock().await;
         let now = self.0.tools.clock.now();
         let try_again_at = now.checked_add(wait).unwrap_or(now);
-        let known = self.0.gates.closed().get(&road).cloned();
+        let known = self.0.gates.get(road);
         let since = known.as_ref().map_or(now, |gate| gate.since);
-        let gate = Gate { road, reason: reason.to_owned(), since, try_again_at };
         if known.is_none() {
             tracing::error!(
                 road = road.as_str(),
@@ -56,24 +81,48 @@ impl Delivery {
             );
         }
         self.show_gate(road, true);
-        self.0.gates.closed().insert(road, gate.clone());
+        self.keep_closed(Gate { road, reason: reason.to_owned(), since, try_again_at }).await;
+    }
+
+    async fn keep_closed(&self, gate: Gate) {
+        self.0.gates.closed().insert(gate.road, gate.clone());
         if let Err(error) = self.0.tools.store.close_gate(&gate).await {
             tracing::error!(%error, "a closed gate could not be kept");
         }
-        try_again_at
     }
 
-    /// The upstream has answered like one that works.
+    /// The upstream has accepted something. The lifetimes that stood still are
+    /// extended before anybody can take a part and find it expired.
     pub(super) async fn open_gate(&self, road: Road) {
-        if self.0.gates.closed().remove(&road).is_none() {
+        if !self.is_closed(road) {
             return;
         }
-        tracing::info!(road = road.as_str(), "the upstream's gate is open again");
+        let _changing = self.0.gates.changing.lock().await;
+        if !self.is_closed(road) {
+            return;
+        }
         let Tools { store, clock, .. } = &self.0.tools;
         if let Err(error) = store.open_gate(road, clock.now()).await {
-            tracing::error!(%error, "an opened gate could not be kept");
+            tracing::error!(%error, "a gate could not be opened; the next success opens it");
+            return;
         }
+        self.0.gates.closed().remove(&road);
         self.show_gate(road, false);
+        tracing::info!(road = road.as_str(), "the upstream's gate is open again");
+    }
+
+    /// A part came back from a closed gate, if one `was_tried`. Unless that opened
+    /// it, or the upstream said when to try again, the next one waits.
+    pub(super) async fn end_probe(&self, road: Road, was_tried: bool) {
+        if was_tried {
+            let _changing = self.0.gates.changing.lock().await;
+            let now = self.0.tools.clock.now();
+            if let Some(gate) = self.0.gates.get(road).filter(|gate| gate.try_again_at <= now) {
+                let try_again_at = now.checked_add(PROBE_WAIT).unwrap_or(now);
+                self.keep_closed(Gate { try_again_at, ..gate }).await;
+            }
+        }
+        self.0.gates.probing().remove(&road);
     }
 
     /// Whether the gate of a road is closed.

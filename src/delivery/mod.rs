@@ -8,8 +8,10 @@
 mod bounce;
 pub mod gates;
 mod leases;
+mod news;
 mod worker;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,15 +27,18 @@ use crate::domain::retry::RetrySchedule;
 use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
-use crate::store::queue::DuePart;
+use crate::store::queue::{DuePart, LeasedPart};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
 use gates::Gates;
-use leases::Leases;
+use leases::{Lease, Leases};
+use worker::Pass;
 
 /// How often the database is asked for what is due.
 const POLL: Duration = Duration::from_millis(500);
+/// How often the queue is counted for the metrics.
+const TOTALS: Duration = Duration::from_secs(10);
 /// Parts asked for at once.
 const PAGE: u32 = 64;
 /// How long a failed look at the database waits.
@@ -125,33 +130,46 @@ impl Delivery {
         tasks.spawn(self.clone().take_handed(handed));
         tasks.spawn(self.clone().poll());
         tasks.spawn(self.clone().renew_leases());
+        tasks.spawn(self.clone().show_totals());
         Ok(())
     }
 
-    /// Works through what submission hands over.
+    /// Works through what submission hands over. Every lease is held, and so
+    /// renewed, from the moment its part arrives, however long it waits for a place.
     async fn take_handed(self, mut handed: mpsc::UnboundedReceiver<Handed>) {
-        let stop = self.0.tools.stop.clone();
+        let Tools { stop, tasks, .. } = &self.0.tools;
+        let next_place = || Arc::clone(&self.0.places).acquire_owned();
+        let mut waiting = VecDeque::new();
+        let mut place = Box::pin(next_place());
         loop {
-            let next = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                next = handed.recv() => next,
-            };
-            let Some(handed) = next else { return };
-            let lease = self.0.leases.hold(&handed.part);
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    self.give_back(&handed.part).await;
-                    break;
+                () = stop.cancelled() => break,
+                next = handed.recv() => {
+                    let Some(handed) = next else { break };
+                    let lease = self.0.leases.hold(&handed.part);
+                    waiting.push_back((handed, lease));
                 }
-                place = self.place() => self.spawn(handed, lease, place),
+                place_or_closed = &mut place, if !waiting.is_empty() => {
+                    place.set(next_place());
+                    if let Some((handed, lease)) = waiting.pop_front() {
+                        self.spawn(handed, lease, place_or_closed.ok());
+                    }
+                }
             }
         }
         // What nobody has begun to send goes back into the queue.
         handed.close();
         while let Ok(handed) = handed.try_recv() {
-            self.give_back(&handed.part).await;
+            let lease = self.0.leases.hold(&handed.part);
+            waiting.push_back((handed, lease));
+        }
+        for (handed, lease) in waiting {
+            let delivery = self.clone();
+            tasks.spawn(async move {
+                delivery.give_back(&handed.part).await;
+                drop((handed.room, lease));
+            });
         }
     }
 
@@ -159,10 +177,10 @@ impl Delivery {
         Arc::clone(&self.0.places).acquire_owned().await.ok()
     }
 
-    fn spawn(&self, handed: Handed, lease: leases::Lease, place: Option<OwnedSemaphorePermit>) {
+    fn spawn(&self, handed: Handed, lease: Lease, place: Option<OwnedSemaphorePermit>) {
         let delivery = self.clone();
         self.0.tools.tasks.spawn(async move {
-            delivery.deliver(&handed.part, &lease).await;
+            delivery.deliver(&handed.part, &lease, Pass::Ordinary).await;
             drop((handed.room, place));
         });
     }
@@ -190,9 +208,9 @@ impl Delivery {
 
     /// Takes one page of what is due; whether there may be more.
     async fn poll_once(&self) -> Result<bool, StoreError> {
-        let Tools { store, clock, stop, .. } = &self.0.tools;
+        let Tools { store, clock, tasks, stop, .. } = &self.0.tools;
         let now = clock.now();
-        let lapsed = store.lapse_expired(now).await?;
+        let lapsed = store.lapse_expired(&self.0.leases.keys(), now).await?;
         if lapsed > 0 {
             tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
         }
@@ -207,39 +225,82 @@ impl Delivery {
             self.take_due(&part).await?;
         }
         for road in probing {
-            self.probe(road).await?;
+            if self.0.gates.begin_probe(road) {
+                let delivery = self.clone();
+                tasks.spawn(async move { delivery.probe(road).await });
+            }
         }
         Ok(is_more)
     }
 
     async fn take_due(&self, due: &DuePart) -> Result<(), StoreError> {
-        let Tools { store, clock, handover, stop, .. } = &self.0.tools;
+        let Tools { handover, stop, .. } = &self.0.tools;
+        // Whoever has a place never waits for room, so that neither can wait for the other for ever.
         let waited = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            waited = async { (self.place().await, handover.room(due.size).await) } => waited,
+            waited = async { (handover.room(due.size).await, self.place().await) } => waited,
         };
-        let (place, Some(room)) = waited else { return Ok(()) };
-        let now = clock.now();
-        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
-        if let Some(part) = store.lease(due, now, until).await? {
-            let lease = self.0.leases.hold(&part);
+        let (Some(room), place) = waited else { return Ok(()) };
+        if let Some((part, lease)) = self.lease(due).await? {
             self.spawn(Handed { part, room }, lease, place);
         }
         Ok(())
     }
 
-    /// Sends one part through a closed gate, and waits to see.
-    async fn probe(&self, road: Road) -> Result<(), StoreError> {
+    /// Leases one part. What cannot be read is set aside: the parts behind it go on.
+    async fn lease(&self, due: &DuePart) -> Result<Option<(LeasedPart, Lease)>, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
-        let Some(due) = store.due(now, &[road], 1).await?.pop() else { return Ok(()) };
         let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
-        if let Some(part) = store.lease(&due, now, until).await? {
-            let lease = self.0.leases.hold(&part);
-            self.deliver(&part, &lease).await;
+        match store.lease(due, now, until).await {
+            Ok(part) => Ok(part.map(|part| {
+                let lease = self.0.leases.hold(&part);
+                (part, lease)
+            })),
+            Err(StoreError::Corrupt(reason)) => {
+                tracing::error!(message_id = %due.message_id, part_no = due.part_no, reason, "a part cannot be read; it is held");
+                store.set_aside(due, &reason).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
+    }
+
+    /// Sends one part through a closed gate, to see.
+    async fn probe(self, road: Road) {
+        let was_tried = self.try_probe(road).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the queue could not be read");
+            false
+        });
+        self.end_probe(road, was_tried).await;
+    }
+
+    async fn try_probe(&self, road: Road) -> Result<bool, StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let Some(due) = store.due(clock.now(), &[road], 1).await?.pop() else { return Ok(false) };
+        let Some((part, lease)) = self.lease(&due).await? else { return Ok(false) };
+        self.deliver(&part, &lease, Pass::Probe).await;
+        Ok(true)
+    }
+
+    /// Keeps the gauges of the queue and of its credits true.
+    async fn show_totals(self) {
+        let Tools { store, metrics, stop, .. } = &self.0.tools;
+        let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
+        loop {
+            match store.totals().await {
+                Ok(totals) => {
+                    metrics.set_parts_queued(gauge(totals.parts_queued));
+                    metrics.set_credits(gauge(totals.held), gauge(totals.owed));
+                }
+                Err(error) => tracing::error!(%error, "the queue could not be counted"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TOTALS) => {}
+            }
+        }
     }
 
     async fn renew_leases(self) {

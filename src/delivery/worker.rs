@@ -2,57 +2,50 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::leases::Lease;
+use super::news::{self, Moment};
 use super::{Delivery, Tools};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
-use crate::domain::digest::sha256_hex;
-use crate::domain::message::Road;
+use crate::domain::credits::Credits;
 use crate::random;
 use crate::store::queue::LeasedPart;
-use crate::store::report::{Answered, News, Recorded, Report};
+use crate::store::report::{News, Recorded, Report};
 use crate::telemetry::AttemptOutcome;
-use crate::upstream::resend::KEY_USED_FOR_OTHER_BYTES;
-use crate::upstream::translate::Translatable;
-use crate::upstream::{Outcome, Outgoing, RecipientAnswer};
+use crate::upstream::{Outcome, Outgoing};
 
-/// Resend forgets a key 24 hours after its first use; an unknown outcome is not
-/// tried again this close to that.
-const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
+/// How a part comes to an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// If the gate is open.
+    Ordinary,
+    /// Through a closed gate, to see.
+    Probe,
+}
+
 /// First and longest wait before news is written down again.
 const REPORT_RETRY_MIN: Duration = Duration::from_millis(200);
 const REPORT_RETRY_MAX: Duration = Duration::from_secs(10);
 
 impl Delivery {
     /// Makes one attempt with a leased part and reports it.
-    pub(super) async fn deliver(&self, part: &LeasedPart, lease: &Lease) {
-        let now = self.0.tools.clock.now();
-        let news = match self.decide_before(part, now) {
+    pub(super) async fn deliver(&self, part: &LeasedPart, lease: &Lease, pass: Pass) {
+        if lease.lost.is_cancelled() {
+            tracing::warn!(part_id = %part.part_id(), attempt = part.attempt, "the lease was lost before the attempt");
+            return;
+        }
+        let gate = match pass {
+            Pass::Ordinary => self.0.gates.get(part.road),
+            Pass::Probe => None,
+        };
+        let news = match news::before(part, self.0.tools.clock.now(), gate.as_ref()) {
             Some(news) => news,
             None => {
                 let outcome = self.send(part, lease).await;
-                self.news_of(part, outcome).await
+                self.understand(part, outcome).await
             }
         };
         self.report(part, news).await;
-    }
-
-    /// What needs no call: a lifetime that is over, a call that cannot be repeated.
-    fn decide_before(&self, part: &LeasedPart, now: Timestamp) -> Option<News> {
-        if part.unknown
-            && part.road == Road::Resend
-            && let Some(reason) = unrepeatable(part, now)
-        {
-            return Some(News::Hold { reason });
-        }
-        if part.expires_at <= now && !self.is_closed(part.road) && !part.unknown {
-            let answer = Answer::new("4.4.7", "the message could not be sent within its lifetime");
-            let failed = part.recipients.iter().map(|r| (r.clone(), answer.clone())).collect();
-            return Some(News::Answered(Answered { failed, ..Answered::default() }));
-        }
-        None
     }
 
     async fn send(&self, part: &LeasedPart, lease: &Lease) -> Outcome {
@@ -72,61 +65,19 @@ impl Delivery {
         }
     }
 
-    /// Turns what the upstream said into what is written down.
-    async fn news_of(&self, part: &LeasedPart, outcome: Outcome) -> News {
+    /// Opens or closes the gate by what the upstream said, and says what is written down.
+    async fn understand(&self, part: &LeasedPart, outcome: Outcome) -> News {
         self.0.tools.metrics.attempt(part.road, label(&outcome));
-        if !matches!(outcome, Outcome::Closed { .. } | Outcome::Unknown { .. }) {
-            self.open_gate(part.road).await;
-        }
-        // A call under the same key may have been accepted before: "not now" is no answer to that.
-        let stays_unknown = part.unknown && part.road == Road::Resend;
-        match outcome {
-            Outcome::Answered { upstream_id, answers } => self.answered(part, upstream_id, answers),
-            Outcome::Transient { answer, retry_after, counts } => News::Retry {
-                due: self.due(part.attempt, retry_after),
-                error: format!("{} {}", answer.status, answer.text),
-                unknown: stays_unknown,
-                counts,
-            },
+        match &outcome {
             Outcome::Closed { reason, retry_after } => {
-                let due = self.close_gate(part.road, &reason, retry_after).await;
-                News::Retry { due, error: reason, unknown: stays_unknown, counts: false }
+                self.close_gate(part.road, reason, *retry_after).await;
             }
-            Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
-                News::Hold { reason }
-            }
-            Outcome::Unknown { reason, retry_after } => News::Retry {
-                due: self.due(part.attempt, retry_after),
-                error: reason,
-                unknown: true,
-                counts: true,
-            },
+            outcome if news::is_accepted(outcome) => self.open_gate(part.road).await,
+            _ => {}
         }
-    }
-
-    fn answered(
-        &self,
-        part: &LeasedPart,
-        upstream_id: Option<String>,
-        answers: Vec<RecipientAnswer>,
-    ) -> News {
-        let mut answered = Answered { upstream_id, ..Answered::default() };
-        let mut deferred = None;
-        for (recipient, answer) in part.recipients.iter().zip(answers) {
-            match answer {
-                RecipientAnswer::Accepted => answered.sent.push(recipient.clone()),
-                RecipientAnswer::Refused(answer) => answered.failed.push((recipient.clone(), answer)),
-                RecipientAnswer::Deferred(answer) => deferred = Some(answer),
-            }
-        }
-        answered.again = deferred.map(|answer| (self.due(part.attempt, None), answer));
-        News::Answered(answered)
-    }
-
-    fn due(&self, attempt: u32, retry_after: Option<Duration>) -> Timestamp {
         let [jitter] = random::octets::<1>();
-        let now = self.0.tools.clock.now();
-        now.checked_add(self.0.settings.schedule.wait(attempt, jitter, retry_after)).unwrap_or(now)
+        let moment = Moment { now: self.0.tools.clock.now(), schedule: self.0.settings.schedule, jitter };
+        news::of(part, outcome, moment)
     }
 
     /// A part that was leased and never tried goes back into the queue.
@@ -165,7 +116,8 @@ impl Delivery {
         log_attempt(part, report);
         match recorded {
             Recorded::Applied { captured } => {
-                if captured {
+                if captured > Credits::ZERO {
+                    self.0.tools.metrics.captured(captured);
                     self.0.tools.billing.captured();
                 }
             }
@@ -179,24 +131,9 @@ impl Delivery {
     }
 }
 
-/// Why a call whose outcome is unknown must not be made again, if it must not.
-fn unrepeatable(part: &LeasedPart, now: Timestamp) -> Option<String> {
-    let age = Duration::try_from(now.duration_since(part.first_try_at)).unwrap_or_default();
-    if age > KEY_LIFE {
-        return Some("its outcome is unknown, and Resend may have forgotten the idempotency key".to_owned());
-    }
-    let request = Translatable::parse(&part.bytes)
-        .and_then(|message| message.email(&part.recipients, &part.part_id()).map(|email| email.to_json()));
-    let is_same = match (&part.request_hash, request) {
-        (Some(hash), Ok(request)) => *hash == sha256_hex(&request),
-        _ => false,
-    };
-    (!is_same).then(|| "its outcome is unknown, and this version would send another request".to_owned())
-}
-
-const fn label(outcome: &Outcome) -> AttemptOutcome {
+fn label(outcome: &Outcome) -> AttemptOutcome {
     match outcome {
-        Outcome::Answered { upstream_id: Some(_), .. } => AttemptOutcome::Accepted,
+        Outcome::Answered { .. } if news::is_accepted(outcome) => AttemptOutcome::Accepted,
         Outcome::Answered { .. } => AttemptOutcome::Refused,
         Outcome::Transient { .. } => AttemptOutcome::Deferred,
         Outcome::Closed { .. } => AttemptOutcome::Closed,

@@ -19,8 +19,8 @@ pub struct Account {
     pub held: Credits,
     /// Captured, and not yet confirmed as debited at Dodo.
     pub owed: Credits,
-    /// Moves with every change of an entry; a balance read started under an
-    /// older version is not applied.
+    /// Moves with every change of an entry and every balance that is applied; a
+    /// read started under an older version is not applied.
     pub version: i64,
 }
 

@@ -120,15 +120,6 @@ impl Store {
         self.hot.send(Member::Accept(Box::new(acceptance), answer)).await.map_err(|e| gone(e.to_string()))?;
         answered.await.map_err(|e| gone(e.to_string()))?
     }
-
-    /// Whether a message is in the database: asked after a commit whose outcome is unknown.
-    pub async fn is_accepted(&self, message_id: &MessageId) -> Result<bool, StoreError> {
-        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM message WHERE message_id = ?1")
-            .bind(message_id.as_str())
-            .fetch_optional(&self.readers)
-            .await?;
-        Ok(found.is_some())
-    }
 }
 
 /// The account row of one customer of the batch, as it stands inside the transaction.

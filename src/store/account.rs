@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, insert_own};
-use super::{Store, StoreError, millis, stored};
+use super::{Store, StoreError, changed, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
@@ -24,9 +24,21 @@ pub struct BalanceApplied {
     /// The account now.
     pub account: Account,
     /// Whether the balance was taken over.
-    pub is_applied: bool,
+    pub outcome: ReadOutcome,
     /// Whether available fell below the low-balance mark, and a notice is due.
     pub low: bool,
+}
+
+/// Whether a balance that was read was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// It is the balance now.
+    Applied,
+    /// An entry was opened, settled or given up meanwhile, or another read came
+    /// first: it says nothing any more.
+    Overtaken,
+    /// It is lower than what is known, and an entry whose outcome is unknown may be why.
+    NotRaised,
 }
 
 /// Sums over all accounts, for the metrics.
@@ -52,7 +64,9 @@ struct AccountRow {
     owed: i64,
     version: i64,
     low_armed: i64,
-    /// Unknown tries of the open entry; NULL: none is open.
+    /// Calls for the open entry, the one under way included; NULL: none is open.
+    open_tries: Option<i64>,
+    /// Those of them that ended without an answer.
     open_unknown: Option<i64>,
 }
 
@@ -63,7 +77,8 @@ impl AccountRow {
 }
 
 const READ: &str = "
-    SELECT a.balance, a.balance_read_at, a.held, a.owed, a.version, a.low_armed, e.unknown_tries AS open_unknown
+    SELECT a.balance, a.balance_read_at, a.held, a.owed, a.version, a.low_armed,
+           e.tries AS open_tries, e.unknown_tries AS open_unknown
     FROM account a LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open'
     WHERE a.customer_id = ?1";
 
@@ -75,40 +90,46 @@ impl Store {
         row.map(|row| row.account()).transpose()
     }
 
-    /// Before a balance is read at Dodo. `None`: an entry is being posted, and
-    /// what Dodo would say could lie on either side of it. While an entry's
-    /// outcome is unknown a read may only raise what is available.
+    /// Before a balance is read at Dodo. `None`: there is no such account, or an
+    /// entry is being posted for the first time, and what Dodo would say could lie
+    /// on either side of it. While an entry waits for another try a read may only
+    /// raise what is available.
     pub async fn begin_balance_read(
         &self,
         customer_id: &CustomerId,
     ) -> Result<Option<BalanceRead>, StoreError> {
         let row: Option<AccountRow> =
             sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
-        Ok(row.filter(|row| row.open_unknown != Some(0)).map(|row| BalanceRead {
+        let is_first_call = |row: &AccountRow| (row.open_tries, row.open_unknown) == (Some(1), Some(0));
+        Ok(row.filter(|row| !is_first_call(row)).map(|row| BalanceRead {
             customer_id: customer_id.clone(),
             version: row.version,
-            raise_only: row.open_unknown.is_some(),
+            raise_only: row.open_tries.is_some(),
         }))
     }
 
     /// Applies a balance that was read under `read`, unless an entry was opened,
-    /// settled or given up meanwhile.
+    /// settled or given up meanwhile, or another read was applied.
     pub async fn apply_balance(
         &self,
         read: &BalanceRead,
         balance: i64,
         now: Timestamp,
     ) -> Result<BalanceApplied, StoreError> {
-        // The version decides: a read that an entry overtook says nothing.
+        // The version decides: a read that an entry or another read overtook says nothing.
         const APPLY: &str = "
-            UPDATE account SET balance = ?2, balance_read_at = ?3 WHERE customer_id = ?1 AND version = ?4";
+            UPDATE account SET balance = ?2, balance_read_at = ?3, version = version + 1
+            WHERE customer_id = ?1 AND version = ?4";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let id = read.customer_id.as_str();
         let row: AccountRow = sqlx::query_as(READ).bind(id).fetch_one(&mut *tx).await?;
         let lowers = row.balance.is_some_and(|old| balance < old);
-        let mut is_applied = false;
-        if !(read.raise_only && lowers) {
+        let outcome = if row.version != read.version {
+            ReadOutcome::Overtaken
+        } else if read.raise_only && lowers {
+            ReadOutcome::NotRaised
+        } else {
             let done = sqlx::query(APPLY)
                 .bind(id)
                 .bind(balance)
@@ -116,11 +137,12 @@ impl Store {
                 .bind(read.version)
                 .execute(&mut *tx)
                 .await?;
-            is_applied = done.rows_affected() == 1;
-        }
+            changed("apply balance", done.rows_affected(), 1)?;
+            ReadOutcome::Applied
+        };
         let (account, low) = arm(&mut tx, &read.customer_id, self.low_mark).await?;
         tx.commit().await?;
-        Ok(BalanceApplied { account, is_applied, low })
+        Ok(BalanceApplied { account, outcome, low })
     }
 
     /// Disarms the low-balance mark of a customer and takes the notice in, both or
@@ -145,12 +167,23 @@ impl Store {
         Ok(true)
     }
 
+    /// Disarms the low-balance mark of a customer who cannot be told, so that
+    /// nobody tries again until the next crossing.
+    pub async fn disarm_low_balance(&self, customer_id: &CustomerId) -> Result<(), StoreError> {
+        const DISARM: &str = "UPDATE account SET low_armed = 0 WHERE customer_id = ?1";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(DISARM).bind(customer_id.as_str()).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Sums for the metrics.
     pub async fn totals(&self) -> Result<Totals, StoreError> {
         const SUMS: &str = "
             SELECT (SELECT coalesce(sum(held), 0) FROM account) AS held,
                    (SELECT coalesce(sum(owed), 0) FROM account) AS owed,
-                   (SELECT count(*) FROM part WHERE state IN ('queued', 'sending')) AS parts_queued,
+                   (SELECT count(*) FROM part WHERE state = 'queued')
+                   + (SELECT count(*) FROM part WHERE state = 'sending') AS parts_queued,
                    (SELECT count(*) FROM part WHERE state = 'held') AS parts_held,
                    (SELECT count(*) FROM entry WHERE state = 'open') AS entries_open";
         Ok(sqlx::query_as(SUMS).fetch_one(&self.readers).await?)

@@ -46,11 +46,15 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "account",
+        // That each entry is the sum of its captures, and covers none twice, is checked below.
         "owed is not the sum of its captures that no entry has settled",
-        "SELECT a.customer_id FROM account a WHERE a.owed <>
-            (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = a.customer_id AND NOT EXISTS
-                (SELECT 1 FROM entry e WHERE e.customer_id = c.customer_id AND e.state = 'done'
-                    AND e.kind = 'debit' AND c.number BETWEEN e.first_capture AND e.last_capture))",
+        "SELECT a.customer_id FROM account a
+         LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM capture GROUP BY customer_id) c
+            ON c.customer_id = a.customer_id
+         LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM entry
+                    WHERE state = 'done' AND kind = 'debit' GROUP BY customer_id) e
+            ON e.customer_id = a.customer_id
+         WHERE a.owed <> coalesce(c.amount, 0) - coalesce(e.amount, 0)",
     ),
     check(
         "account",
@@ -200,16 +204,21 @@ const CHECKS: &[Check] = &[
     check(
         "entry",
         "it covers captures that another entry covers",
-        "SELECT e.entry_id FROM entry e JOIN entry o ON o.customer_id = e.customer_id AND o.entry_id < e.entry_id
-            AND o.kind = e.kind AND o.first_capture <= e.last_capture AND e.first_capture <= o.last_capture
-         WHERE e.state <> 'void' AND o.state <> 'void'",
+        "SELECT entry_id FROM
+            (SELECT entry_id, first_capture, max(last_capture) OVER
+                (PARTITION BY customer_id, kind ORDER BY first_capture, entry_id
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
+             FROM entry WHERE state <> 'void') WHERE covered >= first_capture",
     ),
     check(
         "entry",
         "it leaves captures out between it and the entry before it",
-        "SELECT e.entry_id FROM entry e WHERE e.state <> 'void' AND e.kind = 'debit' AND e.first_capture > 1
-            AND NOT EXISTS (SELECT 1 FROM entry o WHERE o.customer_id = e.customer_id AND o.state <> 'void'
-                AND o.kind = 'debit' AND o.last_capture = e.first_capture - 1)",
+        "SELECT entry_id FROM
+            (SELECT entry_id, first_capture, max(last_capture) OVER
+                (PARTITION BY customer_id ORDER BY first_capture, entry_id
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
+             FROM entry WHERE state <> 'void' AND kind = 'debit')
+         WHERE first_capture > coalesce(covered, 0) + 1",
     ),
     check(
         "entry",

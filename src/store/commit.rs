@@ -1,12 +1,14 @@
 //! The gathering writer: one commit for everything that came while the last one ran.
 //!
-//! A member that is refused never fails the others. When a commit itself fails,
-//! the connection is opened anew and each acceptance of the batch is looked for
-//! before its sender is answered: a commit that failed late may have happened.
+//! A member that is refused never fails the others, and one that cannot be
+//! written at all fails alone. When a commit itself fails, the connection is
+//! opened anew and each acceptance of the batch is looked for before its sender
+//! is answered: a commit that failed late may have happened.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
@@ -18,6 +20,9 @@ use crate::telemetry::Metrics;
 const MAX_MEMBERS: usize = 1024;
 /// A commit takes no further member once its bodies weigh this much, in octets.
 const MAX_BODY_BYTES: usize = 16 << 20;
+/// After a failed commit the database is opened again so often, with a wait between, before senders are refused.
+const REOPENINGS: u32 = 10;
+const REOPENING_WAIT: Duration = Duration::from_millis(500);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -48,8 +53,30 @@ impl Batch {
         }
     }
 
+    fn len(&self) -> usize {
+        self.accepts.len() + self.reports.len()
+    }
+
     fn is_full(&self) -> bool {
-        self.accepts.len() + self.reports.len() >= MAX_MEMBERS || self.body_bytes >= MAX_BODY_BYTES
+        self.len() >= MAX_MEMBERS || self.body_bytes >= MAX_BODY_BYTES
+    }
+
+    /// The members in the order in which they are written.
+    fn into_members(self) -> impl Iterator<Item = Member> {
+        let reports = self.reports.into_iter().map(|(report, answer)| Member::Report(report, answer));
+        let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
+        reports.chain(accepts)
+    }
+
+    /// Tells each member what was decided.
+    fn answer(self, (accepted, recorded): (Vec<Accepted>, Vec<Recorded>)) {
+        for ((_, answer), decided) in self.accepts.into_iter().zip(accepted) {
+            // The asker may have hung up; what was committed stays committed.
+            let _ = answer.send(Ok(decided));
+        }
+        for ((_, answer), decided) in self.reports.into_iter().zip(recorded) {
+            let _ = answer.send(Ok(decided));
+        }
     }
 }
 
@@ -64,7 +91,7 @@ pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut members: mpsc::Receiver<
             batch.push(member);
         }
         let began = Instant::now();
-        let size = u32::try_from(batch.accepts.len() + batch.reports.len()).unwrap_or(u32::MAX);
+        let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         commit(&mut writer, batch, settings.low_mark).await;
         settings.metrics.store_commit(began.elapsed(), size);
     }
@@ -79,18 +106,42 @@ pub(super) struct Settings {
     pub(super) metrics: Metrics,
 }
 
+/// Why a batch was not written.
+#[derive(Debug)]
+enum Failure {
+    /// No transaction could be begun: nothing would go better for one member alone.
+    NotBegun(StoreError),
+    /// A statement failed, and everything was rolled back.
+    RolledBack(StoreError),
+    /// The commit itself failed: it may have happened.
+    InDoubt(StoreError),
+}
+
 async fn commit(writer: &mut Writer, batch: Batch, low_mark: i64) {
     match write(writer, &batch, low_mark).await {
-        Ok((accepted, recorded)) => {
-            for ((_, answer), decided) in batch.accepts.into_iter().zip(accepted) {
-                // The asker may have hung up; what was committed stays committed.
-                let _ = answer.send(Ok(decided));
-            }
-            for ((_, answer), decided) in batch.reports.into_iter().zip(recorded) {
-                let _ = answer.send(Ok(decided));
-            }
+        Ok(answers) => batch.answer(answers),
+        Err(Failure::RolledBack(error)) if batch.len() > 1 => {
+            tracing::warn!(%error, members = batch.len(), "a commit was rolled back; its members go one by one");
+            one_by_one(writer, batch, low_mark).await;
         }
-        Err(error) => recover(writer, batch, &error).await,
+        Err(failure) => recover(writer, batch, failure).await,
+    }
+}
+
+/// One of the members cannot be written; the others can.
+async fn one_by_one(writer: &mut Writer, batch: Batch, low_mark: i64) {
+    let mut members = batch.into_members();
+    while let Some(member) = members.next() {
+        let mut alone = Batch::default();
+        alone.push(member);
+        match write(writer, &alone, low_mark).await {
+            Ok(answers) => alone.answer(answers),
+            Err(Failure::NotBegun(error)) => {
+                members.for_each(|member| alone.push(member));
+                return recover(writer, alone, Failure::NotBegun(error)).await;
+            }
+            Err(failure) => recover(writer, alone, failure).await,
+        }
     }
 }
 
@@ -98,27 +149,38 @@ async fn write(
     writer: &mut Writer,
     batch: &Batch,
     low_mark: i64,
+) -> Result<(Vec<Accepted>, Vec<Recorded>), Failure> {
+    let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
+    let answers = apply(&mut tx, batch, low_mark).await.map_err(Failure::RolledBack)?;
+    tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
+    Ok(answers)
+}
+
+async fn apply(
+    tx: &mut SqliteConnection,
+    batch: &Batch,
+    low_mark: i64,
 ) -> Result<(Vec<Accepted>, Vec<Recorded>), StoreError> {
-    let mut tx = writer.begin().await?;
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().map(|(r, _)| r.as_ref()).collect();
     // Reports first: what they release may pay for what is accepted.
-    let recorded = if reports.is_empty() { Vec::new() } else { report_batch(&mut tx, &reports).await? };
-    let accepted =
-        if accepts.is_empty() { Vec::new() } else { accept_batch(&mut tx, &accepts, low_mark).await? };
-    tx.commit().await?;
+    let recorded = if reports.is_empty() { Vec::new() } else { report_batch(tx, &reports).await? };
+    let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
     Ok((accepted, recorded))
 }
 
-/// Answers a batch whose commit failed: by what is really in the database.
-async fn recover(writer: &mut Writer, batch: Batch, error: &StoreError) {
-    tracing::error!(%error, members = batch.accepts.len() + batch.reports.len(), "commit failed");
-    let reopened = writer.reopen().await;
+/// Answers a batch that was not written, or may have been: by what is really in the database.
+async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
+    let (error, is_in_doubt) = match failure {
+        Failure::NotBegun(error) | Failure::RolledBack(error) => (error, false),
+        Failure::InDoubt(error) => (error, true),
+    };
+    tracing::error!(%error, members = batch.len(), is_in_doubt, "commit failed");
+    if is_in_doubt {
+        reopen(writer).await;
+    }
     for (acceptance, answer) in batch.accepts {
-        let is_there = match &reopened {
-            Ok(()) => is_accepted(writer, &acceptance).await,
-            Err(error) => Err(StoreError::Unavailable(error.to_string())),
-        };
+        let is_there = if is_in_doubt { is_accepted(writer, &acceptance).await } else { Ok(false) };
         let _ = answer.send(match is_there {
             Ok(true) => Ok(Accepted::Yes { available: None, low: false }),
             Ok(false) => Err(error.clone()),
@@ -126,7 +188,19 @@ async fn recover(writer: &mut Writer, batch: Batch, error: &StoreError) {
         });
     }
     for (_, answer) in batch.reports {
+        // Whoever reports does it again, and is told that it is late if this was written.
         let _ = answer.send(Err(error.clone()));
+    }
+}
+
+/// Nothing is accepted before it is known what became of the last commit, within reason.
+async fn reopen(writer: &mut Writer) {
+    for _ in 0..REOPENINGS {
+        match writer.reopen().await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "the database could not be opened again"),
+        }
+        tokio::time::sleep(REOPENING_WAIT).await;
     }
 }
 

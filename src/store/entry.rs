@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::account::{arm, credits};
-use super::{Store, StoreError, changed, millis, stored, timestamp};
+use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 
@@ -24,6 +24,8 @@ pub struct Entry {
     pub amount: Credits,
     /// What Dodo's ledger shows.
     pub reason: String,
+    /// The number of the call under way, from 1.
+    pub tries: u32,
     /// Calls that ended without an answer, those of an earlier process included.
     pub unknown_tries: u32,
     /// When it was opened.
@@ -48,6 +50,7 @@ struct EntryRow {
     customer_id: String,
     amount: i64,
     reason: String,
+    tries: u32,
     unknown_tries: u32,
     opened_at: i64,
 }
@@ -59,6 +62,7 @@ impl EntryRow {
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
             amount: credits(self.amount)?,
             reason: self.reason,
+            tries: self.tries,
             unknown_tries: self.unknown_tries,
             opened_at: timestamp(self.opened_at)?,
         })
@@ -76,22 +80,24 @@ struct Range {
 
 impl Store {
     /// Customers with captures that are in no entry, and no entry open: those who
-    /// have waited longest first, so that nobody starves.
-    pub async fn owing(&self, limit: u32) -> Result<Vec<CustomerId>, StoreError> {
+    /// have waited longest first, so that nobody starves, and without those whom
+    /// it would not help, so that they starve nobody.
+    pub async fn owing(&self, except: &[CustomerId], limit: u32) -> Result<Vec<CustomerId>, StoreError> {
         const OWING: &str = "
             SELECT a.customer_id FROM account a
                  JOIN capture c ON c.customer_id = a.customer_id AND c.number = a.last_entered + 1
-            WHERE a.owed > 0
+            WHERE a.owed > 0 AND a.customer_id NOT IN (SELECT value FROM json_each(?2))
               AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.customer_id = a.customer_id AND e.state = 'open')
             ORDER BY c.captured_at LIMIT ?1";
-        let rows: Vec<String> = sqlx::query_scalar(OWING).bind(limit).fetch_all(&self.readers).await?;
+        let rows: Vec<String> =
+            sqlx::query_scalar(OWING).bind(limit).bind(json(&except)?).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
     /// Entries that are open: after a restart they are tried again.
     pub async fn open_entries(&self) -> Result<Vec<Entry>, StoreError> {
         const OPEN: &str = "
-            SELECT entry_id, customer_id, amount, reason, unknown_tries, opened_at
+            SELECT entry_id, customer_id, amount, reason, tries, unknown_tries, opened_at
             FROM entry WHERE state = 'open' ORDER BY entry_id";
         let rows: Vec<EntryRow> = sqlx::query_as(OPEN).fetch_all(&self.readers).await?;
         rows.into_iter().map(EntryRow::read).collect()
@@ -160,13 +166,15 @@ impl Store {
             customer_id: customer_id.clone(),
             amount: credits(range.amount)?,
             reason,
+            tries: 1,
             unknown_tries: 0,
             opened_at: now,
         }))
     }
 
     /// Dodo has the entry: the debt is paid. Settling by itself never changes what
-    /// is available. Returns whether the low-balance mark was crossed.
+    /// is available. Doing it again changes nothing. Returns whether the
+    /// low-balance mark was crossed.
     pub async fn settle_entry(
         &self,
         entry: &Entry,
@@ -179,7 +187,9 @@ impl Store {
         const READ: &str = "UPDATE account SET balance = ?2, balance_read_at = ?3 WHERE customer_id = ?1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        close(&mut tx, entry, "done", now).await?;
+        if !close(&mut tx, entry, "done", now).await? {
+            return Ok(false);
+        }
         let id = entry.customer_id.as_str();
         let amount = entry.amount.to_i64();
         let done = sqlx::query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
@@ -192,7 +202,8 @@ impl Store {
         Ok(low)
     }
 
-    /// Dodo refused the entry and surely applied nothing: its captures are owed in no entry again.
+    /// Dodo refused the entry and surely applied nothing: its captures are owed in
+    /// no entry again. Doing it again changes nothing.
     pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<(), StoreError> {
         const BACK: &str = "
             UPDATE account SET version = version + 1,
@@ -201,7 +212,9 @@ impl Store {
         const ERROR: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        close(&mut tx, entry, "void", now).await?;
+        if !close(&mut tx, entry, "void", now).await? {
+            return Ok(());
+        }
         sqlx::query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
         let done = sqlx::query(BACK)
             .bind(entry.customer_id.as_str())
@@ -274,15 +287,24 @@ fn reason(range: &Range, entry_id: &EntryId) -> String {
     format!("email send {} messages {entry_id}", range.last - range.first + 1)
 }
 
+/// Compare-and-set: an entry ends once. `false`: it has ended so already, which
+/// is how a commit in doubt looks to whoever does it again.
 async fn close(
     tx: &mut SqliteConnection,
     entry: &Entry,
     state: &str,
     now: Timestamp,
-) -> Result<(), StoreError> {
-    // Compare-and-set: an entry ends once.
+) -> Result<bool, StoreError> {
     const CLOSE: &str = "UPDATE entry SET state = ?2, closed_at = ?3 WHERE entry_id = ?1 AND state = 'open'";
-    let done =
-        sqlx::query(CLOSE).bind(entry.entry_id.as_str()).bind(state).bind(millis(now)).execute(tx).await?;
-    changed("close entry", done.rows_affected(), 1)
+    const READ: &str = "SELECT state FROM entry WHERE entry_id = ?1";
+    let id = entry.entry_id.as_str();
+    let done = sqlx::query(CLOSE).bind(id).bind(state).bind(millis(now)).execute(&mut *tx).await?;
+    if done.rows_affected() == 1 {
+        return Ok(true);
+    }
+    let known: Option<String> = sqlx::query_scalar(READ).bind(id).fetch_optional(tx).await?;
+    match known {
+        Some(known) if known == state => Ok(false),
+        _ => Err(StoreError::Corrupt(format!("the entry {id} cannot become {state}: it is {known:?}"))),
+    }
 }

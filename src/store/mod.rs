@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sqlx::error::ErrorKind;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
@@ -107,7 +108,11 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Unavailable(error.to_string())
+        // A constraint that is violated is a bug: the same write never succeeds.
+        match error.as_database_error().map(sqlx::error::DatabaseError::kind) {
+            Some(kind) if !matches!(kind, ErrorKind::Other) => Self::Corrupt(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
     }
 }
 
@@ -163,7 +168,21 @@ struct Writer {
 impl Writer {
     /// A transaction that may write.
     async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
+        if !self.is_between_transactions().await {
+            self.reopen().await?;
+        }
         self.connection.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Whether the last transaction has really ended. A disk that fails in the
+    /// middle of one makes SQLite roll back by itself, and the connection would
+    /// believe for ever that it is still inside.
+    async fn is_between_transactions(&mut self) -> bool {
+        if !self.connection.is_in_transaction() {
+            return true;
+        }
+        // The rollback of a transaction that was dropped waits in line; this waits behind it.
+        self.connection.ping().await.is_ok() && !self.connection.is_in_transaction()
     }
 
     /// After a failed commit nothing that this connection believes can be trusted.

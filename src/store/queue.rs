@@ -98,12 +98,37 @@ impl Store {
         self.lapse(sqlx::query(LAPSE).bind(millis(now))).await
     }
 
-    /// While running: leases that ran out without a word. Returns how many.
-    pub async fn lapse_expired(&self, now: Timestamp) -> Result<u64, StoreError> {
+    /// While running: leases that ran out without a word. Those that this process
+    /// still has in its hands are not among them, however late it is to renew them:
+    /// their parts would be sent twice. Returns how many lapsed.
+    pub async fn lapse_expired(
+        &self,
+        held: &[(MessageId, u32, u32)],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         const LAPSE: &str = "
             UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
-            WHERE state = 'sending' AND lease_until <= ?1";
-        self.lapse(sqlx::query(LAPSE).bind(millis(now))).await
+            WHERE state = 'sending' AND lease_until <= ?1 AND NOT EXISTS
+                (SELECT 1 FROM json_each(?2) WHERE value ->> 0 = part.message_id
+                    AND value ->> 1 = part.part_no AND value ->> 2 = part.attempt)";
+        self.lapse(sqlx::query(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
+    }
+
+    /// Sets a waiting part aside for the operator: what stands in the database
+    /// about it cannot be read, and the parts behind it must not wait for that.
+    pub async fn set_aside(&self, due: &DuePart, reason: &str) -> Result<(), StoreError> {
+        const HOLD: &str = "
+            UPDATE part SET state = 'held', due_at = NULL, last_error = ?3
+            WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(HOLD)
+            .bind(due.message_id.as_str())
+            .bind(due.part_no)
+            .bind(reason)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
     }
 
     async fn lapse(
@@ -136,13 +161,6 @@ impl Store {
                 Ok(DuePart { message_id: stored(MessageId::parse(&id))?, part_no, size })
             })
             .collect()
-    }
-
-    /// When the next part falls due, if any waits.
-    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        const NEXT: &str = "SELECT min(due_at) FROM part WHERE state = 'queued'";
-        let next: Option<i64> = sqlx::query_scalar(NEXT).fetch_one(&self.readers).await?;
-        next.map(timestamp).transpose()
     }
 
     /// Takes one part, if it is still waiting. The bytes come with it.
@@ -179,22 +197,27 @@ impl Store {
         &self,
         leases: &[(MessageId, u32, u32)],
         until: Timestamp,
-    ) -> Result<Vec<(String, u32)>, StoreError> {
+    ) -> Result<Vec<(String, u32, u32)>, StoreError> {
         const RENEW: &str = "
             UPDATE part SET lease_until = ?2
             FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS attempt
                   FROM json_each(?1)) AS l
             WHERE part.message_id = l.message_id AND part.part_no = l.part_no
               AND part.state = 'sending' AND part.attempt = l.attempt
-            RETURNING part.message_id, part.part_no";
-        let rows: Vec<_> =
-            leases.iter().map(|(id, part_no, attempt)| (id.as_str(), part_no, attempt)).collect();
+            RETURNING part.message_id, part.part_no, part.attempt";
+        let rows = lease_rows(leases)?;
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let kept = sqlx::query_as(RENEW).bind(json(&rows)?).bind(millis(until)).fetch_all(&mut *tx).await?;
+        let kept = sqlx::query_as(RENEW).bind(rows).bind(millis(until)).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(kept)
     }
+}
+
+/// Leases as rows of JSON: message, part, attempt.
+fn lease_rows(leases: &[(MessageId, u32, u32)]) -> Result<String, StoreError> {
+    let rows: Vec<_> = leases.iter().map(|(id, part_no, attempt)| (id.as_str(), part_no, attempt)).collect();
+    json(&rows)
 }
 
 async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedPart, StoreError> {

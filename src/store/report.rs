@@ -12,10 +12,12 @@ use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
 
 use super::accept::{Acceptance, insert_own};
+use super::account::credits;
 use super::commit::Member;
 use super::{Store, StoreError, changed, json, millis, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
+use crate::domain::credits::Credits;
 use crate::domain::ids::MessageId;
 use crate::domain::message::{PartState, PartStep};
 
@@ -77,8 +79,8 @@ pub struct Answered {
 pub enum Recorded {
     /// It is in the database.
     Applied {
-        /// Whether a credit was captured, so that a settlement is due.
-        captured: bool,
+        /// Credits that were captured: unless it is none, a settlement is due.
+        captured: Credits,
     },
     /// The attempt is not the current one any more, or the part is final: nothing changed.
     Late,
@@ -136,6 +138,13 @@ struct Ledger {
     releases: BTreeMap<String, i64>,
 }
 
+/// What a report changed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Change {
+    newly_failed: u32,
+    captured: i64,
+}
+
 /// Applies a batch of reports.
 pub(super) async fn report_batch(
     tx: &mut SqliteConnection,
@@ -146,13 +155,15 @@ pub(super) async fn report_batch(
     let mut at = i64::MIN;
     for report in batch {
         at = at.max(millis(report.at));
-        let before = ledger.captures.len();
-        let applied = ledger.apply(report);
-        if let (true, Some(bounce)) = (applied, &report.bounce) {
+        let Some(change) = ledger.apply(report) else {
+            answers.push(Recorded::Late);
+            continue;
+        };
+        // News that came late brings no failures, and must not bounce them either.
+        if let (true, Some(bounce)) = (change.newly_failed > 0, &report.bounce) {
             insert_own(tx, bounce).await?;
         }
-        let captured = ledger.captures.len() > before;
-        answers.push(if applied { Recorded::Applied { captured } } else { Recorded::Late });
+        answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }
     ledger.write(tx, at).await?;
     Ok(answers)
@@ -215,40 +226,37 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Applies one report to what was read; `false`: it came too late.
-    fn apply(&mut self, report: &Report) -> bool {
+    /// Applies one report to what was read; `None`: it came too late.
+    fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
         match &report.news {
             News::Retry { due, error, unknown, counts } => {
-                let Some(part) = self.parts.get_mut(&key) else { return false };
+                let part = self.parts.get_mut(&key)?;
                 let step = PartStep::Retry { attempt: report.attempt, due: *due };
-                let Some(PartState::Queued { due, attempt }) = part.state.after(step) else { return false };
+                let Some(PartState::Queued { due, attempt }) = part.state.after(step) else { return None };
                 let attempt = if *counts { attempt } else { attempt.saturating_sub(1) };
                 part.state = PartState::Queued { due, attempt };
                 part.settle_outcome(*unknown);
                 part.last_error = Some(error.clone());
-                true
+                Some(Change::default())
             }
             News::Hold { reason } => {
-                let Some(part) = self.parts.get_mut(&key) else { return false };
-                let Some(state) = part.state.after(PartStep::Hold { attempt: report.attempt }) else {
-                    return false;
-                };
-                part.state = state;
+                let part = self.parts.get_mut(&key)?;
+                part.state = part.state.after(PartStep::Hold { attempt: report.attempt })?;
                 part.last_error = Some(reason.clone());
-                true
+                Some(Change::default())
             }
             News::Answered(answered) => self.answered(&key, report, answered),
         }
     }
 
-    fn answered(&mut self, key: &PartKey, report: &Report, answered: &Answered) -> bool {
-        let Some(part) = self.parts.get_mut(key) else { return false };
+    fn answered(&mut self, key: &PartKey, report: &Report, answered: &Answered) -> Option<Change> {
+        let part = self.parts.get_mut(key)?;
         let is_current =
             matches!(part.state, PartState::Sending { attempt, .. } if attempt == report.attempt);
         // What was sent was sent, whichever attempt says so; a refusal needs to be the current word.
         if part.state.is_final() || (answered.sent.is_empty() && !is_current) {
-            return false;
+            return None;
         }
         let mut newly_sent = 0;
         let mut newly_failed = 0;
@@ -258,12 +266,12 @@ impl Ledger {
         for (mailbox, answer) in answered.failed.iter().filter(|_| is_current) {
             newly_failed += u32::from(self.finish(key, mailbox, "failed", Some(answer)));
         }
-        self.charge(&key.0, i64::from(newly_sent), i64::from(newly_failed));
-        let Some(part) = self.parts.get_mut(key) else { return false };
+        let captured = self.charge(&key.0, i64::from(newly_sent), i64::from(newly_failed));
+        let part = self.parts.get_mut(key)?;
         part.waiting = part.waiting.saturating_sub(newly_sent + newly_failed);
         part.any_sent |= newly_sent > 0;
         part.advance(report, answered);
-        true
+        Some(Change { newly_failed, captured })
     }
 
     /// Makes a queued recipient of the part final.
@@ -288,9 +296,9 @@ impl Ledger {
 
     /// Turns holds into captures or releases. Unit = message: one capture at the
     /// first recipient that was sent, a release only when nobody got it. Unit =
-    /// recipient: each by itself.
-    fn charge(&mut self, message_id: &str, newly_sent: i64, newly_failed: i64) {
-        let Some(message) = self.messages.get_mut(message_id) else { return };
+    /// recipient: each by itself. Returns what was captured.
+    fn charge(&mut self, message_id: &str, newly_sent: i64, newly_failed: i64) -> i64 {
+        let Some(message) = self.messages.get_mut(message_id) else { return 0 };
         message.queued -= newly_sent + newly_failed;
         message.any_sent |= newly_sent > 0;
         message.touched = true;
@@ -312,6 +320,7 @@ impl Ledger {
         if release > 0 {
             *self.releases.entry(message.customer_id.clone()).or_default() += release;
         }
+        capture
     }
 
     async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<(), StoreError> {

@@ -74,6 +74,7 @@ pub(crate) async fn submission(config: &Config) -> (Submission, Store, Directory
     );
     let (handover, _) = Handover::new(1 << 20);
     let metrics = Metrics::new();
-    let tools = Tools { store: store.clone(), billing, handover, routing, clock, metrics };
+    let tools =
+        Tools { store: store.clone(), billing, handover, routing, clock, metrics, tasks: TaskTracker::new() };
     (Submission::new(config, tools), store, directory)
 }

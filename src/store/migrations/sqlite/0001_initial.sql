@@ -25,7 +25,7 @@ CREATE TABLE account (
     version         INTEGER NOT NULL DEFAULT 0,
     last_capture    INTEGER NOT NULL DEFAULT 0 CHECK (last_capture >= 0),
     last_entered    INTEGER NOT NULL DEFAULT 0 CHECK (last_entered BETWEEN 0 AND last_capture),
-    low_armed       INTEGER NOT NULL DEFAULT 1 CHECK (low_armed IN (0, 1)),
+    low_armed       INTEGER NOT NULL DEFAULT 0 CHECK (low_armed IN (0, 1)),
     closed_price    INTEGER NOT NULL DEFAULT 0,
     closed_captured INTEGER NOT NULL DEFAULT 0,
     closed_released INTEGER NOT NULL DEFAULT 0,
