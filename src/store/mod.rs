@@ -2,7 +2,7 @@
 //!
 //! One concrete [`Store`]: a pool of readers, and one writer. What comes often
 //! (acceptances, and the outcomes of attempts) goes through the gathering writer
-//! in [`commit`]: whatever has gathered while the last commit ran goes into the
+//! in `commit`: whatever has gathered while the last commit ran goes into the
 //! next one, with statements per commit rather than per message. What comes
 //! rarely (customers, entries, balance reads) takes the same connection for a
 //! transaction of its own. Every write transaction begins IMMEDIATE, so that a
