@@ -29,9 +29,6 @@ fn waits_for_the_right_key(bad_key_status: u16) {
 
     meter.stop();
     meter.set_environment("RESEND_API_KEY", sandbox::RESEND_API_KEY);
-    // The five minutes that an unknown key is left alone.
-    meter.tamper("UPDATE gate SET try_again_at = since");
-    meter.tamper("UPDATE part SET due_at = 0 WHERE state = 'queued'");
     meter.serve();
     until("readyz to be well", || (ask(meter.request(Method::GET, "/readyz")).status == 200).then_some(()));
     meter.drain();

@@ -28,6 +28,8 @@ mod harness;
 mod header;
 mod log;
 mod notice;
+mod page;
+mod recipients;
 mod retry;
 mod sandbox;
 mod stop;

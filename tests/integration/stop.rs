@@ -29,7 +29,8 @@ fn p1_a_stop_finishes_the_message_in_hand_and_tells_the_others() {
     process.ends_well();
     meter.finish();
     assert_eq!(meter.resend_stand_in().count(), 1);
-    assert!(meter.mails()[0].email.text.as_deref().unwrap().contains("first half\r\nsecond half"));
+    let text = meter.mails()[0].email.text.clone().unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), ["first half", "second half"]);
 }
 
 #[test]

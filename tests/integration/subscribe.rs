@@ -1,6 +1,6 @@
 //! From a visitor to a customer who sends.
 
-use postmeter::sandbox::dodo::{Payer, Receipt};
+use postmeter::sandbox::dodo::{Amounts, EventOrder, Payer, Receipt};
 use reqwest::Method;
 use serde_json::json;
 
@@ -79,4 +79,42 @@ fn nobody_else_can_claim_a_checkout() {
         let answer = ask(meter.request(Method::POST, "/checkout/subscribe").json(&json!({ "email": email })));
         assert_eq!(answer.status, status, "{answer:?}");
     }
+}
+
+#[test]
+fn webhooks_may_come_twice_and_in_any_order() {
+    for order in [EventOrder::Reversed, EventOrder::Shuffled] {
+        let meter = Meter::resend().set("senders", "starter_domain = \"mail.example\"").start();
+        meter.dodo().behave(|behaviour| {
+            behaviour.duplicate_events = true;
+            behaviour.event_order = order;
+            behaviour.amounts = Amounts::String;
+        });
+        let receipt = subscribe(&meter, "zoe@example.org");
+        let page = welcome(&meter, &receipt);
+        let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
+        let mut smtp = Smtp::implicit(&meter);
+        assert!(smtp.auth_plain(username, secret).starts_with("235 "));
+        let sender = format!("{}@mail.example", receipt.customer_id);
+        smtp.begin(&sender, &["bob@example.net"]);
+        let letter = format!("From: {sender}\r\nSubject: first\r\n\r\nHello.\r\n");
+        assert!(smtp.message(letter.as_bytes()).starts_with("250 "));
+        meter.drain();
+        assert_eq!(meter.number("SELECT count(*) FROM customer"), 2);
+    }
+}
+
+#[test]
+fn a_payment_whose_webhook_never_comes_is_found_by_asking() {
+    let meter = Meter::resend().start();
+    let _in_runtime = RUNTIME.enter();
+    meter.dodo().deliver_webhooks_to("http://127.0.0.1:9/nowhere");
+    drop(_in_runtime);
+    let receipt = subscribe(&meter, "zoe@example.org");
+    let path = receipt.return_url.as_deref().unwrap().strip_prefix(BASE_URL).unwrap().to_owned();
+    let page = ask(meter.request(Method::GET, &path));
+    assert!(page.body.contains("Waiting for the payment"), "{page:?}");
+    // The page counts its own reloads.
+    let page = ask(meter.request(Method::GET, &format!("{path}&n=5")));
+    assert!(shown(&page, "Secret").is_some(), "{page:?}");
 }

