@@ -150,6 +150,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         routing,
         clock: clock.clone(),
         metrics: metrics.clone(),
+        tasks: tasks.clone(),
     };
     let submission = Submission::new(&config, tools);
     Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), tasks }

@@ -20,6 +20,7 @@ pub mod customer;
 pub mod entry;
 pub mod gate;
 pub mod inspect;
+mod ledger;
 pub mod log;
 pub mod queue;
 pub mod report;
