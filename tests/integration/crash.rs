@@ -105,3 +105,39 @@ fn p3_a_mail_that_an_smtp_upstream_took_before_a_kill_costs_one_credit() {
     assert_eq!(meter.sink().mails().len(), 1);
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
 }
+
+#[test]
+fn p1_p3_p4_many_kills_and_faults_of_every_kind_lose_and_double_nothing() {
+    let mut meter = Meter::resend().credits(10_000).start();
+    let (mail, money) = (meter.resend_stand_in().faults().clone(), meter.dodo().faults().clone());
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..5 {
+        for misbehaviour in [
+            Misbehaviour::DropAfter,
+            Misbehaviour::HangAfter,
+            Misbehaviour::AnswerAfter(Reply::status(500)),
+            Misbehaviour::DropBefore,
+            Misbehaviour::Late { delay_ms: 300 },
+        ] {
+            mail.push(Fault::new(misbehaviour.clone()).on("POST", "/emails").after(round));
+            money.push(Fault::new(misbehaviour).on("POST", "/ledger-entries"));
+        }
+        let mut smtp = meter.signed_in();
+        for nth in 0..10 + round {
+            let subject = format!("r{round}n{nth}");
+            assert!(smtp.try_deliver(&letter(&subject)));
+            acknowledged.insert(subject);
+        }
+        let calls = meter.resend_stand_in().calls();
+        until("some more calls", || (meter.resend_stand_in().calls() > calls + round).then_some(()));
+        meter.kill();
+        mail.clear();
+        meter.serve();
+    }
+    money.clear();
+    meter.drain();
+    let arrived = subjects(&meter);
+    assert_eq!(arrived.len(), acknowledged.len(), "P4");
+    assert_eq!(arrived.into_iter().collect::<BTreeSet<_>>(), acknowledged, "P1");
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), acknowledged.len() as u64, "P3");
+}

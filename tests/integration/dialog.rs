@@ -167,3 +167,26 @@ fn whoever_speaks_http_to_the_smtp_port_is_told_so_once() {
     assert_eq!(smtp.reply(), "521 5.5.1 This is an SMTP server\r\n");
     assert_eq!(smtp.reply(), "");
 }
+
+#[test]
+fn who_says_nothing_is_sent_away() {
+    let meter = Meter::resend().set("smtp", "idle_timeout_s = 1").start();
+    let mut idle = meter.signed_in();
+    assert_eq!(idle.reply(), "421 4.4.2 Timeout, closing the connection\r\n");
+    assert_eq!(idle.reply(), "");
+}
+
+#[test]
+fn who_says_nonsense_or_comes_too_often_is_sent_away() {
+    let meter =
+        Meter::resend().set("smtp", "max_errors = 3").set("smtp", "max_connections_per_ip = 2").start();
+    let mut nonsense = Smtp::plain(meter.process().smtp);
+    let said =
+        nonsense.say("NONSENSE") + &nonsense.say("NONSENSE") + &nonsense.say("NONSENSE") + &nonsense.reply();
+    assert!(said.starts_with("500 5.5.2 Command not recognized\r\n"), "{said}");
+    assert!(said.ends_with("421 4.7.0 Too many errors, closing the connection\r\n"), "{said}");
+    let _others = [Smtp::implicit(&meter), Smtp::implicit(&meter)];
+    let (mut third, banner) = Smtp::open(meter.process().smtp);
+    assert_eq!(banner, "421 4.7.0 Too many connections, try again later\r\n");
+    assert_eq!(third.reply(), "");
+}

@@ -1,4 +1,4 @@
-//! A key that Resend does not know is the operator's trouble: nothing bounces.
+//! A key or a password that the upstream does not know is the operator's trouble: nothing bounces.
 
 use postmeter::sandbox;
 use reqwest::Method;
@@ -45,4 +45,21 @@ fn mail_waits_for_the_right_key_where_resend_answers_400() {
 #[test]
 fn mail_waits_for_the_right_key_where_resend_answers_401() {
     waits_for_the_right_key(401);
+}
+
+#[test]
+fn mail_waits_for_the_right_password_of_the_smtp_upstream() {
+    let mut meter = Meter::smtp().start();
+    meter.sink().reply("AUTH", "535 5.7.8 who are you?");
+    assert!(meter.signed_in().deliver(&letter("waits")).starts_with("250 "));
+    until("readyz to say it", || (ask(meter.request(Method::GET, "/readyz")).status == 503).then_some(()));
+    until("the part to wait", || {
+        (meter.number("SELECT count(*) FROM part WHERE state = 'queued'") == 1).then_some(())
+    });
+    meter.stop();
+    meter.sink().behave();
+    meter.serve();
+    meter.drain();
+    assert_eq!(meter.sink().mails().len(), 1);
+    assert_eq!(meter.number("SELECT count(*) FROM message"), 1, "nothing bounced");
 }

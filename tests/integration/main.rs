@@ -27,6 +27,7 @@ mod gate;
 mod harness;
 mod header;
 mod log;
+mod money;
 mod notice;
 mod page;
 mod recipients;

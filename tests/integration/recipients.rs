@@ -112,7 +112,7 @@ fn an_smtp_upstream_that_takes_unicode_gets_it() {
 #[test]
 fn p6_a_message_that_the_upstream_cannot_carry_comes_back() {
     let meter = Meter::smtp().start();
-    meter.sink().reply("EHLO", "250-sink.example\r\n250 HELP");
+    meter.sink().reply("EHLO", "250-sink.example\r\n250-AUTH PLAIN\r\n250 HELP");
     let mut smtp = meter.signed_in();
     let eight_bit = [letter("eight"), "Grüße\r\n".as_bytes().to_vec()].concat();
     assert!(smtp.deliver(&eight_bit).starts_with("250 "));

@@ -2,6 +2,7 @@
 
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 
+use crate::harness::sink::CLOSE;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
 #[test]
@@ -62,4 +63,15 @@ fn p4_a_second_recipient_field_is_no_second_mail() {
     assert!(smtp.message(&letter("thrice")).starts_with("250 "));
     meter.drain();
     assert_eq!(meter.resend_stand_in().count(), 1);
+}
+
+#[test]
+fn p3_a_connection_that_is_lost_after_the_final_dot_costs_one_credit() {
+    let meter = Meter::smtp().start();
+    meter.sink().reply_times(1, "DOT", CLOSE);
+    meter.sink().reply_times(1, "RCPT", CLOSE);
+    assert!(meter.signed_in().deliver(&letter("lost")).starts_with("250 "));
+    meter.drain();
+    assert_eq!(meter.sink().mails().len(), 1);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
 }

@@ -1,5 +1,8 @@
 //! SIGTERM: what is in hand is finished, everyone else is told, nothing is lost.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 
 use crate::harness::smtp::Smtp;
@@ -49,6 +52,36 @@ fn p1_what_could_not_leave_before_a_stop_leaves_after_the_next_start() {
     meter.drain();
     assert_eq!(meter.resend_stand_in().count(), 5);
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 5);
+}
+
+#[test]
+fn a_stop_finishes_the_request_in_hand() {
+    let mut meter = Meter::resend().start();
+    let mut http = TcpStream::connect(meter.process().http).unwrap();
+    let body = r#"{"from":"ann@example.com","to":"bob@example.net","subject":"s","text":"t"}"#;
+    let (first, second) = body.split_at(20);
+    let secret = &meter.credential.secret;
+    let head = format!(
+        "POST /send HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    http.write_all(head.as_bytes()).unwrap();
+    // The server asks for the body: the request is in hand.
+    let mut go_on = [0; 25];
+    http.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    http.write_all(first.as_bytes()).unwrap();
+    let process = meter.take_process();
+    process.signal("INT");
+    until("the listener to close", || TcpStream::connect(process.http).is_err().then_some(()));
+    http.write_all(second.as_bytes()).unwrap();
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    process.ends_well();
+    meter.finish();
+    assert_eq!(meter.resend_stand_in().count(), 1);
 }
 
 #[test]

@@ -86,6 +86,19 @@ fn p9_every_refusal_is_json_that_says_why() {
 }
 
 #[test]
+fn a_request_that_is_too_large_is_refused_and_nothing_is_sent() {
+    let meter = Meter::resend().set("smtp", "max_message_bytes = 65536").start();
+    let with_text = |octets: usize| {
+        let mut message = message();
+        message["text"] = "x".repeat(octets).into();
+        meter.post_send(&message)
+    };
+    with_text(70_000).is_error(413, "too_large");
+    with_text(400_000).is_error(413, "too_large");
+    assert_eq!(with_text(20_000).status, 200);
+}
+
+#[test]
 fn p10_a_message_of_somebody_else_is_not_shown() {
     let meter = Meter::resend().start();
     meter.says(&["customer", "add", "cus_other"]);

@@ -14,7 +14,7 @@ use sqlx::{Connection, Executor};
 use super::RUNTIME;
 use super::directory::Directory;
 use super::process::{Process, Said, postmeter};
-use super::sink::{Security, Sink};
+use super::sink::{SINK_PASSWORD, Security, Sink};
 use super::smtp::Smtp;
 use super::wait::until_is;
 
@@ -384,7 +384,13 @@ impl Meter {
 
     fn no_secret_is_logged(&self) {
         let log = self.log();
-        let fixed = [sandbox::DODO_API_KEY, sandbox::RESEND_API_KEY, sandbox::WEBHOOK_SECRET, ADMIN_TOKEN];
+        let fixed = [
+            sandbox::DODO_API_KEY,
+            sandbox::RESEND_API_KEY,
+            sandbox::WEBHOOK_SECRET,
+            SINK_PASSWORD,
+            ADMIN_TOKEN,
+        ];
         for secret in fixed.into_iter().chain([self.credential.secret.as_str()]) {
             assert!(!log.contains(secret), "P10: a secret stands in the log:\n{log}");
         }

@@ -11,6 +11,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::RUNTIME;
 
+/// What the program signs in with here; any password would do.
+pub(crate) const SINK_PASSWORD: &str = "relay-secret-4711";
+
+/// In the place of a reply: the connection ends.
+pub(crate) const CLOSE: &str = "close";
+
 /// How it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Security {
@@ -71,14 +77,15 @@ impl Sink {
         let listener = RUNTIME.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let port = address.port();
+        let user = format!("relay:{SINK_PASSWORD}");
         let (url, acceptor) = match security {
-            Security::None => (format!("smtp://127.0.0.1:{port}"), None),
+            Security::None => (format!("smtp://{user}@127.0.0.1:{port}"), None),
             Security::StartTls => {
-                let url = format!("smtp://localhost:{port}?tls=required&ca={}", ca.display());
+                let url = format!("smtp://{user}@localhost:{port}?tls=required&ca={}", ca.display());
                 (url, Some(acceptor(ca)))
             }
             Security::Implicit => {
-                (format!("smtps://localhost:{port}?ca={}", ca.display()), Some(acceptor(ca)))
+                (format!("smtps://{user}@localhost:{port}?ca={}", ca.display()), Some(acceptor(ca)))
             }
         };
         let heard = Arc::new(Mutex::new(Heard::default()));
@@ -171,7 +178,10 @@ impl Door {
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             let offered = if may_upgrade { "250-STARTTLS\r\n" } else { "" };
             let usual = match verb.as_str() {
-                "EHLO" => format!("250-sink.example\r\n{offered}250-8BITMIME\r\n250 SMTPUTF8"),
+                "EHLO" => format!(
+                    "250-sink.example\r\n{offered}250-8BITMIME\r\n250-AUTH PLAIN LOGIN\r\n250 SMTPUTF8"
+                ),
+                "AUTH" => "235 2.7.0 welcome".to_owned(),
                 "STARTTLS" => "220 2.0.0 go".to_owned(),
                 "MAIL" | "RSET" | "NOOP" => "250 2.1.0 ok".to_owned(),
                 "RCPT" => "250 2.1.5 ok".to_owned(),
@@ -207,6 +217,9 @@ impl Door {
     }
 
     async fn answer(&self, stream: &mut (impl AsyncWrite + Unpin), reply: &str) -> Option<()> {
+        if reply == CLOSE {
+            return None;
+        }
         if reply.is_empty() {
             self.heard.lock().unwrap().unanswered += 1;
             std::future::pending::<()>().await;

@@ -31,10 +31,16 @@ pub(crate) struct Smtp {
 }
 
 impl Smtp {
-    /// In clear text, after the banner.
-    pub(crate) fn plain(address: SocketAddr) -> Self {
+    /// In clear text, with whatever is said first.
+    pub(crate) fn open(address: SocketAddr) -> (Self, String) {
         let mut smtp = Self { wire: Wire::Plain(connect(address)), buffer: Vec::new() };
         let banner = smtp.reply();
+        (smtp, banner)
+    }
+
+    /// In clear text, after the banner.
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        let (smtp, banner) = Self::open(address);
         assert!(banner.starts_with("220 "), "{banner}");
         smtp
     }
