@@ -171,7 +171,7 @@ impl Ledger {
             DELETE FROM body WHERE message_id IN (SELECT value FROM json_each($4));
 
             UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
-                   last_capture = last_capture + m.count
+                   last_capture = account.last_capture + m.count
             FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS captured, value ->> 2 AS released,
                          value ->> 3 AS count, value ->> 4 AS last_capture FROM json_each($5)) AS m
             WHERE account.customer_id = m.customer_id AND account.last_capture = m.last_capture;
