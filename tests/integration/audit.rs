@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::meter::Meter;
 use crate::harness::web::{ask, credit_added};
-use crate::harness::{CUSTOMER_ID, RUNTIME, letter, until};
+use crate::harness::{CUSTOMER_ID, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
 const HANDS: [(&str, &str); 20] = [
@@ -57,9 +57,7 @@ fn tables(meter: &Meter) -> BTreeSet<String> {
     const TABLES: &str =
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_%' ESCAPE '\\'
         AND name NOT LIKE 'sqlite%'";
-    RUNTIME.block_on(async {
-        sqlx::query_scalar(TABLES).fetch_all(&mut meter.database().await).await.unwrap().into_iter().collect()
-    })
+    meter.read::<String>(TABLES).into_iter().collect()
 }
 
 #[test]

@@ -326,8 +326,22 @@ impl Meter {
 
     /// A number out of the database.
     pub(crate) fn number(&self, sql: &'static str) -> i64 {
-        RUNTIME
-            .block_on(async { sqlx::query_scalar(sql).fetch_one(&mut self.database().await).await.unwrap() })
+        self.read(sql).remove(0)
+    }
+
+    /// The first column out of the database.
+    pub(crate) fn read<T>(&self, sql: &'static str) -> Vec<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + Unpin,
+        (T,): for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>,
+    {
+        RUNTIME.block_on(async {
+            let mut database = self.database().await;
+            let column = sqlx::query_scalar(sql).fetch_all(&mut database).await.unwrap();
+            // Without this it ends in a thread, some time later.
+            database.close().await.unwrap();
+            column
+        })
     }
 
     /// Changes the database behind the program's back.
@@ -336,11 +350,11 @@ impl Meter {
             let mut database = self.database().await;
             let done = database.execute(sql).await.unwrap();
             assert!(done.rows_affected() > 0, "{sql} changed nothing");
+            database.close().await.unwrap();
         });
     }
 
-    /// A connection of our own.
-    pub(crate) async fn database(&self) -> SqliteConnection {
+    async fn database(&self) -> SqliteConnection {
         let options = SqliteConnectOptions::new()
             .filename(self.directory.join("data").join(postmeter::store::DATABASE_FILE))
             .foreign_keys(false)
@@ -366,7 +380,8 @@ impl Meter {
         }
         self.drain();
         let captured = self.number("SELECT coalesce(sum(captured), 0) FROM message");
-        let debited: u64 = self.customers().iter().map(|id| self.dodo().debited(id)).sum();
+        let customers: Vec<String> = self.read("SELECT customer_id FROM customer");
+        let debited: u64 = customers.iter().map(|id| self.dodo().debited(id)).sum();
         assert_eq!(i64::try_from(debited).unwrap(), captured, "P3: debited at Dodo");
         let twice = self.resend_stand_in().sent_by_tag("postmeter").into_iter().filter(|(_, n)| *n != 1);
         assert_eq!(twice.collect::<Vec<_>>(), [], "P4: left Resend more than once");
@@ -374,12 +389,6 @@ impl Meter {
         let audit = self.run(&["audit"]);
         assert_eq!(audit.code, Some(0), "{audit:?}");
         self.no_secret_is_logged();
-    }
-
-    fn customers(&self) -> Vec<String> {
-        const READ: &str = "SELECT customer_id FROM customer";
-        RUNTIME
-            .block_on(async { sqlx::query_scalar(READ).fetch_all(&mut self.database().await).await.unwrap() })
     }
 
     fn no_secret_is_logged(&self) {
