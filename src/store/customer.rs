@@ -40,25 +40,6 @@ pub struct Credential {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// What sign-in and MAIL ask about a credential.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    /// Whose it is.
-    pub customer_id: CustomerId,
-    /// The credential.
-    pub username: Username,
-    /// What its secret must hash to.
-    pub secret_hash: SecretHash,
-    /// Whether it was revoked.
-    pub is_revoked: bool,
-    /// Set while the customer is suspended.
-    pub suspended_reason: Option<String>,
-    /// The account.
-    pub account: Account,
-    /// Whom the customer may send as.
-    pub senders: Vec<SenderPattern>,
-}
-
 /// Why a change was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -112,39 +93,6 @@ impl CustomerRow {
             suspended_reason: self.suspended_reason,
             created_at: timestamp(self.created_at)?,
             account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
-        })
-    }
-}
-
-#[derive(sqlx::FromRow)]
-struct StandingRow {
-    customer_id: String,
-    username: String,
-    secret_hash: Vec<u8>,
-    revoked_at: Option<i64>,
-    suspended_reason: Option<String>,
-    balance: Option<i64>,
-    balance_read_at: Option<i64>,
-    held: i64,
-    owed: i64,
-    version: i64,
-    senders: Option<String>,
-}
-
-impl StandingRow {
-    fn read(self) -> Result<Standing, StoreError> {
-        let no_hash =
-            || StoreError::Corrupt(format!("the secret hash of {} is not 32 octets", self.username));
-        let senders = self.senders.as_deref().unwrap_or_default();
-        let sums = (self.held, self.owed);
-        Ok(Standing {
-            customer_id: stored(CustomerId::parse(&self.customer_id))?,
-            username: stored(Username::parse(&self.username))?,
-            secret_hash: SecretHash::from_slice(&self.secret_hash).ok_or_else(no_hash)?,
-            is_revoked: self.revoked_at.is_some(),
-            suspended_reason: self.suspended_reason,
-            account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
-            senders: senders.lines().map(|p| stored(SenderPattern::parse(p))).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -289,21 +237,6 @@ impl Store {
             return Err(ChangeError::NoCredential(username.clone()));
         }
         Ok(tx.commit().await?)
-    }
-
-    /// What stands behind a username, if it exists.
-    pub async fn standing(&self, username: &Username) -> Result<Option<Standing>, StoreError> {
-        const READ: &str = "
-            SELECT k.customer_id, k.username, k.secret_hash, k.revoked_at, c.suspended_reason,
-                   a.balance, a.balance_read_at, a.held, a.owed, a.version,
-                   (SELECT group_concat(s.pattern, char(10)) FROM sender s WHERE s.customer_id = k.customer_id)
-                       AS senders
-            FROM credential k JOIN customer c ON c.customer_id = k.customer_id
-                 JOIN account a ON a.customer_id = k.customer_id
-            WHERE k.username = ?1";
-        let row: Option<StandingRow> =
-            sqlx::query_as(READ).bind(username.as_str()).fetch_optional(&self.readers).await?;
-        row.map(StandingRow::read).transpose()
     }
 
     /// The username whose secret has this hash: `Authorization: Bearer SECRET`.
