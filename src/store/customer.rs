@@ -1,6 +1,7 @@
 //! Customers, their credentials and their senders.
 
 use jiff::Timestamp;
+use sqlx::SqliteConnection;
 
 use super::{Store, StoreError, millis, stored, timestamp};
 use crate::domain::account::Account;
@@ -53,10 +54,10 @@ pub enum ChangeError {
     #[error("the username {0} is taken")]
     UsernameTaken(Username),
     /// There is no such credential, or it is revoked already.
-    #[error("there is no credential {0} that could be revoked")]
+    #[error("there is no credential {0} that could be revoked; `postmeter credential list` shows those there are")]
     NoCredential(Username),
     /// There is no such sender.
-    #[error("{0} is not a sender of this customer")]
+    #[error("{0} is not a sender of this customer; `postmeter sender list ID` shows those there are")]
     NoSender(SenderPattern),
     /// The database could not do it.
     #[error(transparent)]
@@ -106,23 +107,11 @@ impl Store {
         name: Option<&str>,
         now: Timestamp,
     ) -> Result<(), ChangeError> {
-        const CUSTOMER: &str = "
-            INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
-            ON CONFLICT DO NOTHING";
-        const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(CUSTOMER)
-            .bind(customer_id.as_str())
-            .bind(email)
-            .bind(name)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
-        if done.rows_affected() == 0 {
+        if !insert_customer(&mut tx, customer_id, email, name, now).await? {
             return Err(ChangeError::CustomerExists(customer_id.clone()));
         }
-        sqlx::query(ACCOUNT).bind(customer_id.as_str()).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
@@ -169,23 +158,12 @@ impl Store {
         credential: &Credential,
         secret_hash: &SecretHash,
     ) -> Result<(), ChangeError> {
-        const INSERT: &str = "
-            INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
-            SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?2)
-            ON CONFLICT (username) DO NOTHING";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(INSERT)
-            .bind(credential.username.as_str())
-            .bind(credential.customer_id.as_str())
-            .bind(secret_hash.as_bytes().as_slice())
-            .bind(&credential.label)
-            .bind(millis(credential.created_at))
-            .execute(&mut *tx)
-            .await?;
+        let is_new = insert_credential(&mut tx, credential, secret_hash).await?;
         tx.commit().await?;
         drop(writer);
-        if done.rows_affected() == 1 {
+        if is_new {
             return Ok(());
         }
         Err(match self.customer(&credential.customer_id).await? {
@@ -298,4 +276,51 @@ impl Store {
             sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         rows.iter().map(|pattern| stored(SenderPattern::parse(pattern))).collect()
     }
+}
+
+/// Makes a customer and an empty account; `false`: the customer is there already.
+pub(super) async fn insert_customer(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    email: Option<&str>,
+    name: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    const CUSTOMER: &str = "
+        INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT DO NOTHING";
+    const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
+    let done = sqlx::query(CUSTOMER)
+        .bind(customer_id.as_str())
+        .bind(email)
+        .bind(name)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(ACCOUNT).bind(customer_id.as_str()).execute(tx).await?;
+    Ok(true)
+}
+
+/// Keeps a credential; `false`: the username is taken, or there is no such customer.
+pub(super) async fn insert_credential(
+    tx: &mut SqliteConnection,
+    credential: &Credential,
+    secret_hash: &SecretHash,
+) -> Result<bool, StoreError> {
+    const INSERT: &str = "
+        INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
+        SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?2)
+        ON CONFLICT (username) DO NOTHING";
+    let done = sqlx::query(INSERT)
+        .bind(credential.username.as_str())
+        .bind(credential.customer_id.as_str())
+        .bind(secret_hash.as_bytes().as_slice())
+        .bind(&credential.label)
+        .bind(millis(credential.created_at))
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
 }
