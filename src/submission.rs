@@ -355,3 +355,6 @@ fn unavailable(error: crate::store::StoreError) -> Refusal {
     tracing::error!(%error, "a submission is refused because the store is not available");
     Refusal::StoreUnavailable
 }
+
+#[cfg(test)]
+mod tests;

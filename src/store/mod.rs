@@ -294,3 +294,6 @@ fn changed(what: &str, got: u64, want: usize) -> Result<(), StoreError> {
     }
     Err(StoreError::Corrupt(format!("{what}: {got} rows changed where {want} had to")))
 }
+
+#[cfg(test)]
+mod tests;
