@@ -108,6 +108,7 @@ fn sandbox_config(args: &SandboxArgs) -> Config {
     config.smtp.tls_cert = "certs/sandbox-cert.pem".into();
     config.smtp.tls_key = "certs/sandbox-key.pem".into();
     config.http.listen = args.http;
+    config.senders.starter_domain = Some(sandbox::STARTER_DOMAIN.to_owned());
     config
 }
 

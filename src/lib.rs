@@ -1,4 +1,99 @@
 //! Postmeter: a postage meter for SMTP.
+//!
+//! A relay that customers pay for in advance: one credit a message, bought through
+//! Dodo Payments, sent out through Resend's API or an SMTP server, refused clearly
+//! when the credits are gone. This page is for those who change it; the README is
+//! for those who run it.
+//!
+//! # The way of a message
+//!
+//! ```text
+//! smtp::listener → smtp::connection ⇄ smtp::session (pure)
+//!                        │ envelope, bytes
+//! http ──────────────────┤
+//!                   submission      sender allowed? header sound? price? room?
+//!                        │          mime::inspect, mime::trace, routing
+//!                   store::accept   ONE transaction: hold + message + bytes        → 250
+//!                        │
+//!                    handover       in memory, bounded; else the database is read
+//!                        │
+//!                   delivery        lease → upstream → store::report: sent | retry | failed | held
+//!                        │                └ upstream::resend (translate) | upstream::smtp
+//!                 billing::settle   captured debits → one open entry per customer → Dodo
+//! ```
+//!
+//! One direction, no room visited twice. A 250 leaves only after `store::accept`
+//! returned, and that returns only after the commit was fsynced. A debit becomes
+//! due in the same commit that records the mail as sent. What Dodo is asked to
+//! debit has an id and an amount that were on disk before the call.
+//!
+//! # The rooms
+//!
+//! | room | owns | must not know |
+//! |---|---|---|
+//! | [`domain`] | addresses, envelopes, ids, credits, the life of a message; pure | anything outside itself |
+//! | [`smtp`] | the SMTP server: framing, grammar, session (pure); sockets around them | SQL, HTTP, Dodo, upstreams |
+//! | [`http`] | routes, pages, webhooks | SQL, SMTP, how mail leaves |
+//! | [`submission`] | the use case that takes a message in | replies, SQL, wire formats |
+//! | [`mime`] | header inspection, the stamp, our own mail; pure | envelopes' fate, the store |
+//! | [`routing`] | which road a message takes, its parts | sockets, SQL |
+//! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
+//! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
+//! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
+//! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
+//! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
+//! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
+//! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
+//! | [`app`], [`cli`] | composition; commands | |
+//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`random`], [`throttle`] | one thing each, as named | |
+//!
+//! Imports run downwards in the order of the picture. Traits stand nowhere: rooms
+//! are concrete and handed in by [`app`]; the two services are reached at base URLs,
+//! so that stand-ins are HTTP servers and the code that runs in tests is the code
+//! that runs.
+//!
+//! # Invariants
+//!
+//! Each stands where it is kept; here they are together.
+//!
+//! - **250 means safe.** `store::accept` holds credits, writes message, parts,
+//!   recipients and bytes in one transaction; nobody is answered before its commit.
+//! - **No overdraft.** `available = balance − held − owed`; the hold is a
+//!   compare-and-set on it inside that transaction, per customer and commit.
+//! - **The ledger line is the message row:** `price = captured + released + still held`.
+//!   Captures are numbered per customer without a gap; an entry names a range of
+//!   them; a unique index allows one open entry a customer.
+//! - **An entry is posted under one key with one amount until Dodo says something
+//!   definite.** Only 2xx and 409 settle it; only a 400 that no unknown try went
+//!   before voids it.
+//! - **A balance read is applied only if no entry was opened, settled or voided
+//!   since it began** (the account's `version`), and while an entry's outcome is
+//!   unknown it may only raise what is available.
+//! - **`Sent` wins, everything else needs the current attempt** (the diagram is in
+//!   [`domain::message`]). A lease, never a transaction, spans a network call.
+//! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
+//!   same key, same bytes (a hash fixed at acceptance), within the key's life; after
+//!   that the part is held for the operator.
+//! - **Only the envelope decides who gets mail.** The translation writes recipients
+//!   from the part alone; a header address outside it is never mailed.
+//! - **What a road cannot carry is refused before the 250,** since the request is
+//!   composed when the message is accepted.
+//! - **Hostile octets meet only pure code**: what parses has no socket, no clock and
+//!   no store, and is bounded in every direction.
+//! - **One retry loop**: the durable queue. Clients of the services do not retry.
+//! - **Every task has an owner** ([`app`]'s two trackers) and hears a stop.
+//! - **Deliberately absent**: statics with state, unsafe code, an open relay in any
+//!   form, a second place that moves money, amounts taken from webhooks.
+//!
+//! # Crashes
+//!
+//! | killed | what is there after the restart |
+//! |---|---|
+//! | before the commit of an acceptance | nothing; the client got no 250 and keeps the mail |
+//! | after it | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
+//! | while a part is being sent | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again |
+//! | after the report's commit | the capture; the settler finds what is owed |
+//! | while an entry is posted | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 
 pub mod app;
 pub mod billing;

@@ -33,8 +33,8 @@ use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
 use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
-use crate::store::customer::Standing;
 use crate::store::queue::LeasedPart;
+use crate::store::standing::Standing;
 use crate::telemetry::{Metrics, SignInResult};
 
 /// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
@@ -83,9 +83,18 @@ pub struct SignedIn {
     pub username: Username,
 }
 
+/// What MAIL found out, for the message that follows: a second look at the
+/// database for the From header would find the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Begun {
+    senders: Vec<SenderPattern>,
+}
+
 /// A complete message at the door.
 #[derive(Debug)]
 pub struct Submitted {
+    /// What its MAIL found out.
+    pub begun: Begun,
     /// Who sends and who receives.
     pub envelope: Envelope,
     /// The message, dots unstuffed.
@@ -149,7 +158,7 @@ impl Submission {
 
     /// The checks at MAIL: credential still good, customer not suspended, sender
     /// allowed, credit there.
-    pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<(), Refusal> {
+    pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         self.counted(self.try_begin(who, reverse_path).await)
     }
 
@@ -173,7 +182,7 @@ impl Submission {
         result
     }
 
-    async fn try_begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<(), Refusal> {
+    async fn try_begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         let standing = self.standing(who).await?;
         if let Some(sender) = reverse_path.mailbox() {
             self.check_sender(&standing.senders, sender)?;
@@ -181,7 +190,8 @@ impl Submission {
                 return Err(Refusal::AddressNotCarried { address: sender.clone() });
             }
         }
-        self.0.tools.billing.check_credit(&standing.customer_id, &standing.account, Credits::ONE).await
+        self.0.tools.billing.check_credit(&standing.customer_id, &standing.account, Credits::ONE).await?;
+        Ok(Begun { senders: standing.senders })
     }
 
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
@@ -202,10 +212,8 @@ impl Submission {
     async fn try_submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
         let now = self.0.tools.clock.now();
         let inspection = self.inspect(&submitted)?;
-        if self.0.policy == SenderPolicy::Listed {
-            let senders = self.0.tools.store.senders(&who.customer_id).await.map_err(unavailable)?;
-            inspection.from.iter().try_for_each(|from| self.check_sender(&senders, from))?;
-        }
+        let senders = &submitted.begun.senders;
+        inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
         let acceptance = self.acceptance(who, submitted, &inspection, now)?;
         // A client that hangs up ends its own task, not this one: what is committed
         // with a lease must come to delivery, or it would wait until the lease lapses.

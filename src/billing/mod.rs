@@ -1,8 +1,8 @@
 //! Money: balances read from Dodo, captured debits settled there.
 //!
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
-//! the few calls that Dodo allows, [`balance`] decides whether a customer has
-//! credit, [`settle`] pays what is owed, [`notice`] tells who runs low. The sums
+//! the few calls that Dodo allows, `balance` decides whether a customer has
+//! credit, `settle` pays what is owed, `notice` tells who runs low. The sums
 //! themselves are moved by the store, in one transaction with the mail. What this
 //! room must not know: SMTP, SQL, how mail leaves.
 
@@ -136,11 +136,8 @@ impl Billing {
         account: &Account,
         price: Credits,
     ) -> Result<(), Refusal> {
-        let now = self.0.tools.clock.now();
         let settings = &self.0.settings;
-        let age = account
-            .balance_read_at
-            .map(|read_at| Duration::try_from(now.duration_since(read_at)).unwrap_or_default());
+        let age = self.age(account);
         let is_usable = age.is_some_and(|age| age <= settings.outage_max_age);
         if !is_usable || settings.balance_max_age.is_zero() {
             let account = self.read_balance(customer_id).await.ok_or(Refusal::BillingUnknown)?;
@@ -153,6 +150,12 @@ impl Billing {
             Some(true) => Ok(()),
             _ => self.check_credit_live(customer_id, price).await,
         }
+    }
+
+    /// How long ago Dodo said what the balance is.
+    fn age(&self, account: &Account) -> Option<Duration> {
+        let age = self.0.tools.clock.now().duration_since(account.balance_read_at?);
+        Some(Duration::try_from(age).unwrap_or_default())
     }
 
     /// Before credit is refused: one live look, at most once per customer per 5 s.
@@ -182,6 +185,16 @@ impl Billing {
     /// soon, in the background, and a refusal may read it live again at once.
     pub fn balance_changed(&self, customer_id: &CustomerId) {
         self.0.reads.has_changed(customer_id);
+    }
+
+    /// News of a debit at Dodo. Nearly all are our own entries, whose answers have
+    /// said what is left already; only a balance that is stale anyway is read.
+    pub async fn balance_lowered(&self, customer_id: &CustomerId) {
+        let account = self.0.tools.store.account(customer_id).await.ok().flatten();
+        let age = account.and_then(|account| self.age(&account));
+        if age.is_none_or(|age| age > self.0.settings.balance_max_age) {
+            self.0.reads.ask(customer_id);
+        }
     }
 
     /// News that credits were captured: the settler looks for what is owed.

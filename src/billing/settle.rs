@@ -141,11 +141,7 @@ impl Billing {
         let balance = account.balance.unwrap_or(i64::MAX).max(0);
         let at_most = (balance < account.owed.to_i64()).then(|| Credits::from_i64(balance)).flatten();
         let entry_id = EntryId::generate(now, random::octets());
-        let entry = store.open_entry(customer_id, &entry_id, at_most, now).await?;
-        if entry.is_none() {
-            self.leave_alone(customer_id);
-        }
-        Ok(entry)
+        store.open_entry(customer_id, &entry_id, at_most, now).await
     }
 
     fn post_in_background(&self, entry: Entry) {

@@ -287,12 +287,15 @@ fn check_smtp_url(text: &str, allow_plaintext: bool) -> Result<(), &'static str>
     let url = reqwest::Url::parse(text)
         .map_err(|_| "is not a URL such as smtps://user:password@smtp.example.com:465 (encode special characters of the password as %XX)")?;
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or("names no host")?;
-    let mut parameters = url.query_pairs();
-    let tls_required = match (parameters.next(), parameters.next()) {
-        (None, _) => false,
-        (Some((name, value)), None) if name == "tls" && value == "required" => true,
-        _ => return Err("may carry ?tls=required and no other parameter"),
-    };
+    let mut tls_required = false;
+    for (name, value) in url.query_pairs() {
+        match (name.as_ref(), value.as_ref()) {
+            ("tls", "required") => tls_required = true,
+            ("tls", "none") => {}
+            ("ca", file) if !file.is_empty() => {}
+            _ => return Err("may carry tls=required, tls=none and ca=FILE, and no other parameter"),
+        }
+    }
     match url.scheme() {
         "smtps" => Ok(()),
         "smtp" if tls_required || !allow_plaintext || web_url::is_loopback(host) => Ok(()),

@@ -22,6 +22,7 @@ fn an_empty_file_gives_the_defaults() {
 #[test]
 fn the_example_shows_every_default() {
     assert_eq!(Config::parse(Config::EXAMPLE).unwrap(), Config::default());
+    assert!(include_str!("../../README.md").contains(Config::EXAMPLE), "the README shows it as it is");
 }
 
 /// The keys that the example shows, with its commented lines too.

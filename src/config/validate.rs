@@ -20,6 +20,7 @@ const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
 pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     let mut findings = Findings(Vec::new());
     findings.roots(config);
+    findings.not_yet(config);
     findings.smtp(&config.smtp);
     findings.listeners(&config.smtp, &config.http);
     findings.billing(&config.billing);
@@ -49,6 +50,16 @@ impl Findings {
     fn one_to(&mut self, most: u64, key: &'static str, value: u64) {
         self.at_least(key, value, 1);
         self.at_most(key, value, most);
+    }
+
+    /// What has a place in the file and no effect yet must not look as if it had one.
+    fn not_yet(&mut self, config: &Config) {
+        self.require(config.smtp.trusted_proxies.is_empty(), "smtp.trusted_proxies", || {
+            "the PROXY protocol is not supported yet; leave it empty".to_owned()
+        });
+        self.require(!config.billing.refund_bounced, "billing.refund_bounced", || {
+            "refunds are not supported yet; leave it false".to_owned()
+        });
     }
 
     fn roots(&mut self, config: &Config) {

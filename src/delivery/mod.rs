@@ -126,6 +126,7 @@ impl Delivery {
         if lapsed > 0 {
             tracing::info!(parts = lapsed, "an earlier process left parts under way; they are sent again");
         }
+        store.try_gates_again(clock.now()).await?;
         self.load_gates().await?;
         tasks.spawn(self.clone().take_handed(handed));
         tasks.spawn(self.clone().poll());

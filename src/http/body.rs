@@ -123,3 +123,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T>
         Ok(Self(query))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn p7_a_body_is_taken_whole_or_not_at_all() {
+        let table = [(0, Ok(0)), (10, Ok(10)), (11, Err(())), (20, Err(())), (10_000, Err(()))];
+        for (octets, want) in table {
+            let got = read(Body::from(vec![b'x'; octets]), 10, SOON).await;
+            let too_large = HttpError::BodyTooLarge { limit_bytes: 10 };
+            assert_eq!(got.map(|bytes| bytes.len()), want.map_err(|()| too_large), "{octets}");
+        }
+    }
+}

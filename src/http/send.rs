@@ -66,12 +66,12 @@ pub(super) async fn submit(
     let default_from = default_sender(&standing.senders);
     let (bytes, envelope) =
         composition.compose(default_from.as_ref(), site.settings.max_recipients).map_err(invalid)?;
-    site.submission.begin(who, envelope.reverse_path()).await?;
+    let begun = site.submission.begin(who, envelope.reverse_path()).await?;
     for recipient in envelope.recipients() {
         site.submission.check_recipient(recipient)?;
     }
     let arrival = Arrival { protocol: "HTTP", peer, helo: None, tls: None };
-    let submitted = Submitted { envelope, bytes, arrival };
+    let submitted = Submitted { begun, envelope, bytes, arrival };
     // A client that hangs up ends its request, and must not end this in the middle.
     let (submission, who) = (site.submission.clone(), who.clone());
     let taken = site.tasks.spawn(async move { submission.submit(&who, submitted).await });

@@ -1,1 +1,268 @@
-//! x
+//! The routes from outside: a real database, a submission that takes mail in, and
+//! a Dodo that says what it was told to say.
+
+mod access;
+mod account;
+mod sending;
+mod way_in;
+mod webhooks;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
+use axum::http::{HeaderMap, Request};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::listener::Peer;
+use super::signature::SigningKey;
+use super::{Rooms, Settings, Shared, Site, SmtpAccess, router};
+use crate::billing::dodo::{Dodo, DodoSettings};
+use crate::billing::{self, Billing};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::address::Domain;
+use crate::domain::credential::Secret;
+use crate::domain::ids::{CustomerId, Username};
+use crate::domain::sender::{SenderPattern, SenderPolicy};
+use crate::handover::Handover;
+use crate::mime::address_list::NamedMailbox;
+use crate::outbound::stand_in::{Given, StandIn};
+use crate::routing::Routing;
+use crate::store::Store;
+use crate::store::customer::Credential;
+use crate::submission::stand_in::{Directory, store};
+use crate::submission::{self, Submission};
+use crate::telemetry::Metrics;
+
+const BASE_URL: &str = "https://meter.example";
+const ADMIN_TOKEN: &str = "the-admin-token";
+const WEBHOOK_KEY: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// The whole site. Customers `cus_ann` (credential `ann`, `ann-secret`) with thirty
+/// credits and the sender `ann@example.com`, and `cus_bob` (`bob`, `bob-secret`).
+struct Town {
+    router: Router,
+    site: Shared,
+    store: Store,
+    clock: Clock,
+    dodo: StandIn,
+    _directory: Directory,
+}
+
+/// An answer that was read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    /// The cookie that was set, as a browser sends it back.
+    fn cookie(&self) -> String {
+        self.header("set-cookie").split(';').next().unwrap().to_owned()
+    }
+}
+
+impl Town {
+    async fn new() -> Self {
+        Self::with_dodo(&[]).await
+    }
+
+    async fn with_dodo(answers: &[Given]) -> Self {
+        let (store, directory) = store().await;
+        let clock = Clock::system();
+        let stand_in = StandIn::start(answers).await;
+        let dodo = Dodo::new(DodoSettings {
+            base_url: stand_in.base_url.clone(),
+            api_key: SecretString::from("key"),
+            entitlement_id: "cde".to_owned(),
+            timeout: Duration::from_secs(5),
+            clock: clock.clone(),
+        });
+        let rooms = rooms(store.clone(), dodo.unwrap(), &clock);
+        let site = Site::new(rooms, settings());
+        seed(&store, &clock).await;
+        Self { router: router(site.clone()), site, store, clock, dodo: stand_in, _directory: directory }
+    }
+
+    async fn call(&self, mut request: Request<Body>) -> Answer {
+        let peer = "192.0.2.7:1234".parse().unwrap();
+        request.extensions_mut().insert(ConnectInfo(Peer(peer)));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 22).await.unwrap();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    /// Signs in on the page and gives the cookie.
+    async fn sign_in(&self, username: &str) -> String {
+        let form = format!("username={username}&secret={username}-secret");
+        let answer = self.call(form_of("/sign-in", &form)).await;
+        assert_eq!((answer.status, answer.header("location")), (303, "/account"), "{answer:?}");
+        answer.cookie()
+    }
+}
+
+fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
+    let config = Config::default();
+    let metrics = Metrics::new();
+    let routing = Routing::new(&config);
+    let tasks = TaskTracker::new();
+    let notices_from = NamedMailbox::parse("postmaster@example.com").unwrap();
+    let billing = Billing::new(
+        billing::Tools {
+            store: store.clone(),
+            dodo: dodo.clone(),
+            routing,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            stop: CancellationToken::new(),
+        },
+        billing::Settings::new(&config, BASE_URL, notices_from),
+    );
+    let (handover, _) = Handover::new(1 << 20);
+    let tools = submission::Tools {
+        store: store.clone(),
+        billing: billing.clone(),
+        handover,
+        routing,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    };
+    let submission = Submission::new(&config, tools);
+    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), tasks }
+}
+
+fn settings() -> Settings {
+    Settings {
+        base_url: BASE_URL.to_owned(),
+        admin_token: Some(SecretString::from(ADMIN_TOKEN)),
+        webhook_keys: vec![signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), signing_key(WEBHOOK_KEY)],
+        plan_product_id: "pdt_plan".to_owned(),
+        topup_product_id: "pdt_topup".to_owned(),
+        starter_domain: Some(Domain::parse("mail.example").unwrap()),
+        sender_policy: SenderPolicy::Listed,
+        smtp: SmtpAccess {
+            host: "smtp.meter.example".to_owned(),
+            starttls_port: Some(587),
+            tls_port: Some(465),
+        },
+        max_message_bytes: 90_000,
+        max_recipients: 3,
+        serves_metrics: true,
+        is_sandbox: false,
+    }
+}
+
+fn signing_key(text: &str) -> SigningKey {
+    SigningKey::parse(&SecretString::from(text)).unwrap()
+}
+
+async fn seed(store: &Store, clock: &Clock) {
+    let now = clock.now();
+    for name in ["ann", "bob"] {
+        let customer_id = customer(name);
+        store.add_customer(&customer_id, Some("x@example.com"), None, now).await.unwrap();
+        let credential = Credential {
+            username: Username::parse(name).unwrap(),
+            customer_id: customer_id.clone(),
+            label: None,
+            created_at: now,
+            revoked_at: None,
+        };
+        let secret = Secret::presented(&format!("{name}-secret"));
+        store.add_credential(&credential, &secret.hash()).await.unwrap();
+    }
+    let sender = SenderPattern::parse("ann@example.com").unwrap();
+    store.allow_sender(&customer("ann"), &sender, now).await.unwrap();
+    let read = store.begin_balance_read(&customer("ann")).await.unwrap().unwrap();
+    store.apply_balance(&read, 30, now).await.unwrap();
+}
+
+fn customer(name: &str) -> CustomerId {
+    CustomerId::parse(&format!("cus_{name}")).unwrap()
+}
+
+fn get(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).unwrap()
+}
+
+fn json_of(path: &str, body: &str) -> Request<Body> {
+    let request = Request::post(path).header("content-type", "application/json; charset=utf-8");
+    request.body(Body::from(body.to_owned())).unwrap()
+}
+
+fn form_of(path: &str, body: &str) -> Request<Body> {
+    let request = Request::post(path).header("content-type", "application/x-www-form-urlencoded");
+    request.header("origin", BASE_URL).body(Body::from(body.to_owned())).unwrap()
+}
+
+fn with(mut request: Request<Body>, name: &'static str, value: &str) -> Request<Body> {
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+/// Under a customer's credential.
+fn basic(request: Request<Body>, name: &str) -> Request<Body> {
+    let pair = STANDARD.encode(format!("{name}:{name}-secret"));
+    with(request, "authorization", &format!("Basic {pair}"))
+}
+
+fn bearer(request: Request<Body>, token: &str) -> Request<Body> {
+    with(request, "authorization", &format!("Bearer {token}"))
+}
+
+#[test]
+fn p10_nothing_that_is_shared_shows_a_secret() {
+    let shown = format!("{:?}", settings());
+    assert!(!shown.contains(ADMIN_TOKEN) && !shown.contains("C2FVsBQ"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_is_under_way_and_ends() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let town = Town::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let router = town.router.clone();
+    let served = tokio::spawn(super::serve(listener, router, town.site.metrics.clone(), stop.clone()));
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let begun = b"POST /checkout/subscribe HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+        content-type: application/json\r\ncontent-length: 2\r\n\r\n";
+    stream.write_all(begun).await.unwrap();
+    let mut answer = [0; 25];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, *b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(town.call(get("/metrics")).await.body.contains("connections{listener=\"http\"} 1"));
+    stop.cancel();
+    stream.write_all(b"{}").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 422 ") && answer.contains("missing field `email`"), "{answer}");
+    served.await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}

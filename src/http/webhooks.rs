@@ -28,6 +28,8 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_ID_OCTETS: usize = 256;
 const WITHIN: Duration = Duration::from_secs(30);
 const SOURCE: &str = "dodo";
+/// The event of a debit, our own entries included.
+const DEDUCTED: &str = "credit.deducted";
 
 /// `POST /webhooks/dodo`
 pub(super) async fn dodo(
@@ -92,6 +94,10 @@ async fn act(site: &Site, event: &DodoEvent) -> Result<(WebhookResult, Option<Cu
     let Some(customer_id) = known(site, event.customer_id.as_ref()).await? else {
         return Ok((WebhookResult::Ignored, None));
     };
+    if event.event_type == DEDUCTED {
+        site.billing.balance_lowered(&customer_id).await;
+        return Ok((WebhookResult::Accepted, Some(customer_id)));
+    }
     let result = match event.kind {
         DodoEventKind::Other => WebhookResult::Ignored,
         DodoEventKind::PaymentSucceeded(_)

@@ -54,6 +54,9 @@ pub const USERNAME: &str = "sandbox";
 /// The secret of its credential. It exists in the sandbox only.
 pub const SECRET: &str = "sandbox-secret";
 
+/// Customers who subscribe in the sandbox get an address here at once.
+pub const STARTER_DOMAIN: &str = "sandbox.example";
+
 /// The only credit entitlement.
 pub const ENTITLEMENT_ID: &str = "cde_sandbox";
 /// The plan.

@@ -315,7 +315,8 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             helo: Some(submitting.helo().to_owned()),
             tls: self.visit.tls.clone(),
         };
-        let submitted = Submitted { envelope, bytes, arrival };
+        let begun = submitting.begun().clone();
+        let submitted = Submitted { begun, envelope, bytes, arrival };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         self.held = None;
         if answer.is_ok() {

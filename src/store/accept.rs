@@ -4,16 +4,14 @@
 //! `balance − held − owed` covers it, and nobody is told "accepted" before the
 //! commit returned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
-use tokio::sync::oneshot;
 
-use super::commit::Member;
-use super::{Store, StoreError, changed, json, millis};
+use super::{StoreError, changed, json, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credits::{Credits, Unit};
@@ -112,16 +110,6 @@ pub enum Accepted {
     Revoked,
 }
 
-impl Store {
-    /// Asks for acceptance; returns after the commit that decided it.
-    pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = |_| StoreError::Unavailable("the writer has stopped".to_owned());
-        self.hot.send(Member::Accept(Box::new(acceptance), answer)).await.map_err(|e| gone(e.to_string()))?;
-        answered.await.map_err(|e| gone(e.to_string()))?
-    }
-}
-
 /// The account row of one customer of the batch, as it stands inside the transaction.
 #[derive(Debug, sqlx::FromRow)]
 struct Standing {
@@ -131,6 +119,8 @@ struct Standing {
     held: i64,
     owed: i64,
     low_armed: i64,
+    /// Those of the batch's usernames that are revoked, a line each.
+    revoked: Option<String>,
 }
 
 /// Decides a batch and writes what was accepted. `low_mark` is `billing.low_balance_credits`.
@@ -140,15 +130,11 @@ pub(super) async fn accept_batch(
     low_mark: i64,
 ) -> Result<Vec<Accepted>, StoreError> {
     let mut standings = read_standings(tx, batch).await?;
-    let revoked = read_revoked(tx, batch).await?;
     let mut holds: BTreeMap<&CustomerId, i64> = BTreeMap::new();
     let mut answers = Vec::with_capacity(batch.len());
     let mut taken = Vec::with_capacity(batch.len());
     for acceptance in batch {
-        let is_revoked =
-            acceptance.username.as_ref().is_some_and(|u| revoked.iter().any(|r| r == u.as_str()));
         let answer = match standings.get_mut(acceptance.customer_id.as_str()) {
-            _ if is_revoked => Accepted::Revoked,
             Some(standing) => standing.decide(acceptance, low_mark),
             None => Accepted::BalanceUnknown,
         };
@@ -158,16 +144,16 @@ pub(super) async fn accept_batch(
         }
         answers.push(answer);
     }
-    hold(tx, &holds).await?;
-    insert_messages(tx, &taken).await?;
-    insert_parts(tx, &taken).await?;
-    insert_bodies(tx, &taken).await?;
+    write(tx, &holds, &taken).await?;
     Ok(answers)
 }
 
 impl Standing {
     /// Grants the hold if the account covers it, and remembers it for the next member.
     fn decide(&mut self, acceptance: &Acceptance, low_mark: i64) -> Accepted {
+        if acceptance.username.as_ref().is_some_and(|own| self.is_revoked(own)) {
+            return Accepted::Revoked;
+        }
         if acceptance.kind != Kind::Submission {
             return Accepted::Yes { available: None, low: false };
         }
@@ -186,6 +172,11 @@ impl Standing {
         let low = self.low_armed == 1 && left < low_mark;
         Accepted::Yes { available: Credits::from_i64(left.max(0)), low }
     }
+
+    fn is_revoked(&self, username: &Username) -> bool {
+        let names = self.revoked.as_deref().unwrap_or_default();
+        names.lines().any(|name| name == username.as_str())
+    }
 }
 
 async fn read_standings(
@@ -193,42 +184,74 @@ async fn read_standings(
     batch: &[&Acceptance],
 ) -> Result<BTreeMap<String, Standing>, StoreError> {
     const READ: &str = "
-        SELECT a.customer_id, c.suspended_reason, a.balance, a.held, a.owed, a.low_armed
+        SELECT a.customer_id, c.suspended_reason, a.balance, a.held, a.owed, a.low_armed,
+               (SELECT group_concat(k.username, char(10)) FROM credential k
+                WHERE k.customer_id = a.customer_id AND k.revoked_at IS NOT NULL
+                  AND k.username IN (SELECT value FROM json_each(?2))) AS revoked
         FROM account a JOIN customer c ON c.customer_id = a.customer_id
         WHERE a.customer_id IN (SELECT value FROM json_each(?1))";
-    let mut ids: Vec<&str> = batch.iter().map(|a| a.customer_id.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let rows: Vec<Standing> = sqlx::query_as(READ).bind(json(&ids)?).fetch_all(tx).await?;
+    let ids: BTreeSet<&str> = batch.iter().map(|a| a.customer_id.as_str()).collect();
+    let names: BTreeSet<&str> =
+        batch.iter().filter_map(|a| a.username.as_ref().map(Username::as_str)).collect();
+    let rows: Vec<Standing> =
+        sqlx::query_as(READ).bind(json(&ids)?).bind(json(&names)?).fetch_all(tx).await?;
     Ok(rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect())
 }
 
-async fn read_revoked(tx: &mut SqliteConnection, batch: &[&Acceptance]) -> Result<Vec<String>, StoreError> {
-    const READ: &str = "
-        SELECT username FROM credential
-        WHERE revoked_at IS NOT NULL AND username IN (SELECT value FROM json_each(?1))";
-    let mut names: Vec<&str> =
-        batch.iter().filter_map(|a| a.username.as_ref().map(Username::as_str)).collect();
-    names.sort_unstable();
-    names.dedup();
-    Ok(sqlx::query_scalar(READ).bind(json(&names)?).fetch_all(tx).await?)
-}
-
-/// One account update per customer per commit, in customer order. The WHERE
-/// clause repeats the decision, so that no bug above can overdraw (P2).
-async fn hold(tx: &mut SqliteConnection, holds: &BTreeMap<&CustomerId, i64>) -> Result<(), StoreError> {
-    const HOLD: &str = "
+/// Writes holds and messages: one statement a table, and one journey to the
+/// database for all of them, since with small messages the journeys are what costs.
+///
+/// One account update per customer per commit, in customer order. Its WHERE
+/// clause repeats the decision, so that no bug above can overdraw (P2). All bodies
+/// travel as one blob and are cut apart by the database. Parameters are `$N`, which
+/// keep their numbers across statements; `?N` would not.
+async fn write(
+    tx: &mut SqliteConnection,
+    holds: &BTreeMap<&CustomerId, i64>,
+    taken: &[&Acceptance],
+) -> Result<(), StoreError> {
+    const WRITE: &str = "
         UPDATE account SET held = held + h.amount
-        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS amount FROM json_each(?1)) AS h
+        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS amount FROM json_each($1)) AS h
         WHERE account.customer_id = h.customer_id
-          AND account.balance - account.held - account.owed >= h.amount";
-    let rows: Vec<(&str, i64)> =
-        holds.iter().filter(|(_, amount)| **amount > 0).map(|(id, amount)| (id.as_str(), *amount)).collect();
-    if rows.is_empty() {
+          AND account.balance - account.held - account.owed >= h.amount;
+
+        INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
+                             size, body_sha256, unit, price, accepted_at, expires_at)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+        FROM json_each($2);
+
+        INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
+                          request_hash)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+               value ->> 7, value ->> 8
+        FROM json_each($3);
+
+        INSERT INTO recipient (message_id, address, part_no, state)
+        SELECT value ->> 0, value ->> 1, value ->> 2, 'queued' FROM json_each($4);
+
+        INSERT INTO body (message_id, chunk_no, bytes)
+        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
+    if taken.is_empty() {
         return Ok(());
     }
-    let done = sqlx::query(HOLD).bind(json(&rows)?).execute(tx).await?;
-    changed("hold", done.rows_affected(), rows.len())
+    let holds: Vec<(&str, i64)> =
+        holds.iter().filter(|(_, amount)| **amount > 0).map(|(id, amount)| (id.as_str(), *amount)).collect();
+    let messages: Vec<MessageRow> = taken.iter().map(|a| MessageRow::of(a)).collect();
+    let (parts, recipients) = part_rows(taken);
+    let (bodies, octets) = bodies(taken);
+    let done = sqlx::query(WRITE)
+        .bind(json(&holds)?)
+        .bind(json(&messages)?)
+        .bind(json(&parts)?)
+        .bind(json(&recipients)?)
+        .bind(json(&bodies)?)
+        .bind(octets)
+        .execute(tx)
+        .await?;
+    let want = holds.len() + messages.len() + parts.len() + recipients.len() + bodies.len();
+    changed("acceptance", done.rows_affected(), want)
 }
 
 /// The columns of `message` as one JSON row.
@@ -248,18 +271,6 @@ struct MessageRow<'a>(
     i64,
     i64,
 );
-
-async fn insert_messages(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {
-    const INSERT: &str = "
-        INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
-                             size, body_sha256, unit, price, accepted_at, expires_at)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
-        FROM json_each(?1)";
-    let rows: Vec<MessageRow> = taken.iter().map(|a| MessageRow::of(a)).collect();
-    let done = sqlx::query(INSERT).bind(json(&rows)?).execute(tx).await?;
-    changed("insert message", done.rows_affected(), taken.len())
-}
 
 impl<'a> MessageRow<'a> {
     fn of(a: &'a Acceptance) -> Self {
@@ -286,15 +297,11 @@ impl<'a> MessageRow<'a> {
     }
 }
 
-async fn insert_parts(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {
-    const PARTS: &str = "
-        INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at, request_hash)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8
-        FROM json_each(?1)";
-    const RECIPIENTS: &str = "
-        INSERT INTO recipient (message_id, address, part_no, state)
-        SELECT value ->> 0, value ->> 1, value ->> 2, 'queued' FROM json_each(?1)";
+/// The columns of `part` as one JSON row.
+type PartRow<'a> =
+    (&'a str, usize, &'static str, &'static str, u8, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
+
+fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<(&'a str, String, usize)>) {
     let mut parts = Vec::with_capacity(taken.len());
     let mut recipients = Vec::with_capacity(taken.len());
     for a in taken {
@@ -310,32 +317,23 @@ async fn insert_parts(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Resul
             recipients.extend(part.recipients.iter().map(|r| (id, r.to_string(), part_no)));
         }
     }
-    let done = sqlx::query(PARTS).bind(json(&parts)?).execute(&mut *tx).await?;
-    changed("insert part", done.rows_affected(), parts.len())?;
-    let done = sqlx::query(RECIPIENTS).bind(json(&recipients)?).execute(tx).await?;
-    changed("insert recipient", done.rows_affected(), recipients.len())
+    (parts, recipients)
 }
 
-/// All bodies of the batch travel as one blob and are cut apart by the database.
-async fn insert_bodies(tx: &mut SqliteConnection, taken: &[&Acceptance]) -> Result<(), StoreError> {
-    const INSERT: &str = "
-        INSERT INTO body (message_id, chunk_no, bytes)
-        SELECT value ->> 0, 0, substr(?2, (value ->> 1) + 1, value ->> 2) FROM json_each(?1)";
-    let mut joined = Vec::with_capacity(taken.iter().map(|a| a.bytes.len()).sum());
+/// Where each body lies in the blob, and the blob.
+fn bodies<'a>(taken: &[&'a Acceptance]) -> (Vec<(&'a str, usize, usize)>, Vec<u8>) {
+    let mut octets = Vec::with_capacity(taken.iter().map(|a| a.bytes.len()).sum());
     let mut rows = Vec::with_capacity(taken.len());
     for a in taken {
-        rows.push((a.message_id.as_str(), joined.len(), a.bytes.len()));
-        joined.extend_from_slice(&a.bytes);
+        rows.push((a.message_id.as_str(), octets.len(), a.bytes.len()));
+        octets.extend_from_slice(&a.bytes);
     }
-    let done = sqlx::query(INSERT).bind(json(&rows)?).bind(joined).execute(tx).await?;
-    changed("insert body", done.rows_affected(), taken.len())
+    (rows, octets)
 }
 
 /// Writes one message of our own (a bounce, a notice) inside another step's transaction.
 pub(super) async fn insert_own(tx: &mut SqliteConnection, own: &Acceptance) -> Result<(), StoreError> {
-    insert_messages(tx, &[own]).await?;
-    insert_parts(tx, &[own]).await?;
-    insert_bodies(tx, &[own]).await
+    write(tx, &BTreeMap::new(), &[own]).await
 }
 
 impl Account {

@@ -170,6 +170,12 @@ const CHECKS: &[Check] = &[
          WHERE p.message_id IS NULL OR r.state NOT IN ('queued', 'sent', 'failed')",
     ),
     check(
+        "recipient",
+        "it failed without a reason, or was sent with one",
+        "SELECT message_id || ' ' || address FROM recipient
+         WHERE (state = 'failed' AND status IS NULL) OR (state = 'sent' AND status IS NOT NULL)",
+    ),
+    check(
         "body",
         "its message is final, or there is none",
         "SELECT b.message_id FROM body b LEFT JOIN message m ON m.message_id = b.message_id

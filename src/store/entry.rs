@@ -81,12 +81,14 @@ struct Range {
 impl Store {
     /// Customers with captures that are in no entry, and no entry open: those who
     /// have waited longest first, so that nobody starves, and without those whom
-    /// it would not help, so that they starve nobody.
+    /// it would not help, so that they starve nobody: those to be left alone, and
+    /// those whose balance does not cover the first of their captures.
     pub async fn owing(&self, except: &[CustomerId], limit: u32) -> Result<Vec<CustomerId>, StoreError> {
         const OWING: &str = "
             SELECT a.customer_id FROM account a
                  JOIN capture c ON c.customer_id = a.customer_id AND c.number = a.last_entered + 1
-            WHERE a.owed > 0 AND a.customer_id NOT IN (SELECT value FROM json_each(?2))
+            WHERE a.owed > 0 AND (a.balance IS NULL OR a.balance >= c.amount)
+              AND a.customer_id NOT IN (SELECT value FROM json_each(?2))
               AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.customer_id = a.customer_id AND e.state = 'open')
             ORDER BY c.captured_at LIMIT ?1";
         let rows: Vec<String> =

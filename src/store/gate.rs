@@ -53,6 +53,20 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// Lets one part through each closed gate now, to see: keys come with the
+    /// environment, so the operator may have mended it between stop and start.
+    pub async fn try_gates_again(&self, now: Timestamp) -> Result<(), StoreError> {
+        const DUE: &str = "
+            UPDATE part SET due_at = ?1 WHERE state = 'queued' AND due_at > ?1 AND attempt = 0
+              AND road IN (SELECT road FROM gate)";
+        const TRY: &str = "UPDATE gate SET try_again_at = max(since, ?1)";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(DUE).bind(millis(now)).execute(&mut *tx).await?;
+        sqlx::query(TRY).bind(millis(now)).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Opens a gate. The lifetimes of what waited behind it stood still meanwhile,
     /// and its parts fall due now.
     pub async fn open_gate(&self, road: Road, now: Timestamp) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::report::part_state;
+use super::ledger::part_state;
 use super::{Store, StoreError, json, stored, timestamp};
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{MessageState, PartState};

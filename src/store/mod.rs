@@ -2,7 +2,7 @@
 //!
 //! One concrete [`Store`]: a pool of readers, and one writer. What comes often
 //! (acceptances, and the outcomes of attempts) goes through the gathering writer
-//! in [`commit`]: whatever has gathered while the last commit ran goes into the
+//! in `commit`: whatever has gathered while the last commit ran goes into the
 //! next one, with statements per commit rather than per message. What comes
 //! rarely (customers, entries, balance reads) takes the same connection for a
 //! transaction of its own. Every write transaction begins IMMEDIATE, so that a
@@ -20,9 +20,11 @@ pub mod customer;
 pub mod entry;
 pub mod gate;
 pub mod inspect;
+mod ledger;
 pub mod log;
 pub mod queue;
 pub mod report;
+pub mod standing;
 pub mod webhook;
 
 use std::path::{Path, PathBuf};
@@ -155,6 +157,7 @@ pub struct Store {
     readers: SqlitePool,
     writer: Arc<Mutex<Writer>>,
     hot: mpsc::Sender<commit::Member>,
+    questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
 }
 
@@ -218,6 +221,7 @@ impl Store {
         claim(&mut connection, &path, *maker).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            .test_before_acquire(false)
             .connect_with(options.clone().read_only(true))
             .await
             .map_err(|e| unusable(e.to_string()))?;
@@ -226,7 +230,9 @@ impl Store {
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let settings = commit::Settings { low_mark, metrics };
         tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
-        Ok(Self { readers, writer, hot, low_mark })
+        let (questions, asked) = mpsc::channel(WRITES_WAITING);
+        tokio::spawn(standing::answer(readers.clone(), asked));
+        Ok(Self { readers, writer, hot, questions, low_mark })
     }
 
     /// Whether a write would be possible: `readyz` and `check` ask.

@@ -5,16 +5,15 @@
 //! capture of a message happens in the same commit as the news that it was sent,
 //! so that no crash can lie between them (P3).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
-use tokio::sync::oneshot;
 
 use super::accept::{Acceptance, insert_own};
 use super::account::credits;
-use super::commit::Member;
-use super::{Store, StoreError, changed, json, millis, timestamp};
+use super::ledger::{Ledger, PartKey, PartNow};
+use super::{StoreError, millis};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
@@ -86,58 +85,6 @@ pub enum Recorded {
     Late,
 }
 
-impl Store {
-    /// Records a report; returns after its commit.
-    pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = |e: String| StoreError::Unavailable(format!("the writer has stopped: {e}"));
-        self.hot.send(Member::Report(Box::new(report), answer)).await.map_err(|e| gone(e.to_string()))?;
-        answered.await.map_err(|e| gone(e.to_string()))?
-    }
-}
-
-/// A part of the batch as it stands inside the transaction.
-#[derive(Debug)]
-struct PartNow {
-    state: PartState,
-    attempt: u32,
-    waiting: u32,
-    any_sent: bool,
-    key_no: i64,
-    unknown: bool,
-    first_try_at: Option<i64>,
-    upstream_id: Option<String>,
-    last_error: Option<String>,
-}
-
-/// A message of the batch as it stands inside the transaction.
-#[derive(Debug)]
-struct MessageNow {
-    customer_id: String,
-    per_recipient: bool,
-    price: i64,
-    captured: i64,
-    released: i64,
-    queued: i64,
-    any_sent: bool,
-    touched: bool,
-}
-
-type PartKey = (String, u32);
-/// Message, address, state, status, reply.
-type RecipientWrite = (String, String, &'static str, Option<String>, Option<String>);
-
-/// Everything that a batch reads before it decides.
-#[derive(Debug, Default)]
-struct Ledger {
-    parts: BTreeMap<PartKey, PartNow>,
-    recipients: BTreeMap<(String, String), u32>,
-    messages: BTreeMap<String, MessageNow>,
-    recipient_writes: Vec<RecipientWrite>,
-    captures: Vec<(String, String, i64)>,
-    releases: BTreeMap<String, i64>,
-}
-
 /// What a report changed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Change {
@@ -150,7 +97,9 @@ pub(super) async fn report_batch(
     tx: &mut SqliteConnection,
     batch: &[&Report],
 ) -> Result<Vec<Recorded>, StoreError> {
-    let mut ledger = Ledger::read(tx, batch).await?;
+    let message_ids: BTreeSet<&str> = batch.iter().map(|report| report.message_id.as_str()).collect();
+    let message_ids: Vec<&str> = message_ids.into_iter().collect();
+    let mut ledger = Ledger::read(tx, &message_ids).await?;
     let mut answers = Vec::with_capacity(batch.len());
     let mut at = i64::MIN;
     for report in batch {
@@ -170,62 +119,6 @@ pub(super) async fn report_batch(
 }
 
 impl Ledger {
-    async fn read(tx: &mut SqliteConnection, batch: &[&Report]) -> Result<Self, StoreError> {
-        const PARTS: &str = "
-            SELECT message_id, part_no, state, attempt, coalesce(due_at, lease_until, 0), key_no, unknown,
-                   first_try_at, upstream_id, last_error
-            FROM part WHERE message_id IN (SELECT value FROM json_each(?1))";
-        const RECIPIENTS: &str = "
-            SELECT message_id, address, part_no, state
-            FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1))";
-        const MESSAGES: &str = "
-            SELECT message_id, customer_id, unit, price, captured, released
-            FROM message WHERE message_id IN (SELECT value FROM json_each(?1))";
-        let mut ids: Vec<&str> = batch.iter().map(|r| r.message_id.as_str()).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let ids = json(&ids)?;
-        let mut ledger = Self::default();
-        let messages: Vec<(String, String, String, i64, i64, i64)> =
-            sqlx::query_as(MESSAGES).bind(&ids).fetch_all(&mut *tx).await?;
-        for (id, customer_id, unit, price, captured, released) in messages {
-            let per_recipient = unit == "recipient";
-            let (queued, any_sent, touched) = (0, false, false);
-            let now = MessageNow {
-                customer_id,
-                per_recipient,
-                price,
-                captured,
-                released,
-                queued,
-                any_sent,
-                touched,
-            };
-            ledger.messages.insert(id, now);
-        }
-        let parts: Vec<PartRow> = sqlx::query_as(PARTS).bind(&ids).fetch_all(&mut *tx).await?;
-        for row in parts {
-            let (key, part) = row.read()?;
-            ledger.parts.insert(key, part);
-        }
-        let recipients: Vec<(String, String, u32, String)> =
-            sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(tx).await?;
-        for (id, address, part_no, state) in recipients {
-            if let Some(message) = ledger.messages.get_mut(&id) {
-                message.queued += i64::from(state == "queued");
-                message.any_sent |= state == "sent";
-            }
-            if let Some(part) = ledger.parts.get_mut(&(id.clone(), part_no)) {
-                part.waiting += u32::from(state == "queued");
-                part.any_sent |= state == "sent";
-            }
-            if state == "queued" {
-                ledger.recipients.insert((id, address), part_no);
-            }
-        }
-        Ok(ledger)
-    }
-
     /// Applies one report to what was read; `None`: it came too late.
     fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
@@ -322,174 +215,7 @@ impl Ledger {
         }
         capture
     }
-
-    async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<(), StoreError> {
-        self.write_parts(tx).await?;
-        self.write_recipients(tx).await?;
-        self.write_messages(tx, at).await?;
-        write_money(tx, &self.captures, &self.releases, at).await
-    }
-
-    async fn write_parts(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
-        const UPDATE: &str = "
-            UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
-                   key_no = p.key_no, unknown = p.unknown, first_try_at = p.first_try_at,
-                   upstream_id = p.upstream_id, last_error = p.last_error
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS state,
-                         value ->> 3 AS attempt, value ->> 4 AS due_at, value ->> 5 AS lease_until,
-                         value ->> 6 AS key_no, value ->> 7 AS unknown, value ->> 8 AS first_try_at,
-                         value ->> 9 AS upstream_id, value ->> 10 AS last_error FROM json_each(?1)) AS p
-            WHERE part.message_id = p.message_id AND part.part_no = p.part_no";
-        let rows: Vec<_> = self.parts.iter().map(|(key, part)| part.row(key)).collect();
-        let done = sqlx::query(UPDATE).bind(json(&rows)?).execute(tx).await?;
-        changed("update part", done.rows_affected(), rows.len())
-    }
-
-    async fn write_recipients(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
-        const UPDATE: &str = "
-            UPDATE recipient SET state = r.state, status = r.status, reply = r.reply
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address, value ->> 2 AS state,
-                         value ->> 3 AS status, value ->> 4 AS reply FROM json_each(?1)) AS r
-            WHERE recipient.message_id = r.message_id AND recipient.address = r.address
-              AND recipient.state = 'queued'";
-        if self.recipient_writes.is_empty() {
-            return Ok(());
-        }
-        let done = sqlx::query(UPDATE).bind(json(&self.recipient_writes)?).execute(tx).await?;
-        changed("update recipient", done.rows_affected(), self.recipient_writes.len())
-    }
-
-    /// Captured and released totals; the bytes go when the last recipient is final.
-    async fn write_messages(&self, tx: &mut SqliteConnection, at: i64) -> Result<(), StoreError> {
-        const UPDATE: &str = "
-            UPDATE message SET captured = m.captured, released = m.released, final_at = m.final_at
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS captured, value ->> 2 AS released,
-                         value ->> 3 AS final_at FROM json_each(?1)) AS m
-            WHERE message.message_id = m.message_id AND message.final_at IS NULL";
-        const DROP: &str = "DELETE FROM body WHERE message_id IN (SELECT value FROM json_each(?1))";
-        let touched: Vec<_> = self.messages.iter().filter(|(_, m)| m.touched).collect();
-        let rows: Vec<_> = touched
-            .iter()
-            .map(|(id, m)| (id, m.captured, m.released, (m.queued == 0).then_some(at)))
-            .collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let done = sqlx::query(UPDATE).bind(json(&rows)?).execute(&mut *tx).await?;
-        changed("update message", done.rows_affected(), rows.len())?;
-        let finished: Vec<_> = touched.iter().filter(|(_, m)| m.queued == 0).map(|(id, _)| id).collect();
-        if !finished.is_empty() {
-            sqlx::query(DROP).bind(json(&finished)?).execute(tx).await?;
-        }
-        Ok(())
-    }
 }
-
-/// Moves holds to debts and back, and numbers the captures of each customer without a gap.
-async fn write_money(
-    tx: &mut SqliteConnection,
-    captures: &[(String, String, i64)],
-    releases: &BTreeMap<String, i64>,
-    at: i64,
-) -> Result<(), StoreError> {
-    const MOVE: &str = "
-        UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
-               last_capture = last_capture + m.count
-        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS captured, value ->> 2 AS released,
-                     value ->> 3 AS count FROM json_each(?1)) AS m
-        WHERE account.customer_id = m.customer_id
-        RETURNING account.customer_id, last_capture";
-    const CAPTURES: &str = "
-        INSERT INTO capture (customer_id, number, message_id, amount, captured_at)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?2 FROM json_each(?1)";
-    // customer → (captured, released, number of captures)
-    let mut moves: BTreeMap<&str, (i64, i64, i64)> = BTreeMap::new();
-    for (customer_id, _, amount) in captures {
-        let entry = moves.entry(customer_id).or_default();
-        entry.0 += amount;
-        entry.2 += 1;
-    }
-    for (customer_id, amount) in releases {
-        moves.entry(customer_id).or_default().1 += amount;
-    }
-    if moves.is_empty() {
-        return Ok(());
-    }
-    let rows: Vec<_> = moves.iter().map(|(id, (c, r, n))| (id, c, r, n)).collect();
-    let last: Vec<(String, i64)> = sqlx::query_as(MOVE).bind(json(&rows)?).fetch_all(&mut *tx).await?;
-    changed("move money", u64::try_from(last.len()).unwrap_or(0), rows.len())?;
-    let mut next: BTreeMap<String, i64> = last
-        .into_iter()
-        .map(|(id, last)| {
-            let count = moves.get(id.as_str()).map_or(0, |m| m.2);
-            (id, last - count)
-        })
-        .collect();
-    let mut numbered = Vec::with_capacity(captures.len());
-    for (customer_id, message_id, amount) in captures {
-        if let Some(number) = next.get_mut(customer_id) {
-            *number += 1;
-            numbered.push((customer_id, *number, message_id, amount));
-        }
-    }
-    if numbered.is_empty() {
-        return Ok(());
-    }
-    let done = sqlx::query(CAPTURES).bind(json(&numbered)?).bind(at).execute(tx).await?;
-    changed("insert capture", done.rows_affected(), captures.len())
-}
-
-/// A part's columns as they are read.
-#[derive(Debug, sqlx::FromRow)]
-struct PartRow(String, u32, String, u32, i64, i64, i64, Option<i64>, Option<String>, Option<String>);
-
-impl PartRow {
-    fn read(self) -> Result<(PartKey, PartNow), StoreError> {
-        let Self(id, part_no, state, attempt, time, key_no, unknown, first_try_at, upstream_id, last_error) =
-            self;
-        let state = part_state(&state, attempt, time)?;
-        let part = PartNow {
-            state,
-            attempt,
-            waiting: 0,
-            any_sent: false,
-            key_no,
-            unknown: unknown == 1,
-            first_try_at,
-            upstream_id,
-            last_error,
-        };
-        Ok(((id, part_no), part))
-    }
-}
-
-/// A part's state from its columns; `time` is when it is due or its lease lapses.
-pub(super) fn part_state(name: &str, attempt: u32, time: i64) -> Result<PartState, StoreError> {
-    Ok(match name {
-        "queued" => PartState::Queued { due: timestamp(time)?, attempt },
-        "sending" => PartState::Sending { lease: timestamp(time)?, attempt },
-        "sent" => PartState::Sent,
-        "failed" => PartState::Failed,
-        "held" => PartState::Held,
-        other => return Err(StoreError::Corrupt(format!("{other} is not a state of a part"))),
-    })
-}
-
-/// A part's columns as they are written.
-#[derive(serde::Serialize)]
-struct PartColumns<'a>(
-    &'a str,
-    u32,
-    &'static str,
-    u32,
-    Option<i64>,
-    Option<i64>,
-    i64,
-    u8,
-    Option<i64>,
-    Option<&'a str>,
-    Option<&'a str>,
-);
 
 impl PartNow {
     /// After a definite answer the next try is a new call under a new key; after
@@ -522,28 +248,5 @@ impl PartNow {
             self.state = state;
             self.settle_outcome(false);
         }
-    }
-
-    fn row<'a>(&'a self, (message_id, part_no): &'a PartKey) -> PartColumns<'a> {
-        let (name, attempt, due, lease) = match self.state {
-            PartState::Queued { due, attempt } => ("queued", attempt, Some(millis(due)), None),
-            PartState::Sending { lease, attempt } => ("sending", attempt, None, Some(millis(lease))),
-            PartState::Sent => ("sent", self.attempt, None, None),
-            PartState::Failed => ("failed", self.attempt, None, None),
-            PartState::Held => ("held", self.attempt, None, None),
-        };
-        PartColumns(
-            message_id,
-            *part_no,
-            name,
-            attempt,
-            due,
-            lease,
-            self.key_no,
-            u8::from(self.unknown),
-            self.first_try_at,
-            self.upstream_id.as_deref(),
-            self.last_error.as_deref(),
-        )
     }
 }

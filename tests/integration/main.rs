@@ -1,2 +1,38 @@
-//! x
-fn main() {}
+//! The running program, seen from outside: the real binary, real clients, the
+//! sandbox's stand-ins for Dodo and Resend, and a scripted SMTP server upstream.
+//!
+//! Every test ends in [`harness::Meter::finish`]: everything accepted has become
+//! final and is settled, each message left once and was debited once, the program
+//! ends with 0, no secret stands in its log, and `postmeter audit` agrees.
+
+// In a test a panic is how it fails, and what it prints is for the person who reads it.
+#![allow(
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used
+)]
+
+mod audit;
+mod bounce;
+mod certificate;
+mod clients;
+mod config;
+mod crash;
+mod credit;
+mod dialog;
+mod gate;
+mod harness;
+mod header;
+mod log;
+mod money;
+mod notice;
+mod page;
+mod recipients;
+mod retry;
+mod sandbox;
+mod stop;
+mod subscribe;
+mod web;

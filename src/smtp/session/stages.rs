@@ -2,7 +2,7 @@
 
 use crate::domain::address::Mailbox;
 use crate::domain::envelope::Draft;
-use crate::submission::SignedIn;
+use crate::submission::{Begun, SignedIn};
 
 use super::super::command;
 use super::super::reply::Reply;
@@ -38,6 +38,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) struct Mail {
     pub(super) ready: Ready,
+    pub(super) begun: Begun,
     pub(super) draft: Draft,
     pub(super) smtputf8: bool,
 }
@@ -106,12 +107,14 @@ impl Mail {
     }
 
     pub(super) fn data(self, rules: &Rules) -> Step {
-        let Self { ready, draft, smtputf8 } = self;
-        if draft.recipients().is_empty() {
-            return Session::from(Self { ready, draft, smtputf8 }).refuse(Reply::recipient_first(), rules);
+        if self.draft.recipients().is_empty() {
+            return Session::from(self).refuse(Reply::recipient_first(), rules);
         }
+        let Self { ready, begun, draft, .. } = self;
         match draft.seal() {
-            Some(envelope) => Step::reply(Reply::go_ahead(), Next::Body(Receiving { ready, envelope })),
+            Some(envelope) => {
+                Step::reply(Reply::go_ahead(), Next::Body(Receiving { ready, begun, envelope }))
+            }
             None => Session::from(ready).refuse(Reply::recipient_first(), rules),
         }
     }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::refusal::Refusal;
-use crate::submission::{Accepted, SignedIn};
+use crate::submission::{Accepted, Begun, SignedIn};
 
 use super::super::data::{Body, Flaw as BodyFlaw};
 use super::*;
@@ -75,7 +75,9 @@ impl Talk {
                     let answer = world.sign_in.clone().map(|()| (signed_in(), Credits::new(7)));
                     signing_in.answered(answer, &rules())
                 }
-                Next::Begin(beginning) => beginning.answered(world.begin.clone(), &rules()),
+                Next::Begin(beginning) => {
+                    beginning.answered(world.begin.clone().map(|()| Begun::default()), &rules())
+                }
                 Next::Check(checking) => checking.answered(world.check.clone(), &rules()),
                 Next::Body(receiving) => receiving.ended(world.body.clone(), &rules()),
                 Next::Submit(submit) => {

@@ -6,7 +6,7 @@ use crate::domain::credential::Secret;
 use crate::domain::credits::Credits;
 use crate::domain::envelope::{Added, Draft, Envelope};
 use crate::domain::refusal::Refusal;
-use crate::submission::{Accepted, SignedIn};
+use crate::submission::{Accepted, Begun, SignedIn};
 
 use super::super::data::Body;
 use super::super::line::Flaw;
@@ -54,6 +54,7 @@ pub struct Checking {
 #[derive(Debug)]
 pub struct Receiving {
     pub(super) ready: Ready,
+    pub(super) begun: Begun,
     pub(super) envelope: Envelope,
 }
 
@@ -72,6 +73,7 @@ pub struct Submit {
 #[derive(Debug)]
 pub struct Submitting {
     ready: Ready,
+    begun: Begun,
 }
 
 impl Upgrading {
@@ -139,12 +141,12 @@ impl Beginning {
     }
 
     /// Takes the answer of [`crate::submission::Submission::begin`].
-    pub fn answered(self, answer: Result<(), Refusal>, rules: &Rules) -> Step {
+    pub fn answered(self, answer: Result<Begun, Refusal>, rules: &Rules) -> Step {
         let Self { ready, reverse_path, smtputf8 } = self;
         match answer {
-            Ok(()) => {
+            Ok(begun) => {
                 let draft = Draft::new(reverse_path, rules.max_recipients);
-                Session::from(Mail { ready, draft, smtputf8 }).goes_on(Reply::sender_ok())
+                Session::from(Mail { ready, begun, draft, smtputf8 }).goes_on(Reply::sender_ok())
             }
             Err(refusal) => turned_down(ready, &refusal, rules),
         }
@@ -172,10 +174,11 @@ impl Checking {
 impl Receiving {
     /// Takes the body at its end. The transaction is over, whatever becomes of it.
     pub fn ended(self, body: Body, rules: &Rules) -> Step {
-        let Self { ready, envelope } = self;
+        let Self { ready, begun, envelope } = self;
         match body {
             Body::Whole(bytes) => {
-                Step::silent(Next::Submit(Submit { envelope, bytes, submitting: Submitting { ready } }))
+                let submitting = Submitting { ready, begun };
+                Step::silent(Next::Submit(Submit { envelope, bytes, submitting }))
             }
             Body::Malformed(flaw) => Session::from(ready).goes_on(Reply::malformed_body(flaw)),
             Body::TooLarge => Session::from(ready).goes_on(Reply::too_large(rules.max_message_bytes)),
@@ -199,6 +202,11 @@ impl Submitting {
     /// Who sends.
     pub fn who(&self) -> &SignedIn {
         &self.ready.who
+    }
+
+    /// What MAIL found out.
+    pub fn begun(&self) -> &Begun {
+        &self.begun
     }
 
     /// What the client called itself.

@@ -1,0 +1,187 @@
+//! From visitor to customer.
+
+use super::*;
+
+const CHECKOUT: Given =
+    (200, &[], r#"{"session_id":"cks_1","checkout_url":"https://pay.example/session/cks_1?a=1&b=2"}"#);
+const SUBSCRIBE: &str = r#"{"email":"new@example.org","name":"New <One>"}"#;
+
+impl Town {
+    /// Begins a checkout and gives the token that the browser comes back with.
+    async fn subscribe(&self) -> String {
+        let answer = self.call(json_of("/checkout/subscribe", SUBSCRIBE)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["checkout_url"], "https://pay.example/session/cks_1?a=1&b=2");
+        let asked = self.dodo.asked();
+        let body: Value = serde_json::from_slice(&asked.last().unwrap().body).unwrap();
+        let return_url = body["return_url"].as_str().unwrap();
+        return_url.strip_prefix("https://meter.example/welcome?c=").unwrap().to_owned()
+    }
+
+    /// The news of a payment from a checkout session.
+    async fn pay(&self, customer_id: &str, session_id: &str, token: &str) {
+        let hash = super::super::checkout::token_hash(&Secret::presented(token));
+        let body = format!(
+            r#"{{"type":"payment.succeeded","data":{{"status":"succeeded","checkout_session_id":"{session_id}",
+            "customer":{{"customer_id":"{customer_id}"}},"subscription_id":"sub_1",
+            "metadata":{{"postmeter_checkout":"{hash}"}}}}}}"#
+        );
+        let now = self.clock.now();
+        let id = format!("msg_{customer_id}_{session_id}");
+        let request = json_of("/webhooks/dodo", &body);
+        let request = with(request, "webhook-id", &id);
+        let request = with(request, "webhook-timestamp", &now.as_second().to_string());
+        let signature = signing_key(WEBHOOK_KEY).sign(&id, now, body.as_bytes());
+        let answer = self.call(with(request, "webhook-signature", &signature)).await;
+        assert_eq!(answer.json()["result"], "accepted", "{answer:?}");
+    }
+
+    async fn welcome(&self, token: &str) -> Answer {
+        self.call(get(&format!("/welcome?c={token}&subscription_id=sub_1&status=active"))).await
+    }
+}
+
+fn shown(page: &str, term: &str) -> String {
+    let after = page.split(&format!("<dt>{term}</dt><dd><code>")).nth(1).unwrap();
+    after.split("</code>").next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_new_customer_is_shown_a_working_credential_once() {
+    let town = Town::with_dodo(&[CHECKOUT]).await;
+    let token = town.subscribe().await;
+    let asked: Value = serde_json::from_slice(&town.dodo.asked()[0].body).unwrap();
+    assert_eq!(asked["product_cart"][0]["product_id"], "pdt_plan");
+    assert_eq!(asked["customer"], serde_json::json!({"email": "new@example.org", "name": "New <One>"}));
+    let hash = asked["metadata"]["postmeter_checkout"].as_str().unwrap();
+    assert!(hash.len() == 64 && hash != token, "the database and Dodo know the hash alone");
+
+    let waiting = town.welcome(&token).await;
+    assert_eq!(waiting.status, 200);
+    let again = format!("content=\"2; url=/welcome?c={token}&amp;n=1\"");
+    assert!(waiting.body.contains(&again), "{}", waiting.body);
+
+    town.pay("cus_new", "cks_1", &token).await;
+    let ahead = with(get(&format!("/welcome?c={token}")), "sec-purpose", "prefetch");
+    assert!(!town.call(ahead).await.body.contains("Secret"));
+    let head = Request::head(format!("/welcome?c={token}")).body(Body::empty()).unwrap();
+    assert_eq!(town.call(head).await.status, 200);
+
+    let page = town.welcome(&token).await;
+    assert_eq!((page.status, page.header("cache-control")), (200, "no-store"));
+    assert_eq!(page.header("referrer-policy"), "no-referrer");
+    assert!(page.body.contains("smtp.meter.example") && page.body.contains("cus_new@mail.example"));
+    let (username, secret) = (shown(&page.body, "Username"), shown(&page.body, "Secret"));
+    let pair = STANDARD.encode(format!("{username}:{secret}"));
+    let own = with(get("/credits/cus_new"), "authorization", &format!("Basic {pair}"));
+    assert_eq!(town.call(own).await.status, 200);
+    let account = town.call(with(get("/account"), "cookie", &page.cookie())).await;
+    assert!(account.status == 200 && account.body.contains("Account cus_new"), "signed in already");
+
+    let later = town.welcome(&token).await;
+    assert!(later.body.contains("Already shown") && !later.body.contains(&secret));
+    assert!(!later.headers.contains_key("set-cookie"));
+}
+
+#[tokio::test]
+async fn whoever_types_the_address_of_a_customer_is_shown_nothing_of_theirs() {
+    let town = Town::with_dodo(&[CHECKOUT]).await;
+    let token = town.subscribe().await;
+    town.pay("cus_ann", "cks_1", &token).await;
+    let page = town.welcome(&token).await;
+    assert!(page.body.contains("an account that exists already"), "{}", page.body);
+    assert!(!page.body.contains("cus_ann") && !page.body.contains("Secret"));
+    assert!(!page.headers.contains_key("set-cookie"));
+    assert_eq!(town.store.credentials(Some(&customer("ann"))).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn metadata_of_another_payment_link_claims_nothing() {
+    let town = Town::with_dodo(&[CHECKOUT]).await;
+    let token = town.subscribe().await;
+    town.pay("cus_victim", "cks_other", &token).await;
+    let page = town.welcome(&token).await;
+    assert!(page.body.contains("Waiting for the payment"), "{}", page.body);
+    assert!(town.store.credentials(Some(&customer("victim"))).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn when_the_webhook_does_not_come_dodo_is_asked() {
+    let town = Town::with_dodo(&[
+        CHECKOUT,
+        (200, &[], r#"{"id":"cks_1","payment_id":null,"payment_status":null}"#),
+        (200, &[], r#"{"id":"cks_1","payment_id":"pay_1","payment_status":"succeeded"}"#),
+        (200, &[], r#"{"payment_id":"pay_1","status":"succeeded","customer":{"customer_id":"cus_new"}}"#),
+    ])
+    .await;
+    let token = town.subscribe().await;
+    let at = async |n: u32| town.call(get(&format!("/welcome?c={token}&n={n}"))).await.body;
+    assert!(at(4).await.contains("Waiting"));
+    assert_eq!(town.dodo.asked().len(), 1, "not yet");
+    assert!(at(5).await.contains("Waiting"));
+    assert!(at(6).await.contains("Write the secret down now"));
+    let asked: Vec<_> = town.dodo.asked().into_iter().map(|asked| asked.uri).collect();
+    assert_eq!(asked, ["/checkouts", "/checkouts/cks_1", "/checkouts/cks_1", "/payments/pay_1"]);
+}
+
+#[tokio::test]
+async fn a_page_does_not_wait_for_ever_nor_for_a_token_nobody_gave() {
+    let town = Town::with_dodo(&[CHECKOUT]).await;
+    let token = town.subscribe().await;
+    for path in ["/welcome", "/welcome?c=", "/welcome?c=%22%3E%3Cscript%3E"] {
+        let answer = town.call(get(path)).await;
+        assert!(answer.status == 404 && !answer.body.contains("<script"), "{path}");
+    }
+    let failed = town.call(get(&format!("/welcome?c={token}&payment_id=p&status=failed"))).await;
+    assert!(failed.body.contains("did not go through"));
+}
+
+#[tokio::test]
+async fn the_form_leads_to_the_payment_and_escapes_its_address() {
+    let town = Town::with_dodo(&[CHECKOUT, CHECKOUT]).await;
+    let page = town.call(form_of("/checkout/subscribe", "email=new%40example.org&name=New")).await;
+    assert_eq!(page.status, 200, "{page:?}");
+    let target = "https://pay.example/session/cks_1?a=1&amp;b=2";
+    assert!(page.body.contains(&format!("content=\"0; url={target}\"")), "{}", page.body);
+    let wrong = town.call(form_of("/checkout/subscribe", "email=nobody&name=New")).await;
+    assert!(wrong.status == 422 && wrong.body.contains("<h1>"), "{wrong:?}");
+    let foreign = form_of("/checkout/subscribe", "email=new%40example.org&name=New");
+    let foreign = town.call(with(foreign, "origin", "https://evil.example")).await;
+    assert_eq!(foreign.status, 403);
+
+    let cookie = town.sign_in("ann").await;
+    let page = town.call(with(form_of("/account/top-up", ""), "cookie", &cookie)).await;
+    assert!(page.status == 200 && page.body.contains(target), "{page:?}");
+    let asked: Value = serde_json::from_slice(&town.dodo.asked()[1].body).unwrap();
+    assert_eq!(asked["customer"]["customer_id"], "cus_ann");
+    assert_eq!(asked["product_cart"][0]["product_id"], "pdt_topup");
+}
+
+#[tokio::test]
+async fn a_checkout_that_dodo_does_not_start_says_whose_turn_it_is() {
+    let table: [(Given, u16, &str); 5] = [
+        ((503, &[], ""), 503, "payments_unavailable"),
+        ((429, &[], "{}"), 503, "payments_unavailable"),
+        ((401, &[], ""), 502, "checkout_refused"),
+        ((422, &[], r#"{"code":"X","message":"secret words"}"#), 502, "checkout_refused"),
+        ((200, &[], r#"{"session_id":"s","checkout_url":"javascript:alert(1)"}"#), 502, "checkout_refused"),
+    ];
+    for (given, status, code) in table {
+        let town = Town::with_dodo(&[given]).await;
+        let answer = town.call(basic(json_of("/checkout/topup", ""), "ann")).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (status, Some(code)), "{given:?}");
+        assert!(!answer.body.contains("secret words"), "P9");
+    }
+}
+
+#[tokio::test]
+async fn one_visitor_cannot_begin_checkouts_without_end() {
+    let town = Town::with_dodo(&[CHECKOUT; 20]).await;
+    for _ in 0..20 {
+        town.subscribe().await;
+    }
+    let answer = town.call(json_of("/checkout/subscribe", SUBSCRIBE)).await;
+    assert_eq!((answer.status, &answer.json()["code"]), (429, &Value::from("too_fast")));
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(town.dodo.asked().len(), 20);
+}

@@ -1,0 +1,288 @@
+//! What a batch of reports reads before it decides, and writes afterwards: one
+//! journey to the database each way, whatever the number of reports.
+
+use std::collections::BTreeMap;
+
+use sqlx::SqliteConnection;
+
+use super::{StoreError, changed, json, millis, timestamp};
+use crate::domain::message::PartState;
+
+/// A part of the batch as it stands inside the transaction.
+#[derive(Debug)]
+pub(super) struct PartNow {
+    pub(super) state: PartState,
+    /// Attempts so far; kept for the states that do not name them.
+    attempt: u32,
+    /// Recipients that are not final.
+    pub(super) waiting: u32,
+    pub(super) any_sent: bool,
+    pub(super) key_no: i64,
+    pub(super) unknown: bool,
+    pub(super) first_try_at: Option<i64>,
+    pub(super) upstream_id: Option<String>,
+    pub(super) last_error: Option<String>,
+}
+
+/// A message of the batch as it stands inside the transaction.
+#[derive(Debug)]
+pub(super) struct MessageNow {
+    pub(super) customer_id: String,
+    pub(super) per_recipient: bool,
+    pub(super) price: i64,
+    pub(super) captured: i64,
+    pub(super) released: i64,
+    /// Recipients that are not final, in all parts.
+    pub(super) queued: i64,
+    pub(super) any_sent: bool,
+    pub(super) touched: bool,
+    /// Rows of its body.
+    chunks: i64,
+}
+
+/// Message and part number.
+pub(super) type PartKey = (String, u32);
+/// Message, address, state, status, reply.
+pub(super) type RecipientWrite = (String, String, &'static str, Option<String>, Option<String>);
+
+/// The rows of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) parts: BTreeMap<PartKey, PartNow>,
+    /// Recipients that are not final, with their part.
+    pub(super) recipients: BTreeMap<(String, String), u32>,
+    pub(super) messages: BTreeMap<String, MessageNow>,
+    pub(super) recipient_writes: Vec<RecipientWrite>,
+    /// Customer, message, amount, in the order of the reports.
+    pub(super) captures: Vec<(String, String, i64)>,
+    pub(super) releases: BTreeMap<String, i64>,
+    /// The number of each customer's last capture.
+    last_capture: BTreeMap<String, i64>,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Row {
+    message_id: String,
+    customer_id: String,
+    unit: String,
+    price: i64,
+    captured: i64,
+    released: i64,
+    chunks: i64,
+    last_capture: i64,
+    part_no: u32,
+    part_state: String,
+    attempt: u32,
+    time: i64,
+    key_no: i64,
+    unknown: i64,
+    first_try_at: Option<i64>,
+    upstream_id: Option<String>,
+    last_error: Option<String>,
+    address: String,
+    state: String,
+}
+
+impl Ledger {
+    /// Reads the messages of the batch with everything below them, a row for each recipient.
+    pub(super) async fn read(tx: &mut SqliteConnection, message_ids: &[&str]) -> Result<Self, StoreError> {
+        const READ: &str = "
+            SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
+                   (SELECT count(*) FROM body b WHERE b.message_id = m.message_id) AS chunks,
+                   a.last_capture, p.part_no, p.state AS part_state, p.attempt,
+                   coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
+                   p.upstream_id, p.last_error, r.address, r.state
+            FROM message m JOIN account a ON a.customer_id = m.customer_id
+                 JOIN part p ON p.message_id = m.message_id
+                 JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
+            WHERE m.message_id IN (SELECT value FROM json_each(?1))";
+        let rows: Vec<Row> = sqlx::query_as(READ).bind(json(&message_ids)?).fetch_all(tx).await?;
+        let mut ledger = Self::default();
+        for row in rows {
+            ledger.add(row)?;
+        }
+        Ok(ledger)
+    }
+
+    fn add(&mut self, row: Row) -> Result<(), StoreError> {
+        let (is_queued, is_sent) = (row.state == "queued", row.state == "sent");
+        let state = part_state(&row.part_state, row.attempt, row.time)?;
+        self.last_capture.insert(row.customer_id.clone(), row.last_capture);
+        let message = self.messages.entry(row.message_id.clone()).or_insert_with(|| MessageNow {
+            customer_id: row.customer_id,
+            per_recipient: row.unit == "recipient",
+            price: row.price,
+            captured: row.captured,
+            released: row.released,
+            queued: 0,
+            any_sent: false,
+            touched: false,
+            chunks: row.chunks,
+        });
+        message.queued += i64::from(is_queued);
+        message.any_sent |= is_sent;
+        let key = (row.message_id.clone(), row.part_no);
+        let part = self.parts.entry(key).or_insert_with(|| PartNow {
+            state,
+            attempt: row.attempt,
+            waiting: 0,
+            any_sent: false,
+            key_no: row.key_no,
+            unknown: row.unknown == 1,
+            first_try_at: row.first_try_at,
+            upstream_id: row.upstream_id,
+            last_error: row.last_error,
+        });
+        part.waiting += u32::from(is_queued);
+        part.any_sent |= is_sent;
+        if is_queued {
+            self.recipients.insert((row.message_id, row.address), row.part_no);
+        }
+        Ok(())
+    }
+
+    /// Writes what was decided. Every statement names the rows it must change, and
+    /// their number is checked. The bytes of a message go when its last recipient
+    /// is final; captures are numbered per customer without a gap, and the account
+    /// must not have moved since it was read.
+    pub(super) async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<(), StoreError> {
+        // Parameters are `$N`: unlike `?N` they keep their numbers across statements.
+        const WRITE: &str = "
+            UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
+                   key_no = p.key_no, unknown = p.unknown, first_try_at = p.first_try_at,
+                   upstream_id = p.upstream_id, last_error = p.last_error
+            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS state,
+                         value ->> 3 AS attempt, value ->> 4 AS due_at, value ->> 5 AS lease_until,
+                         value ->> 6 AS key_no, value ->> 7 AS unknown, value ->> 8 AS first_try_at,
+                         value ->> 9 AS upstream_id, value ->> 10 AS last_error FROM json_each($1)) AS p
+            WHERE part.message_id = p.message_id AND part.part_no = p.part_no;
+
+            UPDATE recipient SET state = r.state, status = r.status, reply = r.reply
+            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address, value ->> 2 AS state,
+                         value ->> 3 AS status, value ->> 4 AS reply FROM json_each($2)) AS r
+            WHERE recipient.message_id = r.message_id AND recipient.address = r.address
+              AND recipient.state = 'queued';
+
+            UPDATE message SET captured = m.captured, released = m.released, final_at = m.final_at
+            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS captured, value ->> 2 AS released,
+                         value ->> 3 AS final_at FROM json_each($3)) AS m
+            WHERE message.message_id = m.message_id AND message.final_at IS NULL;
+
+            DELETE FROM body WHERE message_id IN (SELECT value FROM json_each($4));
+
+            UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
+                   last_capture = account.last_capture + m.count
+            FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS captured, value ->> 2 AS released,
+                         value ->> 3 AS count, value ->> 4 AS last_capture FROM json_each($5)) AS m
+            WHERE account.customer_id = m.customer_id AND account.last_capture = m.last_capture;
+
+            INSERT INTO capture (customer_id, number, message_id, amount, captured_at)
+            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $7 FROM json_each($6)";
+        let parts: Vec<_> = self.parts.iter().map(|(key, part)| part.row(key)).collect();
+        let touched: Vec<_> = self.messages.iter().filter(|(_, m)| m.touched).collect();
+        let messages: Vec<_> = touched
+            .iter()
+            .map(|(id, m)| (id, m.captured, m.released, (m.queued == 0).then_some(at)))
+            .collect();
+        let finished: Vec<_> = touched.iter().filter(|(_, m)| m.queued == 0).collect();
+        let chunks: i64 = finished.iter().map(|(_, m)| m.chunks).sum();
+        let finished: Vec<_> = finished.into_iter().map(|(id, _)| id).collect();
+        let moves = self.moves();
+        let captures = self.numbered();
+        let done = sqlx::query(WRITE)
+            .bind(json(&parts)?)
+            .bind(json(&self.recipient_writes)?)
+            .bind(json(&messages)?)
+            .bind(json(&finished)?)
+            .bind(json(&moves)?)
+            .bind(json(&captures)?)
+            .bind(at)
+            .execute(tx)
+            .await?;
+        let rows = parts.len() + self.recipient_writes.len() + messages.len() + moves.len() + captures.len();
+        changed("report", done.rows_affected(), rows + usize::try_from(chunks).unwrap_or(0))
+    }
+
+    /// For each customer: captured, released, number of captures, number of the last one before.
+    fn moves(&self) -> Vec<(&str, i64, i64, i64, i64)> {
+        let mut moves: BTreeMap<&str, (i64, i64, i64)> = BTreeMap::new();
+        for (customer_id, _, amount) in &self.captures {
+            let sums = moves.entry(customer_id).or_default();
+            sums.0 += amount;
+            sums.2 += 1;
+        }
+        for (customer_id, amount) in &self.releases {
+            moves.entry(customer_id).or_default().1 += amount;
+        }
+        let last = |id: &str| self.last_capture.get(id).copied().unwrap_or(0);
+        moves
+            .into_iter()
+            .map(|(id, (captured, released, count))| (id, captured, released, count, last(id)))
+            .collect()
+    }
+
+    /// The captures with their numbers: customer, number, message, amount.
+    fn numbered(&self) -> Vec<(&str, i64, &str, i64)> {
+        let mut last = self.last_capture.clone();
+        let mut numbered = Vec::with_capacity(self.captures.len());
+        for (customer_id, message_id, amount) in &self.captures {
+            let number = last.entry(customer_id.clone()).or_default();
+            *number += 1;
+            numbered.push((customer_id.as_str(), *number, message_id.as_str(), *amount));
+        }
+        numbered
+    }
+}
+
+/// A part's state from its columns; `time` is when it is due or its lease lapses.
+pub(super) fn part_state(name: &str, attempt: u32, time: i64) -> Result<PartState, StoreError> {
+    Ok(match name {
+        "queued" => PartState::Queued { due: timestamp(time)?, attempt },
+        "sending" => PartState::Sending { lease: timestamp(time)?, attempt },
+        "sent" => PartState::Sent,
+        "failed" => PartState::Failed,
+        "held" => PartState::Held,
+        other => return Err(StoreError::Corrupt(format!("{other} is not a state of a part"))),
+    })
+}
+
+/// A part's columns as they are written.
+#[derive(serde::Serialize)]
+struct PartColumns<'a>(
+    &'a str,
+    u32,
+    &'static str,
+    u32,
+    Option<i64>,
+    Option<i64>,
+    i64,
+    u8,
+    Option<i64>,
+    Option<&'a str>,
+    Option<&'a str>,
+);
+
+impl PartNow {
+    fn row<'a>(&'a self, (message_id, part_no): &'a PartKey) -> PartColumns<'a> {
+        let (name, attempt, due, lease) = match self.state {
+            PartState::Queued { due, attempt } => ("queued", attempt, Some(millis(due)), None),
+            PartState::Sending { lease, attempt } => ("sending", attempt, None, Some(millis(lease))),
+            PartState::Sent => ("sent", self.attempt, None, None),
+            PartState::Failed => ("failed", self.attempt, None, None),
+            PartState::Held => ("held", self.attempt, None, None),
+        };
+        PartColumns(
+            message_id,
+            *part_no,
+            name,
+            attempt,
+            due,
+            lease,
+            self.key_no,
+            u8::from(self.unknown),
+            self.first_try_at,
+            self.upstream_id.as_deref(),
+            self.last_error.as_deref(),
+        )
+    }
+}

@@ -1,0 +1,415 @@
+//! A Postmeter as an operator would run it, with one customer, between stand-ins.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use postmeter::sandbox::dodo::DodoStandIn;
+use postmeter::sandbox::resend::{Mail, ResendStandIn};
+use postmeter::sandbox::{self, Settings, StandIns};
+use postmeter::tls;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{Connection, Executor};
+
+use super::RUNTIME;
+use super::directory::Directory;
+use super::process::{Process, Said, postmeter};
+use super::sink::{SINK_PASSWORD, Security, Sink};
+use super::smtp::Smtp;
+use super::wait::until_is;
+
+/// The customer; may send from example.com.
+pub(crate) const CUSTOMER_ID: &str = "cus_ann";
+/// Where the customer's notices go.
+pub(crate) const CUSTOMER_EMAIL: &str = "ann@example.com";
+/// The credits that the customer has unless a test says otherwise.
+pub(crate) const CREDITS: u64 = 10;
+/// `BASE_URL`: nothing listens there.
+pub(crate) const BASE_URL: &str = "https://meter.example";
+/// The operator's token.
+pub(crate) const ADMIN_TOKEN: &str = "operator-0123456789abcdef";
+
+/// Where mail leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upstream {
+    /// The stand-in for Resend.
+    Resend,
+    /// The scripted SMTP server.
+    Smtp(Security),
+}
+
+/// What a customer signs in with.
+#[derive(Debug, Clone)]
+pub(crate) struct Credential {
+    /// The username.
+    pub(crate) username: String,
+    /// The secret.
+    pub(crate) secret: String,
+}
+
+/// How the system is set up, before it starts.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    upstream: Upstream,
+    credits: Option<u64>,
+    sections: BTreeMap<&'static str, Vec<String>>,
+    arguments: Vec<&'static str>,
+}
+
+/// The system.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    stand_ins: StandIns,
+    sink: Sink,
+    process: Option<Process>,
+    /// The customer's first credential.
+    pub(crate) credential: Credential,
+    environment: BTreeMap<&'static str, String>,
+    arguments: Vec<&'static str>,
+    is_finished: bool,
+    directory: Directory,
+}
+
+impl Plan {
+    /// Another number of credits; `None`: Dodo has never heard of any.
+    pub(crate) fn credits(mut self, credits: impl Into<Option<u64>>) -> Self {
+        self.credits = credits.into();
+        self
+    }
+
+    /// One more line of a section of the configuration.
+    pub(crate) fn set(mut self, section: &'static str, line: &str) -> Self {
+        self.sections.entry(section).or_default().push(line.to_owned());
+        self
+    }
+
+    /// One more argument of `serve`.
+    pub(crate) fn argument(mut self, argument: &'static str) -> Self {
+        self.arguments.push(argument);
+        self
+    }
+
+    /// Everything is there, and the program does not run yet.
+    pub(crate) fn prepare(mut self) -> Meter {
+        let directory = Directory::new();
+        let security = match self.upstream {
+            Upstream::Resend => Security::None,
+            Upstream::Smtp(security) => security,
+        };
+        let sink = Sink::start(security, &directory.join("sink.pem"));
+        let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+        tls::ensure_development(&cert, &key).unwrap();
+        let kind = if self.upstream == Upstream::Resend { "resend" } else { "smtp" };
+        let fixed = [
+            ("smtp", "hostname = \"smtp.example.com\"".to_owned()),
+            ("smtp", "submission = [\"127.0.0.1:0\"]".to_owned()),
+            ("smtp", "submissions = [\"127.0.0.1:0\"]".to_owned()),
+            ("smtp", format!("tls_cert = {cert:?}")),
+            ("smtp", format!("tls_key = {key:?}")),
+            ("http", "listen = \"127.0.0.1:0\"".to_owned()),
+            ("notices", "from = \"Postmeter <postmaster@example.com>\"".to_owned()),
+            ("upstream", format!("kind = {kind:?}")),
+            ("queue", "retry_min_s = 1".to_owned()),
+            ("queue", "lease_s = 5".to_owned()),
+        ];
+        for (section, line) in fixed {
+            self.sections.entry(section).or_default().push(line);
+        }
+        let billing = self.sections.entry("billing").or_default();
+        if !billing.iter().any(|line| line.starts_with("low_balance_credits")) {
+            // Few tests are about notices, and all count mails.
+            billing.push("low_balance_credits = 0".to_owned());
+        }
+        if security == Security::None && self.upstream != Upstream::Resend {
+            self.sections.entry("upstream").or_default().push("allow_plaintext = true".to_owned());
+        }
+        let mut text = format!("data_dir = {:?}\n", directory.join("data"));
+        for (section, lines) in &self.sections {
+            text += &format!("[{section}]\n{}\n", lines.join("\n"));
+        }
+        std::fs::write(directory.join("postmeter.toml"), text).unwrap();
+        Meter::prepare(directory, sink, self.credits, self.arguments)
+    }
+
+    /// The same, and it runs.
+    pub(crate) fn start(self) -> Meter {
+        let mut meter = self.prepare();
+        meter.serve();
+        meter
+    }
+}
+
+impl Meter {
+    /// With Resend as its upstream.
+    pub(crate) fn resend() -> Plan {
+        Self::with(Upstream::Resend)
+    }
+
+    /// With an SMTP server as its upstream, in the clear.
+    pub(crate) fn smtp() -> Plan {
+        Self::with(Upstream::Smtp(Security::None))
+    }
+
+    /// With this upstream.
+    pub(crate) fn with(upstream: Upstream) -> Plan {
+        Plan { upstream, credits: Some(CREDITS), sections: BTreeMap::new(), arguments: Vec::new() }
+    }
+
+    fn prepare(directory: Directory, sink: Sink, credits: Option<u64>, arguments: Vec<&'static str>) -> Self {
+        let stand_ins = RUNTIME.block_on(StandIns::start(Settings::default())).unwrap();
+        // The test's own speed is not what Resend's limit is for.
+        stand_ins.resend.behave(|behaviour| behaviour.per_second = 0);
+        stand_ins.dodo.add_customer(CUSTOMER_ID, CUSTOMER_EMAIL, "Ann").unwrap();
+        if let Some(credits) = credits {
+            stand_ins.dodo.grant(CUSTOMER_ID, credits, None).unwrap();
+        }
+        let environment = BTreeMap::from([
+            ("DODO_PAYMENTS_API_KEY", sandbox::DODO_API_KEY.to_owned()),
+            ("DODO_PAYMENTS_BASE_URL", stand_ins.dodo_url.clone()),
+            ("DODO_WEBHOOK_KEY", sandbox::WEBHOOK_SECRET.to_owned()),
+            ("CREDIT_ENTITLEMENT_ID", sandbox::ENTITLEMENT_ID.to_owned()),
+            ("PLAN_PRODUCT_ID", sandbox::PLAN_PRODUCT_ID.to_owned()),
+            ("TOPUP_PRODUCT_ID", sandbox::TOPUP_PRODUCT_ID.to_owned()),
+            ("RESEND_API_KEY", sandbox::RESEND_API_KEY.to_owned()),
+            ("RESEND_BASE_URL", stand_ins.resend_url.clone()),
+            ("UPSTREAM_SMTP_URL", sink.url().to_owned()),
+            ("BASE_URL", BASE_URL.to_owned()),
+            ("POSTMETER_ADMIN_TOKEN", ADMIN_TOKEN.to_owned()),
+        ]);
+        let nobody = Credential { username: String::new(), secret: String::new() };
+        let mut meter = Self {
+            stand_ins,
+            sink,
+            process: None,
+            credential: nobody,
+            environment,
+            arguments,
+            is_finished: false,
+            directory,
+        };
+        meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
+        meter.says(&["sender", "allow", CUSTOMER_ID, "example.com"]);
+        meter.credential = meter.new_credential();
+        meter
+    }
+
+    /// Starts the program, or starts it again on the same data.
+    pub(crate) fn serve(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let mut command = self.command(&["serve"]);
+        command.args(&self.arguments);
+        let process = Process::start(command, &self.log_path());
+        let _in_runtime = RUNTIME.enter();
+        self.stand_ins.dodo.deliver_webhooks_to(&format!("http://{}/webhooks/dodo", process.http));
+        self.process = Some(process);
+    }
+
+    /// SIGTERM; it must end well.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        self.take_process().stop();
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.take_process().kill();
+    }
+
+    /// The process, to be stopped by the test itself.
+    pub(crate) fn take_process(&mut self) -> Process {
+        self.process.take().expect("it runs")
+    }
+
+    /// The running process.
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().expect("it runs")
+    }
+
+    /// A command with this system's configuration and environment.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = postmeter();
+        command.args(arguments).arg("--config").arg(self.directory.join("postmeter.toml"));
+        command.envs(&self.environment).current_dir(self.directory.path());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// Runs a command that must succeed; what it prints.
+    #[track_caller]
+    pub(crate) fn says(&self, arguments: &[&str]) -> String {
+        let said = self.run(arguments);
+        assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
+        said.out
+    }
+
+    /// Makes another credential for the customer.
+    pub(crate) fn new_credential(&self) -> Credential {
+        let made = self.says(&["credential", "create", "--customer", CUSTOMER_ID, "--json"]);
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        assert_eq!(made["customer_id"], CUSTOMER_ID);
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        Credential { username: text("username"), secret: text("secret") }
+    }
+
+    /// What an environment variable says from the next start on.
+    pub(crate) fn set_environment(&mut self, name: &'static str, value: &str) {
+        self.environment.insert(name, value.to_owned());
+    }
+
+    /// Takes all variables away.
+    pub(crate) fn unset_environment(&mut self) {
+        self.environment.clear();
+    }
+
+    /// Takes one away.
+    pub(crate) fn remove_environment(&mut self, name: &str) {
+        self.environment.remove(name);
+    }
+
+    /// What the environment says now.
+    pub(crate) fn environment(&self) -> BTreeMap<&'static str, String> {
+        self.environment.clone()
+    }
+
+    /// A signed-in session on the STARTTLS port.
+    pub(crate) fn signed_in(&self) -> Smtp {
+        let mut smtp = Smtp::starttls(self);
+        let Credential { username, secret } = &self.credential;
+        let reply = smtp.auth_plain(username, secret);
+        assert!(reply.starts_with("235 2.7.0 "), "{reply}");
+        smtp
+    }
+
+    /// The stand-in for Dodo. Steps that send webhooks need [`RUNTIME`].
+    pub(crate) fn dodo(&self) -> &DodoStandIn {
+        &self.stand_ins.dodo
+    }
+
+    /// The stand-in for Resend.
+    pub(crate) fn resend_stand_in(&self) -> &ResendStandIn {
+        &self.stand_ins.resend
+    }
+
+    /// Every mail that Resend took.
+    pub(crate) fn mails(&self) -> Vec<Mail> {
+        self.stand_ins.resend.mails().unwrap()
+    }
+
+    /// The scripted SMTP upstream.
+    pub(crate) fn sink(&self) -> &Sink {
+        &self.sink
+    }
+
+    /// The test's own directory.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The certificate that the program shows.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.directory.join("cert.pem")
+    }
+
+    /// Where the program's log goes.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    /// What the program has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// A number out of the database.
+    pub(crate) fn number(&self, sql: &'static str) -> i64 {
+        self.read(sql).remove(0)
+    }
+
+    /// The first column out of the database.
+    pub(crate) fn read<T>(&self, sql: &'static str) -> Vec<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + Unpin,
+        (T,): for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>,
+    {
+        RUNTIME.block_on(async {
+            let mut database = self.database().await;
+            let column = sqlx::query_scalar(sql).fetch_all(&mut database).await.unwrap();
+            // Without this it ends in a thread, some time later.
+            database.close().await.unwrap();
+            column
+        })
+    }
+
+    /// Changes the database behind the program's back.
+    pub(crate) fn tamper(&self, sql: &'static str) {
+        RUNTIME.block_on(async {
+            let mut database = self.database().await;
+            let done = database.execute(sql).await.unwrap();
+            assert!(done.rows_affected() > 0, "{sql} changed nothing");
+            database.close().await.unwrap();
+        });
+    }
+
+    async fn database(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new()
+            .filename(self.directory.join("data").join(postmeter::store::DATABASE_FILE))
+            .foreign_keys(false)
+            .pragma("ignore_check_constraints", "on");
+        SqliteConnection::connect_with(&options).await.unwrap()
+    }
+
+    /// Waits until everything accepted is final and settled.
+    #[track_caller]
+    pub(crate) fn drain(&self) {
+        const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
+            + (SELECT count(*) FROM account WHERE held <> 0 OR owed <> 0)
+            + (SELECT count(*) FROM entry WHERE state = 'open')";
+        until_is("what is neither final nor settled", 0, || self.number(LEFT));
+    }
+
+    /// Everything is drained and adds up; the program ends well.
+    #[track_caller]
+    pub(crate) fn finish(&mut self) {
+        self.is_finished = true;
+        if self.process.is_none() {
+            self.serve();
+        }
+        self.drain();
+        let captured = self.number("SELECT coalesce(sum(captured), 0) FROM message");
+        let customers: Vec<String> = self.read("SELECT customer_id FROM customer");
+        let debited: u64 = customers.iter().map(|id| self.dodo().debited(id)).sum();
+        assert_eq!(i64::try_from(debited).unwrap(), captured, "P3: debited at Dodo");
+        let twice = self.resend_stand_in().sent_by_tag("postmeter").into_iter().filter(|(_, n)| *n != 1);
+        assert_eq!(twice.collect::<Vec<_>>(), [], "P4: left Resend more than once");
+        self.stop();
+        let audit = self.run(&["audit"]);
+        assert_eq!(audit.code, Some(0), "{audit:?}");
+        self.no_secret_is_logged();
+    }
+
+    fn no_secret_is_logged(&self) {
+        let log = self.log();
+        let fixed = [
+            sandbox::DODO_API_KEY,
+            sandbox::RESEND_API_KEY,
+            sandbox::WEBHOOK_SECRET,
+            SINK_PASSWORD,
+            ADMIN_TOKEN,
+        ];
+        for secret in fixed.into_iter().chain([self.credential.secret.as_str()]) {
+            assert!(!log.contains(secret), "P10: a secret stands in the log:\n{log}");
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if !self.is_finished && !std::thread::panicking() {
+            self.finish();
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A client that says exactly what it is told to say, octet for octet.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::Meter;
+
+/// No reply takes longer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// Between the two.
+    Gone,
+}
+
+/// The client.
+pub(crate) struct Smtp {
+    wire: Wire,
+    buffer: Vec<u8>,
+}
+
+impl Smtp {
+    /// In clear text, with whatever is said first.
+    pub(crate) fn open(address: SocketAddr) -> (Self, String) {
+        let mut smtp = Self { wire: Wire::Plain(connect(address)), buffer: Vec::new() };
+        let banner = smtp.reply();
+        (smtp, banner)
+    }
+
+    /// In clear text, after the banner.
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        let (smtp, banner) = Self::open(address);
+        assert!(banner.starts_with("220 "), "{banner}");
+        smtp
+    }
+
+    /// On the STARTTLS port, under TLS and after EHLO.
+    pub(crate) fn starttls(meter: &Meter) -> Self {
+        Self::starttls_at(meter.process().smtp, &meter.certificate())
+    }
+
+    /// The same, wherever that is.
+    pub(crate) fn starttls_at(address: SocketAddr, certificate: &Path) -> Self {
+        let mut smtp = Self::plain(address);
+        assert!(smtp.say("EHLO client.example").contains("STARTTLS"));
+        assert_eq!(smtp.say("STARTTLS"), "220 2.0.0 Ready to start TLS\r\n");
+        let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
+        smtp.wire = secure(tcp, certificate);
+        assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
+        smtp
+    }
+
+    /// On the port with implicit TLS, after EHLO.
+    pub(crate) fn implicit(meter: &Meter) -> Self {
+        let wire = secure(connect(meter.process().smtps), &meter.certificate());
+        let mut smtp = Self { wire, buffer: Vec::new() };
+        assert!(smtp.reply().starts_with("220 "));
+        assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
+        smtp
+    }
+
+    /// Sends octets. A server that has gone shows in the reply: there is none.
+    pub(crate) fn send(&mut self, octets: &[u8]) {
+        let _ = match &mut self.wire {
+            Wire::Plain(tcp) => tcp.write_all(octets),
+            Wire::Tls(tls) => tls.write_all(octets).and_then(|()| tls.flush()),
+            Wire::Gone => Ok(()),
+        };
+    }
+
+    /// One command and its whole reply, CRLFs and all.
+    #[track_caller]
+    pub(crate) fn say(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes());
+        self.reply()
+    }
+
+    /// The next reply; empty where the server has closed.
+    #[track_caller]
+    pub(crate) fn reply(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            let Some(line) = self.line() else { return reply };
+            let is_last = line.as_bytes().get(3) != Some(&b'-');
+            reply += &line;
+            if is_last {
+                return reply;
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|octet| *octet == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(String::from_utf8(line).unwrap());
+            }
+            let mut chunk = [0; 4096];
+            let read = match &mut self.wire {
+                Wire::Plain(tcp) => tcp.read(&mut chunk),
+                Wire::Tls(tls) => tls.read(&mut chunk),
+                Wire::Gone => Ok(0),
+            };
+            match read {
+                Ok(0) => return None,
+                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    panic!("no reply in {TIMEOUT:?}")
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// AUTH PLAIN with an initial response.
+    #[track_caller]
+    pub(crate) fn auth_plain(&mut self, username: &str, secret: &str) -> String {
+        self.say(&format!("AUTH PLAIN {}", STANDARD.encode(format!("\0{username}\0{secret}"))))
+    }
+
+    /// MAIL, RCPTs and DATA, all of which must be taken.
+    #[track_caller]
+    pub(crate) fn begin(&mut self, from: &str, to: &[&str]) {
+        let reply = self.say(&format!("MAIL FROM:<{from}>"));
+        assert!(reply.starts_with("250 "), "{reply}");
+        for to in to {
+            let reply = self.say(&format!("RCPT TO:<{to}>"));
+            assert!(reply.starts_with("250 "), "{reply}");
+        }
+        let reply = self.say("DATA");
+        assert!(reply.starts_with("354 "), "{reply}");
+    }
+
+    /// The message, dot-stuffed, its end, and the reply.
+    #[track_caller]
+    pub(crate) fn message(&mut self, message: &[u8]) -> String {
+        let mut wire = Vec::new();
+        for line in message.split_inclusive(|octet| *octet == b'\n') {
+            if line.starts_with(b".") {
+                wire.push(b'.');
+            }
+            wire.extend_from_slice(line);
+        }
+        wire.extend_from_slice(b".\r\n");
+        self.send(&wire);
+        self.reply()
+    }
+
+    /// A whole transaction from the customer to Bob; the last reply.
+    #[track_caller]
+    pub(crate) fn deliver(&mut self, message: &[u8]) -> String {
+        self.begin("ann@example.com", &["bob@example.net"]);
+        self.message(message)
+    }
+
+    /// The same with a server that may go away; whether it was acknowledged.
+    pub(crate) fn try_deliver(&mut self, message: &[u8]) -> bool {
+        let begun = ["MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.net>", "DATA"]
+            .into_iter()
+            .all(|line| self.say(line).starts_with(['2', '3']));
+        begun && self.message(message).starts_with("250 2.0.0 Queued as ")
+    }
+
+    /// The certificate that the server showed.
+    pub(crate) fn peer_certificate(&self) -> Vec<u8> {
+        let Wire::Tls(tls) = &self.wire else { panic!("no TLS") };
+        tls.conn.peer_certificates().unwrap()[0].to_vec()
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(TIMEOUT)).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    tcp
+}
+
+fn secure(tcp: TcpStream, certificate: &Path) -> Wire {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    Wire::Tls(Box::new(StreamOwned::new(tls, tcp)))
+}

@@ -1,0 +1,120 @@
+//! From a visitor to a customer who sends.
+
+use postmeter::sandbox::dodo::{Amounts, EventOrder, Payer, Receipt};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::meter::{BASE_URL, CUSTOMER_EMAIL};
+use crate::harness::smtp::Smtp;
+use crate::harness::web::{Answer, ask};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, until};
+
+/// Begins a checkout on the page and pays it.
+fn subscribe(meter: &Meter, email: &str) -> Receipt {
+    let visitor = json!({ "email": email, "name": "Zoe" });
+    let checkout = ask(meter.request(Method::POST, "/checkout/subscribe").json(&visitor));
+    assert_eq!(checkout.status, 200, "{checkout:?}");
+    let url = checkout.json()["checkout_url"].as_str().unwrap().to_owned();
+    let _in_runtime = RUNTIME.enter();
+    meter.dodo().pay(url.rsplit('/').next().unwrap(), &Payer::default()).unwrap()
+}
+
+/// The page to which the browser comes back, once it does not wait any more.
+fn welcome(meter: &Meter, receipt: &Receipt) -> Answer {
+    let path = receipt.return_url.as_deref().unwrap().strip_prefix(BASE_URL).unwrap().to_owned();
+    until("the payment to be known", || {
+        let page = ask(meter.request(Method::GET, &path));
+        (!page.body.contains("Waiting for the payment")).then_some(page)
+    })
+}
+
+/// What stands behind this name on the page.
+fn shown<'a>(page: &'a Answer, name: &str) -> Option<&'a str> {
+    let (_, rest) = page.body.split_once(&format!("<dt>{name}</dt><dd><code>"))?;
+    rest.split_once("</code>").map(|(value, _)| value)
+}
+
+#[test]
+fn a_visitor_pays_and_is_shown_a_working_credential_once() {
+    let meter = Meter::resend().set("senders", "starter_domain = \"mail.example\"").start();
+    let receipt = subscribe(&meter, "zoe@example.org");
+    let page = welcome(&meter, &receipt);
+    assert_eq!(page.status, 200, "{page:?}");
+    let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
+    assert_eq!(shown(&page, "Server"), Some("smtp.example.com"));
+    assert_eq!(shown(&page, "Port"), Some(meter.process().smtp.port().to_string().as_str()));
+    let again = welcome(&meter, &receipt);
+    assert_eq!((shown(&again, "Username"), shown(&again, "Secret")), (None, None), "shown once: {again:?}");
+    assert!(!again.body.contains(secret));
+
+    let mut smtp = Smtp::starttls(&meter);
+    assert!(smtp.auth_plain(username, secret).starts_with("235 2.7.0 "));
+    let sender = format!("{}@mail.example", receipt.customer_id);
+    smtp.begin(&sender, &["bob@example.net"]);
+    let letter = format!("From: {sender}\r\nSubject: first\r\n\r\nHello.\r\n");
+    let reply = smtp.message(letter.as_bytes());
+    assert!(reply.starts_with("250 2.0.0 Queued as "), "{reply}");
+    meter.drain();
+    assert_eq!(meter.dodo().debited(&receipt.customer_id), 1);
+    assert!(!meter.log().contains(secret), "P10");
+}
+
+#[test]
+fn p10_an_email_address_that_is_known_opens_no_account() {
+    let meter = Meter::resend().start();
+    let receipt = subscribe(&meter, CUSTOMER_EMAIL);
+    assert_eq!(receipt.customer_id, CUSTOMER_ID, "Dodo attaches the payment to whoever has the address");
+    let page = welcome(&meter, &receipt);
+    assert_eq!((shown(&page, "Username"), shown(&page, "Secret")), (None, None), "{page:?}");
+    assert!(page.header("set-cookie").is_empty(), "{page:?}");
+    assert_eq!(meter.number("SELECT count(*) FROM credential"), 1);
+}
+
+#[test]
+fn nobody_else_can_claim_a_checkout() {
+    let meter = Meter::resend().start();
+    let page = ask(meter.request(Method::GET, "/welcome?c=00112233"));
+    assert_eq!(page.status, 404, "{page:?}");
+    for (email, status) in [("", 422), ("zoe", 422), ("zoe@example.org\r\nx", 422)] {
+        let answer = ask(meter.request(Method::POST, "/checkout/subscribe").json(&json!({ "email": email })));
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+}
+
+#[test]
+fn webhooks_may_come_twice_and_in_any_order() {
+    for order in [EventOrder::Reversed, EventOrder::Shuffled] {
+        let meter = Meter::resend().set("senders", "starter_domain = \"mail.example\"").start();
+        meter.dodo().behave(|behaviour| {
+            behaviour.duplicate_events = true;
+            behaviour.event_order = order;
+            behaviour.amounts = Amounts::String;
+        });
+        let receipt = subscribe(&meter, "zoe@example.org");
+        let page = welcome(&meter, &receipt);
+        let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
+        let mut smtp = Smtp::implicit(&meter);
+        assert!(smtp.auth_plain(username, secret).starts_with("235 "));
+        let sender = format!("{}@mail.example", receipt.customer_id);
+        smtp.begin(&sender, &["bob@example.net"]);
+        let letter = format!("From: {sender}\r\nSubject: first\r\n\r\nHello.\r\n");
+        assert!(smtp.message(letter.as_bytes()).starts_with("250 "));
+        meter.drain();
+        assert_eq!(meter.number("SELECT count(*) FROM customer"), 2);
+    }
+}
+
+#[test]
+fn a_payment_whose_webhook_never_comes_is_found_by_asking() {
+    let meter = Meter::resend().start();
+    let _in_runtime = RUNTIME.enter();
+    meter.dodo().deliver_webhooks_to("http://127.0.0.1:9/nowhere");
+    drop(_in_runtime);
+    let receipt = subscribe(&meter, "zoe@example.org");
+    let path = receipt.return_url.as_deref().unwrap().strip_prefix(BASE_URL).unwrap().to_owned();
+    let page = ask(meter.request(Method::GET, &path));
+    assert!(page.body.contains("Waiting for the payment"), "{page:?}");
+    // The page counts its own reloads.
+    let page = ask(meter.request(Method::GET, &format!("{path}&n=5")));
+    assert!(shown(&page, "Secret").is_some(), "{page:?}");
+}
