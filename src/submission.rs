@@ -33,8 +33,8 @@ use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
 use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
-use crate::store::customer::Standing;
 use crate::store::queue::LeasedPart;
+use crate::store::standing::Standing;
 use crate::telemetry::{Metrics, SignInResult};
 
 /// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
@@ -355,3 +355,6 @@ fn unavailable(error: crate::store::StoreError) -> Refusal {
     tracing::error!(%error, "a submission is refused because the store is not available");
     Refusal::StoreUnavailable
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,6 +208,10 @@ impl Billing {
         if applied.low {
             self.low_balance(&leave.customer_id, applied.account.available_credits());
         }
+        if applied.is_news {
+            // What Dodo refused under the old balance may be settled under this one.
+            self.refused().remove(&leave.customer_id);
+        }
         if applied.account.owed.get() > 0 {
             self.0.owing.notify_one();
         }

@@ -184,9 +184,7 @@ impl Billing {
     /// News that a customer's balance may have changed (a webhook): it is read
     /// soon, in the background, and a refusal may read it live again at once.
     pub fn balance_changed(&self, customer_id: &CustomerId) {
-        self.refused().remove(customer_id);
         self.0.reads.has_changed(customer_id);
-        self.0.owing.notify_one();
     }
 
     /// News of a debit at Dodo. Nearly all are our own entries, whose answers have
@@ -221,3 +219,6 @@ impl Billing {
         self.0.posting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::{Shared, Site};
 use crate::domain::credential::Secret;
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
-use crate::store::customer::Standing;
+use crate::store::standing::Standing;
 use crate::submission::SignedIn;
 
 /// A customer who signed in with a credential in the header.

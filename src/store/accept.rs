@@ -10,10 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
-use tokio::sync::oneshot;
 
-use super::commit::Member;
-use super::{Store, StoreError, changed, json, millis};
+use super::{StoreError, changed, json, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credits::{Credits, Unit};
@@ -110,16 +108,6 @@ pub enum Accepted {
     Suspended(String),
     /// The credential was revoked meanwhile.
     Revoked,
-}
-
-impl Store {
-    /// Asks for acceptance; returns after the commit that decided it.
-    pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = |_| StoreError::Unavailable("the writer has stopped".to_owned());
-        self.hot.send(Member::Accept(Box::new(acceptance), answer)).await.map_err(|e| gone(e.to_string()))?;
-        answered.await.map_err(|e| gone(e.to_string()))?
-    }
 }
 
 /// The account row of one customer of the batch, as it stands inside the transaction.

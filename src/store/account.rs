@@ -25,6 +25,8 @@ pub struct BalanceApplied {
     pub account: Account,
     /// Whether the balance was taken over.
     pub outcome: ReadOutcome,
+    /// Whether it is another than before.
+    pub is_news: bool,
     /// Whether available fell below the low-balance mark, and a notice is due.
     pub low: bool,
 }
@@ -142,7 +144,8 @@ impl Store {
         };
         let (account, low) = arm(&mut tx, &read.customer_id, self.low_mark).await?;
         tx.commit().await?;
-        Ok(BalanceApplied { account, outcome, low })
+        let is_news = account.balance != row.balance;
+        Ok(BalanceApplied { account, outcome, is_news, low })
     }
 
     /// Disarms the low-balance mark of a customer and takes the notice in, both or

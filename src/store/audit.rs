@@ -263,17 +263,22 @@ impl Store {
     pub async fn audit(&self) -> Result<Vec<Finding>, StoreError> {
         let mut reader = self.readers.acquire().await?;
         let mut tx = reader.begin().await?;
-        let mut findings = Vec::new();
-        for check in CHECKS {
-            let rows = sqlx::query(check.offenders).fetch_all(&mut *tx).await?;
-            for row in rows.iter().take(SHOWN) {
-                let row: String = row.try_get(0)?;
-                findings.push(Finding { table: check.table, row, problem: check.problem });
-            }
-        }
-        findings.extend(changed_bodies(&mut tx).await?);
-        Ok(findings)
+        findings(&mut tx).await
     }
+}
+
+/// Runs every check inside a transaction.
+pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = Vec::new();
+    for check in CHECKS {
+        let rows = sqlx::query(check.offenders).fetch_all(&mut *tx).await?;
+        for row in rows.iter().take(SHOWN) {
+            let row: String = row.try_get(0)?;
+            findings.push(Finding { table: check.table, row, problem: check.problem });
+        }
+    }
+    findings.extend(changed_bodies(tx).await?);
+    Ok(findings)
 }
 
 /// Bodies whose octets are not those that were accepted.

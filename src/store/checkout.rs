@@ -5,9 +5,8 @@
 //! and only once; a payment that landed on a known customer shows nothing.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
-use super::customer::{ChangeError, Credential};
+use super::customer::{ChangeError, Credential, insert_credential, insert_customer};
 use super::{Store, StoreError, millis, stored};
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::CustomerId;
@@ -90,7 +89,8 @@ impl Store {
             INSERT INTO sender (customer_id, pattern, created_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let is_new = insert_customer(&mut tx, payment, now).await?;
+        let (email, name) = (payment.email.as_deref(), payment.name.as_deref());
+        let is_new = insert_customer(&mut tx, &payment.customer_id, email, name, now).await?;
         if let (true, Some(starter)) = (is_new, &payment.starter) {
             sqlx::query(STARTER)
                 .bind(payment.customer_id.as_str())
@@ -123,9 +123,6 @@ impl Store {
         const CLAIM: &str = "
             UPDATE checkout SET state = 'claimed'
             WHERE token_hash = ?1 AND state = 'paid' AND customer_id = ?2";
-        const INSERT: &str = "
-            INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
-            VALUES (?1, ?2, ?3, ?4, ?5)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let done = sqlx::query(CLAIM)
@@ -136,38 +133,10 @@ impl Store {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
-        sqlx::query(INSERT)
-            .bind(credential.username.as_str())
-            .bind(credential.customer_id.as_str())
-            .bind(secret_hash.as_bytes().as_slice())
-            .bind(&credential.label)
-            .bind(millis(credential.created_at))
-            .execute(&mut *tx)
-            .await?;
+        if !insert_credential(&mut tx, credential, secret_hash).await? {
+            return Err(ChangeError::UsernameTaken(credential.username.clone()));
+        }
         tx.commit().await?;
         Ok(true)
     }
-}
-
-async fn insert_customer(
-    tx: &mut SqliteConnection,
-    payment: &Payment,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
-    const CUSTOMER: &str = "
-        INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT DO NOTHING";
-    const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
-    let done = sqlx::query(CUSTOMER)
-        .bind(payment.customer_id.as_str())
-        .bind(&payment.email)
-        .bind(&payment.name)
-        .bind(millis(now))
-        .execute(&mut *tx)
-        .await?;
-    if done.rows_affected() == 0 {
-        return Ok(false);
-    }
-    sqlx::query(ACCOUNT).bind(payment.customer_id.as_str()).execute(tx).await?;
-    Ok(true)
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
 use super::report::{Recorded, Report, report_batch};
-use super::{StoreError, Writer};
+use super::{Store, StoreError, Writer};
 use crate::telemetry::Metrics;
 
 /// Most members of one commit.
@@ -33,6 +33,25 @@ pub(super) enum Member {
     Accept(Box<Acceptance>, Answer<Accepted>),
     /// A worker tells what became of an attempt.
     Report(Box<Report>, Answer<Recorded>),
+}
+
+impl Store {
+    /// Asks for acceptance; returns after the commit that decided it.
+    pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
+        self.gather(|answer| Member::Accept(Box::new(acceptance), answer)).await
+    }
+
+    /// Records a report; returns after its commit.
+    pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
+        self.gather(|answer| Member::Report(Box::new(report), answer)).await
+    }
+
+    async fn gather<T>(&self, member: impl FnOnce(Answer<T>) -> Member) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
+        self.hot.send(member(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
 }
 
 #[derive(Debug, Default)]

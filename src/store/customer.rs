@@ -1,6 +1,7 @@
 //! Customers, their credentials and their senders.
 
 use jiff::Timestamp;
+use sqlx::SqliteConnection;
 
 use super::{Store, StoreError, millis, stored, timestamp};
 use crate::domain::account::Account;
@@ -40,25 +41,6 @@ pub struct Credential {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// What sign-in and MAIL ask about a credential.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    /// Whose it is.
-    pub customer_id: CustomerId,
-    /// The credential.
-    pub username: Username,
-    /// What its secret must hash to.
-    pub secret_hash: SecretHash,
-    /// Whether it was revoked.
-    pub is_revoked: bool,
-    /// Set while the customer is suspended.
-    pub suspended_reason: Option<String>,
-    /// The account.
-    pub account: Account,
-    /// Whom the customer may send as.
-    pub senders: Vec<SenderPattern>,
-}
-
 /// Why a change was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -72,10 +54,10 @@ pub enum ChangeError {
     #[error("the username {0} is taken")]
     UsernameTaken(Username),
     /// There is no such credential, or it is revoked already.
-    #[error("there is no credential {0} that could be revoked")]
+    #[error("there is no credential {0} that could be revoked; `postmeter credential list` shows those there are")]
     NoCredential(Username),
     /// There is no such sender.
-    #[error("{0} is not a sender of this customer")]
+    #[error("{0} is not a sender of this customer; `postmeter sender list ID` shows those there are")]
     NoSender(SenderPattern),
     /// The database could not do it.
     #[error(transparent)]
@@ -116,39 +98,6 @@ impl CustomerRow {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct StandingRow {
-    customer_id: String,
-    username: String,
-    secret_hash: Vec<u8>,
-    revoked_at: Option<i64>,
-    suspended_reason: Option<String>,
-    balance: Option<i64>,
-    balance_read_at: Option<i64>,
-    held: i64,
-    owed: i64,
-    version: i64,
-    senders: Option<String>,
-}
-
-impl StandingRow {
-    fn read(self) -> Result<Standing, StoreError> {
-        let no_hash =
-            || StoreError::Corrupt(format!("the secret hash of {} is not 32 octets", self.username));
-        let senders = self.senders.as_deref().unwrap_or_default();
-        let sums = (self.held, self.owed);
-        Ok(Standing {
-            customer_id: stored(CustomerId::parse(&self.customer_id))?,
-            username: stored(Username::parse(&self.username))?,
-            secret_hash: SecretHash::from_slice(&self.secret_hash).ok_or_else(no_hash)?,
-            is_revoked: self.revoked_at.is_some(),
-            suspended_reason: self.suspended_reason,
-            account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
-            senders: senders.lines().map(|p| stored(SenderPattern::parse(p))).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
 impl Store {
     /// Makes a customer with an account whose balance is still unknown.
     pub async fn add_customer(
@@ -158,23 +107,11 @@ impl Store {
         name: Option<&str>,
         now: Timestamp,
     ) -> Result<(), ChangeError> {
-        const CUSTOMER: &str = "
-            INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
-            ON CONFLICT DO NOTHING";
-        const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(CUSTOMER)
-            .bind(customer_id.as_str())
-            .bind(email)
-            .bind(name)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
-        if done.rows_affected() == 0 {
+        if !insert_customer(&mut tx, customer_id, email, name, now).await? {
             return Err(ChangeError::CustomerExists(customer_id.clone()));
         }
-        sqlx::query(ACCOUNT).bind(customer_id.as_str()).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
@@ -221,23 +158,12 @@ impl Store {
         credential: &Credential,
         secret_hash: &SecretHash,
     ) -> Result<(), ChangeError> {
-        const INSERT: &str = "
-            INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
-            SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?2)
-            ON CONFLICT (username) DO NOTHING";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(INSERT)
-            .bind(credential.username.as_str())
-            .bind(credential.customer_id.as_str())
-            .bind(secret_hash.as_bytes().as_slice())
-            .bind(&credential.label)
-            .bind(millis(credential.created_at))
-            .execute(&mut *tx)
-            .await?;
+        let is_new = insert_credential(&mut tx, credential, secret_hash).await?;
         tx.commit().await?;
         drop(writer);
-        if done.rows_affected() == 1 {
+        if is_new {
             return Ok(());
         }
         Err(match self.customer(&credential.customer_id).await? {
@@ -289,21 +215,6 @@ impl Store {
             return Err(ChangeError::NoCredential(username.clone()));
         }
         Ok(tx.commit().await?)
-    }
-
-    /// What stands behind a username, if it exists.
-    pub async fn standing(&self, username: &Username) -> Result<Option<Standing>, StoreError> {
-        const READ: &str = "
-            SELECT k.customer_id, k.username, k.secret_hash, k.revoked_at, c.suspended_reason,
-                   a.balance, a.balance_read_at, a.held, a.owed, a.version,
-                   (SELECT group_concat(s.pattern, char(10)) FROM sender s WHERE s.customer_id = k.customer_id)
-                       AS senders
-            FROM credential k JOIN customer c ON c.customer_id = k.customer_id
-                 JOIN account a ON a.customer_id = k.customer_id
-            WHERE k.username = ?1";
-        let row: Option<StandingRow> =
-            sqlx::query_as(READ).bind(username.as_str()).fetch_optional(&self.readers).await?;
-        row.map(StandingRow::read).transpose()
     }
 
     /// The username whose secret has this hash: `Authorization: Bearer SECRET`.
@@ -365,4 +276,51 @@ impl Store {
             sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         rows.iter().map(|pattern| stored(SenderPattern::parse(pattern))).collect()
     }
+}
+
+/// Makes a customer and an empty account; `false`: the customer is there already.
+pub(super) async fn insert_customer(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    email: Option<&str>,
+    name: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    const CUSTOMER: &str = "
+        INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT DO NOTHING";
+    const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
+    let done = sqlx::query(CUSTOMER)
+        .bind(customer_id.as_str())
+        .bind(email)
+        .bind(name)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(ACCOUNT).bind(customer_id.as_str()).execute(tx).await?;
+    Ok(true)
+}
+
+/// Keeps a credential; `false`: the username is taken, or there is no such customer.
+pub(super) async fn insert_credential(
+    tx: &mut SqliteConnection,
+    credential: &Credential,
+    secret_hash: &SecretHash,
+) -> Result<bool, StoreError> {
+    const INSERT: &str = "
+        INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
+        SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?2)
+        ON CONFLICT (username) DO NOTHING";
+    let done = sqlx::query(INSERT)
+        .bind(credential.username.as_str())
+        .bind(credential.customer_id.as_str())
+        .bind(secret_hash.as_bytes().as_slice())
+        .bind(&credential.label)
+        .bind(millis(credential.created_at))
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
 }

@@ -24,6 +24,7 @@ mod ledger;
 pub mod log;
 pub mod queue;
 pub mod report;
+pub mod standing;
 pub mod webhook;
 
 use std::path::{Path, PathBuf};
@@ -156,6 +157,7 @@ pub struct Store {
     readers: SqlitePool,
     writer: Arc<Mutex<Writer>>,
     hot: mpsc::Sender<commit::Member>,
+    questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
 }
 
@@ -228,7 +230,9 @@ impl Store {
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let settings = commit::Settings { low_mark, metrics };
         tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
-        Ok(Self { readers, writer, hot, low_mark })
+        let (questions, asked) = mpsc::channel(WRITES_WAITING);
+        tokio::spawn(standing::answer(readers.clone(), asked));
+        Ok(Self { readers, writer, hot, questions, low_mark })
     }
 
     /// Whether a write would be possible: `readyz` and `check` ask.
@@ -290,3 +294,6 @@ fn changed(what: &str, got: u64, want: usize) -> Result<(), StoreError> {
     }
     Err(StoreError::Corrupt(format!("{what}: {got} rows changed where {want} had to")))
 }
+
+#[cfg(test)]
+mod tests;

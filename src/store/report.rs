@@ -9,13 +9,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
-use tokio::sync::oneshot;
 
 use super::accept::{Acceptance, insert_own};
 use super::account::credits;
-use super::commit::Member;
 use super::ledger::{Ledger, PartKey, PartNow};
-use super::{Store, StoreError, millis};
+use super::{StoreError, millis};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
@@ -85,16 +83,6 @@ pub enum Recorded {
     },
     /// The attempt is not the current one any more, or the part is final: nothing changed.
     Late,
-}
-
-impl Store {
-    /// Records a report; returns after its commit.
-    pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = |e: String| StoreError::Unavailable(format!("the writer has stopped: {e}"));
-        self.hot.send(Member::Report(Box::new(report), answer)).await.map_err(|e| gone(e.to_string()))?;
-        answered.await.map_err(|e| gone(e.to_string()))?
-    }
 }
 
 /// What a report changed.

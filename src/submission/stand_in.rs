@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,7 +14,7 @@ use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::handover::Handover;
+use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::random;
 use crate::routing::Routing;
@@ -44,8 +45,16 @@ pub(crate) async fn store() -> (Store, Directory) {
     (Store::open(&settings, Metrics::new()).await.unwrap(), directory)
 }
 
-/// A submission on an empty database.
+/// A submission on an empty database, and nobody who would deliver.
 pub(crate) async fn submission(config: &Config) -> (Submission, Store, Directory) {
+    let (submission, store, directory, _) = with_handover(config).await;
+    (submission, store, directory)
+}
+
+/// A submission on an empty database, and what it hands over.
+pub(crate) async fn with_handover(
+    config: &Config,
+) -> (Submission, Store, Directory, UnboundedReceiver<Handed>) {
     let (store, directory) = store().await;
     let clock = Clock::system();
     let dodo = Dodo::new(DodoSettings {
@@ -72,9 +81,9 @@ pub(crate) async fn submission(config: &Config) -> (Submission, Store, Directory
             NamedMailbox::parse("postmaster@example.com").unwrap(),
         ),
     );
-    let (handover, _) = Handover::new(1 << 20);
+    let (handover, handed) = Handover::new(1 << 20);
     let metrics = Metrics::new();
     let tools =
         Tools { store: store.clone(), billing, handover, routing, clock, metrics, tasks: TaskTracker::new() };
-    (Submission::new(config, tools), store, directory)
+    (Submission::new(config, tools), store, directory, handed)
 }

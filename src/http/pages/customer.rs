@@ -10,8 +10,9 @@ use crate::domain::credential::Secret;
 use crate::domain::ids::{MessageId, Username};
 use crate::domain::message::MessageState;
 use crate::http::Settings;
-use crate::store::customer::{Credential, Standing};
+use crate::store::customer::Credential;
 use crate::store::log::MessageLog;
+use crate::store::standing::Standing;
 
 /// Seconds after which the overview looks again: credits and log are live.
 const LOOK_AGAIN_S: u32 = 15;

@@ -20,13 +20,17 @@ use super::*;
 /// What sits behind the connection; these tests never get as far as a message
 /// that it would take.
 fn submission() -> Submission {
-    // Opened in a runtime of its own: the clock of some of these tests stands still.
-    let opened = std::thread::spawn(|| {
+    // It lives in a runtime of its own, to the end of the tests: the clock of some of them stands still.
+    let (opened, submission) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (submission, _, _) = runtime.block_on(stand_in::submission(&crate::config::Config::default()));
-        submission
+        runtime.block_on(async {
+            let (submission, _, _directory) = stand_in::submission(&crate::config::Config::default()).await;
+            opened.send(submission).unwrap();
+            std::future::pending::<()>().await;
+        });
     });
-    opened.join().unwrap()
+    submission.recv().unwrap()
 }
 
 fn server(config: &Smtp) -> Arc<Server> {

@@ -1,0 +1,176 @@
+//! The store against a real database file: what each step does to mail and money,
+//! and that the audit finds nothing after any of them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::accept::{Acceptance, Accepted, Kind, NewPart};
+use super::account::ReadOutcome;
+use super::queue::DuePart;
+use super::report::{Answered, News, Recorded, Report};
+use super::*;
+use crate::domain::account::Account;
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::answer::Answer;
+use crate::domain::credits::{Credits, Unit};
+use crate::domain::ids::{CustomerId, EntryId, MessageId};
+use crate::domain::message::Road;
+use crate::random;
+use crate::submission::stand_in::{Directory, store};
+
+mod acceptance;
+mod audit;
+mod entries;
+mod histories;
+mod opening;
+mod queue;
+mod reports;
+
+/// So many seconds after the beginning of these tests.
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn id(name: &str) -> CustomerId {
+    CustomerId::parse(name).unwrap()
+}
+
+fn credits(count: u64) -> Credits {
+    Credits::new(count).unwrap()
+}
+
+fn mailbox(address: &str) -> Mailbox {
+    Mailbox::parse(address).unwrap()
+}
+
+/// A customer whose balance is that, or was never read.
+async fn customer(store: &Store, name: &str, balance: Option<i64>) -> CustomerId {
+    let customer_id = id(name);
+    store.add_customer(&customer_id, Some("owner@x.example"), None, at(0)).await.unwrap();
+    if let Some(balance) = balance {
+        read_balance(store, &customer_id, balance).await;
+    }
+    customer_id
+}
+
+async fn read_balance(store: &Store, customer_id: &CustomerId, balance: i64) {
+    let leave = store.begin_balance_read(customer_id).await.unwrap().unwrap();
+    let applied = store.apply_balance(&leave, balance, at(0)).await.unwrap();
+    assert_eq!(applied.outcome, ReadOutcome::Applied);
+}
+
+async fn account(store: &Store, customer_id: &CustomerId) -> Account {
+    store.account(customer_id).await.unwrap().unwrap()
+}
+
+/// Balance, held, owed.
+async fn sums(store: &Store, customer_id: &CustomerId) -> (Option<i64>, u64, u64) {
+    let account = account(store, customer_id).await;
+    (account.balance, account.held.get(), account.owed.get())
+}
+
+/// A message over SMTP to these, one credit, leased by whoever accepts it.
+fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
+    let recipients = to.iter().map(|to| mailbox(to)).collect();
+    Acceptance {
+        message_id: MessageId::generate(at(0), random::octets()),
+        customer_id: customer_id.clone(),
+        username: None,
+        kind: Kind::Submission,
+        reverse_path: ReversePath::parse("app@x.example").unwrap(),
+        header_from: "app@x.example".to_owned(),
+        subject: Some("Hello".to_owned()),
+        bytes: Bytes::from_static(b"Subject: Hello\r\n\r\nWorld\r\n"),
+        unit: Unit::Message,
+        price: Credits::ONE,
+        accepted_at: at(0),
+        lifetime: Duration::from_secs(1000),
+        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
+        lease_until: Some(at(30)),
+    }
+}
+
+/// The same, a credit for each recipient.
+fn per_recipient(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
+    let price = credits(u64::try_from(to.len()).unwrap());
+    Acceptance { unit: Unit::Recipient, price, ..message(customer_id, to) }
+}
+
+async fn accepted(store: &Store, acceptance: Acceptance) -> Acceptance {
+    let answer = store.accept(acceptance.clone()).await.unwrap();
+    assert!(matches!(answer, Accepted::Yes { .. }), "{answer:?}");
+    acceptance
+}
+
+fn report(of: &Acceptance, attempt: u32, news: News) -> Report {
+    Report { message_id: of.message_id.clone(), part_no: 0, attempt, at: at(1), news, bounce: None }
+}
+
+/// Answers for these recipients; the others are tried again.
+fn answered(sent: &[&str], failed: &[&str]) -> News {
+    let refusal = Answer::new("5.1.1", "no such user");
+    News::Answered(Answered {
+        upstream_id: (!sent.is_empty()).then(|| "up-1".to_owned()),
+        sent: sent.iter().map(|to| mailbox(to)).collect(),
+        failed: failed.iter().map(|to| (mailbox(to), refusal.clone())).collect(),
+        again: Some((at(60), Answer::new("4.2.2", "full"))),
+    })
+}
+
+fn retry(unknown: bool) -> News {
+    News::Retry { due: at(60), error: "451 later".to_owned(), unknown, counts: true }
+}
+
+fn applied(captured: u64) -> Recorded {
+    Recorded::Applied { captured: credits(captured) }
+}
+
+fn first_part(of: &Acceptance) -> DuePart {
+    DuePart { message_id: of.message_id.clone(), part_no: 0, size: of.bytes.len() }
+}
+
+/// Sends a message of one credit, so that it is owed.
+async fn owe(store: &Store, customer_id: &CustomerId) {
+    let message = accepted(store, message(customer_id, &["a@y.example"])).await;
+    let recorded = store.report(report(&message, 1, answered(&["a@y.example"], &[]))).await.unwrap();
+    assert_eq!(recorded, applied(1));
+}
+
+fn entry_id() -> EntryId {
+    EntryId::generate(at(0), random::octets())
+}
+
+async fn assert_audit(store: &Store) {
+    assert_eq!(store.audit().await.unwrap(), Vec::new());
+}
+
+async fn execute(store: &Store, sql: &'static str) -> Result<u64, sqlx::Error> {
+    let mut writer = store.writer.lock().await;
+    Ok(sqlx::query(sql).execute(&mut writer.connection).await?.rows_affected())
+}
+
+async fn count(store: &Store, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(&store.readers).await.unwrap()
+}
+
+/// Lets everything that these ask gather in one commit.
+async fn together(store: &Store, asked: Vec<Acceptance>) -> Vec<Result<Accepted, StoreError>> {
+    let busy = store.writer.lock().await;
+    let asking: Vec<_> = asked
+        .into_iter()
+        .map(|acceptance| {
+            let store = store.clone();
+            tokio::spawn(async move { store.accept(acceptance).await })
+        })
+        .collect();
+    // On the one thread of a test the others run until they wait.
+    tokio::task::yield_now().await;
+    drop(busy);
+    let mut answers = Vec::new();
+    for answer in asking {
+        answers.push(answer.await.unwrap());
+    }
+    answers
+}

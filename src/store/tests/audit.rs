@@ -1,0 +1,101 @@
+use super::*;
+use crate::domain::credential::Secret;
+use crate::domain::ids::Username;
+use crate::domain::sender::SenderPattern;
+use crate::store::customer::Credential;
+use crate::store::entry::Settled;
+use crate::store::gate::Gate;
+use crate::store::webhook::Webhook;
+
+/// A database with something in every table.
+async fn lived_in() -> (Store, Directory) {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    let credential = Credential {
+        username: Username::parse("pm-1").unwrap(),
+        customer_id: ann.clone(),
+        label: None,
+        created_at: at(0),
+        revoked_at: None,
+    };
+    store.add_credential(&credential, &Secret::presented("s").hash()).await.unwrap();
+    store.allow_sender(&ann, &SenderPattern::parse("x.example").unwrap(), at(0)).await.unwrap();
+    for _ in 0..2 {
+        owe(&store, &ann).await;
+        let entry = store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap().unwrap();
+        store.settle_entry(&entry, Settled::Sometime, at(1)).await.unwrap();
+    }
+    owe(&store, &ann).await;
+    store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap();
+    owe(&store, &ann).await;
+    accepted(&store, message(&ann, &["a@y.example"])).await;
+    let gate = Gate { road: Road::Smtp, reason: "x".to_owned(), since: at(0), try_again_at: at(9) };
+    store.close_gate(&gate).await.unwrap();
+    let webhook = Webhook {
+        source: "dodo",
+        webhook_id: "msg_1".to_owned(),
+        event_type: "credit.added".to_owned(),
+        customer_id: Some(ann),
+    };
+    store.webhook_handled(&webhook, at(0)).await.unwrap();
+    store.begin_checkout(&"a".repeat(64), at(0)).await.unwrap();
+    assert_audit(&store).await;
+    (store, directory)
+}
+
+/// A hand in the file, and the table that the audit must name.
+const TAMPERINGS: &[(&str, &str)] = &[
+    ("account", "UPDATE account SET held = held + 1"),
+    ("account", "UPDATE account SET owed = owed - 1"),
+    ("account", "UPDATE account SET version = 0"),
+    ("account", "UPDATE account SET last_capture = last_capture + 1"),
+    ("account", "UPDATE account SET last_entered = last_entered - 1"),
+    ("account", "DELETE FROM customer"),
+    ("customer", "DELETE FROM account"),
+    ("credential", "UPDATE credential SET customer_id = 'nobody'"),
+    ("sender", "UPDATE sender SET pattern = ''"),
+    ("message", "UPDATE message SET price = 2 WHERE final_at IS NULL"),
+    ("message", "UPDATE message SET captured = 0, released = 1 WHERE final_at IS NOT NULL"),
+    ("message", "UPDATE message SET final_at = NULL"),
+    ("message", "UPDATE message SET customer_id = 'nobody'"),
+    ("part", "UPDATE part SET state = 'failed' WHERE state = 'sent'"),
+    ("part", "UPDATE part SET message_id = 'x' WHERE state = 'sending'"),
+    ("part", "UPDATE part SET due_at = 1 WHERE state = 'sent'"),
+    ("recipient", "UPDATE recipient SET part_no = 7"),
+    ("part", "UPDATE recipient SET state = 'queued'"),
+    ("body", "DELETE FROM body"),
+    ("body", "UPDATE body SET bytes = x'00'"),
+    ("body", "UPDATE body SET message_id = 'x' WHERE chunk_no = 0"),
+    ("capture", "DELETE FROM capture WHERE number = 1"),
+    ("capture", "UPDATE capture SET message_id = 'x' WHERE number = 1"),
+    ("message", "UPDATE capture SET amount = 2 WHERE number = 1"),
+    ("entry", "UPDATE entry SET amount = amount + 1 WHERE state = 'open'"),
+    ("entry", "UPDATE entry SET first_capture = first_capture - 1 WHERE first_capture = 2"),
+    ("entry", "DELETE FROM entry WHERE first_capture = 1"),
+    ("account", "DELETE FROM entry WHERE state = 'open'"),
+    ("account", "UPDATE entry SET state = 'void' WHERE first_capture = 1"),
+    ("gate", "UPDATE gate SET reason = ''"),
+    ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
+    ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),
+    ("meta", "UPDATE meta SET value = 'somebody'"),
+];
+
+#[tokio::test]
+async fn the_audit_names_the_table_that_a_hand_was_in() {
+    let (store, _directory) = lived_in().await;
+    execute(&store, "PRAGMA foreign_keys = OFF").await.unwrap();
+    execute(&store, "PRAGMA ignore_check_constraints = ON").await.unwrap();
+    for (table, tampering) in TAMPERINGS {
+        execute(&store, "SAVEPOINT before").await.unwrap();
+        let changed = execute(&store, tampering).await.unwrap();
+        assert!(changed > 0, "{tampering}");
+        let findings = {
+            let mut writer = store.writer.lock().await;
+            super::super::audit::findings(&mut writer.connection).await.unwrap()
+        };
+        assert!(findings.iter().any(|finding| finding.table == *table), "{tampering}: {findings:?}");
+        execute(&store, "ROLLBACK TO before").await.unwrap();
+        execute(&store, "RELEASE before").await.unwrap();
+    }
+    assert_audit(&store).await;
+}

@@ -1,0 +1,82 @@
+use super::*;
+use crate::domain::credential::Secret;
+use crate::domain::ids::Username;
+use crate::domain::sender::SenderPattern;
+use crate::store::checkout::{Checkout, Payment};
+use crate::store::customer::Credential;
+
+fn settings(directory: &Directory, maker: Maker) -> StoreSettings {
+    StoreSettings { data_dir: directory.0.clone(), maker, low_balance_credits: 10 }
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_there_after_a_restart() {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, message(&ann, &["a@y.example"])).await;
+    drop(store);
+    let store = Store::open(&settings(&directory, Maker::Serve), Metrics::new()).await.unwrap();
+    assert_eq!(store.lapse_all(at(9)).await.unwrap(), 1);
+    let part = store.lease(&first_part(&message), at(9), at(39)).await.unwrap().unwrap();
+    assert_eq!(part.bytes, message.bytes, "P1");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_sandbox_is_no_real_one() {
+    let (store, directory) = store().await;
+    drop(store);
+    let refused = Store::open(&settings(&directory, Maker::Sandbox), Metrics::new()).await;
+    assert!(matches!(&refused, Err(OpenError::MadeBy { .. })), "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("was made by `postmeter serve`"));
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_with_what_to_do() {
+    let (store, directory) = store().await;
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'from the future', 1, x'00', 0)";
+    execute(&store, newer).await.unwrap();
+    drop(store);
+    let refused = Store::open(&settings(&directory, Maker::Serve), Metrics::new()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Newer { migration: 9999, .. }), "{refused:?}");
+    assert!(refused.to_string().contains("run that version"));
+}
+
+#[tokio::test]
+async fn the_first_credential_is_shown_once_and_only_to_the_browser_that_made_the_customer() {
+    let (store, _directory) = store().await;
+    let (paid, other) = ("a".repeat(64), "b".repeat(64));
+    for token in [&paid, &other] {
+        store.begin_checkout(token, at(0)).await.unwrap();
+    }
+    let payment = |token: &String| Payment {
+        customer_id: id("new"),
+        email: Some("new@y.example".to_owned()),
+        name: None,
+        token_hash: Some(token.clone()),
+        starter: Some(SenderPattern::parse("new@mail.example").unwrap()),
+    };
+    assert!(store.record_payment(&payment(&paid), at(1)).await.unwrap());
+    assert!(!store.record_payment(&payment(&paid), at(1)).await.unwrap(), "webhooks come twice");
+    assert!(!store.record_payment(&payment(&other), at(1)).await.unwrap(), "the same email, another browser");
+    assert_eq!(store.checkout(&paid).await.unwrap(), Some(Checkout::Paid(id("new"))));
+    assert_eq!(store.checkout(&other).await.unwrap(), Some(Checkout::Known(id("new"))));
+    let claim = |name: &str| Credential {
+        username: Username::parse(name).unwrap(),
+        customer_id: id("new"),
+        label: None,
+        created_at: at(2),
+        revoked_at: None,
+    };
+    let hash = |text| Secret::presented(text).hash();
+    assert!(!store.claim_checkout(&other, &claim("pm-0"), &hash("0")).await.unwrap());
+    let (one, two) = (claim("pm-1"), claim("pm-2"));
+    let (first, second) = (hash("1"), hash("2"));
+    let (one, two) =
+        tokio::join!(store.claim_checkout(&paid, &one, &first), store.claim_checkout(&paid, &two, &second));
+    assert_ne!(one.unwrap(), two.unwrap(), "exactly one of two browser tabs");
+    assert_eq!(store.checkout(&paid).await.unwrap(), Some(Checkout::Claimed(id("new"))));
+    assert_eq!(store.credentials(Some(&id("new"))).await.unwrap().len(), 1);
+    assert_audit(&store).await;
+}

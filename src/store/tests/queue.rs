@@ -1,0 +1,96 @@
+use super::*;
+use crate::store::gate::Gate;
+
+#[tokio::test]
+async fn a_part_is_leased_once_and_comes_back_when_its_lease_lapses() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let waiting = Acceptance { lease_until: None, ..message(&ann, &["a@y.example"]) };
+    let waiting = accepted(&store, waiting).await;
+    let due = first_part(&waiting);
+    assert!(store.lease(&due, at(0), at(30)).await.unwrap().is_some());
+    assert!(store.lease(&due, at(0), at(30)).await.unwrap().is_none(), "somebody has it");
+    let own = (waiting.message_id.clone(), 0, 1);
+    let other = (waiting.message_id.clone(), 0, 2);
+    assert_eq!(store.renew(&[own.clone(), other], at(60)).await.unwrap(), [(own.0.to_string(), 0, 1)]);
+    assert_eq!(store.lapse_expired(&[], at(59)).await.unwrap(), 0);
+    assert_eq!(
+        store.lapse_expired(std::slice::from_ref(&own), at(60)).await.unwrap(),
+        0,
+        "P4: it is still in somebody's hands, however late"
+    );
+    assert_eq!(store.lapse_expired(&[], at(60)).await.unwrap(), 1);
+    assert_eq!(store.renew(&[own], at(90)).await.unwrap(), []);
+    let part = store.lease(&due, at(60), at(90)).await.unwrap().unwrap();
+    assert_eq!((part.attempt, part.unknown, part.key_no), (2, true, 0));
+    assert_eq!(store.lapse_all(at(61)).await.unwrap(), 1, "a restart trusts no lease");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn lifetimes_stand_still_behind_a_closed_gate() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let waiting = |road, second| Acceptance {
+        parts: vec![NewPart { road, recipients: vec![mailbox("a@y.example")], request_hash: None }],
+        lease_until: None,
+        accepted_at: at(second),
+        ..message(&ann, &[])
+    };
+    let before = accepted(&store, waiting(Road::Resend, 0)).await;
+    let during = accepted(&store, waiting(Road::Resend, 150)).await;
+    let elsewhere = accepted(&store, waiting(Road::Smtp, 0)).await;
+    let over = accepted(&store, message(&ann, &["a@y.example"])).await;
+    store.report(report(&over, 1, answered(&["a@y.example"], &[]))).await.unwrap();
+    let gate =
+        Gate { road: Road::Resend, reason: "bad key".to_owned(), since: at(100), try_again_at: at(160) };
+    store.close_gate(&gate).await.unwrap();
+    store.close_gate(&Gate { try_again_at: at(190), ..gate.clone() }).await.unwrap();
+    assert_eq!(store.gates().await.unwrap(), [Gate { try_again_at: at(190), ..gate }]);
+    for _ in 0..2 {
+        store.open_gate(Road::Resend, at(200)).await.unwrap();
+    }
+    assert_eq!(store.gates().await.unwrap(), []);
+    for (message, expires_at) in [(before, 1_100), (during, 1_200), (elsewhere, 1_000), (over, 1_000)] {
+        let log = store.message(&message.message_id).await.unwrap().unwrap();
+        assert_eq!(log.expires_at, at(expires_at));
+    }
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_be_read_is_held_and_the_others_go_on() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let spoilt = accepted(&store, Acceptance { lease_until: None, ..message(&ann, &["a@y.example"]) }).await;
+    execute(&store, "UPDATE recipient SET address = 'not an address'").await.unwrap();
+    let read = store.lease(&first_part(&spoilt), at(0), at(30)).await;
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    assert_eq!(store.due(at(0), &[Road::Smtp], 9).await.unwrap().len(), 1, "nothing of the lease was kept");
+    store.set_aside(&first_part(&spoilt), "unreadable").await.unwrap();
+    assert_eq!(store.due(at(0), &[Road::Smtp], 9).await.unwrap(), []);
+    assert_eq!(store.totals().await.unwrap().parts_held, 1);
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn the_writer_gets_over_a_transaction_that_was_dropped() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    {
+        let mut writer = store.writer.lock().await;
+        let mut tx = writer.begin().await.unwrap();
+        sqlx::query("UPDATE account SET held = 7").execute(&mut *tx).await.unwrap();
+    }
+    {
+        // What SQLite does by itself when the disk fails in the middle of a transaction.
+        let mut writer = store.writer.lock().await;
+        let mut tx = writer.begin().await.unwrap();
+        sqlx::query("UPDATE account SET held = 7").execute(&mut *tx).await.unwrap();
+        sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
+    }
+    store.ping().await.unwrap();
+    accepted(&store, message(&ann, &["a@y.example"])).await;
+    assert_eq!(sums(&store, &ann).await, (Some(9), 1, 0));
+    assert_audit(&store).await;
+}

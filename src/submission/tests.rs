@@ -1,0 +1,62 @@
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::stand_in::with_handover;
+use super::*;
+use crate::domain::envelope::Draft;
+
+fn submitted() -> Submitted {
+    let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9);
+    draft.add(Mailbox::parse("a@y.example").unwrap());
+    Submitted {
+        envelope: draft.seal().unwrap(),
+        bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
+        arrival: Arrival {
+            protocol: "ESMTPSA",
+            peer: "192.0.2.1:25".parse().unwrap(),
+            helo: None,
+            tls: None,
+        },
+    }
+}
+
+/// A customer with two credits who may send as anybody.
+async fn signed_in(store: &Store) -> SignedIn {
+    let customer_id = CustomerId::parse("ann").unwrap();
+    let now = Clock::system().now();
+    store.add_customer(&customer_id, None, None, now).await.unwrap();
+    store.allow_sender(&customer_id, &SenderPattern::Any, now).await.unwrap();
+    let leave = store.begin_balance_read(&customer_id).await.unwrap().unwrap();
+    store.apply_balance(&leave, 2, now).await.unwrap();
+    SignedIn { customer_id, username: Username::parse("pm-1").unwrap() }
+}
+
+#[tokio::test]
+async fn p1_a_client_that_hangs_up_during_the_commit_has_its_mail_sent_at_once_all_the_same() {
+    let mut config = Config::default();
+    config.senders.policy = SenderPolicy::Any;
+    let (submission, store, _directory, mut handed) = with_handover(&config).await;
+    let who = signed_in(&store).await;
+    let mut submitting = Box::pin(submission.submit(&who, submitted()));
+    let waits = poll_fn(|context| Poll::Ready(submitting.as_mut().poll(context).is_pending())).await;
+    assert!(waits, "for the commit");
+    drop(submitting);
+    let part = tokio::time::timeout(Duration::from_secs(10), handed.recv()).await.unwrap();
+    assert_eq!(part.unwrap().part.recipients.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_handed_over_leased_and_the_last_credit_is_the_last() {
+    let (submission, store, _directory, mut handed) = with_handover(&Config::default()).await;
+    let who = signed_in(&store).await;
+    for left in [1, 0] {
+        let accepted = submission.submit(&who, submitted()).await.unwrap();
+        assert_eq!(accepted.available.map(Credits::get), Some(left));
+        let handed = handed.try_recv().unwrap();
+        assert_eq!((handed.part.message_id, handed.part.attempt), (accepted.message_id, 1));
+    }
+    let refused = submission.submit(&who, submitted()).await;
+    assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "P8: {refused:?}");
+    assert!(handed.try_recv().is_err());
+    assert_eq!(store.audit().await.unwrap(), []);
+}
