@@ -54,7 +54,9 @@ pub enum ChangeError {
     #[error("the username {0} is taken")]
     UsernameTaken(Username),
     /// There is no such credential, or it is revoked already.
-    #[error("there is no credential {0} that could be revoked; `postmeter credential list` shows those there are")]
+    #[error(
+        "there is no credential {0} that could be revoked; `postmeter credential list` shows those there are"
+    )]
     NoCredential(Username),
     /// There is no such sender.
     #[error("{0} is not a sender of this customer; `postmeter sender list ID` shows those there are")]
