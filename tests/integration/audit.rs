@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use postmeter::sandbox::faults::{Fault, Reply};
 use serde_json::{Value, json};
 
-use crate::harness::meter::Meter;
 use crate::harness::web::{ask, credit_added};
-use crate::harness::{CUSTOMER_ID, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
 const HANDS: [(&str, &str); 20] = [

@@ -4,9 +4,9 @@
 use mail_parser::MessageParser;
 
 use crate::harness::client::{BCC, Client, FROM, Port, SUBJECT, TEXT, TO, has, run};
-use crate::harness::meter::{Meter, Upstream};
+use crate::harness::plan::Upstream;
 use crate::harness::sink::Security;
-use crate::harness::{CUSTOMER_ID, until};
+use crate::harness::{CUSTOMER_ID, Meter, until};
 
 /// Over both ports, one after the other.
 fn sends(client: Client, upstream: Upstream) {

@@ -95,3 +95,17 @@ fn p3_a_stop_waits_for_the_answer_to_an_entry() {
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
     assert_eq!(meter.number("SELECT count(*) FROM entry WHERE state = 'done'"), 1);
 }
+
+#[test]
+fn p3_a_stop_does_not_wait_for_ever_for_an_upstream() {
+    let mut meter = Meter::smtp().start();
+    meter.sink().hang("DOT");
+    assert!(meter.signed_in().deliver(&letter("held-up")).starts_with("250 "));
+    until("the upstream to hold its answer back", || (meter.sink().unanswered() == 1).then_some(()));
+    meter.stop();
+    meter.sink().behave();
+    meter.serve();
+    meter.drain();
+    assert_eq!(meter.sink().mails().len(), 1);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+}

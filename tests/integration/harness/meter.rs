@@ -7,14 +7,13 @@ use std::process::Command;
 use postmeter::sandbox::dodo::DodoStandIn;
 use postmeter::sandbox::resend::{Mail, ResendStandIn};
 use postmeter::sandbox::{self, Settings, StandIns};
-use postmeter::tls;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Executor};
 
 use super::RUNTIME;
 use super::directory::Directory;
 use super::process::{Process, Said, postmeter};
-use super::sink::{SINK_PASSWORD, Security, Sink};
+use super::sink::{SINK_PASSWORD, Sink};
 use super::smtp::Smtp;
 use super::wait::until_is;
 
@@ -22,21 +21,10 @@ use super::wait::until_is;
 pub(crate) const CUSTOMER_ID: &str = "cus_ann";
 /// Where the customer's notices go.
 pub(crate) const CUSTOMER_EMAIL: &str = "ann@example.com";
-/// The credits that the customer has unless a test says otherwise.
-pub(crate) const CREDITS: u64 = 10;
 /// `BASE_URL`: nothing listens there.
 pub(crate) const BASE_URL: &str = "https://meter.example";
 /// The operator's token.
 pub(crate) const ADMIN_TOKEN: &str = "operator-0123456789abcdef";
-
-/// Where mail leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Upstream {
-    /// The stand-in for Resend.
-    Resend,
-    /// The scripted SMTP server.
-    Smtp(Security),
-}
 
 /// What a customer signs in with.
 #[derive(Debug, Clone)]
@@ -45,15 +33,6 @@ pub(crate) struct Credential {
     pub(crate) username: String,
     /// The secret.
     pub(crate) secret: String,
-}
-
-/// How the system is set up, before it starts.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    upstream: Upstream,
-    credits: Option<u64>,
-    sections: BTreeMap<&'static str, Vec<String>>,
-    arguments: Vec<&'static str>,
 }
 
 /// The system.
@@ -70,92 +49,14 @@ pub(crate) struct Meter {
     directory: Directory,
 }
 
-impl Plan {
-    /// Another number of credits; `None`: Dodo has never heard of any.
-    pub(crate) fn credits(mut self, credits: impl Into<Option<u64>>) -> Self {
-        self.credits = credits.into();
-        self
-    }
-
-    /// One more line of a section of the configuration.
-    pub(crate) fn set(mut self, section: &'static str, line: &str) -> Self {
-        self.sections.entry(section).or_default().push(line.to_owned());
-        self
-    }
-
-    /// One more argument of `serve`.
-    pub(crate) fn argument(mut self, argument: &'static str) -> Self {
-        self.arguments.push(argument);
-        self
-    }
-
-    /// Everything is there, and the program does not run yet.
-    pub(crate) fn prepare(mut self) -> Meter {
-        let directory = Directory::new();
-        let security = match self.upstream {
-            Upstream::Resend => Security::None,
-            Upstream::Smtp(security) => security,
-        };
-        let sink = Sink::start(security, &directory.join("sink.pem"));
-        let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
-        tls::ensure_development(&cert, &key).unwrap();
-        let kind = if self.upstream == Upstream::Resend { "resend" } else { "smtp" };
-        let fixed = [
-            ("smtp", "hostname = \"smtp.example.com\"".to_owned()),
-            ("smtp", "submission = [\"127.0.0.1:0\"]".to_owned()),
-            ("smtp", "submissions = [\"127.0.0.1:0\"]".to_owned()),
-            ("smtp", format!("tls_cert = {cert:?}")),
-            ("smtp", format!("tls_key = {key:?}")),
-            ("http", "listen = \"127.0.0.1:0\"".to_owned()),
-            ("notices", "from = \"Postmeter <postmaster@example.com>\"".to_owned()),
-            ("upstream", format!("kind = {kind:?}")),
-            ("queue", "retry_min_s = 1".to_owned()),
-            ("queue", "lease_s = 5".to_owned()),
-        ];
-        for (section, line) in fixed {
-            self.sections.entry(section).or_default().push(line);
-        }
-        let billing = self.sections.entry("billing").or_default();
-        if !billing.iter().any(|line| line.starts_with("low_balance_credits")) {
-            // Few tests are about notices, and all count mails.
-            billing.push("low_balance_credits = 0".to_owned());
-        }
-        if security == Security::None && self.upstream != Upstream::Resend {
-            self.sections.entry("upstream").or_default().push("allow_plaintext = true".to_owned());
-        }
-        let mut text = format!("data_dir = {:?}\n", directory.join("data"));
-        for (section, lines) in &self.sections {
-            text += &format!("[{section}]\n{}\n", lines.join("\n"));
-        }
-        std::fs::write(directory.join("postmeter.toml"), text).unwrap();
-        Meter::prepare(directory, sink, self.credits, self.arguments)
-    }
-
-    /// The same, and it runs.
-    pub(crate) fn start(self) -> Meter {
-        let mut meter = self.prepare();
-        meter.serve();
-        meter
-    }
-}
-
 impl Meter {
-    /// With Resend as its upstream.
-    pub(crate) fn resend() -> Plan {
-        Self::with(Upstream::Resend)
-    }
-
-    /// With an SMTP server as its upstream, in the clear.
-    pub(crate) fn smtp() -> Plan {
-        Self::with(Upstream::Smtp(Security::None))
-    }
-
-    /// With this upstream.
-    pub(crate) fn with(upstream: Upstream) -> Plan {
-        Plan { upstream, credits: Some(CREDITS), sections: BTreeMap::new(), arguments: Vec::new() }
-    }
-
-    fn prepare(directory: Directory, sink: Sink, credits: Option<u64>, arguments: Vec<&'static str>) -> Self {
+    /// Between stand-ins of its own, with the configuration that lies in `directory`.
+    pub(super) fn new(
+        directory: Directory,
+        sink: Sink,
+        credits: Option<u64>,
+        arguments: Vec<&'static str>,
+    ) -> Self {
         let stand_ins = RUNTIME.block_on(StandIns::start(Settings::default())).unwrap();
         // The test's own speed is not what Resend's limit is for.
         stand_ins.resend.behave(|behaviour| behaviour.per_second = 0);

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod directory;
 pub(crate) mod meter;
+pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod sink;
 pub(crate) mod smtp;
