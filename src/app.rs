@@ -361,11 +361,7 @@ fn http_router(
         clock: Clock::system(),
         tasks: tasks.clone(),
     };
-    let pages = http::router(http::Site::new(rooms, settings));
-    match extra_pages {
-        Some(extra) => pages.merge(extra),
-        None => pages,
-    }
+    http::router(http::Site::new(rooms, settings), extra_pages)
 }
 
 fn http_settings(

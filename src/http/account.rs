@@ -37,6 +37,11 @@ pub(super) async fn start(State(site): State<Shared>, headers: HeaderMap) -> Pag
     Ok(pages::response(StatusCode::OK, &pages::landing(&site.settings, None)))
 }
 
+/// `GET /sign-in`: the page of a failed sign-in, loaded again.
+pub(super) async fn sign_in_again() -> Redirect {
+    Redirect::to("/")
+}
+
 /// What the sign-in form sends.
 #[derive(Deserialize)]
 pub(super) struct SignIn {
@@ -86,13 +91,15 @@ pub(super) async fn overview(
 ) -> Page {
     let before = query.before.as_deref().map(MessageId::parse).transpose();
     let before = before.map_err(|_| HttpError::NotFound("page"))?;
-    let sent = query.sent.as_deref().and_then(|id| MessageId::parse(id).ok());
     let customer_id = &visitor.who.customer_id;
     let account = &visitor.standing.account;
     if account.balance.is_none() {
         site.billing.balance_changed(customer_id);
     }
     let messages = site.store.messages(Some(customer_id), before.as_ref(), LOG_ROWS).await?;
+    // Anyone can write a link; only what is in the log is said to be accepted.
+    let sent = query.sent.as_deref().and_then(|id| MessageId::parse(id).ok());
+    let sent = sent.filter(|id| messages.iter().any(|message| message.message_id == *id));
     let is_full = u32::try_from(messages.len()).is_ok_and(|rows| rows == LOG_ROWS);
     let page = pages::Overview {
         standing: &visitor.standing,

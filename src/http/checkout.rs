@@ -71,8 +71,10 @@ async fn subscribe_form(
     request: Request,
 ) -> Result<Response, PageError> {
     let FormBody(subscriber) = FormBody::from_request(request, site).await?;
-    let checkout = begin(site, peer, subscriber).await?;
-    Ok(leave(&checkout))
+    Ok(match begin(site, peer, subscriber).await {
+        Ok(checkout) => leave(&checkout),
+        Err(error) => error.as_page(&pages::landing(&site.settings, Some(&error.text()))),
+    })
 }
 
 /// `POST /checkout/topup`.

@@ -164,7 +164,7 @@ impl HttpError {
             Self::PaymentsUnavailable => {
                 "The payment service does not answer. Nothing was charged; try again in a minute.".into()
             }
-            Self::CheckoutRefused => "The payment service refused to start this checkout. Check the e-mail \
+            Self::CheckoutRefused => "The payment service refused to start this checkout. Check the email \
                                       address and the name; if they are right, tell the operator."
                 .into(),
         }

@@ -165,14 +165,15 @@ impl Site {
     }
 }
 
-/// All routes. It has a fallback of its own, so what is merged with it must have none.
-pub fn router(site: Shared) -> Router {
+/// All routes, with `extra` pages beside them: those get the fallbacks and the
+/// security headers too, and must have no fallback of their own.
+pub fn router(site: Shared, extra: Option<Router>) -> Router {
     let metrics = site.settings.serves_metrics.then(|| metrics_router(site.metrics.clone()));
     let routes = Router::new()
         .route("/", get(account::start))
         .route("/style.css", get(pages::style))
         .route("/favicon.svg", get(pages::icon))
-        .route("/sign-in", post(account::sign_in))
+        .route("/sign-in", get(account::sign_in_again).post(account::sign_in))
         .route("/sign-out", post(account::sign_out))
         .route("/account", get(account::overview))
         .route("/account/send", get(account::send_form).post(account::send))
@@ -193,17 +194,24 @@ pub fn router(site: Shared) -> Router {
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())
+        .merge(extra.unwrap_or_default())
         .fallback(no_route)
-        .method_not_allowed_fallback(async || HttpError::WrongMethod)
+        .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::map_response(secured))
 }
 
 async fn no_route(headers: HeaderMap) -> Response {
+    said(&headers, HttpError::NoRoute)
+}
+
+async fn wrong_method(headers: HeaderMap) -> Response {
+    said(&headers, HttpError::WrongMethod)
+}
+
+/// To a browser as a page, to a program as JSON.
+fn said(headers: &HeaderMap, error: HttpError) -> Response {
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("text/html") {
-        return PageError(HttpError::NoRoute).into_response();
-    }
-    HttpError::NoRoute.into_response()
+    if accepts.contains("text/html") { PageError(error).into_response() } else { error.into_response() }
 }
 
 /// What every answer carries, unless a handler knows better. `same-origin`: with

@@ -99,7 +99,7 @@ impl Town {
         let rooms = rooms(store.clone(), dodo.unwrap(), &clock);
         let site = Site::new(rooms, settings());
         seed(&store, &clock).await;
-        Self { router: router(site.clone()), site, store, clock, dodo: stand_in, _directory: directory }
+        Self { router: router(site.clone(), None), site, store, clock, dodo: stand_in, _directory: directory }
     }
 
     async fn call(&self, mut request: Request<Body>) -> Answer {

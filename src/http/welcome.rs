@@ -62,9 +62,7 @@ pub(super) async fn welcome(
     }
     let page = match checkout {
         None => return Err(HttpError::NotFound("checkout").into()),
-        Some(Checkout::Pending { .. }) if matches!(query.status.as_str(), "failed" | "cancelled") => {
-            pages::not_paid()
-        }
+        Some(Checkout::Pending { .. }) if is_lost(&query.status) => pages::not_paid("/"),
         Some(Checkout::Pending { .. }) => waiting(&query),
         Some(Checkout::Paid(_)) if !is_looked_at(&method, &headers) => waiting(&query),
         Some(Checkout::Paid(customer_id)) => return claim(&site, &hash, customer_id).await,
@@ -138,9 +136,22 @@ fn private(response: Response) -> Response {
     ([(header::REFERRER_POLICY, "no-referrer")], response).into_response()
 }
 
+/// Whether the payment service says that nothing was bought.
+fn is_lost(status: &str) -> bool {
+    matches!(status, "failed" | "cancelled")
+}
+
+/// What Dodo adds to the URL; believed only to say something kind.
+#[derive(Debug, Deserialize)]
+pub(super) struct Outcome {
+    #[serde(default)]
+    status: String,
+}
+
 /// `GET /thanks`: back from a top-up. The way to the account is a step of its own,
 /// since a strict cookie does not come along with a browser that was sent here by
 /// another site.
-pub(super) async fn thanks() -> Response {
-    pages::response(StatusCode::OK, &pages::thanks())
+pub(super) async fn thanks(QueryString(outcome): QueryString<Outcome>) -> Response {
+    let page = if is_lost(&outcome.status) { pages::not_paid("/account") } else { pages::thanks() };
+    pages::response(StatusCode::OK, &page)
 }

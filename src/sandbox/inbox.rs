@@ -47,13 +47,15 @@ async fn list(State(resend): State<ResendStandIn>, Query(paging): Query<Paging>)
     let (mails, more) = resend.newest(paging.page.saturating_mul(PER_PAGE), PER_PAGE);
     let content = html! {
         h1 { "Inbox" }
-        p { "Every mail that left the sandbox, newest first: " (resend.count()) " in all. " a href="/" { "Start" } }
+        p { "Every mail that left the sandbox, newest first: " (resend.count()) " in all." }
         @if mails.is_empty() {
             p { "Nothing here yet." }
         } @else {
-            table {
-                thead { tr { th { "Time" } th { "From" } th { "To" } th { "Subject" } } }
-                tbody { @for mail in &mails { (row(mail)) } }
+            div.wide {
+                table {
+                    thead { tr { th { "Time" } th { "From" } th { "To" } th { "Subject" } } }
+                    tbody { @for mail in &mails { (row(mail)) } }
+                }
             }
         }
         p {
@@ -70,7 +72,7 @@ fn row(mail: &Summary) -> Markup {
     let subject = if mail.subject.trim().is_empty() { "(no subject)" } else { &mail.subject };
     html! {
         tr {
-            td { (clock_time(Timestamp::from_millisecond(mail.at_ms).unwrap_or(Timestamp::UNIX_EPOCH))) }
+            td { time { (clock_time(Timestamp::from_millisecond(mail.at_ms).unwrap_or(Timestamp::UNIX_EPOCH))) } }
             td { (mail.from) }
             td { (shown) @if others > 0 { " and " (others) " more" } }
             td {
@@ -107,27 +109,32 @@ fn find(resend: &ResendStandIn, id: &str) -> Result<Mail, Missing> {
 
 async fn show(State(resend): State<ResendStandIn>, Path(id): Path<String>) -> Result<Response, Missing> {
     let mail = find(&resend, &id)?;
-    Ok(page(StatusCode::OK, mail.email.subject.as_deref().unwrap_or_default(), None, &letter(&mail)))
+    Ok(page(StatusCode::OK, subject(&mail.email), None, &letter(&mail)))
+}
+
+fn subject(email: &Email) -> &str {
+    email.subject.as_deref().filter(|subject| !subject.trim().is_empty()).unwrap_or("(no subject)")
 }
 
 fn letter(mail: &Mail) -> Markup {
     let email = &mail.email;
     html! {
-        p { a href="/inbox" { "Inbox" } }
-        h1 { (email.subject.as_deref().filter(|subject| !subject.trim().is_empty()).unwrap_or("(no subject)")) }
+        h1 { (subject(email)) }
         @if email.is_stuck() {
-            p role="alert" {
+            p.alert role="alert" {
                 "Resend accepts this mail and never sends it: an attachment has no file name, or one that contradicts its type."
             }
         }
-        table { tbody { @for (name, value) in header_rows(mail) { tr { th { (name) } td { (value) } } } } }
+        table {
+            tbody { @for (name, value) in header_rows(mail) { tr { th scope="row" { (name) } td { (value) } } } }
+        }
         @if let Some(text) = email.text.as_deref().filter(|text| !text.is_empty()) {
             h2 { "Text" }
             pre { (text) }
         }
         @if email.html.as_deref().is_some_and(|html| !html.is_empty()) {
             h2 { "HTML" }
-            iframe sandbox="" title="HTML body" src={ "/inbox/" (mail.id) "/html" } width="100%" height="480" {}
+            iframe sandbox="" title="HTML body" src={ "/inbox/" (mail.id) "/html" } {}
         }
         @if let Some(files) = email.attachments.as_deref().filter(|files| !files.is_empty()) {
             h2 { "Attachments" }
@@ -143,7 +150,7 @@ fn header_rows(mail: &Mail) -> Vec<(String, String)> {
         ("From".to_owned(), email.from.clone()),
         ("To".to_owned(), list(&email.to)),
         ("Cc".to_owned(), list(&email.cc)),
-        ("Bcc (not shown to anyone)".to_owned(), list(&email.bcc)),
+        ("Bcc (hidden)".to_owned(), list(&email.bcc)),
         ("Reply-To".to_owned(), list(&email.reply_to)),
         ("Accepted".to_owned(), Some(clock_time(mail.at))),
         ("Id".to_owned(), Some(mail.id.clone())),
@@ -176,6 +183,7 @@ async fn show_html(State(resend): State<ResendStandIn>, Path(id): Path<String>) 
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, HTML_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
 /// What a page may load, and where its forms may lead.
-const POLICY: &str =
-    "default-src 'none'; style-src 'self'; frame-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; frame-src 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
 
 /// A page. `form_target` is an origin, beside our own, to which its form may redirect.
 pub(super) fn page(status: StatusCode, title: &str, form_target: Option<&str>, content: &Markup) -> Response {
@@ -17,10 +17,16 @@ pub(super) fn page(status: StatusCode, title: &str, form_target: Option<&str>, c
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
                 title { (title) " · Postmeter sandbox" }
+                link rel="icon" type="image/svg+xml" href="/favicon.svg";
                 link rel="stylesheet" href="/style.css";
             }
             body {
+                header {
+                    a.name href="/" { "Postmeter sandbox" }
+                    nav { a href="/inbox" { "Inbox" } }
+                }
                 main { (content) }
             }
         }
@@ -42,9 +48,8 @@ pub(super) fn page(status: StatusCode, title: &str, form_target: Option<&str>, c
 
 /// A page that says what is not there or cannot be done.
 pub(super) fn notice(status: StatusCode, text: &str) -> Response {
-    let content = html! {
-        h1 { (text) }
-        p { a href="/inbox" { "Inbox" } " · " a href="/" { "Start" } }
-    };
-    page(status, text, None, &content)
+    let mut rest = text.chars();
+    let first = rest.next().map(|c| c.to_ascii_uppercase());
+    let text: String = first.into_iter().chain(rest).collect();
+    page(status, &text, None, &html! { h1 { (text) } })
 }

@@ -16,6 +16,8 @@ use crate::store::standing::Standing;
 
 /// Seconds after which the overview looks again: credits and log are live.
 const LOOK_AGAIN_S: u32 = 15;
+/// The same just after a message was taken in: it is about to leave.
+const LOOK_AGAIN_SOON_S: u32 = 4;
 
 /// Credits and log.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl Overview<'_> {
             @if let Some(reason) = &self.standing.suspended_reason {
                 (alert(&format!("This account is suspended: {reason}. Ask the operator to resume it.")))
             }
-            @if let Some(id) = self.sent { p.good role="status" { "Taken in as " code { (id) } "." } }
+            @if let Some(id) = self.sent { p.good role="status" { "Accepted as " code { (id) } "." } }
             (credits(&self.standing.account))
             form method="post" action="/account/top-up" { button type="submit" { "Buy a top-up" } }
             h2 { "Messages" }
@@ -49,7 +51,8 @@ impl Overview<'_> {
                 @if let Some(id) = self.older { a href={ "/account?before=" (id) } { "Older" } }
             }
         };
-        let refresh = self.is_first.then_some(Refresh { seconds: LOOK_AGAIN_S, url: "/account" });
+        let seconds = if self.sent.is_some() { LOOK_AGAIN_SOON_S } else { LOOK_AGAIN_S };
+        let refresh = self.is_first.then_some(Refresh { seconds, url: "/account" });
         layout("Account", Navigation::Customer(settings), refresh, &content)
     }
 }
@@ -150,7 +153,7 @@ pub(in crate::http) fn send(settings: &Settings, letter: &Letter, problem: Optio
                 label for="from" { "From" }
                 input #from type="text" name="from" value=(letter.from) autocomplete="email";
                 label for="to" { "To" }
-                input #to type="text" name="to" value=(letter.to) required;
+                input #to type="text" name="to" value=(letter.to) placeholder="addresses, with commas between them" required;
                 label for="subject" { "Subject" }
                 input #subject type="text" name="subject" value=(letter.subject) required;
                 label for="text" { "Text" }
@@ -178,14 +181,18 @@ pub(in crate::http) fn credentials(
             h2 { "Credentials" }
             div.wide {
                 table {
-                    thead { tr { th { "Username" } th { "Label" } th { "Made" } th { "Revoked" } } }
+                    thead { tr { th { "Username" } th { "Label" } th { "Created" } th { "Revoked" } } }
                     tbody { @for credential in credentials { (credential_row(credential, &standing.username)) } }
                 }
             }
+            p.soft {
+                "A revoked credential stops working at once. Revoking the one that you are signed in with "
+                "signs you out: make another one first."
+            }
             form method="post" action="/account/credentials" {
-                label for="label" { "Label of a new one" }
+                label for="label" { "Label of a new credential" }
                 input #label type="text" name="label" maxlength="64" placeholder="what it is for";
-                button type="submit" { "Make a credential" }
+                button type="submit" { "Create a credential" }
             }
         }
         section { h2 { "Senders" } (sender_list(settings.sender_policy, &standing.senders)) }
@@ -196,7 +203,7 @@ pub(in crate::http) fn credentials(
 fn credential_row(credential: &Credential, own: &Username) -> Markup {
     html! {
         tr {
-            td { code { (credential.username) } @if credential.username == *own { " " small { "(this one)" } } }
+            td { code { (credential.username) } @if credential.username == *own { " " small { "(signed in)" } } }
             td { (credential.label.as_deref().unwrap_or_default()) }
             td { (time(credential.created_at)) }
             td {

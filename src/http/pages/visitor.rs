@@ -8,7 +8,7 @@ use crate::domain::ids::Username;
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::http::Settings;
 
-/// The start: what this is, subscribe, sign in. `problem` is what went wrong with a sign-in.
+/// The start: what this is, subscribe, sign in. `problem` is what went wrong with either form.
 pub(in crate::http) fn landing(settings: &Settings, problem: Option<&str>) -> Markup {
     let content = html! {
         h1 { "Email that is paid for in advance" }
@@ -16,12 +16,18 @@ pub(in crate::http) fn landing(settings: &Settings, problem: Option<&str>) -> Ma
             "Buy email credits, point your app's SMTP settings here, and send. Each message costs one credit; "
             "a message that could not be sent costs nothing."
         }
+        @if settings.is_sandbox {
+            p.soft {
+                "This is a sandbox: nothing is charged, and no mail leaves this machine. "
+                "A username and a secret stand in the terminal where it was started."
+            }
+        }
         @if let Some(problem) = problem { (alert(problem)) }
         div.columns {
             section {
                 h2 { "Subscribe" }
                 form method="post" action="/checkout/subscribe" {
-                    label for="email" { "E-mail" }
+                    label for="email" { "Email" }
                     input #email type="email" name="email" autocomplete="email" maxlength="254" required;
                     label for="name" { "Name" }
                     input #name type="text" name="name" autocomplete="name" maxlength="100" required;
@@ -93,12 +99,12 @@ pub(in crate::http) fn waiting(again: Option<&str>) -> Markup {
     )
 }
 
-/// Back from a checkout that failed.
-pub(in crate::http) fn not_paid() -> Markup {
+/// Back from a checkout that failed or was left. `again` is where it began.
+pub(in crate::http) fn not_paid(again: &str) -> Markup {
     let content = html! {
         h1 { "Not paid" }
         (alert("The payment service says that the payment did not go through. Nothing was bought."))
-        p { a href="/" { "Try again" } }
+        p { a.button href=(again) { "Back" } }
     };
     layout("Not paid", Navigation::Plain, None, &content)
 }
@@ -123,9 +129,10 @@ pub(in crate::http) fn already_shown() -> Markup {
         h1 { "Already shown" }
         p {
             "The credential of this checkout was shown once, and is not kept in a form that could be shown again. "
-            "If you did not write it down, ask the operator for a new one."
+            "If you did not write it down: this browser may still be signed in, and your account has a page "
+            "that creates another one. If it is not, ask the operator."
         }
-        p { a.button href="/" { "Sign in" } }
+        p { a.button href="/account" { "To your account" } }
     };
     layout("Already shown", Navigation::Plain, None, &content)
 }

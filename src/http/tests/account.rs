@@ -81,7 +81,9 @@ async fn a_letter_is_sent_and_what_is_refused_comes_back_as_it_was_typed() {
     let sent = town.call(as_visitor(form_of("/account/send", letter), &cookie)).await;
     assert_eq!(sent.status, 303, "{sent:?}");
     let page = town.call(as_visitor(get(sent.header("location")), &cookie)).await;
-    assert!(page.body.contains("Taken in as"), "{}", page.body);
+    assert!(page.body.contains("Accepted as"), "{}", page.body);
+    let lie = format!("/account?sent={}", "0".repeat(32));
+    assert!(!town.call(as_visitor(get(&lie), &cookie)).await.body.contains("Accepted as"));
     assert!(page.body.contains("&lt;b&gt;Hi") && !page.body.contains("<b>Hi"), "{}", page.body);
     assert!(page.body.contains("x@example.net and 1 more") && page.body.contains("<dd>29</dd>"));
 

@@ -134,6 +134,11 @@ async fn a_page_does_not_wait_for_ever_nor_for_a_token_nobody_gave() {
     }
     let failed = town.call(get(&format!("/welcome?c={token}&payment_id=p&status=failed"))).await;
     assert!(failed.body.contains("did not go through"));
+    for (path, want) in [("/thanks?status=succeeded", "Thank you"), ("/thanks?status=cancelled", "Not paid")]
+    {
+        let page = town.call(get(path)).await;
+        assert!(page.body.contains(&format!("<h1>{want}</h1>")), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -144,7 +149,7 @@ async fn the_form_leads_to_the_payment_and_escapes_its_address() {
     let target = "https://pay.example/session/cks_1?a=1&amp;b=2";
     assert!(page.body.contains(&format!("content=\"0; url={target}\"")), "{}", page.body);
     let wrong = town.call(form_of("/checkout/subscribe", "email=nobody&name=New")).await;
-    assert!(wrong.status == 422 && wrong.body.contains("<h1>"), "{wrong:?}");
+    assert!(wrong.status == 422 && wrong.body.contains("name=\"email\""), "{wrong:?}");
     let foreign = form_of("/checkout/subscribe", "email=new%40example.org&name=New");
     let foreign = town.call(with(foreign, "origin", "https://evil.example")).await;
     assert_eq!(foreign.status, 403);

@@ -106,39 +106,45 @@ fn content(session: &Session, known: Option<&Customer>, error: Option<&PayError>
         (Some(Buyer::Named { email, name, .. }), None) => (Some(email.as_str()), name.as_deref()),
         _ => (None, None),
     };
-    let leave = session.cancel_url.as_deref().or(session.return_url.as_deref()).filter(|url| is_web(url));
+    let leave = cancelled(session);
     html! {
         h1 { "Checkout" }
         p { "This is the sandbox: nothing is charged, and any address will do." }
-        @if let Some(error) = error { p role="alert" { (error.to_string()) } }
+        @if let Some(error) = error { p.alert role="alert" { (error.to_string()) } }
         table {
-            thead { tr { th { "Product" } th { "Quantity" } th { "Credits" } th { "Price" } } }
+            thead { tr { th { "Product" } th.number { "Quantity" } th.number { "Credits" } th.number { "Price" } } }
             tbody {
                 @for item in &session.cart {
                     tr {
                         td { (item.product().map_or("", |product| product.name)) }
-                        td { (item.quantity) }
-                        td { (item.credits) }
-                        td { (dollars(item.price())) }
+                        td.number { (item.quantity) }
+                        td.number { (item.credits) }
+                        td.number { (dollars(item.price())) }
                     }
                 }
             }
-            tfoot { tr { th colspan="3" { "Total" } td { (dollars(session.total())) } } }
+            tfoot { tr { th colspan="3" { "Total" } td.number { (dollars(session.total())) } } }
         }
         form method="post" {
             p { label { "Email " input type="email" name="email" value=[email] required readonly[email.is_some()]; } }
             p { label { "Name " input type="text" name="name" value=[name] readonly[name.is_some()]; } }
             p {
                 button type="submit" { "Pay " (dollars(session.total())) }
-                @if let Some(url) = leave { " " a href=(url) { "Cancel" } }
+                @if let Some(url) = leave { " " a href=(url.as_str()) { "Cancel" } }
             }
         }
     }
 }
 
-/// A link must not run anything.
-fn is_web(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+/// Where Cancel leads: a page of its own, or the one for every outcome, which is told
+/// this one. A link must not run anything.
+fn cancelled(session: &Session) -> Option<Url> {
+    let own = session.cancel_url.as_deref();
+    let mut url = Url::parse(own.or(session.return_url.as_deref())?).ok()?;
+    if own.is_none() {
+        url.query_pairs_mut().append_pair("status", "cancelled");
+    }
+    matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
 fn dollars(cents: u64) -> String {
