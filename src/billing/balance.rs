@@ -85,8 +85,8 @@ impl Reads {
         self.ask(customer_id);
     }
 
-    /// An entry was closed: who waited for that is read now.
-    pub(super) fn entry_closed(&self, customer_id: &CustomerId) {
+    /// The call for an entry has ended, well or not: who waited for that is read now.
+    pub(super) fn call_ended(&self, customer_id: &CustomerId) {
         if lock(&self.deferred).remove(customer_id) {
             self.ask(customer_id);
         }
@@ -174,7 +174,7 @@ impl Billing {
         }
     }
 
-    /// Leave to read at once, or else when the entry on its way is closed.
+    /// Leave to read at once, or else when the call under way has ended.
     async fn leave_or_defer(&self, customer_id: &CustomerId) -> Option<BalanceRead> {
         let store = &self.0.tools.store;
         if let Some(leave) = store.begin_balance_read(customer_id).await.ok()? {

@@ -97,7 +97,7 @@ struct Inner {
     notices: Notices,
     /// Something was captured, or may be settled now.
     owing: Notify,
-    /// Entries were closed: a balance read that waited for that may go on.
+    /// Calls for entries ended: a balance read that waited for that may go on.
     closed: Notify,
     /// Customers whose entries Dodo refuses, until when they are left alone.
     refused: Mutex<BTreeMap<CustomerId, Instant>>,

@@ -151,10 +151,16 @@ impl Billing {
             let (entry_id, customer_id) = (entry.entry_id.clone(), entry.customer_id.clone());
             billing.post_until_closed(entry).await;
             billing.posting().remove(&entry_id);
-            billing.0.closed.notify_waiters();
-            billing.0.reads.entry_closed(&customer_id);
+            billing.call_ended(&customer_id);
             billing.0.owing.notify_one();
         });
+    }
+
+    /// No call for an entry of this customer is under way: a balance can be read,
+    /// whether the entry is closed or waits for another try.
+    fn call_ended(&self, customer_id: &CustomerId) {
+        self.0.closed.notify_waiters();
+        self.0.reads.call_ended(customer_id);
     }
 
     /// Posts an entry until it is closed, or the process stops between two tries.
@@ -299,6 +305,7 @@ impl Billing {
         }
         entry.tries = entry.tries.saturating_add(1);
         entry.unknown_tries = entry.unknown_tries.saturating_add(u32::from(is_unknown));
+        self.call_ended(&entry.customer_id);
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,

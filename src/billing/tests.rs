@@ -233,6 +233,22 @@ async fn p8_a_bad_key_stops_no_mail_and_forgets_no_debt() {
 }
 
 #[tokio::test]
+async fn p8_a_top_up_during_the_first_call_of_an_entry_that_stays_open_is_seen() {
+    let bench = Bench::new(10).await;
+    bench.ask().await.unwrap();
+    // The first call hangs until we give it up, and no later one is taken either.
+    bench.fault(Fault::new(Misbehaviour::HangBefore).on("POST", ENTRIES));
+    bench.fault(Fault::new(Reply::status(401)).on("POST", ENTRIES).always());
+    bench.billing.start();
+    bench.send().await;
+    let faults = bench.services.dodo.faults().clone();
+    bench.until("the first call is under way", |_| faults.struck() > 0).await;
+    bench.services.dodo.grant("ann", 5, None).unwrap();
+    bench.billing.balance_changed(&bench.ann);
+    bench.until("the top-up is seen", |account| account.balance == Some(15)).await;
+}
+
+#[tokio::test]
 async fn an_unknown_entitlement_is_no_empty_account() {
     let bench = Bench::with(10, "cde_of_nobody", Config::default()).await;
     assert_eq!(bench.ask().await, Err(Refusal::BillingUnknown));
