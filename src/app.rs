@@ -39,7 +39,7 @@ use crate::sandbox::{self, StandIns};
 use crate::smtp::connection::{Opening, Server};
 use crate::smtp::listener::Front;
 use crate::store::customer::{ChangeError, Credential};
-use crate::store::{Maker, Store, StoreSettings};
+use crate::store::{self, Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
 use crate::telemetry::Metrics;
 use crate::tls::{self, CertificateStore};
@@ -56,7 +56,7 @@ const LOCK_FILE: &str = "postmeter.lock";
 
 /// Runs the real thing until it is told to stop.
 pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
-    for warning in config.warnings().into_iter().chain(secrets.warnings()) {
+    for warning in secrets.warnings() {
         tracing::warn!("{warning}");
     }
     let _lock = lock(&config.data_dir)?;
@@ -108,6 +108,7 @@ fn sandbox_config(args: &SandboxArgs) -> Config {
     config.smtp.tls_cert = "certs/sandbox-cert.pem".into();
     config.smtp.tls_key = "certs/sandbox-key.pem".into();
     config.http.listen = args.http;
+    config.notices.from = Some(sandbox::NOTICES_FROM.to_owned());
     config.senders.starter_domain = Some(sandbox::STARTER_DOMAIN.to_owned());
     config
 }
@@ -118,8 +119,7 @@ async fn seed(store: &Store) -> anyhow::Result<()> {
     let customer_id = CustomerId::parse(sandbox::CUSTOMER_ID)?;
     let (email, name) = (Some(sandbox::CUSTOMER_EMAIL), Some(sandbox::CUSTOMER_NAME));
     match store.add_customer(&customer_id, email, name, now).await {
-        Ok(()) => {}
-        Err(ChangeError::CustomerExists(_)) => return Ok(()),
+        Ok(()) | Err(ChangeError::CustomerExists(_)) => {}
         Err(error) => return Err(error.into()),
     }
     let credential = Credential {
@@ -129,14 +129,21 @@ async fn seed(store: &Store) -> anyhow::Result<()> {
         created_at: now,
         revoked_at: None,
     };
-    store.add_credential(&credential, &Secret::presented(sandbox::SECRET).hash()).await?;
+    match store.add_credential(&credential, &Secret::presented(sandbox::SECRET).hash()).await {
+        Ok(()) | Err(ChangeError::UsernameTaken(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let standing = store.standing(&credential.username).await?;
+    if standing.is_some_and(|standing| standing.is_revoked) {
+        tracing::warn!("the sandbox's credential was revoked; delete its data directory to begin anew");
+    }
     store.allow_sender(&customer_id, &SenderPattern::Any, now).await?;
     Ok(())
 }
 
 /// One server on a database: the leases and the gathering writer count on it.
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(data_dir)
+    store::make_private_dir(data_dir)
         .with_context(|| format!("the directory {} cannot be made", data_dir.display()))?;
     let path = data_dir.join(LOCK_FILE);
     let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
-use crate::domain::credential::Secret;
+use crate::domain::credential::{Secret, SecretHash};
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
 use crate::domain::ids::{CustomerId, MessageId, Username};
@@ -36,6 +36,7 @@ use crate::store::accept::{self, Acceptance, Kind};
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
 use crate::telemetry::{Metrics, SignInResult};
+use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
 
 /// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
 const MAX_RECEIVED: usize = 50;
@@ -138,14 +139,19 @@ impl Submission {
         let username = Username::parse(username)
             .or_else(|_| Username::parse("-"))
             .map_err(|_| Refusal::BadCredential)?;
+        // Hashed and compared whether the name exists or not, for the same reason.
+        let presented = secret.hash();
         let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
             tracing::error!(%error, "sign-in could not be checked");
             metrics.sign_in(SignInResult::Unavailable);
             Refusal::StoreUnavailable
         })?;
+        let expected = standing.as_ref().map_or(SecretHash::NOBODYS, |standing| standing.secret_hash);
+        let is_right = expected.is(&presented);
         match standing {
-            Some(standing) if standing.secret_hash.matches(secret) && !standing.is_revoked => {
+            Some(standing) if is_right && !standing.is_revoked => {
                 metrics.sign_in(SignInResult::Accepted);
+                self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
                 let available = standing.account.available_credits();
                 Ok((SignedIn { customer_id: standing.customer_id, username }, available))
             }
@@ -252,12 +258,7 @@ impl Submission {
             Stamp { hostname: &self.0.hostname, now, message_id: &message_id, arrival: &submitted.arrival };
         let bytes = Bytes::from(prepare(&submitted.bytes, inspection, &stamp));
         let recipients = submitted.envelope.recipients();
-        let parts = self
-            .0
-            .tools
-            .routing
-            .parts(&message_id, &bytes, recipients)
-            .map_err(|reason| Refusal::Unacceptable { what: reason.what })?;
+        let parts = self.0.tools.routing.parts(&message_id, &bytes, recipients).map_err(not_carried)?;
         let price = self.0.unit.price(recipients.len());
         Ok(Acceptance {
             message_id,
@@ -311,6 +312,15 @@ impl Submission {
             hand_over(handover, acceptance, &room);
         }
         Ok(Accepted { message_id, available })
+    }
+}
+
+/// Why no road can carry a message, as the customer is told.
+fn not_carried(reason: CannotCarry) -> Refusal {
+    match (reason.status, reason.address) {
+        ("5.6.7", Some(address)) => Refusal::AddressNotCarried { address },
+        ("5.3.4", _) => Refusal::TooLarge { limit_bytes: MAX_EMAIL_BYTES },
+        _ => Refusal::Unacceptable { what: reason.what },
     }
 }
 

@@ -196,8 +196,6 @@ label! {
         ReadBalance = "read_balance",
         /// Reads the balances of many.
         ListBalances = "list_balances",
-        /// Reads a customer's ledger.
-        ListLedger = "list_ledger",
         /// Makes a checkout.
         CreateCheckout = "create_checkout",
         /// Anything else: checkouts, payments, products, entitlements read.
@@ -283,6 +281,7 @@ struct Inner {
     messages_accepted: Counter,
     submissions_refused: Labelled<1, Counter>,
     parts_queued: Gauge,
+    parts_held: Gauge,
     attempts: Labelled<2, Counter>,
     late_sent: Counter,
     gate_closed: Labelled<1, Gauge>,
@@ -290,7 +289,6 @@ struct Inner {
     credits_held: Gauge,
     credits_owed: Gauge,
     entries: Labelled<2, Counter>,
-    ledger_drift: Gauge,
     dodo_calls: Labelled<2, Counter>,
     dodo_up: Gauge,
     webhooks: Labelled<2, Counter>,
@@ -318,6 +316,7 @@ impl Metrics {
                 .add("messages_accepted", "Messages answered with 250, all of them safe on disk"),
             submissions_refused: names.add("submissions_refused", "Submissions refused"),
             parts_queued: names.add("parts_queued", "Parts waiting or under way"),
+            parts_held: names.add("parts_held", "Parts whose outcome cannot be known, left to the operator"),
             attempts: names.add("attempts", "Attempts to send a part"),
             late_sent: names.add("late_sent", "Parts that the upstream accepted after they were given up"),
             gate_closed: names.add("gate_closed", "1 while an upstream is closed to all of our mail"),
@@ -326,8 +325,6 @@ impl Metrics {
             credits_held: names.add("credits_held", "Credits held for accepted messages, all customers"),
             credits_owed: names.add("credits_owed", "Credits captured and not yet settled, all customers"),
             entries: names.add("entries", "Tries to post a ledger entry"),
-            ledger_drift: names
-                .add("ledger_drift", "Credits by which the accounts differ from their messages and entries"),
             dodo_calls: names.add("dodo_calls", "Calls to Dodo"),
             dodo_up: names.add("dodo_up", "0 after a call that Dodo failed or left unanswered"),
             webhooks: names.add("webhooks", "Webhooks received"),
@@ -376,9 +373,15 @@ impl Metrics {
         self.0.submissions_refused.get_or_create(&[("reason", refusal_reason(refusal))]).inc();
     }
 
-    /// Says how many parts wait or are under way.
-    pub fn set_parts_queued(&self, parts: u64) {
-        self.0.parts_queued.set(level(parts));
+    /// Says how many parts wait or are under way, and how many are held.
+    pub fn set_parts(&self, queued: u64, held: u64) {
+        self.0.parts_queued.set(level(queued));
+        self.0.parts_held.set(level(held));
+    }
+
+    /// How many parts were held when they were last counted: `readyz` asks.
+    pub fn parts_held(&self) -> i64 {
+        self.0.parts_held.get()
     }
 
     /// Counts an attempt to send a part.
@@ -412,12 +415,6 @@ impl Metrics {
     pub fn entry(&self, kind: EntryKind, result: EntryResult) {
         let labels = [("kind", kind.as_str()), ("result", result.as_str())];
         self.0.entries.get_or_create(&labels).inc();
-    }
-
-    /// Says by how many credits the accounts differ from what messages and entries
-    /// add up to; anything but 0 is a defect.
-    pub fn set_ledger_drift(&self, credits: u64) {
-        self.0.ledger_drift.set(level(credits));
     }
 
     /// Counts a call to Dodo, and takes from its result whether Dodo is up.

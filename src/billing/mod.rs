@@ -143,9 +143,7 @@ impl Billing {
             let account = self.read_balance(customer_id).await.ok_or(Refusal::BillingUnknown)?;
             return self.decide(&account, price);
         }
-        if age.is_some_and(|age| age > settings.balance_max_age) {
-            self.0.reads.ask(customer_id);
-        }
+        self.refresh_if_stale(customer_id, account);
         match account.covers(price) {
             Some(true) => Ok(()),
             _ => self.check_credit_live(customer_id, price).await,
@@ -187,13 +185,18 @@ impl Billing {
         self.0.reads.has_changed(customer_id);
     }
 
+    /// Has a balance read in the background if it is unknown or older than it may be.
+    pub fn refresh_if_stale(&self, customer_id: &CustomerId, account: &Account) {
+        if self.age(account).is_none_or(|age| age > self.0.settings.balance_max_age) {
+            self.0.reads.ask(customer_id);
+        }
+    }
+
     /// News of a debit at Dodo. Nearly all are our own entries, whose answers have
     /// said what is left already; only a balance that is stale anyway is read.
     pub async fn balance_lowered(&self, customer_id: &CustomerId) {
-        let account = self.0.tools.store.account(customer_id).await.ok().flatten();
-        let age = account.and_then(|account| self.age(&account));
-        if age.is_none_or(|age| age > self.0.settings.balance_max_age) {
-            self.0.reads.ask(customer_id);
+        if let Ok(Some(account)) = self.0.tools.store.account(customer_id).await {
+            self.refresh_if_stale(customer_id, &account);
         }
     }
 

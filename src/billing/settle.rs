@@ -22,6 +22,8 @@ use crate::telemetry::{DodoCall, DodoResult, EntryKind, EntryResult};
 const ROUND: u32 = 100;
 /// How often the settler looks even when nobody called.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How often the balance of customers in debt is read without news.
+const DEBT_INTERVAL: Duration = Duration::from_secs(60);
 /// First and longest wait before the same entry is posted again.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -48,7 +50,12 @@ impl Billing {
         let stop = self.0.tools.stop.clone();
         self.distrust().await;
         let mut looked = None;
+        let mut asked = Instant::now();
         loop {
+            if asked.elapsed() >= DEBT_INTERVAL {
+                asked = Instant::now();
+                self.ask_for_debtors().await;
+            }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
                 looked = Some(Instant::now());
                 if let Err(error) = self.resume_open().await {
@@ -63,6 +70,15 @@ impl Billing {
                 () = self.0.owing.notified() => {}
                 () = tokio::time::sleep(INTERVAL) => {}
             }
+        }
+    }
+
+    /// A debt that the balance does not cover waits for a top-up, whose webhook may
+    /// have been lost: the balance is read now and then all the same.
+    async fn ask_for_debtors(&self) {
+        match self.0.tools.store.uncovered().await {
+            Ok(debtors) => debtors.iter().for_each(|customer_id| self.0.reads.ask(customer_id)),
+            Err(error) => tracing::error!(%error, "debts could not be read"),
         }
     }
 

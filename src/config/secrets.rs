@@ -101,6 +101,10 @@ impl Secrets {
     /// What is allowed and yet worth a second look, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if !self.resend_webhook_secrets.is_empty() {
+            warnings
+                .push("RESEND_WEBHOOK_SECRET has no effect yet: Resend's webhooks are not taken".to_owned());
+        }
         let token_octets = self.admin_token.as_ref().map(|token| token.expose_secret().len());
         match token_octets {
             None => warnings.push(

@@ -292,7 +292,7 @@ impl Delivery {
         loop {
             match store.totals().await {
                 Ok(totals) => {
-                    metrics.set_parts_queued(gauge(totals.parts_queued));
+                    metrics.set_parts(gauge(totals.parts_queued), gauge(totals.parts_held));
                     metrics.set_credits(gauge(totals.held), gauge(totals.owed));
                 }
                 Err(error) => tracing::error!(%error, "the queue could not be counted"),

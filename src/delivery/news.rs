@@ -27,11 +27,21 @@ pub(super) struct Moment {
     pub(super) jitter: u8,
 }
 
+/// How a part finds the gate of its road.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Door<'a> {
+    /// Open.
+    Open,
+    /// Closed to it.
+    Closed(&'a Gate),
+    /// Closed, and this attempt is the one that tries it.
+    Tried(&'a Gate),
+}
+
 /// What needs no call: a closed gate, a lifetime that is over, a call that cannot
-/// be repeated. `gate` is the closed gate of the part's road, unless this attempt
-/// is the one that tries it.
-pub(super) fn before(part: &LeasedPart, now: Timestamp, gate: Option<&Gate>) -> Option<News> {
-    if let Some(gate) = gate {
+/// be repeated.
+pub(super) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Option<News> {
+    if let Door::Closed(gate) = door {
         let error = format!("the upstream's gate is closed: {}", gate.reason);
         return Some(News::Retry { due: gate.try_again_at, error, unknown: part.unknown, counts: false });
     }
@@ -41,7 +51,7 @@ pub(super) fn before(part: &LeasedPart, now: Timestamp, gate: Option<&Gate>) -> 
     {
         return Some(News::Hold { reason });
     }
-    if part.expires_at > now {
+    if expires_at(part, now, door) > now {
         return None;
     }
     match (part.unknown, part.road) {
@@ -56,6 +66,13 @@ pub(super) fn before(part: &LeasedPart, now: Timestamp, gate: Option<&Gate>) -> 
             Some(News::Answered(Answered { failed, ..Answered::default() }))
         }
     }
+}
+
+/// When the part is given up: its lifetime stands still while the gate is closed.
+fn expires_at(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Timestamp {
+    let Door::Tried(gate) = door else { return part.expires_at };
+    let stood_still = now.duration_since(gate.since.max(part.accepted_at));
+    part.expires_at.checked_add(stood_still).unwrap_or(Timestamp::MAX)
 }
 
 /// Why a call whose outcome is unknown must not be made again, if it must not.

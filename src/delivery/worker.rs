@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::leases::Lease;
-use super::news::{self, Moment};
+use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
 use crate::random;
+use crate::store::accept::Kind;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{News, Recorded, Report};
 use crate::telemetry::AttemptOutcome;
@@ -34,11 +35,13 @@ impl Delivery {
             tracing::warn!(part_id = %part.part_id(), attempt = part.attempt, "the lease was lost before the attempt");
             return;
         }
-        let gate = match pass {
-            Pass::Ordinary => self.0.gates.get(part.road),
-            Pass::Probe => None,
+        let gate = self.0.gates.get(part.road);
+        let door = match (&gate, pass) {
+            (None, _) => Door::Open,
+            (Some(gate), Pass::Ordinary) => Door::Closed(gate),
+            (Some(gate), Pass::Probe) => Door::Tried(gate),
         };
-        let news = match news::before(part, self.0.tools.clock.now(), gate.as_ref()) {
+        let news = match news::before(part, self.0.tools.clock.now(), door) {
             Some(news) => news,
             None => {
                 let outcome = self.send(part, lease).await;
@@ -171,4 +174,11 @@ fn log_attempt(part: &LeasedPart, report: &Report) {
         retry_at = retry_at.map(|at| at.to_string()),
         "attempt"
     );
+    // What an operator must see at a glance, among the lines of every day.
+    if outcome == "held" {
+        tracing::error!(part_id = %part.part_id(), "a part is held: it is not sent again, and its credits stay on hold");
+    }
+    if outcome == "failed" && part.kind != Kind::Submission {
+        tracing::warn!(part_id = %part.part_id(), kind = part.kind.as_str(), "mail of our own was refused; is notices.from a verified sender?");
+    }
 }

@@ -57,9 +57,12 @@ impl SecretHash {
         &self.0
     }
 
-    /// Whether `secret` has this hash, in constant time.
-    pub fn matches(&self, secret: &Secret) -> bool {
-        self.0.ct_eq(&secret.hash().0).into()
+    /// The hash of no secret that anybody knows: what an unknown username is compared with.
+    pub const NOBODYS: Self = Self([0; 32]);
+
+    /// Whether both are the hash of one secret, in constant time.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
     }
 }
 
@@ -77,8 +80,9 @@ mod tests {
     fn a_secret_matches_its_hash_only() {
         let secret = Secret::generate([7; 32]);
         assert_eq!(secret.reveal().len(), 64);
-        assert!(secret.hash().matches(&secret));
-        assert!(!secret.hash().matches(&Secret::presented("other")));
+        assert!(secret.hash().is(&secret.hash()));
+        assert!(!secret.hash().is(&Secret::presented("other").hash()));
+        assert!(!SecretHash::NOBODYS.is(&secret.hash()));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::billing::dodo::{Buyer, Checkout, CheckoutRequest, DodoError, Reply};
 use crate::domain::address::Mailbox;
 use crate::domain::credential::Secret;
 use crate::domain::ids::CustomerId;
+use crate::domain::refusal::Refusal;
 use crate::random;
 use crate::telemetry::{DodoCall, DodoResult};
 
@@ -132,6 +133,11 @@ async fn begin(
 }
 
 async fn begin_top_up(site: &Site, customer_id: CustomerId) -> Result<Checkout, HttpError> {
+    // Credits that could not be spent are not sold.
+    let customer = site.store.customer(&customer_id).await?;
+    if let Some(reason) = customer.and_then(|customer| customer.suspended_reason) {
+        return Err(Refusal::Suspended { reason }.into());
+    }
     let request = CheckoutRequest {
         product_id: site.settings.topup_product_id.clone(),
         customer: Buyer::Known(customer_id.clone()),

@@ -40,9 +40,7 @@ pub(super) async fn show(
     };
     caller.may_see(&customer_id)?;
     let account = site.store.account(&customer_id).await?.ok_or(HttpError::NotFound("customer"))?;
-    if account.balance.is_none() {
-        site.billing.balance_changed(&customer_id);
-    }
+    site.billing.refresh_if_stale(&customer_id, &account);
     Ok(Json(CreditsAnswer {
         balance: account.balance,
         available: account.available(),

@@ -50,6 +50,13 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
             "problem": "the last call to Dodo failed or was not answered; debits wait",
         }));
     }
+    if site.metrics.parts_held() > 0 {
+        problems.push(json!({
+            "what": "held",
+            "parts": site.metrics.parts_held(),
+            "problem": "the outcome of these parts cannot be known; they are not sent again, and their credits stay on hold",
+        }));
+    }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": is_ready, "problems": problems }))).into_response()
 }

@@ -114,7 +114,10 @@ fn explanation(origin: &Origin<'_>, failed: &Failed<'_>, failures: &[Failure<'_>
         "Your message could not be delivered to the recipients below, and will not be tried again.\n\n",
     );
     for failure in failures {
-        let _ = write!(out, "<{}>\n    {} {}\n\n", failure.recipient, failure.status, one_line(failure.text));
+        let text = one_line(failure.text);
+        // Servers like to say the code themselves.
+        let status = if text.contains(failure.status) { "" } else { failure.status };
+        let _ = write!(out, "<{}>\n    {}\n\n", failure.recipient, format!("{status} {text}").trim_start());
     }
     let _ =
         write!(out, "Subject: {subject}\nAccepted: {} as {}\n", date(failed.accepted_at), failed.message_id);

@@ -23,9 +23,8 @@ use super::resend::{Addresses, Attachment, Email, Mail, ResendStandIn, Summary};
 /// Mails on a page of the list.
 const PER_PAGE: usize = 50;
 
-/// The policy of a mail's own HTML. `sandbox` takes every right from it, also when it is opened by itself.
-const HTML_POLICY: &str =
-    "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'";
+/// The policy of a mail's own HTML. `sandbox` takes every right but links from it, also when it is opened by itself.
+const HTML_POLICY: &str = "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'";
 
 /// The pages, with absolute paths under `/inbox`.
 pub(super) fn router(resend: &ResendStandIn) -> Router {
@@ -134,7 +133,7 @@ fn letter(mail: &Mail) -> Markup {
         }
         @if email.html.as_deref().is_some_and(|html| !html.is_empty()) {
             h2 { "HTML" }
-            iframe sandbox="" title="HTML body" src={ "/inbox/" (mail.id) "/html" } {}
+            iframe sandbox="allow-popups allow-popups-to-escape-sandbox" title="HTML body" src={ "/inbox/" (mail.id) "/html" } {}
         }
         @if let Some(files) = email.attachments.as_deref().filter(|files| !files.is_empty()) {
             h2 { "Attachments" }
@@ -192,7 +191,9 @@ async fn show_html(State(resend): State<ResendStandIn>, Path(id): Path<String>) 
 
 /// The HTML with `cid:` references to inline images replaced by the images themselves.
 fn with_inline_images(email: &Email) -> String {
-    let mut html = email.html.clone().unwrap_or_default();
+    // Links are for following, in a page of their own; scripts stay off.
+    let mut html =
+        format!("<!DOCTYPE html><base target=\"_blank\">{}", email.html.as_deref().unwrap_or_default());
     for file in email.attachments.iter().flatten() {
         let Some(content_id) = file.content_id.as_deref().filter(|id| !id.is_empty()) else { continue };
         let image = ["image/png", "image/jpeg", "image/gif", "image/webp"]

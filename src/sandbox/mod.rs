@@ -54,6 +54,8 @@ pub const USERNAME: &str = "sandbox";
 /// The secret of its credential. It exists in the sandbox only.
 pub const SECRET: &str = "sandbox-secret";
 
+/// Where the sandbox's bounces and notices come from.
+pub const NOTICES_FROM: &str = "Postmeter <postmaster@sandbox.example>";
 /// Customers who subscribe in the sandbox get an address here at once.
 pub const STARTER_DOMAIN: &str = "sandbox.example";
 

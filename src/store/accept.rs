@@ -228,8 +228,8 @@ async fn write(
                value ->> 7, value ->> 8
         FROM json_each($3);
 
-        INSERT INTO recipient (message_id, address, part_no, state)
-        SELECT value ->> 0, value ->> 1, value ->> 2, 'queued' FROM json_each($4);
+        INSERT INTO recipient (message_id, address, part_no, ordinal, state)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'queued' FROM json_each($4);
 
         INSERT INTO body (message_id, chunk_no, bytes)
         SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
@@ -297,11 +297,13 @@ impl<'a> MessageRow<'a> {
     }
 }
 
+/// Message, address, part number, ordinal.
+type RecipientRow<'a> = (&'a str, String, usize, usize);
 /// The columns of `part` as one JSON row.
 type PartRow<'a> =
     (&'a str, usize, &'static str, &'static str, u8, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
 
-fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<(&'a str, String, usize)>) {
+fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRow<'a>>) {
     let mut parts = Vec::with_capacity(taken.len());
     let mut recipients = Vec::with_capacity(taken.len());
     for a in taken {
@@ -314,7 +316,8 @@ fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<(&'a str, S
         for (part_no, part) in a.parts.iter().enumerate() {
             let hash = part.request_hash.as_deref();
             parts.push((id, part_no, part.road.as_str(), state, attempt, due, lease, first_try, hash));
-            recipients.extend(part.recipients.iter().map(|r| (id, r.to_string(), part_no)));
+            let named = part.recipients.iter().enumerate();
+            recipients.extend(named.map(|(ordinal, r)| (id, r.to_string(), part_no, ordinal)));
         }
     }
     (parts, recipients)

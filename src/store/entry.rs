@@ -96,6 +96,13 @@ impl Store {
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
+    /// Customers whose balance does not cover what they owe.
+    pub async fn uncovered(&self) -> Result<Vec<CustomerId>, StoreError> {
+        const UNCOVERED: &str = "SELECT customer_id FROM account WHERE owed > 0 AND balance < owed";
+        let rows: Vec<String> = sqlx::query_scalar(UNCOVERED).fetch_all(&self.readers).await?;
+        rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
+    }
+
     /// Entries that are open: after a restart they are tried again.
     pub async fn open_entries(&self) -> Result<Vec<Entry>, StoreError> {
         const OPEN: &str = "

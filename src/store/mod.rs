@@ -27,6 +27,8 @@ pub mod report;
 pub mod standing;
 pub mod webhook;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,7 +204,8 @@ impl Store {
         let StoreSettings { data_dir, maker, low_balance_credits } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
-        std::fs::create_dir_all(data_dir).map_err(|e| unusable(e.to_string()))?;
+        make_private_dir(data_dir).map_err(|e| unusable(e.to_string()))?;
+        make_private_file(&path).map_err(|e| unusable(e.to_string()))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
@@ -241,6 +244,17 @@ impl Store {
         writer.begin().await?.rollback().await?;
         Ok(())
     }
+}
+
+/// Makes a directory that only its owner can enter: customers' mail lies in it.
+pub fn make_private_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes the database's file, if there is none, for its owner alone; SQLite gives
+/// what it puts beside it the same rights.
+fn make_private_file(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
 }
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {

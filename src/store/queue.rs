@@ -228,7 +228,7 @@ async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedP
         WHERE p.message_id = ?1 AND p.part_no = ?2";
     const RECIPIENTS: &str = "
         SELECT address FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
-        ORDER BY address";
+        ORDER BY ordinal";
     const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
     let id = due.message_id.as_str();
     let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;

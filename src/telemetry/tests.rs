@@ -102,14 +102,13 @@ fn every_event_moves_its_own_series() {
     clone.sign_in(SignInResult::Refused);
     clone.message_accepted();
     clone.submission_refused(&Refusal::OutOfCredit { top_up_url: "https://example.com".to_owned() });
-    clone.set_parts_queued(7);
+    clone.set_parts(7, 2);
     clone.attempt(Road::Smtp, AttemptOutcome::Deferred);
     clone.late_sent();
     clone.set_gate_closed(Road::Resend, true);
     clone.captured(Credits::new(3).unwrap());
     clone.set_credits(5, u64::MAX);
     clone.entry(EntryKind::Debit, EntryResult::Settled);
-    clone.set_ledger_drift(1);
     clone.dodo_call(DodoCall::PostEntry, DodoResult::Unanswered);
     clone.webhook(WebhookSource::Dodo, WebhookResult::Duplicate);
     clone.store_commit(Duration::from_millis(3), 12);
@@ -123,6 +122,7 @@ fn every_event_moves_its_own_series() {
         "postmeter_messages_accepted_total 1",
         "postmeter_submissions_refused_total{reason=\"out_of_credit\"} 1",
         "postmeter_parts_queued 7",
+        "postmeter_parts_held 2",
         "postmeter_attempts_total{road=\"smtp\",outcome=\"deferred\"} 1",
         "postmeter_attempts_total{road=\"resend\",outcome=\"deferred\"} 0",
         "postmeter_late_sent_total 1",
@@ -132,7 +132,6 @@ fn every_event_moves_its_own_series() {
         "postmeter_credits_held 5",
         "postmeter_credits_owed 9223372036854775807",
         "postmeter_entries_total{kind=\"debit\",result=\"settled\"} 1",
-        "postmeter_ledger_drift 1",
         "postmeter_dodo_calls_total{call=\"post_entry\",result=\"unanswered\"} 1",
         "postmeter_dodo_up 0",
         "postmeter_webhooks_total{source=\"dodo\",result=\"duplicate\"} 1",

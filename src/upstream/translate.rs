@@ -41,16 +41,19 @@ pub struct CannotCarry {
     pub status: &'static str,
     /// The reason, for the customer: one line of printable ASCII.
     pub what: String,
+    /// The address that cannot be carried, if it is one.
+    pub address: Option<Mailbox>,
 }
 
 impl CannotCarry {
     fn new(status: &'static str, what: &str) -> Self {
         let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
-        Self { status, what: what.chars().take(400).map(printable).collect() }
+        Self { status, what: what.chars().take(400).map(printable).collect(), address: None }
     }
 
     fn non_ascii(mailbox: &Mailbox) -> Self {
-        Self::new("5.6.7", &format!("the address {mailbox} needs SMTPUTF8, which Resend does not speak"))
+        let what = format!("the address {mailbox} needs SMTPUTF8, which Resend does not speak");
+        Self { address: Some(mailbox.clone()), ..Self::new("5.6.7", &what) }
     }
 }
 

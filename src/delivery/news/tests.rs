@@ -86,11 +86,11 @@ fn p4_a_call_is_repeated_only_where_that_is_harmless() {
         (Road::Resend, false, day, "0 sent, 2 failed"),
     ];
     for (road, unknown, now, want) in table {
-        let news = before(&part(road, unknown), at(now), None);
+        let news = before(&part(road, unknown), at(now), Door::Open);
         assert_eq!(word(news.as_ref()), want, "{road:?} unknown={unknown} at {now}");
     }
     let changed = LeasedPart { request_hash: Some("another request".to_owned()), ..part(Road::Resend, true) };
-    assert_eq!(word(before(&changed, at(1), None).as_ref()), "hold");
+    assert_eq!(word(before(&changed, at(1), Door::Open).as_ref()), "hold");
 }
 
 #[test]
@@ -101,9 +101,12 @@ fn nothing_bounces_and_nothing_is_sent_behind_a_closed_gate() {
         (true, 10, "retry at 300, unknown, uncounted"),
         (false, 5_000, "retry at 300, uncounted"),
     ] {
-        let news = before(&part(Road::Smtp, unknown), at(now), Some(&gate));
+        let news = before(&part(Road::Smtp, unknown), at(now), Door::Closed(&gate));
         assert_eq!(word(news.as_ref()), want);
     }
+    // The one that tries the gate has not aged behind it either.
+    let late = before(&part(Road::Smtp, false), at(1_000_000), Door::Tried(&gate));
+    assert_eq!(word(late.as_ref()), "call");
 }
 
 #[test]

@@ -259,10 +259,10 @@ async fn the_inbox_shows_mails_without_running_anything_of_theirs() {
         assert!(fields.contains("frame-ancestors 'none'") && !fields.contains("unsafe-inline"), "{fields}");
     }
     let (_, _, letter) = browse(&all, &format!("/inbox/{id}")).await;
-    assert!(letter.contains("<iframe sandbox=\"\""), "{letter}");
+    assert!(letter.contains("<iframe sandbox=\"allow-popups allow-popups-to-escape-sandbox\""), "{letter}");
     let (_, fields, html) = browse(&all, &format!("/inbox/{id}/html")).await;
     assert!(
-        fields.contains("sandbox; default-src 'none'") && fields.contains("frame-ancestors 'self'"),
+        fields.contains("escape-sandbox; default-src 'none'") && fields.contains("frame-ancestors 'self'"),
         "{fields}"
     );
     assert!(html.contains("src=\"data:image/png;base64,QUJD\""), "{html}");

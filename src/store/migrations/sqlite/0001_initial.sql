@@ -100,6 +100,8 @@ CREATE TABLE recipient (
     message_id TEXT    NOT NULL,
     address    TEXT    NOT NULL,
     part_no    INTEGER NOT NULL,
+    -- The order in which it was named: a request that is made again must be the same.
+    ordinal    INTEGER NOT NULL,
     state      TEXT    NOT NULL CHECK (state IN ('queued', 'sent', 'failed')),
     status     TEXT,
     reply      TEXT,
