@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use postmeter::sandbox::faults::{Fault, Reply};
+use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
@@ -31,6 +31,20 @@ fn p5_only_the_envelope_decides_and_nobody_sees_a_hidden_recipient() {
     let [to, cc, bcc] = mails.first().unwrap();
     assert!(to.contains("bob@example.net") && !to.contains("absent"), "{to}");
     assert_eq!((cc.as_str(), bcc.as_str()), ("cid@example.net", "hidden@example.net"));
+}
+
+#[test]
+fn p4_hidden_recipients_named_in_any_order_are_sent_again_by_the_same_call() {
+    let meter = Meter::resend().start();
+    let lost = Fault::new(Misbehaviour::DropAfter).on("POST", "/emails").times(2);
+    meter.resend_stand_in().faults().push(lost);
+    let mut smtp = meter.signed_in();
+    smtp.begin("ann@example.com", &["vis@example.net", "zed@example.net", "amy@example.net"]);
+    let message = "From: ann@example.com\r\nTo: vis@example.net\r\nSubject: s\r\n\r\nx\r\n";
+    assert!(smtp.message(message.as_bytes()).starts_with("250 "));
+    meter.drain();
+    assert_eq!(meter.mails().len(), 1, "P4: once, whatever became of the answers");
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
 }
 
 #[test]
