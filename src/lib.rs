@@ -47,10 +47,15 @@
 //! | [`app`], [`cli`] | composition; commands | |
 //! | [`config`], [`telemetry`], [`tls`], [`clock`], [`random`], [`throttle`] | one thing each, as named | |
 //!
-//! Imports run downwards in the order of the picture. Traits stand nowhere: rooms
+//! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
+//! `store`, `upstream`, `mime` → `domain`; `delivery` stands beside `submission` and
+//! takes from the same rooms (both `delivery` and `billing` write mail of our own:
+//! bounces and notices). Traits stand nowhere: rooms
 //! are concrete and handed in by [`app`]; the two services are reached at base URLs,
 //! so that stand-ins are HTTP servers and the code that runs in tests is the code
-//! that runs.
+//! that runs. Where one journey to SQLite carries several statements (acceptances,
+//! reports), they are separate statements of one text with `$N` parameters and JSON
+//! rows; another database would send them one by one.
 //!
 //! # Invariants
 //!
