@@ -114,7 +114,8 @@ pub(super) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             News::Hold { reason }
         }
         Outcome::Unknown { reason, retry_after } => {
-            let due = moment.next_attempt(part, retry_after);
+            // Told when to ask again for the answer, it asks then, however often it has tried.
+            let due = retry_after.map_or_else(|| moment.next_attempt(part, None), |wait| moment.after(wait));
             News::Retry { due, error: reason, unknown: true, counts: true }
         }
     }

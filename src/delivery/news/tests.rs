@@ -128,6 +128,7 @@ fn every_outcome_has_one_meaning() {
         ),
         (closed, "retry at 310, uncounted", "retry at 310, unknown, uncounted", "retry at 310, uncounted"),
         (unknown("lost", None), "retry at 110, unknown", "retry at 110, unknown", "retry at 110, unknown"),
+        (unknown("busy", seconds(5)), "retry at 15, unknown", "retry at 15, unknown", "retry at 15, unknown"),
         (unknown(KEY_USED_FOR_OTHER_BYTES, None), "hold", "hold", "hold"),
     ];
     for (outcome, fresh, doubtful, by_smtp) in table {
