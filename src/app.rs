@@ -90,6 +90,8 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     let secrets = stand_ins.secrets(&base_url);
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
+    // Read before anyone signs in, so that the first reply can tell the credits.
+    running.billing.balance_changed(&CustomerId::parse(sandbox::CUSTOMER_ID)?);
     say(&running.ready_line());
     if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
         say(&sandbox::welcome(smtp, smtps, running.http));
@@ -207,6 +209,7 @@ struct Running {
     smtp: Option<SocketAddr>,
     smtps: Option<SocketAddr>,
     http: SocketAddr,
+    billing: Billing,
     front: (TaskTracker, CancellationToken),
     back: (TaskTracker, CancellationToken),
 }
@@ -245,7 +248,7 @@ impl Running {
             let pages = http::metrics_router(metrics.clone());
             front.0.spawn(http::serve(listener, pages, metrics, front.1.clone()));
         }
-        Ok(Self { smtp, smtps, http, front, back })
+        Ok(Self { smtp, smtps, http, billing: rooms.billing, front, back })
     }
 
     fn ready_line(&self) -> String {
