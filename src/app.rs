@@ -239,7 +239,7 @@ impl Running {
         let http = sockets.http.local_addr()?;
         let rooms = start_back(config, secrets, (store, metrics), &back).await?;
         let settings = http_settings(config, secrets, (smtp, smtps), extra_pages.is_some())?;
-        let pages = http_router(&rooms, settings, &front.0, extra_pages);
+        let pages = http_router(&rooms, settings, extra_pages);
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
@@ -356,12 +356,7 @@ fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Resul
     Ok(Upstreams { resend, smtp })
 }
 
-fn http_router(
-    rooms: &Back,
-    settings: http::Settings,
-    tasks: &TaskTracker,
-    extra_pages: Option<Router>,
-) -> Router {
+fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Router>) -> Router {
     let rooms = http::Rooms {
         store: rooms.store.clone(),
         submission: rooms.submission.clone(),
@@ -369,7 +364,6 @@ fn http_router(
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),
-        tasks: tasks.clone(),
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }

@@ -20,6 +20,7 @@ use super::{Shared, Site, pages};
 use crate::billing::dodo::{Buyer, Checkout, CheckoutRequest, DodoError, Reply};
 use crate::domain::address::Mailbox;
 use crate::domain::credential::Secret;
+use crate::domain::digest::hex;
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::random;
@@ -182,5 +183,5 @@ pub(super) fn counted<T>(
 
 /// The hash of a checkout's token, in hexadecimal.
 pub(super) fn token_hash(token: &Secret) -> String {
-    token.hash().as_bytes().iter().map(|octet| format!("{octet:02x}")).collect()
+    hex(token.hash().as_bytes())
 }

@@ -36,7 +36,6 @@ use axum::routing::{get, post};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
@@ -81,9 +80,6 @@ pub struct Rooms {
     pub metrics: Metrics,
     /// Tells the time.
     pub clock: Clock,
-    /// Owns the submissions that go on when a client hangs up; to be waited for
-    /// after [`serve`] has returned.
-    pub tasks: TaskTracker,
 }
 
 /// What a new customer is told to put into an app.
@@ -135,7 +131,6 @@ pub struct Site {
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
-    tasks: TaskTracker,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle,
@@ -148,7 +143,7 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock, tasks } = rooms;
+        let Rooms { store, submission, billing, dodo, metrics, clock } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -159,7 +154,6 @@ impl Site {
             dodo,
             metrics,
             clock,
-            tasks,
             settings,
         })
     }

@@ -72,14 +72,7 @@ pub(super) async fn submit(
     }
     let arrival = Arrival { protocol: "HTTP", peer, helo: None, tls: None };
     let submitted = Submitted { begun, envelope, bytes, arrival };
-    // A client that hangs up ends its request, and must not end this in the middle.
-    let (submission, who) = (site.submission.clone(), who.clone());
-    let taken = site.tasks.spawn(async move { submission.submit(&who, submitted).await });
-    let accepted = taken.await.map_err(|error| {
-        tracing::error!(%error, "a submission ended without an answer");
-        Refusal::StoreUnavailable
-    })??;
-    Ok(accepted.message_id)
+    Ok(site.submission.submit(who, submitted).await?.message_id)
 }
 
 /// Who a message comes from that does not say: the first address on the list.

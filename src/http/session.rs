@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use crate::domain::digest::hex;
 use crate::domain::ids::Username;
 
 /// How long a sign-in lasts.
@@ -84,7 +85,7 @@ impl Sessions {
             return String::new();
         };
         mac.update(message.as_bytes());
-        mac.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect()
+        hex(&mac.finalize().into_bytes())
     }
 }
 

@@ -153,7 +153,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         tasks: tasks.clone(),
     };
     let submission = Submission::new(&config, tools);
-    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), tasks }
+    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone() }
 }
 
 fn settings() -> Settings {

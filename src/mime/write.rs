@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::address_list::{NamedMailbox, quoted_string};
 use super::encoded_word;
 use super::trace::date;
+use crate::domain::digest::hex;
 use crate::domain::ids::MessageId;
 
 /// Where lines are folded if they can be (RFC 5322 §2.1.1).
@@ -154,7 +155,7 @@ impl Seed {
             digest.update(piece.len().to_be_bytes());
             digest.update(piece);
         }
-        Self(digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+        Self(hex(digest.finalize().first_chunk::<16>().unwrap_or(&[0; 16])))
     }
 
     fn boundary(&self, subtype: &str) -> String {

@@ -197,11 +197,6 @@ impl Email<'_> {
         // could fail, and an empty request would be refused with 422.
         serde_json::to_vec(self).unwrap_or_default()
     }
-
-    /// Whether it must go by itself: a batch takes no attachments.
-    pub fn has_attachments(&self) -> bool {
-        !self.attachments.is_empty()
-    }
 }
 
 /// An address as Resend takes it: domain in punycode, name as a quoted string.
