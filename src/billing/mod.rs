@@ -2,9 +2,9 @@
 //!
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
-//! credit, `settle` pays what is owed, `notice` tells who runs low. The sums
-//! themselves are moved by the store, in one transaction with the mail. What this
-//! room must not know: SMTP, SQL, how mail leaves.
+//! credit, `settle` pays what is owed as `verdict` decides, `notice` tells who runs
+//! low. The sums themselves are moved by the store, in one transaction with the
+//! mail. What this room must not know: SMTP, SQL, how mail leaves.
 
 mod balance;
 pub mod budget;
@@ -12,6 +12,7 @@ pub mod dodo;
 pub mod events;
 mod notice;
 mod settle;
+pub(crate) mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;
+use super::verdict::{self, Verdict};
 use super::{Billing, Tools};
-use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
@@ -34,8 +34,8 @@ const REFUSED_WAIT: Duration = Duration::from_secs(30);
 const KEEP_RETRY_MIN: Duration = Duration::from_millis(200);
 const KEEP_RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// What a try of an entry means for it.
-enum Verdict {
+/// What is done with an entry after a try.
+enum Next {
     /// It is closed.
     Closed,
     /// It is tried again after a wait.
@@ -99,11 +99,9 @@ impl Billing {
     /// the database failed so late that nobody knew that they were opened.
     async fn resume_open(&self) -> Result<(), StoreError> {
         let posting = self.posting().clone();
-        for mut entry in self.0.tools.store.open_entries().await? {
+        for entry in self.0.tools.store.open_entries().await? {
             if !posting.contains(&entry.entry_id) && !self.0.tools.stop.is_cancelled() {
-                // What its last call was answered is not known here.
-                entry.unknown_tries = entry.unknown_tries.max(1);
-                self.post_in_background(entry);
+                self.post_in_background(verdict::found_open(entry));
             }
         }
         Ok(())
@@ -154,10 +152,8 @@ impl Billing {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let Some(account) = store.account(customer_id).await? else { return Ok(None) };
-        let balance = account.balance.unwrap_or(i64::MAX).max(0);
-        let at_most = (balance < account.owed.to_i64()).then(|| Credits::from_i64(balance)).flatten();
         let entry_id = EntryId::generate(now, random::octets());
-        store.open_entry(customer_id, &entry_id, at_most, now).await
+        store.open_entry(customer_id, &entry_id, verdict::at_most(&account), now).await
     }
 
     fn post_in_background(&self, entry: Entry) {
@@ -190,8 +186,8 @@ impl Billing {
             }
             is_paid_for = false;
             let again = match self.post(&mut entry).await {
-                Verdict::Closed | Verdict::NotKept => return,
-                Verdict::Again(asked) => asked.unwrap_or(wait).max(wait),
+                Next::Closed | Next::NotKept => return,
+                Next::Again(asked) => asked.unwrap_or(wait).max(wait),
             };
             wait = (wait * 2).min(RETRY_MAX);
             tokio::select! {
@@ -201,51 +197,37 @@ impl Billing {
         }
     }
 
-    async fn post(&self, entry: &mut Entry) -> Verdict {
+    async fn post(&self, entry: &mut Entry) -> Next {
         let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
         self.0.tools.metrics.dodo_call(DodoCall::PostEntry, call_result(&reply.answer));
-        let is_certain = entry.unknown_tries == 0;
-        match reply.answer {
-            // Between two tries a balance may have been read that is newer than this one.
-            EntryAnswer::Applied { balance_after: Some(balance_after) } if is_certain && entry.tries == 1 => {
-                self.settled(entry, Settled::Now { balance_after }).await
+        match verdict::of(entry, reply.answer) {
+            Verdict::Settled(settled) => {
+                let next = self.settled(entry, settled).await;
+                if settled == Settled::Sometime {
+                    self.0.reads.ask(&entry.customer_id);
+                }
+                next
             }
-            EntryAnswer::Applied { .. } | EntryAnswer::KeyUsed => {
-                let verdict = self.settled(entry, Settled::Sometime).await;
-                self.0.reads.ask(&entry.customer_id);
-                verdict
-            }
-            EntryAnswer::Rejected { message, .. } if is_certain => self.void(entry, &message).await,
-            // Dodo may check the balance before the key: after an unknown try this proves nothing.
-            EntryAnswer::Rejected { message, .. } => {
+            Verdict::Void { message } => self.void(entry, &message).await,
+            Verdict::Doubtful { message } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
                 self.again(entry, false, &message, None).await
             }
-            EntryAnswer::RateLimited { retry_after } => {
-                self.again(entry, false, "too many calls (429)", retry_after).await
-            }
-            EntryAnswer::Unauthorized => {
-                let text = "Dodo refused the API key (401): it is wrong, read-only, or of the other mode";
-                self.again(entry, false, text, Some(RETRY_MAX)).await
-            }
-            EntryAnswer::Misconfigured { status, message, .. } => {
-                self.again(entry, false, &format!("{status}: {message}"), Some(RETRY_MAX)).await
-            }
-            EntryAnswer::NotSent { reason } => self.again(entry, false, &reason, None).await,
-            EntryAnswer::Unknown { reason } => {
+            Verdict::NotNow { error, after } => self.again(entry, false, &error, after).await,
+            Verdict::Unknown { reason } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Unknown);
                 self.again(entry, true, &reason, None).await
             }
         }
     }
 
-    async fn settled(&self, entry: &Entry, settled: Settled) -> Verdict {
+    async fn settled(&self, entry: &Entry, settled: Settled) -> Next {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
         let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
-            return Verdict::NotKept;
+            return Next::NotKept;
         };
         metrics.entry(EntryKind::Debit, EntryResult::Settled);
         tracing::info!(
@@ -258,17 +240,17 @@ impl Billing {
         if low {
             self.low_balance(&entry.customer_id, None);
         }
-        Verdict::Closed
+        Next::Closed
     }
 
     /// Nothing was applied: what the entry covered is owed in no entry again, and
     /// the balance is read before the next one is cut to it.
-    async fn void(&self, entry: &Entry, message: &str) -> Verdict {
+    async fn void(&self, entry: &Entry, message: &str) -> Next {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
         // The same entry would be refused again.
         self.leave_alone(&entry.customer_id);
         if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
-            return Verdict::NotKept;
+            return Next::NotKept;
         }
         metrics.entry(EntryKind::Debit, EntryResult::Void);
         tracing::warn!(
@@ -280,7 +262,7 @@ impl Billing {
         );
         // If the balance is another than was thought, this lets the next entry be opened at once.
         let _ = self.read_balance(&entry.customer_id).await;
-        Verdict::Closed
+        Next::Closed
     }
 
     /// Writes down what an answer means, however long the store takes: the same
@@ -307,20 +289,13 @@ impl Billing {
         }
     }
 
-    async fn again(
-        &self,
-        entry: &mut Entry,
-        is_unknown: bool,
-        error: &str,
-        after: Option<Duration>,
-    ) -> Verdict {
+    async fn again(&self, entry: &mut Entry, is_unknown: bool, error: &str, after: Option<Duration>) -> Next {
         let Tools { store, clock, .. } = &self.0.tools;
         // If this cannot be written, the entry still knows it, and a restart distrusts it anyway.
         if let Err(error) = store.note_entry_try(entry, is_unknown, error, clock.now()).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }
-        entry.tries = entry.tries.saturating_add(1);
-        entry.unknown_tries = entry.unknown_tries.saturating_add(u32::from(is_unknown));
+        entry.tried(is_unknown);
         self.call_ended(&entry.customer_id);
         tracing::warn!(
             entry_id = %entry.entry_id,
@@ -329,7 +304,7 @@ impl Billing {
             reason = ?error,
             "an entry was not settled; it is tried again"
         );
-        Verdict::Again(after)
+        Next::Again(after)
     }
 }
 
