@@ -329,6 +329,7 @@ async fn start_back(
     let submission = Submission::new(config, tools);
     delivery.start(handed).await?;
     billing.start();
+    tasks.spawn(submission.clone().sweep_keys(stop.clone()));
     Ok(Back { store, metrics, dodo, billing, submission })
 }
 

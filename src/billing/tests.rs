@@ -114,6 +114,7 @@ impl Bench {
             lifetime: Duration::from_secs(60),
             parts: vec![part],
             lease_until: Some(now),
+            keyed: None,
         };
         let accepted = self.store.accept(message.clone()).await.unwrap();
         assert!(matches!(accepted, Accepted::Yes { .. }), "{accepted:?}");

@@ -19,6 +19,7 @@ mod commit;
 pub mod customer;
 pub mod entry;
 pub mod gate;
+pub mod idempotency;
 pub mod inspect;
 mod ledger;
 pub mod log;

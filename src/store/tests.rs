@@ -24,6 +24,7 @@ mod acceptance;
 mod audit;
 mod entries;
 mod histories;
+mod idempotency;
 mod opening;
 mod queue;
 mod reports;
@@ -89,6 +90,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         lifetime: Duration::from_secs(1000),
         parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
         lease_until: Some(at(30)),
+        keyed: None,
     }
 }
 

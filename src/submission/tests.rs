@@ -9,7 +9,7 @@ fn submitted() -> Submitted {
     let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9);
     draft.add(Mailbox::parse("a@y.example").unwrap());
     Submitted {
-        begun: Begun { senders: vec![SenderPattern::Any] },
+        begun: Begun { senders: vec![SenderPattern::Any], available: None },
         envelope: draft.seal().unwrap(),
         bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
         arrival: Arrival {
@@ -18,6 +18,7 @@ fn submitted() -> Submitted {
             helo: None,
             tls: None,
         },
+        keyed: None,
     }
 }
 

@@ -78,7 +78,7 @@ impl Talk {
                 Next::Begin(beginning) => {
                     beginning.answered(world.begin.clone().map(|()| Begun::default()), &rules())
                 }
-                Next::Check(checking) => checking.answered(world.check.clone(), &rules()),
+                Next::Check(checking) => checking.answered(world.check.clone().map(|()| None), &rules()),
                 Next::Body(receiving) => receiving.ended(world.body.clone(), &rules()),
                 Next::Submit(submit) => {
                     self.submitted += 1;
