@@ -17,6 +17,7 @@
 
 mod audit;
 mod bounce;
+mod by_recipient;
 mod certificate;
 mod clients;
 mod config;
@@ -26,6 +27,7 @@ mod dialog;
 mod gate;
 mod harness;
 mod header;
+mod idempotency;
 mod log;
 mod money;
 mod notice;
