@@ -65,6 +65,9 @@
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
+//! - **An idempotency key stands for one acceptance:** it is written in that
+//!   transaction and read in every one that decides about it; a retry gets the
+//!   first answer, and a refusal leaves no trace.
 //! - **The ledger line is the message row:** `price = captured + released + still held`.
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.

@@ -5,6 +5,10 @@
 //! transaction, handed to delivery. `Ok` from [`Submission::submit`] means that the
 //! message is on disk and its credits are held. What this room must not know:
 //! replies and status codes, SQL, Dodo's or Resend's wire formats.
+//!
+//! Where each recipient costs a credit, MAIL's answer says how many it found, and
+//! RCPT asks again only beyond them. A submission that is retried under a key is
+//! answered as the first time (`retried`).
 
 mod retried;
 #[cfg(test)]
