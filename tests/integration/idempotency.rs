@@ -1,6 +1,7 @@
 //! Submissions that are retried under a key: one mail, one debit, one answer.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,12 +9,18 @@ use serde_json::{Value, json};
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{Answer, ask, credit_added};
-use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 const KEY_REUSED: &str = "554 5.5.4 This idempotency key was used for another message\r\n";
 
 fn keyed(key: &str, message: &[u8]) -> Vec<u8> {
     [format!("X-Postmeter-Idempotency-Key: {key}\r\n").as_bytes(), message].concat()
+}
+
+/// A client's message of that number, under a key of its own.
+fn numbered(client: usize, nth: usize) -> Vec<u8> {
+    let name = format!("c{client}n{nth}");
+    keyed(&name, &letter(&name))
 }
 
 fn request(text: &str) -> Value {
@@ -75,6 +82,50 @@ fn p3_p4_a_client_that_was_not_answered_before_a_kill_retries_and_gets_the_first
     let id = queued(&meter.signed_in().deliver(&message));
     assert_eq!(meter.read::<String>("SELECT message_id FROM message"), [id]);
     assert_once(&meter);
+}
+
+#[test]
+fn p1_p3_p4_clients_that_retry_through_kills_have_each_message_sent_exactly_once() {
+    const CLIENTS: usize = 6;
+    let mut meter = Meter::resend().credits(10_000).start();
+    // What each client sends next: it goes on only when it was acknowledged.
+    let mut next = [0; CLIENTS];
+    for round in 1..=3 {
+        let sessions: Vec<Smtp> = (0..CLIENTS).map(|_| meter.signed_in()).collect();
+        let process = meter.take_process();
+        let acknowledged = AtomicUsize::new(0);
+        let counts: Vec<usize> = std::thread::scope(|scope| {
+            let clients: Vec<_> = sessions
+                .into_iter()
+                .enumerate()
+                .map(|(client, mut smtp)| {
+                    let (acknowledged, mut nth) = (&acknowledged, next[client]);
+                    scope.spawn(move || {
+                        while smtp.try_deliver(&numbered(client, nth)) {
+                            acknowledged.fetch_add(1, Ordering::SeqCst);
+                            nth += 1;
+                        }
+                        nth
+                    })
+                })
+                .collect();
+            until("some mail", || (acknowledged.load(Ordering::SeqCst) >= 30 * round).then_some(()));
+            process.kill();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        });
+        next.copy_from_slice(&counts);
+        meter.serve();
+    }
+    let mut smtp = meter.signed_in();
+    for (client, nth) in next.into_iter().enumerate() {
+        assert!(smtp.try_deliver(&numbered(client, nth)), "in the end everybody is acknowledged");
+    }
+    meter.drain();
+    let sent: usize = next.iter().map(|nth| nth + 1).sum();
+    let subjects: Vec<_> = meter.mails().into_iter().filter_map(|mail| mail.email.subject).collect();
+    assert_eq!(subjects.len(), sent, "P4");
+    assert_eq!(subjects.into_iter().collect::<BTreeSet<_>>().len(), sent, "P1");
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), sent as u64, "P3");
 }
 
 #[test]
