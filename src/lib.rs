@@ -101,6 +101,7 @@
 //! | after it | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again |
 //! | after the report's commit | the capture; the settler finds what is owed |
+//! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 
 pub mod app;

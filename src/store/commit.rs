@@ -6,23 +6,21 @@
 //! is answered: a commit that failed late may have happened.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
 use super::report::{Recorded, Report, report_batch};
-use super::{Store, StoreError, Writer};
+use super::writer::Writer;
+use super::{Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// Most members of one commit.
 const MAX_MEMBERS: usize = 1024;
 /// A commit takes no further member once its bodies weigh this much, in octets.
 const MAX_BODY_BYTES: usize = 16 << 20;
-/// After a failed commit the database is opened again so often, with a wait between, before senders are refused.
-const REOPENINGS: u32 = 10;
-const REOPENING_WAIT: Duration = Duration::from_millis(500);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -172,6 +170,7 @@ async fn write(
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
     let answers = apply(&mut tx, batch, low_mark).await.map_err(Failure::RolledBack)?;
     tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
+    writer.note(true);
     Ok(answers)
 }
 
@@ -195,11 +194,17 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
         Failure::InDoubt(error) => (error, true),
     };
     tracing::error!(%error, members = batch.len(), is_in_doubt, "commit failed");
-    if is_in_doubt {
-        reopen(writer).await;
+    if matches!(error, StoreError::Unavailable(_)) {
+        writer.note(false);
+    }
+    // Whoever is told 452 must not be mailed, so nobody is told before this was tried.
+    let restored = if is_in_doubt { writer.restore().await } else { Ok(()) };
+    if let Err(error) = &restored {
+        tracing::error!(%error, "the database cannot be written; everything is refused until it can");
     }
     for (acceptance, answer) in batch.accepts {
-        let is_there = if is_in_doubt { is_accepted(writer, &acceptance).await } else { Ok(false) };
+        let is_there =
+            if is_in_doubt && restored.is_ok() { is_accepted(writer, &acceptance).await } else { Ok(false) };
         let _ = answer.send(match is_there {
             Ok(true) => Ok(Accepted::Yes { available: None, low: false }),
             Ok(false) => Err(error.clone()),
@@ -212,21 +217,10 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
     }
 }
 
-/// Nothing is accepted before it is known what became of the last commit, within reason.
-async fn reopen(writer: &mut Writer) {
-    for _ in 0..REOPENINGS {
-        match writer.reopen().await {
-            Ok(()) => return,
-            Err(error) => tracing::error!(%error, "the database could not be opened again"),
-        }
-        tokio::time::sleep(REOPENING_WAIT).await;
-    }
-}
-
 async fn is_accepted(writer: &mut Writer, acceptance: &Acceptance) -> Result<bool, StoreError> {
     let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM message WHERE message_id = ?1")
         .bind(acceptance.message_id.as_str())
-        .fetch_optional(&mut writer.connection)
+        .fetch_optional(writer.connection())
         .await?;
     Ok(found.is_some())
 }

@@ -150,7 +150,7 @@ async fn assert_audit(store: &Store) {
 
 async fn execute(store: &Store, sql: &'static str) -> Result<u64, sqlx::Error> {
     let mut writer = store.writer.lock().await;
-    Ok(sqlx::query(sql).execute(&mut writer.connection).await?.rows_affected())
+    Ok(sqlx::query(sql).execute(writer.connection()).await?.rows_affected())
 }
 
 async fn count(store: &Store, sql: &'static str) -> i64 {

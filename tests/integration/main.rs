@@ -24,6 +24,7 @@ mod config;
 mod crash;
 mod credit;
 mod dialog;
+mod disk;
 mod gate;
 mod harness;
 mod header;

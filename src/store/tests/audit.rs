@@ -102,7 +102,7 @@ async fn the_audit_names_the_table_that_a_hand_was_in() {
         assert!(changed > 0, "{tampering}");
         let findings = {
             let mut writer = store.writer.lock().await;
-            super::super::audit::findings(&mut writer.connection).await.unwrap()
+            super::super::audit::findings(writer.connection()).await.unwrap()
         };
         assert!(findings.iter().any(|finding| finding.table == *table), "{tampering}: {findings:?}");
         execute(&store, "ROLLBACK TO before").await.unwrap();

@@ -89,6 +89,11 @@ impl Process {
         self.lines.lock().unwrap().clone()
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to stop, without waiting.
     pub(crate) fn terminate(&self) {
         self.signal("TERM");

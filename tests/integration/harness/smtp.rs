@@ -166,10 +166,19 @@ impl Smtp {
 
     /// The same with a server that may go away; whether it was acknowledged.
     pub(crate) fn try_deliver(&mut self, message: &[u8]) -> bool {
-        let begun = ["MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.net>", "DATA"]
-            .into_iter()
-            .all(|line| self.say(line).starts_with(['2', '3']));
-        begun && self.message(message).starts_with("250 2.0.0 Queued as ")
+        self.try_deliver_for(message).starts_with("250 2.0.0 Queued as ")
+    }
+
+    /// The same; the first reply that says no, or the last.
+    pub(crate) fn try_deliver_for(&mut self, message: &[u8]) -> String {
+        for line in ["MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.net>", "DATA"] {
+            let reply = self.say(line);
+            if !reply.starts_with(['2', '3']) {
+                self.say("RSET");
+                return reply;
+            }
+        }
+        self.message(message)
     }
 
     /// The certificate that the server showed.
