@@ -16,6 +16,8 @@ pub(crate) const SINK_PASSWORD: &str = "relay-secret-4711";
 
 /// In the place of a reply: the connection ends.
 pub(crate) const CLOSE: &str = "close";
+/// In the place of the reply to a message: it is taken, and then the connection ends.
+pub(crate) const TAKE_AND_CLOSE: &str = "take and close";
 
 /// How it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub(crate) struct SinkMail {
 /// A reply that is not the usual one.
 #[derive(Debug)]
 struct Rule {
-    /// To a line that begins so; `DOT` is the end of a message.
+    /// To a line that begins so; `BANNER` is the connection, `DOT` the end of a message.
     to: String,
     /// What is said; nothing: never anything.
     reply: String,
@@ -124,6 +126,11 @@ impl Sink {
         self.heard.lock().unwrap().rules.clear();
     }
 
+    /// How many rules have yet to be followed.
+    pub(crate) fn pending(&self) -> usize {
+        self.heard.lock().unwrap().rules.iter().filter(|rule| rule.times > 0).count()
+    }
+
     /// How many lines it has left without an answer.
     pub(crate) fn unanswered(&self) -> usize {
         self.heard.lock().unwrap().unanswered
@@ -169,7 +176,7 @@ impl Door {
         let may_upgrade = greet && self.security == Security::StartTls;
         let mut stream = BufReader::new(stream);
         if greet {
-            stream.write_all(b"220 sink.example ESMTP\r\n").await.ok()?;
+            self.say(&mut stream, "BANNER", "220 sink.example ESMTP").await?;
         }
         let mut mail = SinkMail { from: String::new(), to: Vec::new(), bytes: Vec::new() };
         loop {
@@ -198,7 +205,7 @@ impl Door {
                 "DATA" if is_taken => {
                     mail.bytes = message(&mut stream).await?;
                     let rule = self.rule("DOT");
-                    if rule.is_none() {
+                    if rule.as_deref().is_none_or(|reply| reply == TAKE_AND_CLOSE) {
                         // Kept before it is said: whoever hears of it finds it.
                         self.heard.lock().unwrap().mails.push(mail.clone());
                     }
@@ -217,7 +224,7 @@ impl Door {
     }
 
     async fn answer(&self, stream: &mut (impl AsyncWrite + Unpin), reply: &str) -> Option<()> {
-        if reply == CLOSE {
+        if reply == CLOSE || reply == TAKE_AND_CLOSE {
             return None;
         }
         if reply.is_empty() {
