@@ -137,7 +137,7 @@ impl Delivery {
 fn label(outcome: &Outcome) -> AttemptOutcome {
     match outcome {
         Outcome::Answered { .. } if news::is_accepted(outcome) => AttemptOutcome::Accepted,
-        Outcome::Answered { .. } => AttemptOutcome::Refused,
+        Outcome::Answered { .. } | Outcome::Barred(_) => AttemptOutcome::Refused,
         Outcome::Transient { .. } => AttemptOutcome::Deferred,
         Outcome::Closed { .. } => AttemptOutcome::Closed,
         Outcome::Unknown { .. } => AttemptOutcome::Unknown,

@@ -40,4 +40,5 @@ mod sandbox;
 mod smtp_faults;
 mod stop;
 mod subscribe;
+mod two;
 mod web;

@@ -40,6 +40,7 @@ fn told(outcome: &Outcome) -> String {
     };
     match outcome {
         Outcome::Answered { answers, .. } => answers.iter().map(one).collect::<Vec<_>>().join(", "),
+        Outcome::Barred(answer) => format!("barred {}", answer.status),
         Outcome::Transient { answer, counts, .. } => format!("transient {} {counts}", answer.status),
         Outcome::Closed { .. } => "closed".to_owned(),
         Outcome::Unknown { .. } => "unknown".to_owned(),
