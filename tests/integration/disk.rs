@@ -21,7 +21,7 @@ fn on_a_small_disk() -> Option<(Meter, SmallDisk)> {
     let mut meter = Meter::resend().credits(1_000).prepare();
     let (data, made) = (meter.directory().join("data"), meter.directory().join("made"));
     std::fs::rename(&data, &made).unwrap();
-    let Some(disk) = SmallDisk::mount(&data, 24) else {
+    let Some(disk) = SmallDisk::mount(&data, 4) else {
         std::fs::remove_dir(&data).unwrap();
         std::fs::rename(&made, &data).unwrap();
         return None;
@@ -105,6 +105,44 @@ fn p4_a_kill_on_a_full_disk_does_not_send_again_what_was_sent() {
     disk.free();
     meter.serve();
     arrived(&mut meter, &set(&["under-way"]));
+}
+
+#[test]
+fn p3_a_debit_whose_answer_finds_a_full_disk_is_not_posted_twice() {
+    for is_killed in [false, true] {
+        let Some((mut meter, disk)) = on_a_small_disk() else { return };
+        let faults = meter.dodo().faults().clone();
+        faults.push(Fault::new(Misbehaviour::Late { delay_ms: 1_500 }).on("POST", "/ledger-entries"));
+        let mut smtp = meter.signed_in();
+        assert!(smtp.deliver(&letter("owed")).starts_with("250 "));
+        until("the debit to be on its way", || (faults.struck() == 1).then_some(()));
+        disk.fill();
+        until("Dodo to have it", || (meter.dodo().debited(CUSTOMER_ID) == 1).then_some(()));
+        refuses_everywhere(&meter, &mut smtp, "refused");
+        if is_killed {
+            meter.kill();
+        }
+        disk.free();
+        arrived(&mut meter, &set(&["owed"]));
+    }
+}
+
+#[test]
+fn p1_a_mail_that_does_not_fit_is_refused_and_a_smaller_one_is_not() {
+    let Some((mut meter, disk)) = on_a_small_disk() else { return };
+    let mut smtp = meter.signed_in();
+    takes_mail_again(&meter, &mut smtp, "before");
+    let line = format!("{}\r\n", "0123456789".repeat(7));
+    let large = [letter("large"), line.repeat(80_000).into_bytes()].concat();
+    for nth in 0..2 {
+        let reply = smtp.deliver(&large);
+        assert!(reply.starts_with(NO_ROOM), "{reply}");
+        takes_mail_again(&meter, &mut smtp, &format!("small{nth}"));
+    }
+    disk.grow();
+    let reply = smtp.deliver(&large);
+    assert!(reply.starts_with("250 "), "{reply}");
+    arrived(&mut meter, &set(&["before", "small0", "small1", "large"]));
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn html(status: u16) -> Reply {
 }
 
 fn upstream() -> Meter {
-    Meter::resend().credits(1_000).set("upstream", "timeout_s = 1").start()
+    let plan = Meter::resend().credits(1_000).set("upstream", "timeout_s = 1");
+    plan.set("queue", "retry_max_s = 1").start()
 }
 
 /// A mail that meets these, one after the other; what became of it is final.

@@ -84,7 +84,7 @@ fn upstream() -> Meter {
     Meter::with(Upstream::Smtp(Security::StartTls))
         .credits(1_000)
         .set("upstream", "timeout_s = 1")
-        .set("queue", "lifetime_h = 1")
+        .set("queue", "retry_max_s = 1")
         .start()
 }
 
