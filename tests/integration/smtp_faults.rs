@@ -1,6 +1,8 @@
 //! Every no that an SMTP upstream can say, at every command, and its silence:
 //! each has one fate, and everything adds up after it.
 
+use std::time::Duration;
+
 use reqwest::Method;
 
 use crate::harness::plan::Upstream;
@@ -185,6 +187,24 @@ fn p3_a_mail_that_was_taken_before_the_connection_was_lost_is_sent_again_and_cos
     meter.drain();
     assert_eq!(arrivals(&meter, "thrice"), (3, 0), "to lose mail would be worse");
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+}
+
+#[test]
+fn p4_a_late_reply_is_waited_for_where_nobody_could_say_what_its_absence_means() {
+    let meter = Meter::smtp().set("upstream", "timeout_s = 1").set("queue", "lease_s = 2").start();
+    let late = Duration::from_millis(3_500);
+    meter.sink().reply_late(late, "DOT", "250 2.0.0 queued at last");
+    assert!(meter.signed_in().deliver(&letter("patience")).starts_with("250 "));
+    meter.drain();
+    assert_eq!(arrivals(&meter, "patience"), (1, 0), "not given up, and taken by nobody else meanwhile");
+    // Before the final dot, whoever is too late is asked again.
+    for command in ["MAIL", "RCPT", "DATA"] {
+        meter.sink().reply_late(late, command, "250 2.0.0 too late");
+        assert!(meter.signed_in().deliver(&letter(command)).starts_with("250 "));
+        meter.drain();
+        assert_eq!(arrivals(&meter, command), (1, 0), "{command}");
+    }
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 4);
 }
 
 /// Ann's mail to four; what each recipient got, who bounced, and what it cost.

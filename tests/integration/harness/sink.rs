@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -49,6 +50,8 @@ struct Rule {
     /// What is said; nothing: never anything.
     reply: String,
     times: usize,
+    /// How long it takes to say it.
+    late: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +115,13 @@ impl Sink {
 
     /// The same, so many times.
     pub(crate) fn reply_times(&self, times: usize, to: &str, reply: &str) {
-        let rule = Rule { to: to.to_owned(), reply: reply.to_owned(), times };
+        let rule = Rule { to: to.to_owned(), reply: reply.to_owned(), times, late: Duration::ZERO };
+        self.heard.lock().unwrap().rules.push(rule);
+    }
+
+    /// Says what it is to say to the next line that begins so, but late.
+    pub(crate) fn reply_late(&self, late: Duration, to: &str, reply: &str) {
+        let rule = Rule { to: to.to_owned(), reply: reply.to_owned(), times: 1, late };
         self.heard.lock().unwrap().rules.push(rule);
     }
 
@@ -204,8 +213,8 @@ impl Door {
                 "RCPT" if is_taken => mail.to.push(path(&line)),
                 "DATA" if is_taken => {
                     mail.bytes = message(&mut stream).await?;
-                    let rule = self.rule("DOT");
-                    if rule.as_deref().is_none_or(|reply| reply == TAKE_AND_CLOSE) {
+                    let rule = self.rule("DOT").await;
+                    if rule.as_deref().is_none_or(|reply| reply == TAKE_AND_CLOSE || reply.starts_with('2')) {
                         // Kept before it is said: whoever hears of it finds it.
                         self.heard.lock().unwrap().mails.push(mail.clone());
                     }
@@ -218,7 +227,7 @@ impl Door {
     }
 
     async fn say(&self, stream: &mut (impl AsyncWrite + Unpin), line: &str, usual: &str) -> Option<String> {
-        let reply = self.rule(line).unwrap_or_else(|| usual.to_owned());
+        let reply = self.rule(line).await.unwrap_or_else(|| usual.to_owned());
         self.answer(stream, &reply).await?;
         Some(reply)
     }
@@ -235,11 +244,16 @@ impl Door {
         stream.flush().await.ok()
     }
 
-    fn rule(&self, line: &str) -> Option<String> {
-        let mut heard = self.heard.lock().unwrap();
-        let found = heard.rules.iter_mut().find(|rule| rule.times > 0 && line.starts_with(&rule.to))?;
-        found.times = found.times.saturating_sub(1);
-        Some(found.reply.clone())
+    /// What is to be said to this line, when it is time.
+    async fn rule(&self, line: &str) -> Option<String> {
+        let (reply, late) = {
+            let mut heard = self.heard.lock().unwrap();
+            let found = heard.rules.iter_mut().find(|rule| rule.times > 0 && line.starts_with(&rule.to))?;
+            found.times = found.times.saturating_sub(1);
+            (found.reply.clone(), found.late)
+        };
+        tokio::time::sleep(late).await;
+        Some(reply)
     }
 }
 
