@@ -51,10 +51,11 @@ impl Billing {
         let stop = self.0.tools.stop.clone();
         self.distrust().await;
         let mut looked = None;
-        let mut asked = Instant::now();
+        // At the start too: whatever told the earlier process of a top-up died with it.
+        let mut asked = None;
         loop {
-            if asked.elapsed() >= DEBT_INTERVAL {
-                asked = Instant::now();
+            if asked.is_none_or(|at: Instant| at.elapsed() >= DEBT_INTERVAL) {
+                asked = Some(Instant::now());
                 self.ask_for_debtors().await;
             }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {

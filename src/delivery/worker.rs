@@ -145,7 +145,12 @@ impl Delivery {
         if captured > Credits::ZERO {
             store.pass(CrashPoint::CaptureCommitted);
         }
-        if matches!(report.news, News::Retry { .. }) {
+        let is_tried_again = match &report.news {
+            News::Answered(answered) => answered.again.is_some(),
+            News::Retry { .. } => true,
+            News::Hold { .. } => false,
+        };
+        if is_tried_again {
             store.pass(CrashPoint::RetryCommitted);
         }
         if report.bounce.is_some() {
