@@ -20,7 +20,12 @@ pub(super) struct Tally {
     acknowledged: Mutex<Vec<String>>,
     /// For each message how often the process died while a part of it was under way.
     under_way: Mutex<BTreeMap<String, u64>>,
+    /// How many messages the upstream was to refuse for good, at most.
+    refusals: usize,
 }
+
+/// A message and one of its recipients.
+type Delivered = (String, String);
 
 /// The sums when all is over.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,11 @@ impl fmt::Display for Sums {
 }
 
 impl Tally {
+    /// The same, where the upstream refuses so many messages.
+    pub(super) fn with_refusals(refusals: usize) -> Self {
+        Self { refusals, ..Self::default() }
+    }
+
     /// Keeps a reply to a message; whether it was an acknowledgement.
     pub(super) fn note(&self, reply: &str) -> bool {
         let queued = reply.strip_prefix("250 2.0.0 Queued as ");
@@ -59,6 +69,7 @@ impl Tally {
     }
 
     /// The process is dead: what it was sending at that moment may come twice to an SMTP server.
+    #[track_caller]
     pub(super) fn process_died(&self, meter: &Meter) {
         let mut under_way = self.under_way.lock().unwrap();
         for id in parts_under_way(meter) {
@@ -74,25 +85,47 @@ impl Tally {
         let distinct: BTreeSet<&String> = acknowledged.iter().collect();
         assert_eq!(distinct.len(), acknowledged.len(), "an id was given twice");
         let left = left(meter);
-        let refused: BTreeSet<String> = meter
-            .read::<String>("SELECT message_id FROM message WHERE kind = 'submission' AND captured = 0")
-            .into_iter()
-            .collect();
+        let messages: BTreeSet<&String> = left.keys().map(|(id, _)| id).collect();
+        let refused = self.refused(meter);
+        assert_eq!(messages.iter().find(|id| refused.contains(**id)), None, "P3: left and not captured");
         let lost: Vec<_> =
-            distinct.iter().filter(|id| !left.contains_key(**id) && !refused.contains(**id)).collect();
+            distinct.iter().filter(|id| !messages.contains(**id) && !refused.contains(**id)).collect();
         assert_eq!(lost, Vec::<&&String>::new(), "P1: acknowledged and lost");
-        assert_eq!(left.keys().filter(|id| refused.contains(*id)).count(), 0, "P3: left and not captured");
-        let under_way = self.under_way.lock().unwrap();
-        let explained = |id: &String| 1 + under_way.get(id).copied().unwrap_or(0);
-        let too_often: Vec<_> = left.iter().filter(|(id, times)| **times > explained(id)).collect();
-        assert_eq!(too_often, Vec::<(&String, &u64)>::new(), "P4: left more often than crashes explain");
-        let twice = meter.resend_stand_in().sent_by_tag("postmeter").into_iter().filter(|(_, n)| *n > 1);
-        assert_eq!(twice.collect::<Vec<_>>(), [], "P4: left Resend more than once");
+        let asked = pairs(meter, "SELECT message_id || ' ' || address FROM recipient");
+        let asked = asked.into_iter().filter(|(id, _)| messages.contains(id));
+        assert_eq!(asked.collect::<BTreeSet<_>>(), left.keys().cloned().collect(), "P5: who got what");
+        self.left_once(meter, &left);
+        let per_recipient = meter.number("SELECT count(*) FROM message WHERE unit = 'recipient'") > 0;
+        let price = if per_recipient { left.len() } else { messages.len() };
         let customers: Vec<String> = meter.read("SELECT customer_id FROM customer");
         let debited: u64 = customers.iter().map(|id| meter.dodo().debited(id)).sum();
-        assert_eq!(debited, left.len() as u64, "P3: a debit for each message that left, and no other");
-        let doubled = left.values().filter(|times| **times > 1).count();
-        Sums { acknowledged: acknowledged.len(), left: left.len(), doubled }
+        assert_eq!(debited, price as u64, "P3: a debit for what left, and no other");
+        let doubled: BTreeSet<_> =
+            left.iter().filter(|(_, times)| **times > 1).map(|((id, _), _)| id).collect();
+        Sums { acknowledged: acknowledged.len(), left: messages.len(), doubled: doubled.len() }
+    }
+
+    /// Messages that went to nobody. Each has bounced once, and there are no more than were to be refused.
+    #[track_caller]
+    fn refused(&self, meter: &Meter) -> BTreeSet<String> {
+        const REFUSED: &str = "SELECT message_id FROM message WHERE kind = 'submission' AND captured = 0";
+        let refused: BTreeSet<String> = meter.read(REFUSED).into_iter().collect();
+        assert!(refused.len() <= self.refusals, "P1: given up: {refused:?}");
+        let bounces = meter.number("SELECT count(*) FROM message WHERE kind = 'bounce'");
+        assert_eq!(bounces, refused.len() as i64, "a bounce for each message that was refused");
+        refused
+    }
+
+    /// Nothing left Resend twice, and an SMTP server got again only what was under way at a crash.
+    #[track_caller]
+    fn left_once(&self, meter: &Meter, left: &BTreeMap<Delivered, u64>) {
+        let twice =
+            meter.resend_stand_in().sent_by_tag("postmeter").into_iter().filter(|(_, times)| *times > 1);
+        assert_eq!(twice.collect::<Vec<_>>(), [], "P4: left Resend more than once");
+        let under_way = self.under_way.lock().unwrap();
+        let explained = |(id, _): &Delivered| 1 + under_way.get(id).copied().unwrap_or(0);
+        let too_often: Vec<_> = left.iter().filter(|(to, times)| **times > explained(to)).collect();
+        assert_eq!(too_often, Vec::<(&Delivered, &u64)>::new(), "P4: left more often than crashes explain");
     }
 }
 
@@ -106,22 +139,32 @@ fn drain(meter: &Meter) {
     meter.drain();
 }
 
-/// How often each customer's message came to the upstream, by its id. Mail of our own is not among them.
-fn left(meter: &Meter) -> BTreeMap<String, u64> {
+/// How often each customer's message came to the upstream for whom. Mail of our own is not among them.
+fn left(meter: &Meter) -> BTreeMap<Delivered, u64> {
     let own: BTreeSet<String> =
         meter.read("SELECT message_id FROM message WHERE kind <> 'submission'").into_iter().collect();
     let mut left = BTreeMap::new();
-    for (part_id, times) in meter.resend_stand_in().sent_by_tag("postmeter") {
-        let (message_id, _) = part_id.rsplit_once('-').unwrap();
-        *left.entry(message_id.to_owned()).or_default() += times;
+    let mut note = |message_id: &str, recipients: Vec<String>| {
+        for recipient in recipients {
+            *left.entry((message_id.to_owned(), recipient)).or_default() += 1;
+        }
+    };
+    for mail in meter.mails() {
+        let (message_id, _) = mail.email.tag("postmeter").unwrap().rsplit_once('-').unwrap();
+        note(message_id, mail.email.recipients().map(str::to_owned).collect());
     }
     for mail in meter.sink().mails() {
         if let Some(message_id) = stamped_id(&String::from_utf8_lossy(&mail.bytes)) {
-            *left.entry(message_id).or_default() += 1;
+            note(&message_id, mail.to);
         }
     }
-    left.retain(|id, _| !own.contains(id));
+    left.retain(|(id, _), _| !own.contains(id));
     left
+}
+
+fn pairs(meter: &Meter, sql: &'static str) -> Vec<Delivered> {
+    let split = |row: String| row.split_once(' ').map(|(id, address)| (id.to_owned(), address.to_owned()));
+    meter.read::<String>(sql).into_iter().filter_map(split).collect()
 }
 
 /// The id in the Received field that every customer's message is stamped with.
