@@ -197,6 +197,14 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_crashes_names_every_point() {
+        let table = include_str!("lib.rs");
+        let names = CrashPoint::ALL.iter().map(|point| point.as_str());
+        let missing: Vec<_> = names.filter(|name| !table.contains(&format!("`{name}`"))).collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
+
+    #[test]
     fn the_points_that_are_not_armed_are_passed() {
         let crash_at = CrashAt::parse(Some("gate-opened:2")).unwrap();
         CrashPoint::ALL.iter().for_each(|point| crash_at.pass(*point));

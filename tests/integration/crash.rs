@@ -1,6 +1,5 @@
 //! kill -9 at bad moments: nothing acknowledged is lost, nothing leaves or costs twice.
 
-#[cfg(debug_assertions)]
 mod points;
 mod random;
 mod tally;

@@ -203,6 +203,9 @@ fn p1_p3_a_crash_at_any_point_loses_nothing_and_doubles_no_debit_over_smtp() {
 }
 
 fn at_every_point(road: Road) {
+    if !cfg!(debug_assertions) {
+        return eprintln!("skipped: there are no crash points in a release build");
+    }
     for points in CrashPoint::ALL.chunks(AT_ONCE) {
         std::thread::scope(|scope| {
             for point in points {
@@ -286,8 +289,11 @@ fn die_at_the_point(meter: &mut Meter, tally: &Tally, scenario: &Scenario) -> St
     next
 }
 
-/// Sends until the process is gone.
+/// Sends until the process is gone: one client over HTTP, the others over SMTP.
 fn send(meter: &Meter, tally: &Tally, client: usize) {
+    if client == 0 {
+        return send_by_http(meter, tally);
+    }
     let (address, certificate) = (meter.process().smtp, meter.certificate());
     let Some(mut smtp) = Smtp::try_signed_in(address, &certificate, &meter.credential) else { return };
     for nth in 0..MESSAGES {
@@ -297,6 +303,15 @@ fn send(meter: &Meter, tally: &Tally, client: usize) {
     }
     // Nothing comes any more but the end.
     while !smtp.reply().is_empty() {}
+}
+
+fn send_by_http(meter: &Meter, tally: &Tally) {
+    let mail = json!({ "from": "ann@example.com", "to": "bob@example.net", "subject": "s", "text": "t" });
+    for _ in 0..MESSAGES {
+        let answer = try_ask(meter.as_customer(Method::POST, "/send").json(&mail));
+        let Some(answer) = answer.filter(|answer| answer.status == 200) else { return };
+        tally.acknowledge(answer.json()["id"].as_str().unwrap().to_owned());
+    }
 }
 
 fn is_told_to_stop(meter: &Meter) -> String {
