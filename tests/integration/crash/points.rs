@@ -16,6 +16,7 @@ use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::idempotency::keyed;
 use crate::subscribe::{shown, subscribe, welcome};
 
 /// Clients that send at once.
@@ -228,7 +229,7 @@ fn crash_at(point: CrashPoint, road: Road) {
     }
     (scenario.troubles)(&meter, road);
     meter.set_environment(crash::VARIABLE, &format!("{}:{}", point.as_str(), scenario.passage));
-    let next = die_at_the_point(&mut meter, &tally, &scenario);
+    let end = die_at_the_point(&mut meter, &tally, &scenario);
     let said = format!("crash point: killed point=\"{}\"", point.as_str());
     assert_eq!(meter.log().matches(&said).count(), 1, "it died somewhere else");
     tally.process_died(&meter);
@@ -242,11 +243,16 @@ fn crash_at(point: CrashPoint, road: Road) {
     upstream(&meter, road, Trouble::None);
     meter.dodo().faults().clear();
     meter.serve();
-    (scenario.afterwards)(&meter, &next);
+    (scenario.afterwards)(&meter, &end.next);
+    end.unanswered.iter().for_each(|unanswered| retry(&meter, &tally, unanswered));
     until("whoever has credit to be served", || {
         tally.note(&meter.signed_in().attempt(&["bob@example.net"], &letter("again"))).then_some(())
     });
-    tally.adds_up(&meter);
+    let sums = tally.adds_up(&meter);
+    if scenario.has_clients {
+        let known = sums.left + sums.refused;
+        assert_eq!(known, sums.acknowledged, "P4: whoever was not answered has retried under the same key");
+    }
     meter.finish();
 }
 
@@ -262,56 +268,89 @@ fn live_and_be_killed(meter: &mut Meter, tally: &Tally, shows: fn(&Meter) -> boo
     tally.process_died(meter);
 }
 
+/// What is left behind by a life.
+#[derive(Default)]
+struct End {
+    /// Where a browser would go next.
+    next: String,
+    /// Those who try again.
+    unanswered: Vec<Unanswered>,
+}
+
 /// Lets the process live until it dies by itself.
-fn die_at_the_point(meter: &mut Meter, tally: &Tally, scenario: &Scenario) -> String {
+fn die_at_the_point(meter: &mut Meter, tally: &Tally, scenario: &Scenario) -> End {
     match meter.launch().ready() {
         Ok(process) => meter.adopt(process),
         Err(launched) => {
             launched.dies_by_sigkill();
-            return String::new();
+            return End::default();
         }
     }
     let clients = if scenario.has_clients { CLIENTS } else { 0 };
     let is_dead = AtomicBool::new(false);
-    let next = std::thread::scope(|scope| {
-        for client in 0..clients {
-            let (meter, is_dead) = (&*meter, &is_dead);
-            scope.spawn(move || {
-                send(meter, tally, client);
-                is_dead.store(true, Ordering::SeqCst);
-            });
-        }
-        let has_mail = || clients == 0 || tally.acknowledged() > 0 || is_dead.load(Ordering::SeqCst);
+    let end = std::thread::scope(|scope| {
+        let (meter, is_dead) = (&*meter, &is_dead);
+        let sends = |client| {
+            let unanswered = send(meter, tally, client);
+            is_dead.store(true, Ordering::SeqCst);
+            unanswered
+        };
+        let clients: Vec<_> = (0..clients).map(|client| scope.spawn(move || sends(client))).collect();
+        let has_mail = || clients.is_empty() || tally.acknowledged() > 0 || is_dead.load(Ordering::SeqCst);
         until("some mail", || has_mail().then_some(()));
-        (scenario.deed)(meter)
+        let next = (scenario.deed)(meter);
+        let unanswered = clients.into_iter().filter_map(|client| client.join().unwrap()).collect();
+        End { next, unanswered }
     });
     meter.take_process().into_program().dies_by_sigkill();
-    next
+    end
 }
 
-/// Sends until the process is gone: one client over HTTP, the others over SMTP.
-fn send(meter: &Meter, tally: &Tally, client: usize) {
+/// A message whose client was not answered.
+struct Unanswered {
+    /// Its idempotency key and its subject.
+    key: String,
+    is_http: bool,
+}
+
+/// Sends until the process is gone: one client over HTTP, the others over SMTP,
+/// each message under a key of its own.
+fn send(meter: &Meter, tally: &Tally, client: usize) -> Option<Unanswered> {
     if client == 0 {
-        return send_by_http(meter, tally);
+        let mut keys = (0..MESSAGES).map(|nth| format!("http{nth}"));
+        let key = keys.find(|key| !posts(meter, tally, key))?;
+        return Some(Unanswered { key, is_http: true });
     }
     let (address, certificate) = (meter.process().smtp, meter.certificate());
-    let Some(mut smtp) = Smtp::try_signed_in(address, &certificate, &meter.credential) else { return };
-    for nth in 0..MESSAGES {
-        if !tally.note(&smtp.attempt(&["bob@example.net"], &letter(&format!("c{client}n{nth}")))) {
-            break;
-        }
-    }
+    let mut smtp = Smtp::try_signed_in(address, &certificate, &meter.credential)?;
+    let mut keys = (0..MESSAGES).map(|nth| format!("c{client}n{nth}"));
+    let key = keys.find(|key| !tally.note(&smtp.attempt(&["bob@example.net"], &keyed(key, &letter(key)))));
     // Nothing comes any more but the end.
     while !smtp.reply().is_empty() {}
+    key.map(|key| Unanswered { key, is_http: false })
 }
 
-fn send_by_http(meter: &Meter, tally: &Tally) {
-    let mail = json!({ "from": "ann@example.com", "to": "bob@example.net", "subject": "s", "text": "t" });
-    for _ in 0..MESSAGES {
-        let answer = try_ask(meter.as_customer(Method::POST, "/send").json(&mail));
-        let Some(answer) = answer.filter(|answer| answer.status == 200) else { return };
-        tally.acknowledge(answer.json()["id"].as_str().unwrap().to_owned());
-    }
+/// Whether a message was taken over HTTP.
+fn posts(meter: &Meter, tally: &Tally, key: &str) -> bool {
+    let mail = json!({ "from": "ann@example.com", "to": "bob@example.net", "subject": key, "text": "t" });
+    let request = meter.as_customer(Method::POST, "/send").header("Idempotency-Key", key).json(&mail);
+    let answer = try_ask(request).filter(|answer| answer.status == 200);
+    let id = answer.map(|answer| answer.json()["id"].as_str().unwrap().to_owned());
+    id.map(|id| tally.acknowledge(id)).is_some()
+}
+
+/// The client tries again, with the same key.
+fn retry(meter: &Meter, tally: &Tally, unanswered: &Unanswered) {
+    let key = &unanswered.key;
+    until("a retry to be answered", || {
+        let message = keyed(key, &letter(key));
+        let is_taken = if unanswered.is_http {
+            posts(meter, tally, key)
+        } else {
+            tally.note(&meter.signed_in().attempt(&["bob@example.net"], &message))
+        };
+        is_taken.then_some(())
+    });
 }
 
 fn is_told_to_stop(meter: &Meter) -> String {

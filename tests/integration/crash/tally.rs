@@ -34,13 +34,15 @@ pub(super) struct Sums {
     pub(super) acknowledged: usize,
     /// Messages that left, acknowledged or not.
     pub(super) left: usize,
-    /// Of them those that an SMTP server got more than once.
+    /// Messages that the upstream refused.
+    pub(super) refused: usize,
+    /// Of those that left, those that an SMTP server got more than once.
     pub(super) doubled: usize,
 }
 
 impl fmt::Display for Sums {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { acknowledged, left, doubled } = self;
+        let Self { acknowledged, left, doubled, .. } = self;
         write!(f, "{acknowledged} acknowledged, 0 lost, {left} left, {doubled} of them twice by SMTP")
     }
 }
@@ -102,7 +104,12 @@ impl Tally {
         assert_eq!(debited, price as u64, "P3: a debit for what left, and no other");
         let doubled: BTreeSet<_> =
             left.iter().filter(|(_, times)| **times > 1).map(|((id, _), _)| id).collect();
-        Sums { acknowledged: acknowledged.len(), left: messages.len(), doubled: doubled.len() }
+        Sums {
+            acknowledged: acknowledged.len(),
+            left: messages.len(),
+            refused: refused.len(),
+            doubled: doubled.len(),
+        }
     }
 
     /// Messages that went to nobody. Each has bounced once, and there are no more than were to be refused.
