@@ -2,6 +2,7 @@
 
 mod points;
 mod random;
+mod scenario;
 mod tally;
 
 use std::collections::BTreeSet;
