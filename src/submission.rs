@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::crash::CrashPoint;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
 use crate::domain::credential::{Secret, SecretHash};
@@ -365,6 +366,7 @@ impl Submission {
         let message_id = acceptance.message_id.clone();
         if let Some(room) = room {
             hand_over(handover, acceptance, &room);
+            store.pass(CrashPoint::HandedOver);
         }
         Ok(Accepted { message_id, available })
     }

@@ -12,6 +12,7 @@ use super::budget::Purpose;
 use super::dodo::EntryAnswer;
 use super::verdict::{self, Verdict};
 use super::{Billing, Tools};
+use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
@@ -50,10 +51,11 @@ impl Billing {
         let stop = self.0.tools.stop.clone();
         self.distrust().await;
         let mut looked = None;
-        let mut asked = Instant::now();
+        // At the start too: whatever told the earlier process of a top-up died with it.
+        let mut asked = None;
         loop {
-            if asked.elapsed() >= DEBT_INTERVAL {
-                asked = Instant::now();
+            if asked.is_none_or(|at: Instant| at.elapsed() >= DEBT_INTERVAL) {
+                asked = Some(Instant::now());
                 self.ask_for_debtors().await;
             }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
@@ -93,6 +95,7 @@ impl Billing {
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         }
+        store.pass(CrashPoint::EntriesDistrusted);
     }
 
     /// Entries that are open while nobody posts them: after a restart, and where
@@ -117,6 +120,7 @@ impl Billing {
                     return Ok(());
                 }
                 if let Some(entry) = self.open(customer_id).await? {
+                    self.0.tools.store.pass(CrashPoint::EntryOpened);
                     opened += 1;
                     self.post_in_background(entry);
                 }
@@ -200,6 +204,7 @@ impl Billing {
     async fn post(&self, entry: &mut Entry) -> Next {
         let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
+        self.0.tools.store.pass(CrashPoint::EntryAnswered);
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
         self.0.tools.metrics.dodo_call(DodoCall::PostEntry, call_result(&reply.answer));
@@ -229,6 +234,7 @@ impl Billing {
         let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
             return Next::NotKept;
         };
+        store.pass(CrashPoint::EntrySettled);
         metrics.entry(EntryKind::Debit, EntryResult::Settled);
         tracing::info!(
             entry_id = %entry.entry_id,
@@ -252,6 +258,7 @@ impl Billing {
         if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
             return Next::NotKept;
         }
+        store.pass(CrashPoint::EntryVoided);
         metrics.entry(EntryKind::Debit, EntryResult::Void);
         tracing::warn!(
             entry_id = %entry.entry_id,
@@ -295,6 +302,7 @@ impl Billing {
         if let Err(error) = store.note_entry_try(entry, is_unknown, error, clock.now()).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }
+        store.pass(CrashPoint::EntryTryNoted);
         entry.tried(is_unknown);
         self.call_ended(&entry.customer_id);
         tracing::warn!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
+use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
@@ -59,13 +60,17 @@ impl Delivery {
             recipients: part.recipients.clone(),
             bytes: part.bytes.clone(),
         };
-        tokio::select! {
+        let store = &self.0.tools.store;
+        store.pass(CrashPoint::AttemptBegun);
+        let outcome = tokio::select! {
             outcome = self.0.tools.upstreams.send(part.road, &outgoing) => outcome,
             () = lease.lost.cancelled() => Outcome::Unknown {
                 reason: "the lease was lost during the attempt".to_owned(),
                 retry_after: None,
             },
-        }
+        };
+        store.pass(CrashPoint::UpstreamAnswered);
+        outcome
     }
 
     /// Opens or closes the gate by what the upstream said, and says what is written down.
@@ -119,6 +124,7 @@ impl Delivery {
         log_attempt(part, report);
         match recorded {
             Recorded::Applied { captured } => {
+                self.pass(report, captured);
                 if captured > Credits::ZERO {
                     self.0.tools.metrics.captured(captured);
                     self.0.tools.billing.captured();
@@ -130,6 +136,25 @@ impl Delivery {
                 }
                 tracing::warn!(part_id = %part.part_id(), attempt = part.attempt, "this news came too late and changed nothing");
             }
+        }
+    }
+
+    /// The crash points behind the commit of a report.
+    fn pass(&self, report: &Report, captured: Credits) {
+        let store = &self.0.tools.store;
+        if captured > Credits::ZERO {
+            store.pass(CrashPoint::CaptureCommitted);
+        }
+        let is_tried_again = match &report.news {
+            News::Answered(answered) => answered.again.is_some(),
+            News::Retry { .. } => true,
+            News::Hold { .. } => false,
+        };
+        if is_tried_again {
+            store.pass(CrashPoint::RetryCommitted);
+        }
+        if report.bounce.is_some() {
+            store.pass(CrashPoint::BounceCommitted);
         }
     }
 }

@@ -15,6 +15,7 @@ use super::accept::{Acceptance, Accepted, accept_batch};
 use super::report::{Recorded, Report, report_batch};
 use super::writer::Writer;
 use super::{Store, StoreError};
+use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
 
 /// Most members of one commit.
@@ -109,7 +110,7 @@ pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut members: mpsc::Receiver<
         }
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        commit(&mut writer, batch, settings.low_mark).await;
+        commit(&mut writer, batch, &settings).await;
         settings.metrics.store_commit(began.elapsed(), size);
     }
 }
@@ -121,6 +122,17 @@ pub(super) struct Settings {
     pub(super) low_mark: i64,
     /// Where commits are counted.
     pub(super) metrics: Metrics,
+    /// Where a test may have the process killed.
+    pub(super) crash_at: CrashAt,
+}
+
+impl Settings {
+    /// Passes a crash point with a batch that has members whom it is about.
+    fn pass(&self, is_about_them: bool, point: CrashPoint) {
+        if is_about_them {
+            self.crash_at.pass(point);
+        }
+    }
 }
 
 /// Why a batch was not written.
@@ -134,24 +146,24 @@ enum Failure {
     InDoubt(StoreError),
 }
 
-async fn commit(writer: &mut Writer, batch: Batch, low_mark: i64) {
-    match write(writer, &batch, low_mark).await {
+async fn commit(writer: &mut Writer, batch: Batch, settings: &Settings) {
+    match write(writer, &batch, settings).await {
         Ok(answers) => batch.answer(answers),
         Err(Failure::RolledBack(error)) if batch.len() > 1 => {
             tracing::warn!(%error, members = batch.len(), "a commit was rolled back; its members go one by one");
-            one_by_one(writer, batch, low_mark).await;
+            one_by_one(writer, batch, settings).await;
         }
         Err(failure) => recover(writer, batch, failure).await,
     }
 }
 
 /// One of the members cannot be written; the others can.
-async fn one_by_one(writer: &mut Writer, batch: Batch, low_mark: i64) {
+async fn one_by_one(writer: &mut Writer, batch: Batch, settings: &Settings) {
     let mut members = batch.into_members();
     while let Some(member) = members.next() {
         let mut alone = Batch::default();
         alone.push(member);
-        match write(writer, &alone, low_mark).await {
+        match write(writer, &alone, settings).await {
             Ok(answers) => alone.answer(answers),
             Err(Failure::NotBegun(error)) => {
                 members.for_each(|member| alone.push(member));
@@ -165,12 +177,16 @@ async fn one_by_one(writer: &mut Writer, batch: Batch, low_mark: i64) {
 async fn write(
     writer: &mut Writer,
     batch: &Batch,
-    low_mark: i64,
+    settings: &Settings,
 ) -> Result<(Vec<Accepted>, Vec<Recorded>), Failure> {
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-    let answers = apply(&mut tx, batch, low_mark).await.map_err(Failure::RolledBack)?;
+    let answers = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
+    let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
+    settings.pass(reports, CrashPoint::ReportWritten);
+    settings.pass(accepts, CrashPoint::AcceptWritten);
     tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
     writer.note(true);
+    settings.pass(accepts, CrashPoint::AcceptCommitted);
     Ok(answers)
 }
 

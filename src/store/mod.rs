@@ -42,6 +42,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
 use writer::Writer;
 
@@ -164,12 +165,22 @@ pub struct Store {
     hot: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
+    crash_at: CrashAt,
 }
 
 impl Store {
     /// Opens the database in `data_dir`, makes it if there is none, and brings it
     /// up to date. The writer ends when the last clone of the store is dropped.
     pub async fn open(settings: &StoreSettings, metrics: Metrics) -> Result<Self, OpenError> {
+        Self::open_with(settings, metrics, CrashAt::default()).await
+    }
+
+    /// The same, for a process that a test may have killed at a crash point.
+    pub async fn open_with(
+        settings: &StoreSettings,
+        metrics: Metrics,
+        crash_at: CrashAt,
+    ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, maker, low_balance_credits } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
@@ -203,11 +214,16 @@ impl Store {
         let writer = Arc::new(Mutex::new(Writer::new(connection, options)));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
-        let settings = commit::Settings { low_mark, metrics };
+        let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
         tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, questions, low_mark })
+        Ok(Self { readers, writer, hot, questions, low_mark, crash_at })
+    }
+
+    /// Passes a crash point: nothing, unless a test asked for this passage.
+    pub fn pass(&self, point: CrashPoint) {
+        self.crash_at.pass(point);
     }
 
     /// Whether a write would be possible: `readyz` and `check` ask.

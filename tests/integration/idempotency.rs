@@ -13,7 +13,8 @@ use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 const KEY_REUSED: &str = "554 5.5.4 This idempotency key was used for another message\r\n";
 
-fn keyed(key: &str, message: &[u8]) -> Vec<u8> {
+/// A message under a key.
+pub(crate) fn keyed(key: &str, message: &[u8]) -> Vec<u8> {
     [format!("X-Postmeter-Idempotency-Key: {key}\r\n").as_bytes(), message].concat()
 }
 

@@ -60,6 +60,8 @@ struct Heard {
     rules: Vec<Rule>,
     /// Lines that were answered with nothing.
     unanswered: usize,
+    /// How long a message that was taken waits for its answer.
+    pause: Duration,
 }
 
 /// The server. It ends with the test binary.
@@ -130,9 +132,16 @@ impl Sink {
         self.reply(to, "");
     }
 
+    /// Takes its time between a message that it took and the answer.
+    pub(crate) fn pause(&self, pause: Duration) {
+        self.heard.lock().unwrap().pause = pause;
+    }
+
     /// Is its usual self again.
     pub(crate) fn behave(&self) {
-        self.heard.lock().unwrap().rules.clear();
+        let mut heard = self.heard.lock().unwrap();
+        heard.rules.clear();
+        heard.pause = Duration::ZERO;
     }
 
     /// How many rules have yet to be followed.
@@ -218,6 +227,8 @@ impl Door {
                         // Kept before it is said: whoever hears of it finds it.
                         self.heard.lock().unwrap().mails.push(mail.clone());
                     }
+                    let pause = self.heard.lock().unwrap().pause;
+                    tokio::time::sleep(pause).await;
                     let reply = rule.unwrap_or_else(|| "250 2.0.0 queued as 42".to_owned());
                     self.answer(&mut stream, &reply).await?;
                 }
