@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::Billing;
-use super::budget::{Purpose, is_limited};
-use super::dodo::{BalanceAnswer, DodoError};
+use super::budget::Purpose;
+use super::dodo::BalanceAnswer;
 use crate::domain::account::Account;
 use crate::domain::ids::CustomerId;
 use crate::store::account::{BalanceApplied, BalanceRead, ReadOutcome};
-use crate::telemetry::{DodoCall, DodoResult};
+use crate::telemetry::DodoCall;
 
-/// How long a client waits for a balance at most.
-const ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// How long a client waits for Dodo at most.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// A refusal reads live at most this often for one customer.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
 /// So many customers at once are refreshed with the list call.
@@ -188,11 +188,8 @@ impl Billing {
     }
 
     async fn ask_dodo(&self, customer_id: &CustomerId, purpose: Purpose) -> Option<i64> {
-        self.0.budget.take(purpose).await;
-        let reply = self.0.tools.dodo.balance(customer_id).await;
-        self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
-        self.count(DodoCall::ReadBalance, &reply.answer);
-        match reply.answer {
+        let read = self.0.tools.dodo.balance(customer_id);
+        match self.call(purpose, DodoCall::ReadBalance, read).await {
             Ok(answer) => Some(answer.credits()),
             Err(error) => {
                 tracing::warn!(%customer_id, %error, "the balance could not be read");
@@ -218,17 +215,6 @@ impl Billing {
         Some(applied)
     }
 
-    /// Counts a call; the last of them says whether Dodo is up.
-    pub(super) fn count<T>(&self, call: DodoCall, answer: &Result<T, DodoError>) {
-        let result = match answer {
-            Ok(_) | Err(DodoError::Malformed { .. }) => DodoResult::Ok,
-            Err(DodoError::RateLimited { .. }) => DodoResult::RateLimited,
-            Err(DodoError::Unavailable { .. }) => DodoResult::Unanswered,
-            Err(_) => DodoResult::Refused,
-        };
-        self.0.tools.metrics.dodo_call(call, result);
-    }
-
     /// Reads in the background what was asked for, until it is told to stop. What
     /// could not be read is tried again, less and less often while Dodo is away.
     pub(super) async fn refresh(self) {
@@ -239,6 +225,7 @@ impl Billing {
                 () = stop.cancelled() => return,
                 () = self.0.reads.wake.notified() => {}
             }
+            let back = self.0.budget.back();
             let asked = std::mem::take(&mut *lock(&self.0.reads.asked));
             let failed = tokio::select! {
                 () = stop.cancelled() => return,
@@ -250,6 +237,7 @@ impl Billing {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = back => {}
                 () = tokio::time::sleep(wait) => {}
             }
             wait = (wait * 2).min(REFRESH_RETRY_MAX);
@@ -288,11 +276,8 @@ impl Billing {
     async fn refresh_by_list(&self, leaves: &mut BTreeMap<CustomerId, BalanceRead>) -> bool {
         let mut page = 0;
         while usize::try_from(page).is_ok_and(|pages_read| pages_read < leaves.len()) {
-            self.0.budget.take(Purpose::Refresh).await;
-            let reply = self.0.tools.dodo.balances(page).await;
-            self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
-            self.count(DodoCall::ListBalances, &reply.answer);
-            let list = match reply.answer {
+            let read = self.0.tools.dodo.balances(page);
+            let list = match self.call(Purpose::Refresh, DodoCall::ListBalances, read).await {
                 Ok(list) => list,
                 Err(error) => {
                     tracing::warn!(%error, "the balances could not be read");

@@ -153,8 +153,7 @@ pub struct BalancePage {
 pub enum EntryAnswer {
     /// 2xx: applied, now or by an earlier try under the same key.
     Applied {
-        /// The balance that Dodo gave; `None` if the answer could not be read,
-        /// which does not make it less of a success.
+        /// The balance that Dodo gave; an answer without one is no less of a success.
         balance_after: Option<i64>,
     },
     /// 409: an entry with this key was applied before.
@@ -187,7 +186,7 @@ pub enum EntryAnswer {
         /// What happened.
         reason: String,
     },
-    /// Timeout, connection lost, 408 or 5xx: it may have been applied.
+    /// Timeout, connection lost, 408, 5xx, or a 2xx that cannot be read: it may have been applied.
     Unknown {
         /// What happened.
         reason: String,

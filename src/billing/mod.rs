@@ -30,10 +30,10 @@ use crate::domain::refusal::Refusal;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{DodoCall, DodoResult, Metrics};
 use balance::Reads;
-use budget::Budget;
-use dodo::Dodo;
+use budget::{Budget, Purpose, is_limited};
+use dodo::{Dodo, DodoError, Reply};
 use notice::Notices;
 
 /// The handle on the money rooms that others hold.
@@ -99,10 +99,19 @@ struct Inner {
     owing: Notify,
     /// Calls for entries ended: a balance read that waited for that may go on.
     closed: Notify,
-    /// Customers whose entries Dodo refuses, until when they are left alone.
-    refused: Mutex<BTreeMap<CustomerId, Instant>>,
+    /// Customers whose entries Dodo refuses.
+    refused: Mutex<BTreeMap<CustomerId, Refused>>,
     /// Entries that some task is posting.
     posting: Mutex<BTreeSet<EntryId>>,
+}
+
+/// Dodo refused a customer's entry, and would refuse the same again.
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    /// They are left alone until then …
+    until: Instant,
+    /// … which was so long; the next time it is longer.
+    wait: Duration,
 }
 
 impl Billing {
@@ -179,6 +188,57 @@ impl Billing {
         Refusal::OutOfCredit { top_up_url: self.0.settings.top_up_url.clone() }
     }
 
+    /// Makes a call that a client waits for, and has waited for long enough if its
+    /// turn does not come: every call to Dodo is drawn from the one budget.
+    pub async fn call_for_client<T>(
+        &self,
+        call: DodoCall,
+        request: impl Future<Output = Reply<Result<T, DodoError>>>,
+    ) -> Result<T, DodoError> {
+        let turn = self.0.budget.take(Purpose::Answer);
+        if tokio::time::timeout(balance::ANSWER_WAIT, turn).await.is_err() {
+            return Err(DodoError::RateLimited { retry_after: None });
+        }
+        self.made(call, request.await)
+    }
+
+    /// Makes a call when its turn has come.
+    async fn call<T>(
+        &self,
+        purpose: Purpose,
+        call: DodoCall,
+        request: impl Future<Output = Reply<Result<T, DodoError>>>,
+    ) -> Result<T, DodoError> {
+        self.0.budget.take(purpose).await;
+        self.made(call, request.await)
+    }
+
+    /// Learns from a call that was made, and counts it.
+    fn made<T>(&self, call: DodoCall, reply: Reply<Result<T, DodoError>>) -> Result<T, DodoError> {
+        self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
+        self.count(call, &reply.answer);
+        reply.answer
+    }
+
+    /// Counts a call; the last of them says whether Dodo is up.
+    fn count<T>(&self, call: DodoCall, answer: &Result<T, DodoError>) {
+        self.count_as(
+            call,
+            match answer {
+                Ok(_) => DodoResult::Ok,
+                Err(DodoError::RateLimited { .. }) => DodoResult::RateLimited,
+                Err(DodoError::Unavailable { .. }) => DodoResult::Unanswered,
+                Err(DodoError::Malformed { .. }) => DodoResult::Failed,
+                Err(_) => DodoResult::Refused,
+            },
+        );
+    }
+
+    fn count_as(&self, call: DodoCall, result: DodoResult) {
+        self.0.tools.metrics.dodo_call(call, result);
+        self.0.budget.went(!matches!(result, DodoResult::Failed | DodoResult::Unanswered));
+    }
+
     /// News that a customer's balance may have changed (a webhook): it is read
     /// soon, in the background, and a refusal may read it live again at once.
     pub fn balance_changed(&self, customer_id: &CustomerId) {
@@ -214,7 +274,7 @@ impl Billing {
         }
     }
 
-    fn refused(&self) -> MutexGuard<'_, BTreeMap<CustomerId, Instant>> {
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<CustomerId, Refused>> {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
