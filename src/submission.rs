@@ -300,7 +300,7 @@ impl Submission {
                 }
                 available
             }
-            accept::Accepted::OutOfCredit => return Err(billing.out_of_credit()),
+            accept::Accepted::OutOfCredit => return Err(billing.out_of_credit(Credits::ZERO)),
             accept::Accepted::BalanceUnknown => return Err(Refusal::BillingUnknown),
             accept::Accepted::Suspended(reason) => return Err(Refusal::Suspended { reason }),
             accept::Accepted::Revoked => return Err(Refusal::BadCredential),

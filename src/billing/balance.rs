@@ -8,18 +8,15 @@ use tokio::sync::Notify;
 
 use super::Billing;
 use super::budget::Purpose;
-use super::dodo::BalanceAnswer;
+use super::crowd::LIST_FROM;
 use crate::domain::account::Account;
 use crate::domain::ids::CustomerId;
 use crate::store::account::{BalanceApplied, BalanceRead, ReadOutcome};
-use crate::telemetry::DodoCall;
 
 /// How long a client waits for Dodo at most.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// A refusal reads live at most this often for one customer.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
-/// So many customers at once are refreshed with the list call.
-const LIST_FROM: usize = 5;
 /// Tries of a read that an entry overtook.
 const MAX_OVERTAKEN: u32 = 3;
 /// First and longest wait before what could not be refreshed is tried again.
@@ -101,6 +98,20 @@ impl Reads {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Mail was sent for credits that are not there any more: the operator's loss until the next top-up.
+fn warn_of_shortfall(customer_id: &CustomerId, account: &Account) {
+    let shortfall = account.shortfall().get();
+    if shortfall > 0 {
+        tracing::warn!(
+            %customer_id,
+            balance = account.balance,
+            owed = account.owed.get(),
+            shortfall,
+            "credits expired or were spent elsewhere before they could be debited; the next top-up pays them first"
+        );
+    }
 }
 
 impl Billing {
@@ -188,14 +199,11 @@ impl Billing {
     }
 
     async fn ask_dodo(&self, customer_id: &CustomerId, purpose: Purpose) -> Option<i64> {
-        let read = self.0.tools.dodo.balance(customer_id);
-        match self.call(purpose, DodoCall::ReadBalance, read).await {
-            Ok(answer) => Some(answer.credits()),
-            Err(error) => {
-                tracing::warn!(%customer_id, %error, "the balance could not be read");
-                None
-            }
+        if purpose == Purpose::Answer {
+            return self.ask_for_client(customer_id).await;
         }
+        self.0.budget.take(purpose).await;
+        self.ask_alone(customer_id).await
     }
 
     async fn apply(&self, leave: &BalanceRead, balance: i64) -> Option<BalanceApplied> {
@@ -208,6 +216,7 @@ impl Billing {
         if applied.is_news {
             // What Dodo refused under the old balance may be settled under this one.
             self.refused().remove(&leave.customer_id);
+            warn_of_shortfall(&leave.customer_id, &applied.account);
         }
         if applied.account.owed.get() > 0 {
             self.0.owing.notify_one();
@@ -269,30 +278,17 @@ impl Billing {
         failed
     }
 
-    /// Many at once: a hundred balances a call, while that is cheaper than one by
-    /// one. Who is found is taken out of `leaves`. Who is on no page is left to be
-    /// asked for alone: without a grant, or moved to another page meanwhile.
+    /// Many at once. Who is found is taken out of `leaves`. Who is on no page is left
+    /// to be asked for alone: without a grant, or moved to another page meanwhile.
     /// `false`: Dodo did not answer.
     async fn refresh_by_list(&self, leaves: &mut BTreeMap<CustomerId, BalanceRead>) -> bool {
-        let mut page = 0;
-        while usize::try_from(page).is_ok_and(|pages_read| pages_read < leaves.len()) {
-            let read = self.0.tools.dodo.balances(page);
-            let list = match self.call(Purpose::Refresh, DodoCall::ListBalances, read).await {
-                Ok(list) => list,
-                Err(error) => {
-                    tracing::warn!(%error, "the balances could not be read");
-                    return false;
-                }
-            };
-            for (customer_id, balance) in list.balances {
-                if let Some(leave) = leaves.remove(&customer_id) {
-                    self.apply(&leave, BalanceAnswer::Known(balance).credits()).await;
-                }
+        self.0.budget.take(Purpose::Refresh).await;
+        let wanted = leaves.keys().cloned().collect();
+        let Ok(listed) = self.list_balances(&wanted, Purpose::Refresh).await else { return false };
+        for (customer_id, balance) in listed {
+            if let Some(leave) = leaves.remove(&customer_id) {
+                self.apply(&leave, balance).await;
             }
-            if list.is_last {
-                break;
-            }
-            page += 1;
         }
         true
     }

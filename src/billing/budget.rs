@@ -60,12 +60,7 @@ impl Budget {
 
     /// Waits until a call for `purpose` may be made, and counts it.
     pub async fn take(&self, purpose: Purpose) {
-        let queue = match purpose {
-            Purpose::Entry => &self.entries,
-            Purpose::Answer => &self.answers,
-            Purpose::Refresh => &self.refreshes,
-        };
-        let _turn = queue.lock().await;
+        let _turn = self.queue(purpose).lock().await;
         loop {
             let back = self.back.notified();
             let wait = self.buckets().try_take(purpose, Instant::now());
@@ -75,6 +70,12 @@ impl Budget {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// Counts a call for `purpose` if it may be made now and nobody waits for one.
+    pub fn try_take(&self, purpose: Purpose) -> bool {
+        let turn = self.queue(purpose).try_lock();
+        turn.is_ok() && self.buckets().try_take(purpose, Instant::now()).is_none()
     }
 
     /// Learns from what an answer says about the rate limit.
@@ -99,6 +100,14 @@ impl Budget {
     /// Ends when Dodo, having been away, answers again after this was called.
     pub fn back(&self) -> Notified<'_> {
         self.back.notified()
+    }
+
+    const fn queue(&self, purpose: Purpose) -> &tokio::sync::Mutex<()> {
+        match purpose {
+            Purpose::Entry => &self.entries,
+            Purpose::Answer => &self.answers,
+            Purpose::Refresh => &self.refreshes,
+        }
     }
 
     fn buckets(&self) -> std::sync::MutexGuard<'_, Buckets> {

@@ -32,8 +32,6 @@ pub const TEST_HOST: &str = "https://test.dodopayments.com";
 pub const LIVE_HOST: &str = "https://live.dodopayments.com";
 /// Balances on a page: the most that Dodo gives.
 pub const MAX_PAGE: usize = 100;
-/// The longest wait for one call; Dodo documents none of its own.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// No customer of Dodo's has this id: `check` tries its right to write on it.
 const NOBODY: &str = "postmeter-check-no-such-customer";
@@ -47,7 +45,7 @@ pub struct DodoSettings {
     pub api_key: SecretString,
     /// The credit entitlement that counts email credits.
     pub entitlement_id: String,
-    /// Longest wait for one call.
+    /// Longest wait for one call; Dodo documents none of its own.
     pub timeout: Duration,
     /// For a `retry-after` that names a date.
     pub clock: Clock,

@@ -8,6 +8,7 @@
 
 mod balance;
 pub mod budget;
+mod crowd;
 pub mod dodo;
 pub mod events;
 mod notice;
@@ -33,6 +34,7 @@ use crate::store::Store;
 use crate::telemetry::{DodoCall, DodoResult, Metrics};
 use balance::Reads;
 use budget::{Budget, Purpose, is_limited};
+use crowd::Crowd;
 use dodo::{Dodo, DodoError, Reply};
 use notice::Notices;
 
@@ -94,6 +96,7 @@ struct Inner {
     settings: Settings,
     budget: Budget,
     reads: Reads,
+    crowd: Crowd,
     notices: Notices,
     /// Something was captured, or may be settled now.
     owing: Notify,
@@ -122,6 +125,7 @@ impl Billing {
             settings,
             budget: Budget::new(),
             reads: Reads::default(),
+            crowd: Crowd::default(),
             notices: Notices::default(),
             owing: Notify::new(),
             closed: Notify::new(),
@@ -134,6 +138,7 @@ impl Billing {
     pub fn start(&self) {
         let tasks = &self.0.tools.tasks;
         tasks.spawn(self.clone().settle());
+        tasks.spawn(self.clone().show_debts());
         tasks.spawn(self.clone().refresh());
     }
 
@@ -178,14 +183,14 @@ impl Billing {
     fn decide(&self, account: &Account, price: Credits) -> Result<(), Refusal> {
         match account.covers(price) {
             Some(true) => Ok(()),
-            Some(false) => Err(self.out_of_credit()),
+            Some(false) => Err(self.out_of_credit(account.shortfall())),
             None => Err(Refusal::BillingUnknown),
         }
     }
 
     /// The refusal for lack of credit.
-    pub fn out_of_credit(&self) -> Refusal {
-        Refusal::OutOfCredit { top_up_url: self.0.settings.top_up_url.clone() }
+    pub fn out_of_credit(&self, shortfall: Credits) -> Refusal {
+        Refusal::OutOfCredit { top_up_url: self.0.settings.top_up_url.clone(), shortfall }
     }
 
     /// Makes a call that a client waits for, and has waited for long enough if its
@@ -202,17 +207,6 @@ impl Billing {
         self.made(call, request.await)
     }
 
-    /// Makes a call when its turn has come.
-    async fn call<T>(
-        &self,
-        purpose: Purpose,
-        call: DodoCall,
-        request: impl Future<Output = Reply<Result<T, DodoError>>>,
-    ) -> Result<T, DodoError> {
-        self.0.budget.take(purpose).await;
-        self.made(call, request.await)
-    }
-
     /// Learns from a call that was made, and counts it.
     fn made<T>(&self, call: DodoCall, reply: Reply<Result<T, DodoError>>) -> Result<T, DodoError> {
         self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
@@ -222,20 +216,28 @@ impl Billing {
 
     /// Counts a call; the last of them says whether Dodo is up.
     fn count<T>(&self, call: DodoCall, answer: &Result<T, DodoError>) {
-        self.count_as(
-            call,
-            match answer {
-                Ok(_) => DodoResult::Ok,
-                Err(DodoError::RateLimited { .. }) => DodoResult::RateLimited,
-                Err(DodoError::Unavailable { .. }) => DodoResult::Unanswered,
-                Err(DodoError::Malformed { .. }) => DodoResult::Failed,
-                Err(_) => DodoResult::Refused,
-            },
-        );
+        let is_balance = matches!(call, DodoCall::ReadBalance | DodoCall::ListBalances);
+        let (result, is_refusing) = match answer {
+            Ok(_) => (DodoResult::Ok, Some(false)),
+            Err(DodoError::RateLimited { .. }) => (DodoResult::RateLimited, None),
+            Err(DodoError::Unavailable { .. }) => (DodoResult::Unanswered, None),
+            Err(DodoError::Malformed { .. }) => (DodoResult::Failed, None),
+            Err(DodoError::Unauthorized) => (DodoResult::Refused, Some(true)),
+            // There is no such entitlement; what else is not there need not be.
+            Err(DodoError::NotFound { .. }) => (DodoResult::Refused, is_balance.then_some(true)),
+            Err(DodoError::Refused { .. }) => (DodoResult::Refused, None),
+        };
+        self.count_as(call, result, is_refusing);
     }
 
-    fn count_as(&self, call: DodoCall, result: DodoResult) {
-        self.0.tools.metrics.dodo_call(call, result);
+    /// `is_refusing`: whether Dodo refuses these calls for something that the
+    /// operator must mend, as far as this one shows.
+    fn count_as(&self, call: DodoCall, result: DodoResult, is_refusing: Option<bool>) {
+        let metrics = &self.0.tools.metrics;
+        metrics.dodo_call(call, result);
+        if let Some(is_refusing) = is_refusing {
+            metrics.set_dodo_refusing(call, is_refusing);
+        }
         self.0.budget.went(!matches!(result, DodoResult::Failed | DodoResult::Unanswered));
     }
 

@@ -86,6 +86,26 @@ impl Billing {
         }
     }
 
+    /// Keeps the gauges of what is owed true.
+    pub(super) async fn show_debts(self) {
+        let Tools { store, clock, metrics, stop, .. } = &self.0.tools;
+        loop {
+            match store.debts().await {
+                Ok(debts) => {
+                    let now = clock.now().as_millisecond();
+                    let age = debts.oldest_capture_at.map_or(0, |at| now.saturating_sub(at).max(0));
+                    let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
+                    metrics.set_debts(gauge(debts.uncovered), Duration::from_millis(gauge(age)));
+                }
+                Err(error) => tracing::error!(%error, "debts could not be read"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
     /// A debt that the balance does not cover waits for a top-up, whose webhook may
     /// have been lost: the balance is read now and then all the same.
     async fn ask_for_debtors(&self) {
@@ -240,7 +260,7 @@ impl Billing {
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
-        self.count_as(DodoCall::PostEntry, call_result(&reply.answer));
+        self.count_as(DodoCall::PostEntry, call_result(&reply.answer), refusing(&reply.answer));
         let is_certain = entry.unknown_tries == 0;
         match reply.answer {
             // Between two tries a balance may have been read that is newer than this one.
@@ -365,6 +385,15 @@ impl Billing {
             "an entry was not settled; it is tried again"
         );
         Verdict::Again(after)
+    }
+}
+
+/// Whether Dodo refuses entries for something that the operator must mend, as far as an answer shows.
+const fn refusing(answer: &EntryAnswer) -> Option<bool> {
+    match answer {
+        EntryAnswer::Unauthorized | EntryAnswer::Misconfigured { .. } => Some(true),
+        EntryAnswer::Applied { .. } | EntryAnswer::KeyUsed | EntryAnswer::Rejected { .. } => Some(false),
+        EntryAnswer::RateLimited { .. } | EntryAnswer::NotSent { .. } | EntryAnswer::Unknown { .. } => None,
     }
 }
 

@@ -302,6 +302,25 @@ async fn a_crowd_that_would_be_refused_makes_one_call_and_waits_for_it() {
 }
 
 #[tokio::test]
+async fn more_strangers_than_calls_are_asked_for_together() {
+    let bench = Bench::new(5).await;
+    bench.services.dodo.behave(|behaviour| behaviour.per_minute = 240);
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..80 {
+        let stranger = bench.add(&format!("cus_{number}"), 3).await;
+        let account = bench.store.account(&stranger).await.unwrap().unwrap();
+        let billing = bench.billing.clone();
+        asking.spawn(async move { billing.check_credit(&stranger, &account, Credits::ONE).await });
+    }
+    let nobody = bench.add("cus_without", 0).await;
+    let account = bench.store.account(&nobody).await.unwrap().unwrap();
+    let refused = bench.billing.check_credit(&nobody, &account, Credits::ONE).await;
+    assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "{refused:?}");
+    assert_eq!(asking.join_all().await, vec![Ok(()); 80]);
+    assert!(bench.services.dodo.calls() < 25, "{}", bench.services.dodo.calls());
+}
+
+#[tokio::test]
 async fn an_answer_that_comes_too_late_for_a_client_is_kept_all_the_same() {
     let bench = Bench::new(5).await;
     bench.fault(Fault::new(Misbehaviour::Late { delay_ms: 200 }).on("GET", "/balances"));
