@@ -201,7 +201,7 @@ impl Billing {
 
     /// Opens an entry for what is owed, or for what the balance covers of it; a
     /// debt beyond the balance waits for the next top-up.
-    async fn open(&self, customer_id: &CustomerId) -> Result<Option<Entry>, StoreError> {
+    pub(super) async fn open(&self, customer_id: &CustomerId) -> Result<Option<Entry>, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let Some(account) = store.account(customer_id).await? else { return Ok(None) };
