@@ -31,6 +31,8 @@ const AWAY_INTERVAL: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How often the balance of customers in debt is read without news.
 const DEBT_INTERVAL: Duration = Duration::from_secs(60);
+/// So many of them at once: who does not pay costs the others no calls.
+const DEBTORS: u32 = 20;
 /// First and longest wait before the same entry is posted again.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -109,7 +111,7 @@ impl Billing {
     /// A debt that the balance does not cover waits for a top-up, whose webhook may
     /// have been lost: the balance is read now and then all the same.
     async fn ask_for_debtors(&self) {
-        match self.0.tools.store.uncovered().await {
+        match self.0.tools.store.uncovered(DEBTORS).await {
             Ok(debtors) => debtors.iter().for_each(|customer_id| self.0.reads.ask(customer_id)),
             Err(error) => tracing::error!(%error, "debts could not be read"),
         }

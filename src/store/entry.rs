@@ -105,10 +105,12 @@ impl Store {
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
-    /// Customers whose balance does not cover what they owe.
-    pub async fn uncovered(&self) -> Result<Vec<CustomerId>, StoreError> {
-        const UNCOVERED: &str = "SELECT customer_id FROM account WHERE owed > 0 AND balance < owed";
-        let rows: Vec<String> = sqlx::query_scalar(UNCOVERED).fetch_all(&self.readers).await?;
+    /// Customers whose balance does not cover what they owe; those first whose
+    /// balance was read the longest ago.
+    pub async fn uncovered(&self, limit: u32) -> Result<Vec<CustomerId>, StoreError> {
+        const UNCOVERED: &str = "
+            SELECT customer_id FROM account WHERE owed > 0 AND balance < owed ORDER BY balance_read_at LIMIT ?1";
+        let rows: Vec<String> = sqlx::query_scalar(UNCOVERED).bind(limit).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 

@@ -8,6 +8,7 @@ use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::credit_added;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::page::Browser;
 
 fn sends(smtp: &mut Smtp, subjects: &[&str]) {
     for subject in subjects {
@@ -57,6 +58,8 @@ fn is_told_of_its_debt(meter: &Meter) {
     assert_eq!(refused.json()["error"], format!("{contract} {OWED}"));
     let credits = meter.credits();
     assert_eq!((&credits["shortfall"], credits["problem"].as_str()), (&serde_json::json!(1), Some(OWED)));
+    let page = Browser::signed_in(meter).get("/account");
+    assert!(page.status == 200 && page.body.contains(OWED), "{page:?}");
     assert!(meter.log().contains("credits expired or were spent elsewhere before they could be debited"));
     until_is("the metric", 1, || meter.metric("postmeter_credits_uncovered"));
 }

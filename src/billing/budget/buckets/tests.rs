@@ -121,6 +121,20 @@ fn entries_leave_half_of_the_rest_to_answers() {
 }
 
 #[test]
+fn a_client_is_answered_at_once_however_busy_entries_and_refreshes_are() {
+    let (mut buckets, start) = full();
+    let mut others = 0;
+    for tick in 0..6_000 {
+        let now = start + TICK * tick;
+        others += spend(&mut buckets, Purpose::Refresh, now) + spend(&mut buckets, Purpose::Entry, now);
+        if tick % 100 == 0 {
+            assert_eq!(buckets.try_take(Purpose::Answer, now), None, "at {tick}");
+        }
+    }
+    assert!((150..=180).contains(&others), "{others}");
+}
+
+#[test]
 fn the_limit_is_learned_whichever_of_its_limits_dodo_tells() {
     let told = |limit, reset| RateInfo { limit: Some(limit), reset, ..RateInfo::default() };
     let table = [
