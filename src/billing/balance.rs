@@ -30,6 +30,8 @@ const MAX_FAILURES: u32 = 3;
 pub(super) struct Reads {
     flights: Mutex<BTreeMap<CustomerId, Arc<Flight>>>,
     asked: Mutex<BTreeSet<CustomerId>>,
+    /// To be read only if nobody has read them when their turn comes.
+    stale: Mutex<BTreeSet<CustomerId>>,
     /// Whose entry was on its way when they were to be refreshed.
     deferred: Mutex<BTreeSet<CustomerId>>,
     wake: Notify,
@@ -48,6 +50,20 @@ struct Flight {
 struct Last {
     began: Instant,
     account: Option<Account>,
+}
+
+/// How old an answer may be that somebody is content with.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// With a balance.
+    read: Duration,
+    /// That Dodo did not give one.
+    failure: Duration,
+}
+
+impl Patience {
+    /// Nothing but a read that begins after the question will do.
+    const NONE: Self = Self { read: Duration::ZERO, failure: Duration::ZERO };
 }
 
 impl Flight {
@@ -69,6 +85,14 @@ impl Reads {
     /// Asks for a read in the background.
     pub(super) fn ask(&self, customer_id: &CustomerId) {
         let is_new = lock(&self.asked).insert(customer_id.clone());
+        if is_new {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Asks for a read in the background, unless another one comes before it.
+    pub(super) fn ask_if_stale(&self, customer_id: &CustomerId) {
+        let is_new = lock(&self.stale).insert(customer_id.clone());
         if is_new {
             self.wake.notify_one();
         }
@@ -117,18 +141,30 @@ fn warn_of_shortfall(customer_id: &CustomerId, account: &Account) {
 impl Billing {
     /// Reads a balance for somebody who waits; `None`: it cannot be had in time.
     pub(super) async fn read_balance(&self, customer_id: &CustomerId) -> Option<Account> {
-        self.wait_for_read(customer_id, Duration::ZERO).await
+        self.wait_for_read(customer_id, Patience::NONE).await
+    }
+
+    /// Reads a balance for somebody of whom none is known that can be used. A read
+    /// that is under way, or was made a moment ago, will do.
+    pub(super) async fn read_unknown(&self, customer_id: &CustomerId) -> Option<Account> {
+        let settings = &self.0.settings;
+        let patience = Patience { read: settings.balance_max_age, failure: Duration::ZERO };
+        let account = self.wait_for_read(customer_id, patience).await?;
+        if self.age(&account).is_some_and(|age| age <= settings.outage_max_age) {
+            return Some(account);
+        }
+        self.read_balance(customer_id).await
     }
 
     /// Reads a balance for somebody who would be refused. Whoever is refused
     /// within five seconds of such a read has waited for it, and makes no other.
     pub(super) async fn read_before_refusal(&self, customer_id: &CustomerId) -> Option<Account> {
-        self.wait_for_read(customer_id, REFUSAL_INTERVAL).await
+        self.wait_for_read(customer_id, Patience { read: REFUSAL_INTERVAL, failure: REFUSAL_INTERVAL }).await
     }
 
     /// The read is a task of its own: an answer that comes too late for whoever
     /// asked is kept all the same.
-    async fn wait_for_read(&self, customer_id: &CustomerId, patience: Duration) -> Option<Account> {
+    async fn wait_for_read(&self, customer_id: &CustomerId, patience: Patience) -> Option<Account> {
         let (billing, customer_id) = (self.clone(), customer_id.clone());
         let flight = self.0.tools.tasks.spawn(async move {
             let stop = billing.0.tools.stop.clone();
@@ -143,12 +179,14 @@ impl Billing {
 
     /// One read at a time for a customer. Who asks while one is under way waits for
     /// a read that begins after the question, less `patience`, and shares it with the others.
-    async fn fly(&self, customer_id: &CustomerId, purpose: Purpose, patience: Duration) -> Option<Account> {
+    async fn fly(&self, customer_id: &CustomerId, purpose: Purpose, patience: Patience) -> Option<Account> {
         let flight = self.0.reads.flight(customer_id);
-        let not_before = flight.not_before(Instant::now(), patience);
+        let asked = Instant::now();
+        let read_after = flight.not_before(asked, patience.read);
+        let failed_after = flight.not_before(asked, patience.failure);
         let mut last = flight.last.lock().await;
         if let Some(Last { began, account }) = *last
-            && began >= not_before
+            && began >= if account.is_some() { read_after } else { failed_after }
         {
             return account;
         }
@@ -235,10 +273,13 @@ impl Billing {
                 () = self.0.reads.wake.notified() => {}
             }
             let back = self.0.budget.back();
-            let asked = std::mem::take(&mut *lock(&self.0.reads.asked));
+            let refreshing = async {
+                let wanted = self.wanted().await;
+                self.refresh_all(wanted).await
+            };
             let failed = tokio::select! {
                 () = stop.cancelled() => return,
-                failed = self.refresh_all(asked) => failed,
+                failed = refreshing => failed,
             };
             if failed.is_empty() {
                 wait = REFRESH_RETRY_MIN;
@@ -252,6 +293,19 @@ impl Billing {
             wait = (wait * 2).min(REFRESH_RETRY_MAX);
             failed.iter().for_each(|customer_id| self.0.reads.ask(customer_id));
         }
+    }
+
+    /// Whom to read now: who was asked for, and who is stale still.
+    async fn wanted(&self) -> BTreeSet<CustomerId> {
+        let mut wanted = std::mem::take(&mut *lock(&self.0.reads.asked));
+        let stale = std::mem::take(&mut *lock(&self.0.reads.stale));
+        for customer_id in stale {
+            let account = self.0.tools.store.account(&customer_id).await;
+            if account.is_ok_and(|account| account.is_some_and(|account| self.is_stale(&account))) {
+                wanted.insert(customer_id);
+            }
+        }
+        wanted
     }
 
     /// Returns who could not be read.
@@ -268,7 +322,7 @@ impl Billing {
         let (mut failed, mut in_a_row) = (BTreeSet::new(), 0);
         for customer_id in leaves.into_keys() {
             let is_hopeless = in_a_row >= MAX_FAILURES;
-            if is_hopeless || self.fly(&customer_id, Purpose::Refresh, Duration::ZERO).await.is_none() {
+            if is_hopeless || self.fly(&customer_id, Purpose::Refresh, Patience::NONE).await.is_none() {
                 in_a_row += 1;
                 failed.insert(customer_id);
             } else {

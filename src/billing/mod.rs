@@ -154,7 +154,8 @@ impl Billing {
         let age = self.age(account);
         let is_usable = age.is_some_and(|age| age <= settings.outage_max_age);
         if !is_usable || settings.balance_max_age.is_zero() {
-            let account = self.read_balance(customer_id).await.ok_or(Refusal::BillingUnknown)?;
+            let account = self.read_unknown(customer_id).await;
+            let account = account.ok_or(Refusal::BillingUnknown)?;
             return self.decide(&account, price);
         }
         self.refresh_if_stale(customer_id, account);
@@ -247,10 +248,14 @@ impl Billing {
         self.0.reads.has_changed(customer_id);
     }
 
+    fn is_stale(&self, account: &Account) -> bool {
+        self.age(account).is_none_or(|age| age > self.0.settings.balance_max_age)
+    }
+
     /// Has a balance read in the background if it is unknown or older than it may be.
     pub fn refresh_if_stale(&self, customer_id: &CustomerId, account: &Account) {
-        if self.age(account).is_none_or(|age| age > self.0.settings.balance_max_age) {
-            self.0.reads.ask(customer_id);
+        if self.is_stale(account) {
+            self.0.reads.ask_if_stale(customer_id);
         }
     }
 
