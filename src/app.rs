@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::billing::dodo::{self, Dodo, DodoSettings};
+use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
 use crate::clock::Clock;
@@ -290,7 +290,7 @@ async fn start_back(
         base_url: secrets.dodo_base_url.clone(),
         api_key: secrets.dodo_api_key.clone(),
         entitlement_id: secrets.credit_entitlement_id.clone(),
-        timeout: dodo::DEFAULT_TIMEOUT,
+        timeout: Duration::from_secs(config.billing.dodo_timeout_s),
         clock: clock.clone(),
     })?;
     let billing = Billing::new(

@@ -77,6 +77,9 @@
 //! - **A balance read is applied only if no entry was opened, settled or voided
 //!   since it began** (the account's `version`), and while an entry's outcome is
 //!   unknown it may only raise what is available.
+//! - **Every call to Dodo is drawn from one budget,** whose size is what Dodo's
+//!   answers say; a third of it is for entries alone, and what a client waits for
+//!   goes before what nobody waits for.
 //! - **`Sent` wins, everything else needs the current attempt** (the diagram is in
 //!   [`domain::message`]). A lease, never a transaction, spans a network call.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**

@@ -356,7 +356,7 @@ impl Submission {
                 return Ok(retried::answered(&acceptance.customer_id, message_id, available));
             }
             accept::Accepted::KeyReused => return Err(Refusal::KeyReused),
-            accept::Accepted::OutOfCredit => return Err(billing.out_of_credit()),
+            accept::Accepted::OutOfCredit => return Err(billing.out_of_credit(Credits::ZERO)),
             accept::Accepted::BalanceUnknown => return Err(Refusal::BillingUnknown),
             accept::Accepted::Suspended(reason) => return Err(Refusal::Suspended { reason }),
             accept::Accepted::Revoked => return Err(Refusal::BadCredential),

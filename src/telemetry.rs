@@ -16,7 +16,7 @@
 //! | `status`, `reason` | enhanced status code; why, in one line |
 //! | `retry_at` | when the next attempt is due |
 //! | `kind`, `amount` | of an entry: `debit` or `credit`, credits |
-//! | `available`, `balance`, `held`, `owed` | credits of the customer |
+//! | `available`, `balance`, `held`, `owed`, `shortfall` | credits of the customer |
 //! | `webhook_id`, `event` | of a webhook |
 //! | `error` | what went wrong on our side |
 //!
@@ -288,9 +288,12 @@ struct Inner {
     credits_captured: Counter,
     credits_held: Gauge,
     credits_owed: Gauge,
+    credits_uncovered: Gauge,
+    oldest_capture_age: Gauge,
     entries: Labelled<2, Counter>,
     dodo_calls: Labelled<2, Counter>,
     dodo_up: Gauge,
+    dodo_refusing: Labelled<1, Gauge>,
     webhooks: Labelled<2, Counter>,
     store_commit: Histogram,
     store_batch_size: Histogram,
@@ -324,9 +327,21 @@ impl Metrics {
                 .add("credits_captured", "Credits that became owed because a message was sent"),
             credits_held: names.add("credits_held", "Credits held for accepted messages, all customers"),
             credits_owed: names.add("credits_owed", "Credits captured and not yet settled, all customers"),
+            credits_uncovered: names
+                .add("credits_uncovered", "Credits owed beyond the balances, all customers: they wait for top-ups"),
+            oldest_capture_age: names.add_in(
+                Unit::Seconds,
+                "oldest_capture_age",
+                "Age of the oldest capture that is not settled, 0 without one",
+                Gauge::default(),
+            ),
             entries: names.add("entries", "Tries to post a ledger entry"),
             dodo_calls: names.add("dodo_calls", "Calls to Dodo"),
             dodo_up: names.add("dodo_up", "0 after a call that Dodo failed or left unanswered"),
+            dodo_refusing: names.add(
+                "dodo_refusing",
+                "1 while Dodo refuses these calls for a reason that the operator must look at: key, rights, entitlement",
+            ),
             webhooks: names.add("webhooks", "Webhooks received"),
             store_commit: names.add_in(
                 Unit::Seconds,
@@ -411,6 +426,24 @@ impl Metrics {
         self.0.credits_owed.set(level(owed));
     }
 
+    /// Says what is owed beyond the balances, and how long the oldest debt has waited.
+    pub fn set_debts(&self, uncovered: u64, oldest: Duration) {
+        self.0.credits_uncovered.set(level(uncovered));
+        self.0.oldest_capture_age.set(level(oldest.as_secs()));
+    }
+
+    /// Says whether Dodo refuses a kind of call for something that the operator must mend.
+    pub fn set_dodo_refusing(&self, call: DodoCall, is_refusing: bool) {
+        self.0.dodo_refusing.get_or_create(&[("call", call.as_str())]).set(i64::from(is_refusing));
+    }
+
+    /// The calls that Dodo refuses so: `readyz` asks.
+    pub fn dodo_refuses(&self) -> Vec<&'static str> {
+        let is_refused =
+            |call: &DodoCall| self.0.dodo_refusing.get_or_create(&[("call", call.as_str())]).get() != 0;
+        DodoCall::ALL.iter().filter(|call| is_refused(call)).map(|call| call.as_str()).collect()
+    }
+
     /// Counts a try to post an entry.
     pub fn entry(&self, kind: EntryKind, result: EntryResult) {
         let labels = [("kind", kind.as_str()), ("result", result.as_str())];
@@ -464,6 +497,7 @@ impl Inner {
             }
         }
         for call in DodoCall::ALL {
+            begin(&self.dodo_refusing, [("call", call.as_str())]);
             for result in DodoResult::ALL {
                 begin(&self.dodo_calls, [("call", call.as_str()), ("result", result.as_str())]);
             }

@@ -7,20 +7,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::Billing;
-use super::budget::{Purpose, is_limited};
-use super::dodo::{BalanceAnswer, DodoError};
+use super::budget::Purpose;
+use super::crowd::LIST_FROM;
 use crate::crash::CrashPoint;
 use crate::domain::account::Account;
 use crate::domain::ids::CustomerId;
 use crate::store::account::{BalanceApplied, BalanceRead, ReadOutcome};
-use crate::telemetry::{DodoCall, DodoResult};
 
-/// How long a client waits for a balance at most.
-const ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// How long a client waits for Dodo at most.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// A refusal reads live at most this often for one customer.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
-/// So many customers at once are refreshed with the list call.
-const LIST_FROM: usize = 5;
 /// Tries of a read that an entry overtook.
 const MAX_OVERTAKEN: u32 = 3;
 /// First and longest wait before what could not be refreshed is tried again.
@@ -34,6 +31,8 @@ const MAX_FAILURES: u32 = 3;
 pub(super) struct Reads {
     flights: Mutex<BTreeMap<CustomerId, Arc<Flight>>>,
     asked: Mutex<BTreeSet<CustomerId>>,
+    /// To be read only if nobody has read them when their turn comes.
+    stale: Mutex<BTreeSet<CustomerId>>,
     /// Whose entry was on its way when they were to be refreshed.
     deferred: Mutex<BTreeSet<CustomerId>>,
     wake: Notify,
@@ -52,6 +51,20 @@ struct Flight {
 struct Last {
     began: Instant,
     account: Option<Account>,
+}
+
+/// How old an answer may be that somebody is content with.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// With a balance.
+    read: Duration,
+    /// That Dodo did not give one.
+    failure: Duration,
+}
+
+impl Patience {
+    /// Nothing but a read that begins after the question will do.
+    const NONE: Self = Self { read: Duration::ZERO, failure: Duration::ZERO };
 }
 
 impl Flight {
@@ -73,6 +86,14 @@ impl Reads {
     /// Asks for a read in the background.
     pub(super) fn ask(&self, customer_id: &CustomerId) {
         let is_new = lock(&self.asked).insert(customer_id.clone());
+        if is_new {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Asks for a read in the background, unless another one comes before it.
+    pub(super) fn ask_if_stale(&self, customer_id: &CustomerId) {
+        let is_new = lock(&self.stale).insert(customer_id.clone());
         if is_new {
             self.wake.notify_one();
         }
@@ -104,21 +125,47 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Mail was sent for credits that are not there any more: the operator's loss until the next top-up.
+fn warn_of_shortfall(customer_id: &CustomerId, account: &Account) {
+    let shortfall = account.shortfall().get();
+    if shortfall > 0 {
+        tracing::warn!(
+            %customer_id,
+            balance = account.balance,
+            owed = account.owed.get(),
+            shortfall,
+            "credits expired or were spent elsewhere before they could be debited; the next top-up pays them first"
+        );
+    }
+}
+
 impl Billing {
     /// Reads a balance for somebody who waits; `None`: it cannot be had in time.
     pub(super) async fn read_balance(&self, customer_id: &CustomerId) -> Option<Account> {
-        self.wait_for_read(customer_id, Duration::ZERO).await
+        self.wait_for_read(customer_id, Patience::NONE).await
+    }
+
+    /// Reads a balance for somebody of whom none is known that can be used. A read
+    /// that is under way, or was made a moment ago, will do.
+    pub(super) async fn read_unknown(&self, customer_id: &CustomerId) -> Option<Account> {
+        let settings = &self.0.settings;
+        let patience = Patience { read: settings.balance_max_age, failure: Duration::ZERO };
+        let account = self.wait_for_read(customer_id, patience).await?;
+        if self.age(&account).is_some_and(|age| age <= settings.outage_max_age) {
+            return Some(account);
+        }
+        self.read_balance(customer_id).await
     }
 
     /// Reads a balance for somebody who would be refused. Whoever is refused
     /// within five seconds of such a read has waited for it, and makes no other.
     pub(super) async fn read_before_refusal(&self, customer_id: &CustomerId) -> Option<Account> {
-        self.wait_for_read(customer_id, REFUSAL_INTERVAL).await
+        self.wait_for_read(customer_id, Patience { read: REFUSAL_INTERVAL, failure: REFUSAL_INTERVAL }).await
     }
 
     /// The read is a task of its own: an answer that comes too late for whoever
     /// asked is kept all the same.
-    async fn wait_for_read(&self, customer_id: &CustomerId, patience: Duration) -> Option<Account> {
+    async fn wait_for_read(&self, customer_id: &CustomerId, patience: Patience) -> Option<Account> {
         let (billing, customer_id) = (self.clone(), customer_id.clone());
         let flight = self.0.tools.tasks.spawn(async move {
             let stop = billing.0.tools.stop.clone();
@@ -133,12 +180,14 @@ impl Billing {
 
     /// One read at a time for a customer. Who asks while one is under way waits for
     /// a read that begins after the question, less `patience`, and shares it with the others.
-    async fn fly(&self, customer_id: &CustomerId, purpose: Purpose, patience: Duration) -> Option<Account> {
+    async fn fly(&self, customer_id: &CustomerId, purpose: Purpose, patience: Patience) -> Option<Account> {
         let flight = self.0.reads.flight(customer_id);
-        let not_before = flight.not_before(Instant::now(), patience);
+        let asked = Instant::now();
+        let read_after = flight.not_before(asked, patience.read);
+        let failed_after = flight.not_before(asked, patience.failure);
         let mut last = flight.last.lock().await;
         if let Some(Last { began, account }) = *last
-            && began >= not_before
+            && began >= if account.is_some() { read_after } else { failed_after }
         {
             return account;
         }
@@ -189,17 +238,11 @@ impl Billing {
     }
 
     async fn ask_dodo(&self, customer_id: &CustomerId, purpose: Purpose) -> Option<i64> {
-        self.0.budget.take(purpose).await;
-        let reply = self.0.tools.dodo.balance(customer_id).await;
-        self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
-        self.count(DodoCall::ReadBalance, &reply.answer);
-        match reply.answer {
-            Ok(answer) => Some(answer.credits()),
-            Err(error) => {
-                tracing::warn!(%customer_id, %error, "the balance could not be read");
-                None
-            }
+        if purpose == Purpose::Answer {
+            return self.ask_for_client(customer_id).await;
         }
+        self.0.budget.take(purpose).await;
+        self.ask_alone(customer_id).await
     }
 
     async fn apply(&self, leave: &BalanceRead, balance: i64) -> Option<BalanceApplied> {
@@ -214,22 +257,12 @@ impl Billing {
         if applied.is_news {
             // What Dodo refused under the old balance may be settled under this one.
             self.refused().remove(&leave.customer_id);
+            warn_of_shortfall(&leave.customer_id, &applied.account);
         }
         if applied.account.owed.get() > 0 {
             self.0.owing.notify_one();
         }
         Some(applied)
-    }
-
-    /// Counts a call; the last of them says whether Dodo is up.
-    pub(super) fn count<T>(&self, call: DodoCall, answer: &Result<T, DodoError>) {
-        let result = match answer {
-            Ok(_) | Err(DodoError::Malformed { .. }) => DodoResult::Ok,
-            Err(DodoError::RateLimited { .. }) => DodoResult::RateLimited,
-            Err(DodoError::Unavailable { .. }) => DodoResult::Unanswered,
-            Err(_) => DodoResult::Refused,
-        };
-        self.0.tools.metrics.dodo_call(call, result);
     }
 
     /// Reads in the background what was asked for, until it is told to stop. What
@@ -242,10 +275,14 @@ impl Billing {
                 () = stop.cancelled() => return,
                 () = self.0.reads.wake.notified() => {}
             }
-            let asked = std::mem::take(&mut *lock(&self.0.reads.asked));
+            let back = self.0.budget.back();
+            let refreshing = async {
+                let wanted = self.wanted().await;
+                self.refresh_all(wanted).await
+            };
             let failed = tokio::select! {
                 () = stop.cancelled() => return,
-                failed = self.refresh_all(asked) => failed,
+                failed = refreshing => failed,
             };
             if failed.is_empty() {
                 wait = REFRESH_RETRY_MIN;
@@ -253,11 +290,25 @@ impl Billing {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = back => {}
                 () = tokio::time::sleep(wait) => {}
             }
             wait = (wait * 2).min(REFRESH_RETRY_MAX);
             failed.iter().for_each(|customer_id| self.0.reads.ask(customer_id));
         }
+    }
+
+    /// Whom to read now: who was asked for, and who is stale still.
+    async fn wanted(&self) -> BTreeSet<CustomerId> {
+        let mut wanted = std::mem::take(&mut *lock(&self.0.reads.asked));
+        let stale = std::mem::take(&mut *lock(&self.0.reads.stale));
+        for customer_id in stale {
+            let account = self.0.tools.store.account(&customer_id).await;
+            if account.is_ok_and(|account| account.is_some_and(|account| self.is_stale(&account))) {
+                wanted.insert(customer_id);
+            }
+        }
+        wanted
     }
 
     /// Returns who could not be read.
@@ -274,7 +325,7 @@ impl Billing {
         let (mut failed, mut in_a_row) = (BTreeSet::new(), 0);
         for customer_id in leaves.into_keys() {
             let is_hopeless = in_a_row >= MAX_FAILURES;
-            if is_hopeless || self.fly(&customer_id, Purpose::Refresh, Duration::ZERO).await.is_none() {
+            if is_hopeless || self.fly(&customer_id, Purpose::Refresh, Patience::NONE).await.is_none() {
                 in_a_row += 1;
                 failed.insert(customer_id);
             } else {
@@ -284,33 +335,17 @@ impl Billing {
         failed
     }
 
-    /// Many at once: a hundred balances a call, while that is cheaper than one by
-    /// one. Who is found is taken out of `leaves`. Who is on no page is left to be
-    /// asked for alone: without a grant, or moved to another page meanwhile.
+    /// Many at once. Who is found is taken out of `leaves`. Who is on no page is left
+    /// to be asked for alone: without a grant, or moved to another page meanwhile.
     /// `false`: Dodo did not answer.
     async fn refresh_by_list(&self, leaves: &mut BTreeMap<CustomerId, BalanceRead>) -> bool {
-        let mut page = 0;
-        while usize::try_from(page).is_ok_and(|pages_read| pages_read < leaves.len()) {
-            self.0.budget.take(Purpose::Refresh).await;
-            let reply = self.0.tools.dodo.balances(page).await;
-            self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
-            self.count(DodoCall::ListBalances, &reply.answer);
-            let list = match reply.answer {
-                Ok(list) => list,
-                Err(error) => {
-                    tracing::warn!(%error, "the balances could not be read");
-                    return false;
-                }
-            };
-            for (customer_id, balance) in list.balances {
-                if let Some(leave) = leaves.remove(&customer_id) {
-                    self.apply(&leave, BalanceAnswer::Known(balance).credits()).await;
-                }
+        self.0.budget.take(Purpose::Refresh).await;
+        let wanted = leaves.keys().cloned().collect();
+        let Ok(listed) = self.list_balances(&wanted, Purpose::Refresh).await else { return false };
+        for (customer_id, balance) in listed {
+            if let Some(leave) = leaves.remove(&customer_id) {
+                self.apply(&leave, balance).await;
             }
-            if list.is_last {
-                break;
-            }
-            page += 1;
         }
         true
     }

@@ -32,8 +32,6 @@ pub const TEST_HOST: &str = "https://test.dodopayments.com";
 pub const LIVE_HOST: &str = "https://live.dodopayments.com";
 /// Balances on a page: the most that Dodo gives.
 pub const MAX_PAGE: usize = 100;
-/// The longest wait for one call; Dodo documents none of its own.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// No customer of Dodo's has this id: `check` tries its right to write on it.
 const NOBODY: &str = "postmeter-check-no-such-customer";
@@ -47,7 +45,7 @@ pub struct DodoSettings {
     pub api_key: SecretString,
     /// The credit entitlement that counts email credits.
     pub entitlement_id: String,
-    /// Longest wait for one call.
+    /// Longest wait for one call; Dodo documents none of its own.
     pub timeout: Duration,
     /// For a `retry-after` that names a date.
     pub clock: Clock,
@@ -153,8 +151,7 @@ pub struct BalancePage {
 pub enum EntryAnswer {
     /// 2xx: applied, now or by an earlier try under the same key.
     Applied {
-        /// The balance that Dodo gave; `None` if the answer could not be read,
-        /// which does not make it less of a success.
+        /// The balance that Dodo gave; an answer without one is no less of a success.
         balance_after: Option<i64>,
     },
     /// 409: an entry with this key was applied before.
@@ -187,7 +184,7 @@ pub enum EntryAnswer {
         /// What happened.
         reason: String,
     },
-    /// Timeout, connection lost, 408 or 5xx: it may have been applied.
+    /// Timeout, connection lost, 408, 5xx, or a 2xx that cannot be read: it may have been applied.
     Unknown {
         /// What happened.
         reason: String,

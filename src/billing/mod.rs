@@ -8,6 +8,7 @@
 
 mod balance;
 pub mod budget;
+mod crowd;
 pub mod dodo;
 pub mod events;
 mod notice;
@@ -31,10 +32,11 @@ use crate::domain::refusal::Refusal;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{DodoCall, DodoResult, Metrics};
 use balance::Reads;
-use budget::Budget;
-use dodo::Dodo;
+use budget::{Budget, Purpose, is_limited};
+use crowd::Crowd;
+use dodo::{Dodo, DodoError, Reply};
 use notice::Notices;
 
 /// The handle on the money rooms that others hold.
@@ -95,15 +97,25 @@ struct Inner {
     settings: Settings,
     budget: Budget,
     reads: Reads,
+    crowd: Crowd,
     notices: Notices,
     /// Something was captured, or may be settled now.
     owing: Notify,
     /// Calls for entries ended: a balance read that waited for that may go on.
     closed: Notify,
-    /// Customers whose entries Dodo refuses, until when they are left alone.
-    refused: Mutex<BTreeMap<CustomerId, Instant>>,
+    /// Customers whose entries Dodo refuses.
+    refused: Mutex<BTreeMap<CustomerId, Refused>>,
     /// Entries that some task is posting.
     posting: Mutex<BTreeSet<EntryId>>,
+}
+
+/// Dodo refused a customer's entry, and would refuse the same again.
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    /// They are left alone until then …
+    until: Instant,
+    /// … which was so long; the next time it is longer.
+    wait: Duration,
 }
 
 impl Billing {
@@ -114,6 +126,7 @@ impl Billing {
             settings,
             budget: Budget::new(),
             reads: Reads::default(),
+            crowd: Crowd::default(),
             notices: Notices::default(),
             owing: Notify::new(),
             closed: Notify::new(),
@@ -126,6 +139,7 @@ impl Billing {
     pub fn start(&self) {
         let tasks = &self.0.tools.tasks;
         tasks.spawn(self.clone().settle());
+        tasks.spawn(self.clone().show_debts());
         tasks.spawn(self.clone().refresh());
     }
 
@@ -141,7 +155,8 @@ impl Billing {
         let age = self.age(account);
         let is_usable = age.is_some_and(|age| age <= settings.outage_max_age);
         if !is_usable || settings.balance_max_age.is_zero() {
-            let account = self.read_balance(customer_id).await.ok_or(Refusal::BillingUnknown)?;
+            let account = self.read_unknown(customer_id).await;
+            let account = account.ok_or(Refusal::BillingUnknown)?;
             return self.decide(&account, price);
         }
         self.refresh_if_stale(customer_id, account);
@@ -174,14 +189,62 @@ impl Billing {
     fn decide(&self, account: &Account, price: Credits) -> Result<Credits, Refusal> {
         match account.covers(price) {
             Some(true) => Ok(account.available_credits().unwrap_or_default().max(price)),
-            Some(false) => Err(self.out_of_credit()),
+            Some(false) => Err(self.out_of_credit(account.shortfall())),
             None => Err(Refusal::BillingUnknown),
         }
     }
 
     /// The refusal for lack of credit.
-    pub fn out_of_credit(&self) -> Refusal {
-        Refusal::OutOfCredit { top_up_url: self.0.settings.top_up_url.clone() }
+    pub fn out_of_credit(&self, shortfall: Credits) -> Refusal {
+        Refusal::OutOfCredit { top_up_url: self.0.settings.top_up_url.clone(), shortfall }
+    }
+
+    /// Makes a call that a client waits for, and has waited for long enough if its
+    /// turn does not come: every call to Dodo is drawn from the one budget.
+    pub async fn call_for_client<T>(
+        &self,
+        call: DodoCall,
+        request: impl Future<Output = Reply<Result<T, DodoError>>>,
+    ) -> Result<T, DodoError> {
+        let turn = self.0.budget.take(Purpose::Answer);
+        if tokio::time::timeout(balance::ANSWER_WAIT, turn).await.is_err() {
+            return Err(DodoError::RateLimited { retry_after: None });
+        }
+        self.made(call, request.await)
+    }
+
+    /// Learns from a call that was made, and counts it.
+    fn made<T>(&self, call: DodoCall, reply: Reply<Result<T, DodoError>>) -> Result<T, DodoError> {
+        self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
+        self.count(call, &reply.answer);
+        reply.answer
+    }
+
+    /// Counts a call; the last of them says whether Dodo is up.
+    fn count<T>(&self, call: DodoCall, answer: &Result<T, DodoError>) {
+        let is_balance = matches!(call, DodoCall::ReadBalance | DodoCall::ListBalances);
+        let (result, is_refusing) = match answer {
+            Ok(_) => (DodoResult::Ok, Some(false)),
+            Err(DodoError::RateLimited { .. }) => (DodoResult::RateLimited, None),
+            Err(DodoError::Unavailable { .. }) => (DodoResult::Unanswered, None),
+            Err(DodoError::Malformed { .. }) => (DodoResult::Failed, None),
+            Err(DodoError::Unauthorized) => (DodoResult::Refused, Some(true)),
+            // There is no such entitlement; what else is not there need not be.
+            Err(DodoError::NotFound { .. }) => (DodoResult::Refused, is_balance.then_some(true)),
+            Err(DodoError::Refused { .. }) => (DodoResult::Refused, None),
+        };
+        self.count_as(call, result, is_refusing);
+    }
+
+    /// `is_refusing`: whether Dodo refuses these calls for something that the
+    /// operator must mend, as far as this one shows.
+    fn count_as(&self, call: DodoCall, result: DodoResult, is_refusing: Option<bool>) {
+        let metrics = &self.0.tools.metrics;
+        metrics.dodo_call(call, result);
+        if let Some(is_refusing) = is_refusing {
+            metrics.set_dodo_refusing(call, is_refusing);
+        }
+        self.0.budget.went(!matches!(result, DodoResult::Failed | DodoResult::Unanswered));
     }
 
     /// News that a customer's balance may have changed (a webhook): it is read
@@ -190,10 +253,14 @@ impl Billing {
         self.0.reads.has_changed(customer_id);
     }
 
+    fn is_stale(&self, account: &Account) -> bool {
+        self.age(account).is_none_or(|age| age > self.0.settings.balance_max_age)
+    }
+
     /// Has a balance read in the background if it is unknown or older than it may be.
     pub fn refresh_if_stale(&self, customer_id: &CustomerId, account: &Account) {
-        if self.age(account).is_none_or(|age| age > self.0.settings.balance_max_age) {
-            self.0.reads.ask(customer_id);
+        if self.is_stale(account) {
+            self.0.reads.ask_if_stale(customer_id);
         }
     }
 
@@ -219,7 +286,7 @@ impl Billing {
         }
     }
 
-    fn refused(&self) -> MutexGuard<'_, BTreeMap<CustomerId, Instant>> {
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<CustomerId, Refused>> {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,16 +2,18 @@
 //!
 //! One entry of a customer is open at a time. While the budget allows, one message
 //! makes one entry at once; while an entry is on its way, or the budget is spent,
-//! the next captures gather and go as one. An entry whose outcome is unknown is
-//! posted again under the same key until Dodo says something definite; nothing
-//! else ever decides that it was, or was not, applied (P3).
+//! the next captures gather and go as one, those who have waited longest first. An
+//! entry whose outcome is unknown is posted again under the same key until Dodo
+//! says something definite; nothing else ever decides that it was, or was not,
+//! applied (P3). While Dodo is away hardly any entry is opened: what is owed waits
+//! where it is, and what is open tries now and then, all the sooner when Dodo is back.
 
 use std::time::{Duration, Instant};
 
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;
 use super::verdict::{self, Verdict};
-use super::{Billing, Tools};
+use super::{Billing, Refused, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
@@ -21,15 +23,24 @@ use crate::telemetry::{DodoCall, DodoResult, EntryKind, EntryResult};
 
 /// Customers looked at in one round.
 const ROUND: u32 = 100;
+/// After so long it is looked again who has waited longest.
+const ROUND_TIME: Duration = Duration::from_secs(1);
+/// While Dodo is away and entries are open, one more is opened so often: if Dodo
+/// answers for others than those that are open, they do not wait for them.
+const AWAY_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the settler looks even when nobody called.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How often the balance of customers in debt is read without news.
 const DEBT_INTERVAL: Duration = Duration::from_secs(60);
+/// So many of them at once: who does not pay costs the others no calls.
+const DEBTORS: u32 = 20;
 /// First and longest wait before the same entry is posted again.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How long a customer whose entry Dodo refused is left alone, unless news comes.
-const REFUSED_WAIT: Duration = Duration::from_secs(30);
+/// First and longest time for which a customer whose entries Dodo refuses is left
+/// alone, unless news comes.
+const REFUSED_MIN: Duration = Duration::from_secs(30);
+const REFUSED_MAX: Duration = Duration::from_secs(3_600);
 
 /// First and longest wait before an answer that could not be kept is written down again.
 const KEEP_RETRY_MIN: Duration = Duration::from_millis(200);
@@ -39,8 +50,10 @@ const KEEP_RETRY_MAX: Duration = Duration::from_secs(10);
 enum Next {
     /// It is closed.
     Closed,
-    /// It is tried again after a wait.
+    /// It is tried again: after so long, or else less and less often.
     Again(Option<Duration>),
+    /// It is tried again as soon as the budget allows it.
+    WhenAllowed,
     /// What Dodo answered could not be kept: the entry stays open, its outcome unknown.
     NotKept,
 }
@@ -64,8 +77,10 @@ impl Billing {
                     tracing::error!(%error, "open entries could not be read");
                 }
             }
-            if let Err(error) = self.settle_round().await {
-                tracing::error!(%error, "what is owed could not be read");
+            match self.settle_round().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "what is owed could not be read"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -75,10 +90,30 @@ impl Billing {
         }
     }
 
+    /// Keeps the gauges of what is owed true.
+    pub(super) async fn show_debts(self) {
+        let Tools { store, clock, metrics, stop, .. } = &self.0.tools;
+        loop {
+            match store.debts().await {
+                Ok(debts) => {
+                    let now = clock.now().as_millisecond();
+                    let age = debts.oldest_capture_at.map_or(0, |at| now.saturating_sub(at).max(0));
+                    let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
+                    metrics.set_debts(gauge(debts.uncovered), Duration::from_millis(gauge(age)));
+                }
+                Err(error) => tracing::error!(%error, "debts could not be read"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
     /// A debt that the balance does not cover waits for a top-up, whose webhook may
     /// have been lost: the balance is read now and then all the same.
     async fn ask_for_debtors(&self) {
-        match self.0.tools.store.uncovered().await {
+        match self.0.tools.store.uncovered(DEBTORS).await {
             Ok(debtors) => debtors.iter().for_each(|customer_id| self.0.reads.ask(customer_id)),
             Err(error) => tracing::error!(%error, "debts could not be read"),
         }
@@ -110,25 +145,39 @@ impl Billing {
         Ok(())
     }
 
-    async fn settle_round(&self) -> Result<(), StoreError> {
-        loop {
-            let owing = self.0.tools.store.owing(&self.left_alone(), ROUND).await?;
-            let mut opened = 0;
-            for customer_id in &owing {
-                // The wait for a call is where captures gather.
-                if !self.may_call().await {
-                    return Ok(());
-                }
-                if let Some(entry) = self.open(customer_id).await? {
-                    self.0.tools.store.pass(CrashPoint::EntryOpened);
-                    opened += 1;
-                    self.post_in_background(entry);
-                }
+    /// Opens entries for those who have waited longest. Returns whether to look again at once.
+    async fn settle_round(&self) -> Result<bool, StoreError> {
+        let began = Instant::now();
+        let owing = self.0.tools.store.owing(&self.left_alone(), ROUND).await?;
+        let mut opened = 0;
+        for customer_id in &owing {
+            // The wait for a call is where captures gather.
+            if !self.may_open().await {
+                return Ok(false);
             }
-            if opened == 0 {
-                return Ok(());
+            if let Some(entry) = self.open(customer_id).await? {
+                self.0.tools.store.pass(CrashPoint::EntryOpened);
+                opened += 1;
+                self.post_in_background(entry);
+            }
+            if began.elapsed() >= ROUND_TIME {
+                return Ok(true);
             }
         }
+        Ok(opened > 0)
+    }
+
+    /// Waits until an entry may be opened; `false`: the process stops.
+    async fn may_open(&self) -> bool {
+        let back = self.0.budget.back();
+        if self.0.budget.is_away() && !self.posting().is_empty() {
+            tokio::select! {
+                () = self.0.tools.stop.cancelled() => return false,
+                () = back => {}
+                () = tokio::time::sleep(AWAY_INTERVAL) => {}
+            }
+        }
+        self.may_call().await
     }
 
     /// Waits until an entry may be posted; `false`: the process stops.
@@ -141,18 +190,22 @@ impl Billing {
     }
 
     fn left_alone(&self) -> Vec<CustomerId> {
+        let now = Instant::now();
         let mut refused = self.refused();
-        refused.retain(|_, until| *until > Instant::now());
-        refused.keys().cloned().collect()
+        refused.retain(|_, refused| now < refused.until + REFUSED_MAX);
+        let still = refused.iter().filter(|(_, refused)| refused.until > now);
+        still.map(|(customer_id, _)| customer_id.clone()).collect()
     }
 
     fn leave_alone(&self, customer_id: &CustomerId) {
-        self.refused().insert(customer_id.clone(), Instant::now() + REFUSED_WAIT);
+        let mut refused = self.refused();
+        let wait = refused.get(customer_id).map_or(REFUSED_MIN, |before| (before.wait * 2).min(REFUSED_MAX));
+        refused.insert(customer_id.clone(), Refused { until: Instant::now() + wait, wait });
     }
 
     /// Opens an entry for what is owed, or for what the balance covers of it; a
     /// debt beyond the balance waits for the next top-up.
-    async fn open(&self, customer_id: &CustomerId) -> Result<Option<Entry>, StoreError> {
+    pub(super) async fn open(&self, customer_id: &CustomerId) -> Result<Option<Entry>, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let Some(account) = store.account(customer_id).await? else { return Ok(None) };
@@ -189,13 +242,16 @@ impl Billing {
                 return;
             }
             is_paid_for = false;
+            let back = self.0.budget.back();
             let again = match self.post(&mut entry).await {
                 Next::Closed | Next::NotKept => return,
+                Next::WhenAllowed => continue,
                 Next::Again(asked) => asked.unwrap_or(wait).max(wait),
             };
             wait = (wait * 2).min(RETRY_MAX);
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = back => {}
                 () = tokio::time::sleep(again) => {}
             }
         }
@@ -207,7 +263,7 @@ impl Billing {
         self.0.tools.store.pass(CrashPoint::EntryAnswered);
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
-        self.0.tools.metrics.dodo_call(DodoCall::PostEntry, call_result(&reply.answer));
+        self.count_as(DodoCall::PostEntry, call_result(&reply.answer), refusing(&reply.answer));
         match verdict::of(entry, reply.answer) {
             Verdict::Settled(settled) => {
                 let next = self.settled(entry, settled).await;
@@ -220,6 +276,10 @@ impl Billing {
             Verdict::Doubtful { message } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
                 self.again(entry, false, &message, None).await
+            }
+            Verdict::NotNow { error, .. } if is_limited => {
+                self.again(entry, false, &error, None).await;
+                Next::WhenAllowed
             }
             Verdict::NotNow { error, after } => self.again(entry, false, &error, after).await,
             Verdict::Unknown { reason } => {
@@ -313,6 +373,15 @@ impl Billing {
             "an entry was not settled; it is tried again"
         );
         Next::Again(after)
+    }
+}
+
+/// Whether Dodo refuses entries for something that the operator must mend, as far as an answer shows.
+const fn refusing(answer: &EntryAnswer) -> Option<bool> {
+    match answer {
+        EntryAnswer::Unauthorized | EntryAnswer::Misconfigured { .. } => Some(true),
+        EntryAnswer::Applied { .. } | EntryAnswer::KeyUsed | EntryAnswer::Rejected { .. } => Some(false),
+        EntryAnswer::RateLimited { .. } | EntryAnswer::NotSent { .. } | EntryAnswer::Unknown { .. } => None,
     }
 }
 

@@ -61,6 +61,7 @@ impl Default for Billing {
             balance_max_age_s: 30,
             outage_max_age_h: 24,
             low_balance_credits: 1_000,
+            dodo_timeout_s: 20,
             out_of_credit_reply: OutOfCreditReply::Temporary,
             refund_bounced: false,
             top_up_url: None,

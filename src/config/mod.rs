@@ -110,6 +110,8 @@ pub struct Billing {
     pub outage_max_age_h: u64,
     /// A notice is mailed once when available falls below; armed again above.
     pub low_balance_credits: u64,
+    /// The longest wait for one call to Dodo.
+    pub dodo_timeout_s: u64,
     /// 452 or 550.
     pub out_of_credit_reply: OutOfCreditReply,
     /// Give a credit back for a hard bounce.

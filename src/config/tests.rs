@@ -153,6 +153,7 @@ fn senseless_values_are_told_with_line_and_key() {
         ("[senders]\npolicy = \"all\"", "senders.policy: unknown variant `all`"),
         ("[upstream]\nmax_concurrency = 0", "upstream.max_concurrency: is 0"),
         ("[upstream]\nmax_bytes_in_flight = 0", "upstream.max_bytes_in_flight: is 0"),
+        ("[billing]\ndodo_timeout_s = 0", "billing.dodo_timeout_s: is 0"),
         ("[upstream]\ntimeout_s = 0", "upstream.timeout_s: is 0"),
         ("[notices]\nfrom = \"Postmeter\"", "notices.from: \"Postmeter\" does not read"),
         (

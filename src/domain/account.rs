@@ -37,6 +37,13 @@ impl Account {
         self.available().map(|n| Credits::from_i64(n.max(0)).unwrap_or(Credits::ZERO))
     }
 
+    /// What is owed beyond the balance: credits for mail that was sent expired at
+    /// Dodo, or were spent elsewhere, before they could be debited.
+    pub fn shortfall(&self) -> Credits {
+        let covered = self.balance.map_or(i64::MAX, |balance| balance.max(0));
+        Credits::from_i64(self.owed.to_i64().saturating_sub(covered).max(0)).unwrap_or(Credits::ZERO)
+    }
+
     /// Whether `price` can be held now; `None` while the balance is unknown.
     pub fn covers(&self, price: Credits) -> Option<bool> {
         self.available().map(|n| n >= price.to_i64())
@@ -73,5 +80,13 @@ mod tests {
             assert_eq!(account.covers(Credits::ONE), covers);
         }
         assert_eq!(account(Some(3), 0, 5).available_credits(), Some(Credits::ZERO));
+    }
+
+    #[test]
+    fn a_shortfall_is_what_is_owed_beyond_the_balance() {
+        let table = [(Some(10), 5, 0), (Some(5), 5, 0), (Some(3), 5, 2), (Some(-1), 5, 5), (None, 5, 0)];
+        for (balance, owed, shortfall) in table {
+            assert_eq!(account(balance, 9, owed).shortfall().get(), shortfall, "{balance:?} {owed}");
+        }
     }
 }

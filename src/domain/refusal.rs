@@ -4,6 +4,7 @@
 //! what to do about it (P9). Nothing here names internals.
 
 use super::address::Mailbox;
+use super::credits::Credits;
 
 /// A reason for which a sign-in or a submission is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Refusal {
     OutOfCredit {
         /// Where more can be bought.
         top_up_url: String,
+        /// What the next top-up pays first: [`super::account::Account::shortfall`].
+        shortfall: Credits,
     },
     /// No balance is known, or it is too old, and Dodo does not answer.
     BillingUnknown,

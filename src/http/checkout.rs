@@ -25,7 +25,7 @@ use crate::domain::digest::hex;
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::random;
-use crate::telemetry::{DodoCall, DodoResult};
+use crate::telemetry::DodoCall;
 
 /// Under this name a checkout's token hash travels in Dodo's metadata.
 pub(super) const METADATA_KEY: &str = "postmeter_checkout";
@@ -153,8 +153,8 @@ async fn begin_top_up(site: &Site, customer_id: CustomerId) -> Result<Checkout, 
 }
 
 async fn create(site: &Site, request: &CheckoutRequest) -> Result<Checkout, HttpError> {
-    let reply = site.dodo.create_checkout(request).await;
-    let checkout = counted(site, DodoCall::CreateCheckout, reply).map_err(|error| match error {
+    let created = asked(site, DodoCall::CreateCheckout, site.dodo.create_checkout(request)).await;
+    let checkout = created.map_err(|error| match error {
         DodoError::Unavailable { .. } | DodoError::RateLimited { .. } => HttpError::PaymentsUnavailable,
         _ => HttpError::CheckoutRefused,
     })?;
@@ -163,24 +163,16 @@ async fn create(site: &Site, request: &CheckoutRequest) -> Result<Checkout, Http
     if is_web { Ok(checkout) } else { Err(HttpError::CheckoutRefused) }
 }
 
-/// Counts and logs what Dodo answered.
-pub(super) fn counted<T>(
+/// Asks Dodo, on the one budget, for somebody who waits; logs what went wrong.
+pub(super) async fn asked<T>(
     site: &Site,
     call: DodoCall,
-    reply: Reply<Result<T, DodoError>>,
+    request: impl Future<Output = Reply<Result<T, DodoError>>>,
 ) -> Result<T, DodoError> {
-    let result = match &reply.answer {
-        Ok(_) => DodoResult::Ok,
-        Err(DodoError::RateLimited { .. }) => DodoResult::RateLimited,
-        Err(DodoError::Unavailable { .. }) => DodoResult::Unanswered,
-        Err(DodoError::Malformed { .. }) => DodoResult::Failed,
-        Err(_) => DodoResult::Refused,
-    };
-    site.metrics.dodo_call(call, result);
-    if let Err(error) = &reply.answer {
+    let answer = site.billing.call_for_client(call, request).await;
+    answer.inspect_err(|error| {
         tracing::warn!(call = call.as_str(), %error, "Dodo did not do what the web page asked for");
-    }
-    reply.answer
+    })
 }
 
 /// The hash of a checkout's token, in hexadecimal.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::auth::Caller;
-use super::error::HttpError;
+use super::error::{HttpError, in_debt};
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
 
@@ -24,6 +24,12 @@ pub(super) struct CreditsAnswer {
     owed: Credits,
     /// When Dodo last said the balance.
     as_of: Option<Timestamp>,
+    /// What is owed beyond the balance; left out where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shortfall: Option<Credits>,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 /// `GET /credits/{customer_id}`
@@ -41,11 +47,14 @@ pub(super) async fn show(
     caller.may_see(&customer_id)?;
     let account = site.store.account(&customer_id).await?.ok_or(HttpError::NotFound("customer"))?;
     site.billing.refresh_if_stale(&customer_id, &account);
+    let shortfall = Some(account.shortfall()).filter(|shortfall| *shortfall > Credits::ZERO);
     Ok(Json(CreditsAnswer {
         balance: account.balance,
         available: account.available(),
         held: account.held,
         owed: account.owed,
         as_of: account.balance_read_at,
+        shortfall,
+        problem: shortfall.map(in_debt),
     }))
 }

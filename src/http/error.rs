@@ -15,6 +15,7 @@ use serde_json::json;
 use super::pages;
 use super::signature::SignatureError;
 use crate::billing::events::MalformedEvent;
+use crate::domain::credits::Credits;
 use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
 use crate::store::customer::ChangeError;
@@ -242,6 +243,14 @@ fn refusal_face(refusal: &Refusal) -> (StatusCode, &'static str) {
     }
 }
 
+/// What a customer reads whose credits vanished before they were debited.
+pub(super) fn in_debt(shortfall: Credits) -> String {
+    format!(
+        "Credits owed: {shortfall}, for mail already sent, because credits expired or were spent elsewhere. \
+         The next top-up pays that first."
+    )
+}
+
 fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         Refusal::BadCredential => {
@@ -256,8 +265,13 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::SenderNotAllowed { address } => {
             format!("{address} is not a sender of this account. Ask the operator to allow it.").into()
         }
-        Refusal::OutOfCredit { .. } => {
-            "No email credits remaining. Buy a top-up pack or upgrade your plan.".into()
+        Refusal::OutOfCredit { shortfall, .. } => {
+            let text = "No email credits remaining. Buy a top-up pack or upgrade your plan.";
+            if *shortfall == Credits::ZERO {
+                text.into()
+            } else {
+                format!("{text} {}", in_debt(*shortfall)).into()
+            }
         }
         Refusal::BillingUnknown => {
             "The email credits cannot be checked now. Nothing was sent; try again in a minute.".into()
@@ -302,7 +316,11 @@ mod tests {
             (Refusal::Suspended { reason: "spam".into() }, 403, "suspended"),
             (Refusal::SenderNotAllowed { address: "x@y.example".into() }, 403, "sender_not_allowed"),
             (Refusal::SenderNotAllowed { address: String::new() }, 403, "sender_not_allowed"),
-            (Refusal::OutOfCredit { top_up_url: "https://x".into() }, 402, "out_of_credit"),
+            (
+                Refusal::OutOfCredit { top_up_url: "https://x".into(), shortfall: Credits::ZERO },
+                402,
+                "out_of_credit",
+            ),
             (Refusal::BillingUnknown, 503, "billing_unknown"),
             (Refusal::Suppressed { recipient: mailbox.clone() }, 422, "suppressed"),
             (Refusal::AddressNotCarried { address: mailbox }, 422, "address_not_carried"),
@@ -328,8 +346,17 @@ mod tests {
 
     #[test]
     fn out_of_credit_is_told_in_the_agreed_words() {
-        let error = HttpError::Refused(Refusal::OutOfCredit { top_up_url: "https://x".into() });
+        let error = HttpError::Refused(Refusal::OutOfCredit {
+            top_up_url: "https://x".into(),
+            shortfall: Credits::ZERO,
+        });
         assert_eq!(error.text(), "No email credits remaining. Buy a top-up pack or upgrade your plan.");
+        let in_debt = Refusal::OutOfCredit { top_up_url: "https://x".into(), shortfall: Credits::ONE };
+        assert_eq!(
+            HttpError::Refused(in_debt).text(),
+            "No email credits remaining. Buy a top-up pack or upgrade your plan. Credits owed: 1, for mail already \
+             sent, because credits expired or were spent elsewhere. The next top-up pays that first."
+        );
     }
 
     #[test]

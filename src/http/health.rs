@@ -50,6 +50,15 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
             "problem": "the last call to Dodo failed or was not answered; debits wait",
         }));
     }
+    let refused = site.metrics.dodo_refuses();
+    if !refused.is_empty() {
+        problems.push(json!({
+            "what": "dodo_refuses",
+            "calls": refused,
+            "problem": "Dodo refuses these calls: the API key, its rights or the credit entitlement are wrong. \
+                        The log says more",
+        }));
+    }
     if site.metrics.parts_held() > 0 {
         problems.push(json!({
             "what": "held",

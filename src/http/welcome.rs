@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::body::QueryString;
-use super::checkout::{counted, token_hash};
+use super::checkout::{asked, token_hash};
 use super::error::{HttpError, PageError};
 use super::{Shared, Site, pages, provision};
 use crate::billing::dodo::DodoError;
@@ -93,9 +93,9 @@ fn is_looked_at(method: &Method, headers: &HeaderMap) -> bool {
 /// Asks Dodo for the payment of our own session. Returns whether one was recorded.
 async fn ask(site: &Site, session_id: &str, hash: &str) -> Result<bool, HttpError> {
     let found = async {
-        let status = counted(site, DodoCall::Other, site.dodo.checkout(session_id).await)?;
+        let status = asked(site, DodoCall::Other, site.dodo.checkout(session_id)).await?;
         let Some(payment_id) = status.payment_id else { return Ok(None) };
-        counted(site, DodoCall::Other, site.dodo.payment(&payment_id).await).map(Some)
+        asked(site, DodoCall::Other, site.dodo.payment(&payment_id)).await.map(Some)
     };
     let found: Result<_, DodoError> = found.await;
     // Whatever went wrong was logged; the page goes on waiting.

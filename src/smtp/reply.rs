@@ -316,8 +316,8 @@ impl Reply {
             Refusal::SenderNotAllowed { address } => {
                 Self::new("550", "5.7.1", format!("{address} is not a sender of this account"))
             }
-            Refusal::OutOfCredit { top_up_url } => {
-                let text = format!("No email credits remaining, top up at {top_up_url}");
+            Refusal::OutOfCredit { top_up_url, shortfall } => {
+                let text = out_of_credit_text(top_up_url, *shortfall);
                 match out_of_credit {
                     OutOfCreditReply::Temporary => Self::new("452", "4.7.1", text),
                     OutOfCreditReply::Permanent => Self::new("550", "5.7.1", text),
@@ -345,6 +345,19 @@ impl Reply {
             Refusal::StoreUnavailable => Self::no_room(),
         }
     }
+}
+
+fn out_of_credit_text(top_up_url: &str, shortfall: Credits) -> String {
+    let mut text = format!("No email credits remaining, top up at {top_up_url}");
+    if shortfall > Credits::ZERO {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            " (credits owed: {shortfall}, for mail already sent, because credits expired or were spent \
+             elsewhere; the next top-up pays that first)"
+        );
+    }
+    text
 }
 
 fn with_credits(mut text: String, available: Option<Credits>) -> String {

@@ -44,6 +44,15 @@ pub enum Settled {
     Sometime,
 }
 
+/// What is owed, all customers together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Debts {
+    /// Credits owed beyond the balances: they wait for top-ups.
+    pub uncovered: i64,
+    /// When the oldest capture that is not settled was made, in Unix milliseconds.
+    pub oldest_capture_at: Option<i64>,
+}
+
 #[derive(sqlx::FromRow)]
 struct EntryRow {
     entry_id: String,
@@ -96,11 +105,27 @@ impl Store {
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
-    /// Customers whose balance does not cover what they owe.
-    pub async fn uncovered(&self) -> Result<Vec<CustomerId>, StoreError> {
-        const UNCOVERED: &str = "SELECT customer_id FROM account WHERE owed > 0 AND balance < owed";
-        let rows: Vec<String> = sqlx::query_scalar(UNCOVERED).fetch_all(&self.readers).await?;
+    /// Customers whose balance does not cover what they owe; those first whose
+    /// balance was read the longest ago.
+    pub async fn uncovered(&self, limit: u32) -> Result<Vec<CustomerId>, StoreError> {
+        const UNCOVERED: &str = "
+            SELECT customer_id FROM account WHERE owed > 0 AND balance < owed ORDER BY balance_read_at LIMIT ?1";
+        let rows: Vec<String> = sqlx::query_scalar(UNCOVERED).bind(limit).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
+    }
+
+    /// What is owed, as the operator watches it.
+    pub async fn debts(&self) -> Result<Debts, StoreError> {
+        // What is owed begins with the open entry's captures, or with the first that is in none.
+        const DEBTS: &str = "
+            SELECT coalesce(sum(max(a.owed - max(coalesce(a.balance, a.owed), 0), 0)), 0) AS uncovered,
+                   min(c.captured_at) AS oldest_capture_at
+            FROM account a
+                 LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open' AND e.kind = 'debit'
+                 LEFT JOIN capture c ON c.customer_id = a.customer_id
+                       AND c.number = coalesce(e.first_capture, a.last_entered + 1)
+            WHERE a.owed > 0";
+        Ok(sqlx::query_as(DEBTS).fetch_one(&self.readers).await?)
     }
 
     /// Entries that are open: after a restart they are tried again.

@@ -101,7 +101,10 @@ fn every_event_moves_its_own_series() {
     let clone = metrics.clone();
     clone.sign_in(SignInResult::Refused);
     clone.message_accepted();
-    clone.submission_refused(&Refusal::OutOfCredit { top_up_url: "https://example.com".to_owned() });
+    clone.submission_refused(&Refusal::OutOfCredit {
+        top_up_url: "https://example.com".to_owned(),
+        shortfall: Credits::ZERO,
+    });
     clone.set_parts(7, 2);
     clone.attempt(Road::Smtp, AttemptOutcome::Deferred);
     clone.late_sent();
@@ -157,6 +160,6 @@ fn every_series_is_explained() {
     metrics.submission_refused(&Refusal::Looping);
     let page = metrics.encode();
     let of = |word: &str| page.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (18, 18));
+    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (21, 21));
     assert!(page.contains("postmeter_dodo_up 1\n"), "Dodo is up until a call says otherwise: {page}");
 }

@@ -8,6 +8,7 @@ use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::credit_added;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::page::Browser;
 
 fn sends(smtp: &mut Smtp, subjects: &[&str]) {
     for subject in subjects {
@@ -27,7 +28,12 @@ fn credits_that_vanished_at_dodo_leave_a_debt_that_the_next_top_up_pays_first() 
     until_is("available", -1, || meter.credits()["available"].as_i64().unwrap());
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
     let reply = smtp.say("MAIL FROM:<ann@example.com>");
-    assert!(reply.starts_with("452 4.7.1 "), "{reply}");
+    assert_eq!(
+        reply,
+        "452 4.7.1 No email credits remaining, top up at https://meter.example (credits owed: 1, for mail already \
+         sent, because credits expired or were spent elsewhere; the next top-up pays that first)\r\n"
+    );
+    is_told_of_its_debt(&meter);
     let reply = Smtp::implicit(&meter).auth_plain(&meter.credential.username, &meter.credential.secret);
     assert_eq!(reply, "235 2.7.0 Authenticated, 0 email credits available\r\n", "0 when in debt");
 
@@ -36,7 +42,26 @@ fn credits_that_vanished_at_dodo_leave_a_debt_that_the_next_top_up_pays_first() 
     until_is("debited", 2, || meter.dodo().debited(CUSTOMER_ID));
     meter.drain();
     assert_eq!(meter.credits()["available"], 4);
+    assert_eq!(meter.credits()["shortfall"], serde_json::Value::Null);
     sends(&mut smtp, &["again"]);
+}
+
+/// Over HTTP, in the log and in the metrics.
+fn is_told_of_its_debt(meter: &Meter) {
+    const OWED: &str = "Credits owed: 1, for mail already sent, because credits expired or were spent elsewhere. \
+                        The next top-up pays that first.";
+    let refused = meter.post_send(&serde_json::json!({
+        "from": "ann@example.com", "to": "bob@example.net", "subject": "s", "text": "t"
+    }));
+    refused.is_error(402, "out_of_credit");
+    let contract = "No email credits remaining. Buy a top-up pack or upgrade your plan.";
+    assert_eq!(refused.json()["error"], format!("{contract} {OWED}"));
+    let credits = meter.credits();
+    assert_eq!((&credits["shortfall"], credits["problem"].as_str()), (&serde_json::json!(1), Some(OWED)));
+    let page = Browser::signed_in(meter).get("/account");
+    assert!(page.status == 200 && page.body.contains(OWED), "{page:?}");
+    assert!(meter.log().contains("credits expired or were spent elsewhere before they could be debited"));
+    until_is("the metric", 1, || meter.metric("postmeter_credits_uncovered"));
 }
 
 #[test]

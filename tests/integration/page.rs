@@ -8,13 +8,13 @@ use crate::harness::web::{Answer, ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// A browser that is signed in.
-struct Browser<'a> {
+pub(crate) struct Browser<'a> {
     meter: &'a Meter,
     cookie: String,
 }
 
 impl<'a> Browser<'a> {
-    fn signed_in(meter: &'a Meter) -> Self {
+    pub(crate) fn signed_in(meter: &'a Meter) -> Self {
         let form = form(&[("username", &meter.credential.username), ("secret", &meter.credential.secret)]);
         let answer = ask(posted(meter.request(Method::POST, "/sign-in"), &form));
         assert_eq!((answer.status, answer.header("location")), (303, "/account"), "{answer:?}");
@@ -24,7 +24,7 @@ impl<'a> Browser<'a> {
         Self { meter, cookie: cookie.split(';').next().unwrap().to_owned() }
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         ask(self.meter.request(Method::GET, path).header("cookie", &self.cookie))
     }
 

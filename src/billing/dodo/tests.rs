@@ -75,8 +75,9 @@ fn p3_every_answer_to_an_entry_has_one_meaning() {
         (answered(201, r#"{"id":"cdl_1","balance_after":"4999"}"#), applied(Some(4_999))),
         (answered(200, r#"{"balance_after":4999,"new":1}"#), applied(Some(4_999))),
         (answered(201, r#"{"id":"cdl_1"}"#), applied(None)),
-        (answered(201, r#"{"id":"cdl_"#), applied(None)),
-        (answered(204, ""), applied(None)),
+        (answered(201, r#"{"id":"cdl_"#), unknown("HTTP 201, but the answer cannot be read")),
+        (answered(200, "<html>maintenance"), unknown("HTTP 200, but the answer cannot be read")),
+        (answered(204, ""), unknown("HTTP 204, but the answer cannot be read")),
         (answered(409, r#"{"code":"X","message":"Idempotency key already exists"}"#), EntryAnswer::KeyUsed),
         (answered(409, ""), EntryAnswer::KeyUsed),
         (

@@ -50,7 +50,7 @@ pub(super) fn entry_answer(called: &Result<HttpAnswer, CallFailure>) -> EntryAns
     };
     let (code, message) = code_and_message(&answer.body);
     match answer.status {
-        200..300 => EntryAnswer::Applied { balance_after: balance_after(&answer.body) },
+        200..300 => applied(answer),
         400 => EntryAnswer::Rejected { code, message },
         401 => EntryAnswer::Unauthorized,
         408 | 500.. => EntryAnswer::Unknown { reason: format!("HTTP {} {message}", answer.status) },
@@ -60,9 +60,17 @@ pub(super) fn entry_answer(called: &Result<HttpAnswer, CallFailure>) -> EntryAns
     }
 }
 
-fn balance_after(body: &[u8]) -> Option<i64> {
-    let body = serde_json::from_slice::<Value>(body).ok()?;
-    whole_credits(body.get("balance_after")?)
+/// An answer that was cut short, or was never Dodo's, proves nothing: the same
+/// entry is posted again and then has a whole answer, or a used key.
+fn applied(answer: &HttpAnswer) -> EntryAnswer {
+    match serde_json::from_slice::<Value>(&answer.body) {
+        Ok(Value::Object(entry)) => {
+            EntryAnswer::Applied { balance_after: entry.get("balance_after").and_then(whole_credits) }
+        }
+        _ => {
+            EntryAnswer::Unknown { reason: format!("HTTP {}, but the answer cannot be read", answer.status) }
+        }
+    }
 }
 
 /// `{"code", "message"}`, of which either or the whole body may be missing.

@@ -7,9 +7,11 @@ use super::layout::{Navigation, Refresh, alert, grouped, layout, smtp_settings, 
 use super::visitor::sender_list;
 use crate::domain::account::Account;
 use crate::domain::credential::Secret;
+use crate::domain::credits::Credits;
 use crate::domain::ids::{MessageId, Username};
 use crate::domain::message::MessageState;
 use crate::http::Settings;
+use crate::http::error::in_debt;
 use crate::store::customer::Credential;
 use crate::store::log::MessageLog;
 use crate::store::standing::Standing;
@@ -42,6 +44,9 @@ impl Overview<'_> {
                 (alert(&format!("This account is suspended: {reason}. Ask the operator to resume it.")))
             }
             @if let Some(id) = self.sent { p.good role="status" { "Accepted as " code { (id) } "." } }
+            @if self.standing.account.shortfall() > Credits::ZERO {
+                (alert(&in_debt(self.standing.account.shortfall())))
+            }
             (credits(&self.standing.account))
             form method="post" action="/account/top-up" { button type="submit" { "Buy a top-up" } }
             h2 { "Messages" }

@@ -21,8 +21,13 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
         ),
         (Refusal::SenderNotAllowed { address: String::new() }, "550 5.7.1 The From header is not a sender"),
         (
-            Refusal::OutOfCredit { top_up_url: url.clone() },
+            Refusal::OutOfCredit { top_up_url: url.clone(), shortfall: Credits::ZERO },
             "452 4.7.1 No email credits remaining, top up at https://meter.example/",
+        ),
+        (
+            Refusal::OutOfCredit { top_up_url: url.clone(), shortfall: Credits::ONE },
+            "452 4.7.1 No email credits remaining, top up at https://meter.example/ (credits owed: 1, for mail \
+             already sent, because credits expired or were spent elsewhere; the next top-up pays that first)",
         ),
         (Refusal::BillingUnknown, "451 4.3.0 "),
         (Refusal::Suppressed { recipient: mailbox.clone() }, "550 5.1.1 a@b.example "),
@@ -39,7 +44,7 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
         let shown = wire(&Reply::refusal(&refusal, OutOfCreditReply::Temporary));
         assert!(shown.starts_with(want) && shown.ends_with("\r\n"), "{shown}");
     }
-    let refusal = Refusal::OutOfCredit { top_up_url: url };
+    let refusal = Refusal::OutOfCredit { top_up_url: url, shortfall: Credits::ZERO };
     assert!(wire(&Reply::refusal(&refusal, OutOfCreditReply::Permanent)).starts_with("550 5.7.1 No email"));
 }
 

@@ -270,7 +270,8 @@ fn limits_are_told_where_they_apply() {
 
 #[test]
 fn p7_every_failed_message_leaves_a_clean_state() {
-    let out_of_credit = Refusal::OutOfCredit { top_up_url: "https://t.example".to_owned() };
+    let out_of_credit =
+        Refusal::OutOfCredit { top_up_url: "https://t.example".to_owned(), shortfall: Credits::ZERO };
     let table = [
         (World { body: Body::Malformed(BodyFlaw::BareLf), ..World::default() }, "554 5.6.0"),
         (World { body: Body::TooLarge, ..World::default() }, "552 5.3.4"),
