@@ -16,7 +16,7 @@ use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
 use crate::store::entry::{Entry, Settled};
-use crate::telemetry::{DodoCall, DodoResult, EntryKind, EntryResult};
+use crate::telemetry::{DodoCall, DodoResult, EntryResult, RefundResult};
 
 /// Customers looked at in one round.
 const ROUND: u32 = 100;
@@ -109,8 +109,8 @@ impl Billing {
 
     async fn settle_round(&self) -> Result<(), StoreError> {
         loop {
+            let mut opened = self.refund_round().await;
             let owing = self.0.tools.store.owing(&self.left_alone(), ROUND).await?;
-            let mut opened = 0;
             for customer_id in &owing {
                 // The wait for a call is where captures gather.
                 if !self.may_call().await {
@@ -128,7 +128,7 @@ impl Billing {
     }
 
     /// Waits until an entry may be posted; `false`: the process stops.
-    async fn may_call(&self) -> bool {
+    pub(super) async fn may_call(&self) -> bool {
         tokio::select! {
             biased;
             () = self.0.tools.stop.cancelled() => false,
@@ -139,7 +139,11 @@ impl Billing {
     fn left_alone(&self) -> Vec<CustomerId> {
         let mut refused = self.refused();
         refused.retain(|_, until| *until > Instant::now());
-        refused.keys().cloned().collect()
+        refused.keys().cloned().chain(self.0.refunds.ready()).collect()
+    }
+
+    pub(super) fn is_left_alone(&self, customer_id: &CustomerId) -> bool {
+        self.refused().get(customer_id).is_some_and(|until| *until > Instant::now())
     }
 
     fn leave_alone(&self, customer_id: &CustomerId) {
@@ -156,7 +160,7 @@ impl Billing {
         store.open_entry(customer_id, &entry_id, verdict::at_most(&account), now).await
     }
 
-    fn post_in_background(&self, entry: Entry) {
+    pub(super) fn post_in_background(&self, entry: Entry) {
         self.posting().insert(entry.entry_id.clone());
         let billing = self.clone();
         self.0.tools.tasks.spawn(async move {
@@ -198,8 +202,7 @@ impl Billing {
     }
 
     async fn post(&self, entry: &mut Entry) -> Next {
-        let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
-        let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
+        let reply = self.call_for(entry).await;
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
         self.0.tools.metrics.dodo_call(DodoCall::PostEntry, call_result(&reply.answer));
@@ -213,12 +216,12 @@ impl Billing {
             }
             Verdict::Void { message } => self.void(entry, &message).await,
             Verdict::Doubtful { message } => {
-                self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
+                self.0.tools.metrics.entry(entry.kind, EntryResult::Doubtful);
                 self.again(entry, false, &message, None).await
             }
             Verdict::NotNow { error, after } => self.again(entry, false, &error, after).await,
             Verdict::Unknown { reason } => {
-                self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Unknown);
+                self.0.tools.metrics.entry(entry.kind, EntryResult::Unknown);
                 self.again(entry, true, &reason, None).await
             }
         }
@@ -229,11 +232,12 @@ impl Billing {
         let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
             return Next::NotKept;
         };
-        metrics.entry(EntryKind::Debit, EntryResult::Settled);
+        metrics.entry(entry.kind, EntryResult::Settled);
+        self.count_refunds(entry, RefundResult::Credited);
         tracing::info!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
-            kind = EntryKind::Debit.as_str(),
+            kind = entry.kind.as_str(),
             amount = entry.amount.get(),
             "entry settled"
         );
@@ -252,13 +256,15 @@ impl Billing {
         if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
             return Next::NotKept;
         }
-        metrics.entry(EntryKind::Debit, EntryResult::Void);
+        metrics.entry(entry.kind, EntryResult::Void);
+        self.count_refunds(entry, RefundResult::Refused);
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
+            kind = entry.kind.as_str(),
             amount = entry.amount.get(),
             reason = ?message,
-            "Dodo refused an entry; its credits stay owed"
+            "Dodo refused an entry; its credits stay owed, to Dodo or to the customer"
         );
         // If the balance is another than was thought, this lets the next entry be opened at once.
         let _ = self.read_balance(&entry.customer_id).await;

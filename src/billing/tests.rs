@@ -25,6 +25,8 @@ use crate::submission::stand_in::{Directory, store};
 const PATIENCE: Duration = Duration::from_secs(20);
 const ENTRIES: &str = "/ledger-entries";
 
+mod refunds;
+
 struct Bench {
     billing: Billing,
     store: Store,
@@ -95,7 +97,7 @@ impl Bench {
     }
 
     /// Accepts a message, and says that it was sent.
-    async fn send(&self) {
+    async fn send(&self) -> MessageId {
         let to = Mailbox::parse("a@y.example").unwrap();
         let part = NewPart { road: Road::Smtp, recipients: vec![to.clone()], request_hash: None };
         let now = self.clock.now();
@@ -119,9 +121,10 @@ impl Bench {
         let accepted = self.store.accept(message.clone()).await.unwrap();
         assert!(matches!(accepted, Accepted::Yes { .. }), "{accepted:?}");
         let news = News::Answered(Answered { sent: vec![to], ..Answered::default() });
-        let (message_id, part_no, attempt, bounce) = (message.message_id, 0, 1, None);
+        let (message_id, part_no, attempt, bounce) = (message.message_id.clone(), 0, 1, None);
         self.store.report(Report { message_id, part_no, attempt, at: now, news, bounce }).await.unwrap();
         self.billing.captured();
+        message.message_id
     }
 
     fn fault(&self, fault: Fault) {
