@@ -33,6 +33,7 @@ mod money;
 mod notice;
 mod page;
 mod recipients;
+mod refund;
 mod retry;
 mod sandbox;
 mod stop;
