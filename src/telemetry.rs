@@ -196,6 +196,8 @@ label! {
         ReadBalance = "read_balance",
         /// Reads the balances of many.
         ListBalances = "list_balances",
+        /// Reads a customer's ledger.
+        ReadLedger = "read_ledger",
         /// Makes a checkout.
         CreateCheckout = "create_checkout",
         /// Anything else: checkouts, payments, products, entitlements read.
@@ -289,6 +291,7 @@ struct Inner {
     credits_held: Gauge,
     credits_owed: Gauge,
     entries: Labelled<2, Counter>,
+    entries_doubtful: Gauge,
     dodo_calls: Labelled<2, Counter>,
     dodo_up: Gauge,
     webhooks: Labelled<2, Counter>,
@@ -325,6 +328,10 @@ impl Metrics {
             credits_held: names.add("credits_held", "Credits held for accepted messages, all customers"),
             credits_owed: names.add("credits_owed", "Credits captured and not yet settled, all customers"),
             entries: names.add("entries", "Tries to post a ledger entry"),
+            entries_doubtful: names.add(
+                "entries_doubtful",
+                "Entries that Dodo may or may not have applied; not posted again, their credits stay owed",
+            ),
             dodo_calls: names.add("dodo_calls", "Calls to Dodo"),
             dodo_up: names.add("dodo_up", "0 after a call that Dodo failed or left unanswered"),
             webhooks: names.add("webhooks", "Webhooks received"),
@@ -415,6 +422,16 @@ impl Metrics {
     pub fn entry(&self, kind: EntryKind, result: EntryResult) {
         let labels = [("kind", kind.as_str()), ("result", result.as_str())];
         self.0.entries.get_or_create(&labels).inc();
+    }
+
+    /// Says how many entries are in doubt.
+    pub fn set_entries_doubtful(&self, count: u64) {
+        self.0.entries_doubtful.set(level(count));
+    }
+
+    /// How many entries were in doubt when they were last counted: `readyz` asks.
+    pub fn entries_doubtful(&self) -> i64 {
+        self.0.entries_doubtful.get()
     }
 
     /// Counts a call to Dodo, and takes from its result whether Dodo is up.

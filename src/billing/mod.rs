@@ -2,14 +2,16 @@
 //!
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
-//! credit, `settle` pays what is owed as `verdict` decides, `notice` tells who runs
-//! low. The sums themselves are moved by the store, in one transaction with the
-//! mail. What this room must not know: SMTP, SQL, how mail leaves.
+//! credit, `settle` pays what is owed as `verdict` decides, `doubt` finds out what
+//! became of entries that no answer can tell about, `notice` tells who runs low. The
+//! sums themselves are moved by the store, in one transaction with the mail. What this room must not know: SMTP, SQL, how mail leaves.
 
 mod balance;
 pub mod budget;
 pub mod dodo;
+mod doubt;
 pub mod events;
+mod ledger;
 mod notice;
 mod settle;
 pub(crate) mod verdict;
@@ -67,6 +69,10 @@ pub struct Settings {
     pub balance_max_age: Duration,
     /// `billing.outage_max_age_h`.
     pub outage_max_age: Duration,
+    /// `billing.key_lifetime_s`.
+    pub key_lifetime: Duration,
+    /// `billing.lookup_wait_s`.
+    pub lookup_wait: Duration,
     /// Where customers buy credits.
     pub top_up_url: String,
     /// The name and address that notices come from.
@@ -82,6 +88,8 @@ impl Settings {
         Self {
             balance_max_age: Duration::from_secs(billing.balance_max_age_s),
             outage_max_age: Duration::from_secs(billing.outage_max_age_h.saturating_mul(3600)),
+            key_lifetime: Duration::from_secs(billing.key_lifetime_s),
+            lookup_wait: Duration::from_secs(billing.lookup_wait_s),
             top_up_url: billing.top_up_url.clone().unwrap_or_else(|| base_url.to_owned()),
             notices_from,
             hostname: config.smtp.hostname.clone(),
@@ -98,6 +106,8 @@ struct Inner {
     notices: Notices,
     /// Something was captured, or may be settled now.
     owing: Notify,
+    /// An entry became doubtful.
+    doubted: Notify,
     /// Calls for entries ended: a balance read that waited for that may go on.
     closed: Notify,
     /// Customers whose entries Dodo refuses, until when they are left alone.
@@ -116,16 +126,18 @@ impl Billing {
             reads: Reads::default(),
             notices: Notices::default(),
             owing: Notify::new(),
+            doubted: Notify::new(),
             closed: Notify::new(),
             refused: Mutex::default(),
             posting: Mutex::default(),
         }))
     }
 
-    /// Starts the settler and the refresher of balances.
+    /// Starts the settler, the search for doubtful entries and the refresher of balances.
     pub fn start(&self) {
         let tasks = &self.0.tools.tasks;
         tasks.spawn(self.clone().settle());
+        tasks.spawn(self.clone().resolve_doubts());
         tasks.spawn(self.clone().refresh());
     }
 

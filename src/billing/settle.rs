@@ -3,10 +3,13 @@
 //! One entry of a customer is open at a time. While the budget allows, one message
 //! makes one entry at once; while an entry is on its way, or the budget is spent,
 //! the next captures gather and go as one. An entry whose outcome is unknown is
-//! posted again under the same key until Dodo says something definite; nothing
-//! else ever decides that it was, or was not, applied (P3).
+//! posted again under the same key until Dodo says something definite, and as long
+//! as Dodo surely knows the key; after that its ledger decides (`doubt`), and
+//! nothing else ever does that it was, or was not, applied (P3).
 
 use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;
@@ -42,6 +45,8 @@ enum Next {
     Again(Option<Duration>),
     /// What Dodo answered could not be kept: the entry stays open, its outcome unknown.
     NotKept,
+    /// No further post can tell what became of it.
+    Doubtful,
 }
 
 impl Billing {
@@ -100,7 +105,8 @@ impl Billing {
     async fn resume_open(&self) -> Result<(), StoreError> {
         let posting = self.posting().clone();
         for entry in self.0.tools.store.open_entries().await? {
-            if !posting.contains(&entry.entry_id) && !self.0.tools.stop.is_cancelled() {
+            let is_idle = entry.doubtful_since.is_none() && !posting.contains(&entry.entry_id);
+            if is_idle && !self.0.tools.stop.is_cancelled() {
                 self.post_in_background(verdict::found_open(entry));
             }
         }
@@ -185,8 +191,13 @@ impl Billing {
                 return;
             }
             is_paid_for = false;
+            if verdict::may_be_forgotten(&entry, self.0.tools.clock.now(), self.0.settings.key_lifetime) {
+                self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
+                self.doubt(&entry, "Dodo may have forgotten its key").await;
+                return;
+            }
             let again = match self.post(&mut entry).await {
-                Next::Closed | Next::NotKept => return,
+                Next::Closed | Next::NotKept | Next::Doubtful => return,
                 Next::Again(asked) => asked.unwrap_or(wait).max(wait),
             };
             wait = (wait * 2).min(RETRY_MAX);
@@ -199,6 +210,7 @@ impl Billing {
 
     async fn post(&self, entry: &mut Entry) -> Next {
         let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
+        let began = self.0.tools.clock.now();
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
@@ -214,12 +226,18 @@ impl Billing {
             Verdict::Void { message } => self.void(entry, &message).await,
             Verdict::Doubtful { message } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
-                self.again(entry, false, &message, None).await
+                self.note(entry, false, &message, began).await;
+                self.doubt(entry, &message).await;
+                Next::Doubtful
             }
-            Verdict::NotNow { error, after } => self.again(entry, false, &error, after).await,
+            Verdict::NotNow { error, after } => {
+                self.note(entry, false, &error, began).await;
+                Next::Again(after)
+            }
             Verdict::Unknown { reason } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Unknown);
-                self.again(entry, true, &reason, None).await
+                self.note(entry, true, &reason, began).await;
+                Next::Again(None)
             }
         }
     }
@@ -267,7 +285,7 @@ impl Billing {
 
     /// Writes down what an answer means, however long the store takes: the same
     /// call again could be answered otherwise. `None`: it cannot be written.
-    async fn kept<T, F>(&self, entry: &Entry, write: impl Fn() -> F) -> Option<T>
+    pub(super) async fn kept<T, F>(&self, entry: &Entry, write: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -289,22 +307,21 @@ impl Billing {
         }
     }
 
-    async fn again(&self, entry: &mut Entry, is_unknown: bool, error: &str, after: Option<Duration>) -> Next {
-        let Tools { store, clock, .. } = &self.0.tools;
+    /// Notes a call that did not settle the entry.
+    async fn note(&self, entry: &mut Entry, is_unknown: bool, error: &str, began: Timestamp) {
         // If this cannot be written, the entry still knows it, and a restart distrusts it anyway.
-        if let Err(error) = store.note_entry_try(entry, is_unknown, error, clock.now()).await {
+        if let Err(error) = self.0.tools.store.note_entry_try(entry, is_unknown, error, began).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }
-        entry.tried(is_unknown);
+        entry.tried(is_unknown, began);
         self.call_ended(&entry.customer_id);
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
             outcome = if is_unknown { "unknown" } else { "not applied" },
             reason = ?error,
-            "an entry was not settled; it is tried again"
+            "an entry was not settled by this call"
         );
-        Next::Again(after)
     }
 }
 

@@ -21,6 +21,8 @@ use crate::store::accept::{Acceptance, Accepted, Kind, NewPart};
 use crate::store::report::{Answered, News, Report};
 use crate::submission::stand_in::{Directory, store};
 
+mod doubt;
+
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ENTRIES: &str = "/ledger-entries";

@@ -60,6 +60,8 @@ impl Default for Billing {
             unit: Unit::Message,
             balance_max_age_s: 30,
             outage_max_age_h: 24,
+            key_lifetime_s: 86_400,
+            lookup_wait_s: 600,
             low_balance_credits: 1_000,
             out_of_credit_reply: OutOfCreditReply::Temporary,
             refund_bounced: false,

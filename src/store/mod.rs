@@ -17,6 +17,7 @@ pub mod audit;
 pub mod checkout;
 mod commit;
 pub mod customer;
+pub mod doubt;
 pub mod entry;
 pub mod gate;
 pub mod inspect;
