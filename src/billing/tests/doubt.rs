@@ -36,6 +36,12 @@ impl Bench {
         self.billing.0.tools.metrics.encode().contains("postmeter_entries_doubtful 1\n")
     }
 
+    /// How the metrics count the reads of a balance.
+    fn reads(&self) -> String {
+        let page = self.billing.0.tools.metrics.encode();
+        page.lines().filter(|line| line.contains("read_balance")).collect()
+    }
+
     /// Dodo takes entries and never answers them.
     fn answers_are_lost(&self) {
         self.fault(Fault::new(Misbehaviour::DropAfter).on("POST", ENTRIES).always());
@@ -128,9 +134,12 @@ async fn p3_what_cannot_be_decided_stays_owed_and_is_shown_and_the_rest_can_be_s
     assert!(bench.is_doubtful_shown());
     let debits = bench.debits();
     assert_eq!(debits, [1]);
-    // The lane is closed, the customer is not.
+    // The lane is closed, the customer is not, and one read is enough to know that.
+    assert_eq!(bench.ask().await, Ok(()));
+    let reads = bench.reads();
     for left in (0..9).rev() {
         assert_eq!(bench.ask().await, Ok(()), "{left}");
+        assert_eq!(bench.reads(), reads, "{left}");
         bench.send().await;
         assert_eq!(bench.account().await.available(), Some(left));
     }
