@@ -97,7 +97,7 @@ pub enum Errand {
     /// Say which addresses and domains a customer may send from
     Sender(sender::SenderArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
-    Audit(Format),
+    Audit(audit::AuditArgs),
 }
 
 /// How the answer is printed.
@@ -131,7 +131,7 @@ pub struct Printout {
 pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> {
     match errand {
         Errand::Check(format) => check::run(format, place).await,
-        Errand::Audit(format) => audit::run(format, &Desk::open(place).await?).await,
+        Errand::Audit(args) => audit::run(args, place).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
         Errand::Sender(args) => sender::run(args, &Desk::open(place).await?).await,

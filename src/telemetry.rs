@@ -18,6 +18,7 @@
 //! | `kind`, `amount` | of an entry: `debit` or `credit`, credits |
 //! | `available`, `balance`, `held`, `owed` | credits of the customer |
 //! | `webhook_id`, `event` | of a webhook |
+//! | `table`, `row`, `problem` | of what the audit found |
 //! | `error` | what went wrong on our side |
 //!
 //! Metrics are OpenMetrics, in base units, without statics: whoever counts is
@@ -292,6 +293,7 @@ struct Inner {
     credits_owed: Gauge,
     entries: Labelled<2, Counter>,
     entries_doubtful: Gauge,
+    ledger_drift: Gauge,
     dodo_calls: Labelled<2, Counter>,
     dodo_up: Gauge,
     webhooks: Labelled<2, Counter>,
@@ -331,6 +333,10 @@ impl Metrics {
             entries_doubtful: names.add(
                 "entries_doubtful",
                 "Entries that Dodo may or may not have applied; not posted again, their credits stay owed",
+            ),
+            ledger_drift: names.add(
+                "ledger_drift",
+                "Credits by which sums in the books disagreed when they were last compared; 0: all is well",
             ),
             dodo_calls: names.add("dodo_calls", "Calls to Dodo"),
             dodo_up: names.add("dodo_up", "0 after a call that Dodo failed or left unanswered"),
@@ -432,6 +438,16 @@ impl Metrics {
     /// How many entries were in doubt when they were last counted: `readyz` asks.
     pub fn entries_doubtful(&self) -> i64 {
         self.0.entries_doubtful.get()
+    }
+
+    /// Says by how many credits the sums in the books disagree.
+    pub fn set_ledger_drift(&self, credits: u64) {
+        self.0.ledger_drift.set(level(credits));
+    }
+
+    /// By how many credits the sums disagreed when they were last compared: `readyz` asks.
+    pub fn ledger_drift(&self) -> i64 {
+        self.0.ledger_drift.get()
     }
 
     /// Counts a call to Dodo, and takes from its result whether Dodo is up.

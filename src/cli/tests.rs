@@ -105,6 +105,7 @@ fn what_operators_type_is_understood() {
         "sender list cus_1",
         "sender deny cus_1 *",
         "audit --json",
+        "audit --dodo --json",
     ] {
         assert!(parse(typed).is_ok(), "{typed}");
     }
@@ -242,7 +243,7 @@ async fn the_audit_fails_and_names_the_row_that_was_tampered_with() {
 
     let printout = office.run("audit").await.unwrap();
     assert!(!printout.is_success);
-    assert!(printout.text.contains("\naccount  cus_1  held is not the sum"), "{}", printout.text);
+    assert!(printout.text.contains("\naccount  cus_1  1        held is not the sum"), "{}", printout.text);
     let printout = office.run("audit --json").await.unwrap();
     assert!(!printout.is_success);
     let findings: Value = serde_json::from_str(&printout.text).unwrap();

@@ -62,6 +62,7 @@ impl Default for Billing {
             outage_max_age_h: 24,
             key_lifetime_s: 86_400,
             lookup_wait_s: 600,
+            audit_interval_s: 3_600,
             low_balance_credits: 1_000,
             out_of_credit_reply: OutOfCreditReply::Temporary,
             refund_bounced: false,

@@ -114,6 +114,8 @@ pub struct Billing {
     /// So long after its last call an entry that Dodo's ledger does not show is
     /// taken for not applied.
     pub lookup_wait_s: u64,
+    /// How often the server compares the sums in its books with their rows.
+    pub audit_interval_s: u64,
     /// A notice is mailed once when available falls below; armed again above.
     pub low_balance_credits: u64,
     /// 452 or 550.

@@ -23,6 +23,7 @@ mod config;
 mod crash;
 mod credit;
 mod dialog;
+mod doubt;
 mod gate;
 mod harness;
 mod header;
