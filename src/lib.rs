@@ -69,8 +69,10 @@
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.
 //! - **An entry is posted under one key with one amount until Dodo says something
-//!   definite.** Only 2xx and 409 settle it; only a 400 that no unknown try went
-//!   before voids it.
+//!   definite, and as long as Dodo surely knows the key.** Only 2xx and 409 settle
+//!   it; only a 400 that no unknown try went before voids it. After that it is
+//!   doubtful: only Dodo's ledger, or the operator, decides it, and it is never
+//!   posted again.
 //! - **A balance read is applied only if no entry was opened, settled or voided
 //!   since it began** (the account's `version`), and while an entry's outcome is
 //!   unknown it may only raise what is available.

@@ -96,3 +96,44 @@ pub(crate) fn owner(line: &LedgerLine) -> Owner {
 pub(crate) fn sum(amounts: impl Iterator<Item = i64>) -> i64 {
     amounts.fold(0, i64::saturating_add)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(ids: &[&str], is_last: bool) -> LedgerPage {
+        let line = |id: &&str| LedgerLine {
+            id: (*id).to_owned(),
+            is_credit: false,
+            amount: 1,
+            created_at: Timestamp::from_second(id.len().try_into().unwrap()).unwrap(),
+            transaction: String::new(),
+            reference: None,
+            description: None,
+        };
+        LedgerPage { lines: ids.iter().map(line).collect(), is_last }
+    }
+
+    #[test]
+    fn a_ledger_is_whole_when_its_end_was_seen_and_nothing_moved() {
+        let mut reading = Reading::new(None);
+        assert_eq!((reading.next_page(), reading.is_whole()), (Some(0), false));
+        reading.add(page(&["a", "b"], false));
+        assert_eq!((reading.next_page(), reading.is_whole()), (Some(1), false));
+        let mut moved = reading.clone();
+        reading.add(page(&["c"], true));
+        assert_eq!((reading.next_page(), reading.is_whole(), reading.lines().len()), (None, true, 3));
+        moved.add(page(&["b", "c"], true));
+        assert_eq!((moved.is_whole(), moved.lines().len()), (false, 3), "one may have been missed");
+        let mut empty = Reading::new(None);
+        empty.add(page(&[], true));
+        assert!(empty.is_whole());
+    }
+
+    #[test]
+    fn what_is_older_than_asked_for_is_left_out_here_whatever_dodo_does() {
+        let mut reading = Reading::new(Some(Timestamp::from_second(2).unwrap()));
+        reading.add(page(&["1", "22", "333"], true));
+        assert_eq!(reading.lines().iter().map(|line| line.id.as_str()).collect::<Vec<_>>(), ["22", "333"]);
+    }
+}

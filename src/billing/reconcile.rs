@@ -240,35 +240,35 @@ mod tests {
         let books = [entry("a", 3, Done), entry("b", 2, Done), entry("v", 9, Void), entry("o", 4, Open)];
         let (a, b) = (line(3, Some("a")), line(2, Some("b")));
         let by_hand = line(50, None);
-        let table: [(Vec<LedgerLine>, Option<(&str, i64)>); 9] = [
-            (vec![a.clone(), b.clone()], None),
-            (vec![a.clone(), b.clone(), by_hand.clone()], None),
-            (vec![a.clone(), line(1, Some("b")), line(1, Some("b"))], None),
-            (vec![a.clone(), b.clone(), line(4, Some("o"))], None),
-            (
-                vec![a.clone(), by_hand],
-                Some(("entry-b: it is settled, and Dodo's ledger does not show it", 2)),
-            ),
+        let table = [
+            (vec![a.clone(), b.clone()], "", 0),
+            (vec![a.clone(), b.clone(), by_hand.clone()], "", 0),
+            (vec![a.clone(), line(1, Some("b")), line(1, Some("b"))], "", 0),
+            (vec![a.clone(), b.clone(), line(4, Some("o"))], "", 0),
+            (vec![a.clone(), by_hand], "entry-b: it is settled, and Dodo's ledger does not show it", 2),
             (
                 vec![a.clone(), b.clone(), b.clone()],
-                Some(("entry-b: Dodo's ledger shows more of it than was settled", 2)),
+                "entry-b: Dodo's ledger shows more of it than was settled",
+                2,
             ),
             (
                 vec![a.clone(), line(1, Some("b"))],
-                Some(("entry-b: Dodo's ledger shows less of it than was settled", 1)),
+                "entry-b: Dodo's ledger shows less of it than was settled",
+                1,
             ),
             (
                 vec![a.clone(), b.clone(), line(9, Some("v"))],
-                Some(("entry-v: it was given up, and stands in Dodo's ledger", 9)),
+                "entry-v: it was given up, and stands in Dodo's ledger",
+                9,
             ),
             (
                 vec![a, b, line(7, Some("x"))],
-                Some(("entry-x: it stands in Dodo's ledger, and the books do not know it", 7)),
+                "entry-x: it stands in Dodo's ledger, and the books do not know it",
+                7,
             ),
         ];
-        for (lines, wanted) in table {
-            let wanted: Vec<_> =
-                wanted.map(|(text, credits)| (text.to_owned(), credits)).into_iter().collect();
+        for (lines, problem, credits) in table {
+            let wanted = Vec::from_iter((credits > 0).then_some((problem.to_owned(), credits)));
             assert_eq!(told(&books, &books, &lines), wanted, "{lines:?}");
         }
     }

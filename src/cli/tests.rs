@@ -77,7 +77,7 @@ fn parse(typed: &str) -> Result<CommandLine, clap::Error> {
 fn the_command_line_is_sound_and_its_help_lists_the_commands() {
     CommandLine::command().debug_assert();
     let help = CommandLine::command().render_long_help().to_string();
-    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "audit"] {
+    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "entry", "audit"] {
         assert!(help.contains(&format!("\n  {name} ")), "{name} in {help}");
     }
     assert!(help.contains("--config <FILE>") && help.contains("--log-format"), "{help}");
@@ -106,6 +106,9 @@ fn what_operators_type_is_understood() {
         "sender deny cus_1 *",
         "audit --json",
         "audit --dodo --json",
+        "entry list --json",
+        "entry settle entry-1",
+        "entry void entry-1 --json",
     ] {
         assert!(parse(typed).is_ok(), "{typed}");
     }

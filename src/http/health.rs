@@ -61,7 +61,7 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
         problems.push(json!({
             "what": "doubtful",
             "entries": site.metrics.entries_doubtful(),
-            "problem": "whether Dodo applied these entries cannot be told yet; they are not posted again, and their credits stay owed",
+            "problem": "whether Dodo applied these entries cannot be told yet; they are not posted again, and their credits stay owed. `postmeter entry list` shows them",
         }));
     }
     if site.metrics.ledger_drift() != 0 {

@@ -105,10 +105,40 @@ fn p3_what_cannot_be_decided_stays_owed_and_everybody_can_see_it() {
     until_is("owed", 3, || meter.credits()["owed"].as_i64().unwrap());
     assert_eq!(meter.credits()["available"], 7, "the customer goes on spending what is known");
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1, "nothing more is posted meanwhile");
-    // Dodo begins to say whose its lines are.
-    meter.dodo().behave(|behaviour| behaviour.reason_in_ledger = true);
+    // The operator looks it up in Dodo's dashboard.
+    let listed: serde_json::Value = serde_json::from_str(&meter.says(&["entry", "list", "--json"])).unwrap();
+    assert_eq!(
+        (&listed[0]["customer_id"], &listed[0]["amount"]),
+        (&CUSTOMER_ID.into(), &1.into()),
+        "{listed}"
+    );
+    let entry_id = listed[0]["entry_id"].as_str().unwrap();
+    let said = meter.says(&["entry", "settle", entry_id]);
+    assert!(said.contains("if Dodo has not applied it, its credits are given away"), "{said}");
     meter.drain();
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 3);
+    let said = meter.run(&["entry", "void", entry_id]);
+    assert!(said.code != Some(0) && said.err.contains("is in doubt"), "{said:?}");
+    assert_eq!(meter.says(&["entry", "list"]), "no entry is in doubt\n");
     until_is("shown in the metrics", "0".to_owned(), || metric(&meter, "postmeter_entries_doubtful"));
     until_is("problems", Vec::new(), || problems(&meter));
+}
+
+#[test]
+fn p3_an_operator_who_knows_that_nothing_was_applied_has_it_debited_anew() {
+    let meter = quick().start();
+    meter.dodo().behave(|behaviour| behaviour.reason_in_ledger = false);
+    let faults = meter.dodo().faults();
+    faults.push(Fault::new(Reply::status(503)).on("POST", "/ledger-entries").always());
+    faults.push(Fault::new(Reply::status(503)).on("GET", "/ledger").always());
+    send(&meter, 1);
+    until_is("entries in doubt", 1, || meter.number(DOUBTFUL));
+    let entries: Vec<String> = meter.read("SELECT entry_id FROM entry WHERE state = 'open'");
+    faults.clear();
+    faults.push(Fault::new(Reply::status(503)).on("GET", "/ledger").always());
+    until("the last call to be long ago", || {
+        (meter.run(&["entry", "void", &entries[0]]).code == Some(0)).then_some(())
+    });
+    meter.drain();
+    assert_eq!((meter.dodo().debited(CUSTOMER_ID), meter.number(VOID)), (1, 1));
 }
