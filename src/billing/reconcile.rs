@@ -13,7 +13,7 @@ use super::budget::{Budget, Purpose, is_limited};
 use super::dodo::{Dodo, DodoError, LedgerLine};
 use super::ledger::{Owner, Reading, owner, sum};
 use crate::domain::ids::{CustomerId, EntryId};
-use crate::store::doubt::{Booked, Standing};
+use crate::store::doubt::{Booked, Books, Standing};
 use crate::store::{Store, StoreError};
 
 /// The server that runs beside us needs the calls more: at most so many a second.
@@ -72,9 +72,9 @@ impl Auditor {
             if reading > 0 {
                 tokio::time::sleep(LAG).await;
             }
-            let before = self.store.booked(customer_id).await?;
+            let before = self.store.books(customer_id).await?;
             let reading = self.read(customer_id).await?;
-            let after = self.store.booked(customer_id).await?;
+            let after = self.store.books(customer_id).await?;
             differences = match reading {
                 None => Some(without_ledger(&before)),
                 Some(reading) if reading.is_whole() => Some(compare(&before, &after, reading.lines())),
@@ -111,74 +111,95 @@ impl Auditor {
     }
 }
 
-fn without_ledger(books: &[Booked]) -> Vec<Difference> {
-    let done = books.iter().filter(|entry| entry.state == Standing::Done);
-    let credits = sum(done.map(|entry| entry.amount.to_i64()));
+fn without_ledger(books: &Books) -> Vec<Difference> {
+    let done = books.entries.iter().filter(|entry| entry.state == Standing::Done);
+    let credits = sum(done.map(|entry| entry.amount.to_i64()).chain([books.gone]));
     let problem = "entries are settled, and Dodo knows no ledger of this customer";
     Vec::from_iter((credits > 0).then_some(Difference { entry_id: None, problem, credits }))
 }
 
 /// Holds a whole ledger against the books as they were before it was read, and as
 /// they were after.
-pub(crate) fn compare(before: &[Booked], after: &[Booked], lines: &[LedgerLine]) -> Vec<Difference> {
-    let mut named: BTreeMap<EntryId, i64> = BTreeMap::new();
-    for line in lines {
-        if let Owner::Named(entry_id) = owner(line) {
-            let credits = named.entry(entry_id).or_default();
-            *credits = credits.saturating_add(line.amount);
-        }
-    }
+pub(crate) fn compare(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<Difference> {
+    let named = named(lines);
     let mut differences = Vec::new();
     let mut differ = |entry_id: &EntryId, problem, credits| {
         differences.push(Difference { entry_id: Some(entry_id.clone()), problem, credits });
     };
-    let known: BTreeMap<&EntryId, &Booked> = after.iter().map(|entry| (&entry.entry_id, entry)).collect();
-    for (entry_id, credits) in &named {
-        let amount = known.get(entry_id).map_or(0, |entry| entry.amount.to_i64());
-        match known.get(entry_id).map(|entry| entry.state) {
-            None => differ(entry_id, "it stands in Dodo's ledger, and the books do not know it", *credits),
-            Some(Standing::Void) => {
-                differ(entry_id, "it was given up, and stands in Dodo's ledger", *credits)
-            }
-            Some(_) if *credits > amount => {
-                differ(entry_id, "Dodo's ledger shows more of it than was settled", credits - amount);
-            }
-            Some(Standing::Done) if *credits < amount => {
-                differ(entry_id, "Dodo's ledger shows less of it than was settled", amount - credits);
-            }
-            Some(_) => {}
+    let known: BTreeMap<&EntryId, &Booked> =
+        after.entries.iter().map(|entry| (&entry.entry_id, entry)).collect();
+    let mut unknown = Vec::new();
+    for ((entry_id, is_credit), credits) in &named {
+        let Some(entry) = known.get(entry_id).filter(|entry| entry.is_credit == *is_credit) else {
+            unknown.push((entry_id, *is_credit, *credits));
+            continue;
+        };
+        let amount = entry.amount.to_i64();
+        if entry.state == Standing::Void {
+            differ(entry_id, "it was given up, and stands in Dodo's ledger", *credits);
+        } else if *credits > amount {
+            differ(entry_id, "Dodo's ledger shows more of it than was settled", credits - amount);
+        } else if entry.state == Standing::Done && *credits < amount {
+            differ(entry_id, "Dodo's ledger shows less of it than was settled", amount - credits);
         }
     }
-    let missing: Vec<&Booked> = before
-        .iter()
-        .filter(|entry| entry.state == Standing::Done && !named.contains_key(&entry.entry_id))
-        .collect();
+    let is_named = |entry: &Booked| named.contains_key(&(entry.entry_id.clone(), entry.is_credit));
+    let is_missing = |entry: &&Booked| entry.state == Standing::Done && !is_named(entry);
+    let missing: Vec<&Booked> = before.entries.iter().filter(is_missing).collect();
     if named.is_empty() {
-        differences.extend(by_sums(&missing, after, lines));
-    } else {
-        // Reasons come back, and this one's did not.
-        for entry in missing {
-            differ(
-                &entry.entry_id,
-                "it is settled, and Dodo's ledger does not show it",
-                entry.amount.to_i64(),
-            );
+        return by_sums(before, after, lines);
+    }
+    // Reasons come back, and those of the missing did not.
+    for entry in missing {
+        differ(&entry.entry_id, "it is settled, and Dodo's ledger does not show it", entry.amount.to_i64());
+    }
+    differences.extend(unknown_to_us(&unknown, after.gone));
+    differences
+}
+
+/// Credits under each id that lines name, for each direction.
+fn named(lines: &[LedgerLine]) -> BTreeMap<(EntryId, bool), i64> {
+    let mut named: BTreeMap<(EntryId, bool), i64> = BTreeMap::new();
+    for line in lines {
+        if let Owner::Named(entry_id) = owner(line) {
+            let credits = named.entry((entry_id, line.is_credit)).or_default();
+            *credits = credits.saturating_add(line.amount);
         }
+    }
+    named
+}
+
+/// Ids in Dodo's ledger that the books do not have: old debits, whose rows have
+/// left and of which only the sum is known, or what should not be there.
+fn unknown_to_us(unknown: &[(&EntryId, bool, i64)], gone: i64) -> Vec<Difference> {
+    let problem = "it stands in Dodo's ledger, and the books do not know it";
+    let debits = sum(unknown.iter().filter(|(_, is_credit, _)| !is_credit).map(|(_, _, credits)| *credits));
+    let told = unknown.iter().filter(|(_, is_credit, _)| *is_credit || gone == 0);
+    let mut differences: Vec<Difference> = told
+        .map(|(entry_id, _, credits)| Difference {
+            entry_id: Some((*entry_id).clone()),
+            problem,
+            credits: *credits,
+        })
+        .collect();
+    if gone != 0 && debits != gone {
+        differences.push(Difference {
+            entry_id: None,
+            problem: "old debits in Dodo's ledger are not what was settled in rows that have left",
+            credits: debits.saturating_sub(gone).saturating_abs(),
+        });
     }
     differences
 }
 
 /// No line names an entry: the sums of those that may be ours, for each direction.
-fn by_sums(missing: &[&Booked], after: &[Booked], lines: &[LedgerLine]) -> Vec<Difference> {
+fn by_sums(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<Difference> {
     let mut differences = Vec::new();
     for is_credit in [false, true] {
         let shown = lines.iter().filter(|line| line.is_credit == is_credit && owner(line) == Owner::Perhaps);
         let shown = sum(shown.map(|line| line.amount));
-        let ours = missing.iter().filter(|entry| entry.is_credit == is_credit);
-        let settled = sum(ours.map(|entry| entry.amount.to_i64()));
-        let may_stand =
-            after.iter().filter(|entry| entry.is_credit == is_credit && entry.state != Standing::Void);
-        let at_most = sum(may_stand.map(|entry| entry.amount.to_i64()));
+        let settled = booked(before, is_credit, |state| state == Standing::Done);
+        let at_most = booked(after, is_credit, |state| state != Standing::Void);
         let mut differ = |problem, credits| {
             differences.push(Difference { entry_id: None, problem, credits });
         };
@@ -192,6 +213,13 @@ fn by_sums(missing: &[&Booked], after: &[Booked], lines: &[LedgerLine]) -> Vec<D
         }
     }
     differences
+}
+
+/// The sum of what is booked in one direction, with what has left.
+fn booked(books: &Books, is_credit: bool, is_meant: impl Fn(Standing) -> bool) -> i64 {
+    let entries = books.entries.iter().filter(|entry| entry.is_credit == is_credit && is_meant(entry.state));
+    let gone = if is_credit { 0 } else { books.gone };
+    sum(entries.map(|entry| entry.amount.to_i64()).chain([gone]))
 }
 
 #[cfg(test)]
@@ -225,8 +253,12 @@ mod tests {
         }
     }
 
+    fn books(entries: &[Booked]) -> Books {
+        Books { entries: entries.to_vec(), gone: 0 }
+    }
+
     /// What differs: the entry (or nothing), its words, its credits.
-    fn told(before: &[Booked], after: &[Booked], lines: &[LedgerLine]) -> Vec<(String, i64)> {
+    fn told(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<(String, i64)> {
         let told = |difference: Difference| {
             let name = difference.entry_id.map(|id| id.to_string()).unwrap_or_default();
             (format!("{name}: {}", difference.problem), difference.credits)
@@ -237,7 +269,8 @@ mod tests {
     #[test]
     fn what_is_settled_stands_there_once_and_nothing_else_does() {
         use Standing::*;
-        let books = [entry("a", 3, Done), entry("b", 2, Done), entry("v", 9, Void), entry("o", 4, Open)];
+        let books =
+            books(&[entry("a", 3, Done), entry("b", 2, Done), entry("v", 9, Void), entry("o", 4, Open)]);
         let (a, b) = (line(3, Some("a")), line(2, Some("b")));
         let by_hand = line(50, None);
         let table = [
@@ -276,13 +309,32 @@ mod tests {
     #[test]
     fn where_no_line_names_an_entry_the_sums_are_compared() {
         use Standing::*;
-        let before = [entry("a", 3, Done), entry("b", 2, Open)];
-        let after = [entry("a", 3, Done), entry("b", 2, Done), entry("c", 4, Open)];
+        let before = books(&[entry("a", 3, Done), entry("b", 2, Open)]);
+        let after = books(&[entry("a", 3, Done), entry("b", 2, Done), entry("c", 4, Open)]);
         for (shown, wanted) in [(2, Some(1)), (3, None), (5, None), (9, None), (10, Some(1))] {
             let found: Vec<_> = compare(&before, &after, &[line(shown, None)]);
             assert_eq!(found.first().map(|found| found.credits), wanted, "{shown}");
         }
-        let nothing_settled = [entry("o", 1, Open)];
+        let gone = Books { gone: 10, ..before.clone() };
+        assert_eq!(compare(&gone, &gone, &[line(14, None)]), [], "rows that have left count");
+        let nothing_settled = books(&[entry("o", 1, Open)]);
         assert_eq!(compare(&nothing_settled, &nothing_settled, &[line(50, None)]), []);
+    }
+
+    #[test]
+    fn debits_whose_rows_have_left_are_compared_by_their_sum() {
+        let books = Books { gone: 10, ..books(&[entry("a", 3, Standing::Done)]) };
+        let old = |credits| [line(3, Some("a")), line(4, Some("old")), line(credits, Some("older"))];
+        assert_eq!(compare(&books, &books, &old(6)), []);
+        for (credits, difference) in [(7, 1), (4, 2)] {
+            let found = told(&books, &books, &old(credits));
+            let problem = ": old debits in Dodo's ledger are not what was settled in rows that have left";
+            assert_eq!(found, [(problem.to_owned(), difference)]);
+        }
+        let given = LedgerLine { is_credit: true, ..line(1, Some("gift")) };
+        let [a, b, c] = old(6);
+        let found = told(&books, &books, &[a, b, c, given]);
+        let problem = "entry-gift: it stands in Dodo's ledger, and the books do not know it";
+        assert_eq!(found, [(problem.to_owned(), 1)]);
     }
 }

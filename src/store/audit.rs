@@ -256,10 +256,10 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "entry",
-        "not all captures that it covers are there",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'debit' AND e.last_capture - e.first_capture + 1 <>
-            (SELECT count(*) FROM capture c WHERE c.customer_id = e.customer_id
-                AND c.number BETWEEN e.first_capture AND e.last_capture)",
+        "it covers captures that there never were",
+        "SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
+         WHERE e.kind = 'debit' AND (e.first_capture < 1 OR e.last_capture < e.first_capture
+            OR e.last_capture > a.last_capture)",
     ),
     check(
         "entry",
@@ -292,8 +292,7 @@ const CHECKS: &[Check] = &[
         "SELECT entry_id FROM entry WHERE tries < 1 OR unknown_tries < 0
             OR (unknown_tries > 0) <> (first_unknown_at IS NOT NULL)
             OR (doubtful_since IS NOT NULL AND (unknown_tries = 0 OR last_tried_at IS NULL))
-            OR (decided_by IS NOT NULL AND doubtful_since IS NULL)
-            OR closed_at < opened_at",
+            OR (decided_by IS NOT NULL AND doubtful_since IS NULL)",
     ),
     check(
         "entry",

@@ -6,6 +6,7 @@
 //! open → doubtful → done or void.
 
 use jiff::Timestamp;
+use sqlx::Connection;
 
 use super::account::credits;
 use super::entry::{Entry, EntryRow, Settled};
@@ -41,6 +42,15 @@ pub struct Booked {
     pub closed_at: Option<Timestamp>,
     /// The operator said how it ended, not Dodo.
     pub is_by_operator: bool,
+}
+
+/// What is booked for a customer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Books {
+    /// The entries, oldest first.
+    pub entries: Vec<Booked>,
+    /// Credits settled by debits whose rows have left.
+    pub gone: i64,
 }
 
 /// What became of an entry.
@@ -174,15 +184,26 @@ impl Store {
         rows.into_iter().map(BookedRow::read).collect()
     }
 
-    /// All entries of a customer, oldest first.
-    pub async fn booked(&self, customer_id: &CustomerId) -> Result<Vec<Booked>, StoreError> {
+    /// All that is booked for a customer, on one snapshot.
+    pub async fn books(&self, customer_id: &CustomerId) -> Result<Books, StoreError> {
         const ALL: &str = "
             SELECT entry_id, kind = 'credit' AS is_credit, amount, state, opened_at, closed_at,
                    coalesce(decided_by, '') = 'operator' AS is_by_operator
             FROM entry WHERE customer_id = ?1 ORDER BY opened_at, entry_id";
-        let rows: Vec<BookedRow> =
-            sqlx::query_as(ALL).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
-        rows.into_iter().map(BookedRow::read).collect()
+        // Whatever was captured and is not owed any more was settled, its rows still there or not.
+        const SETTLED: &str = "
+            SELECT a.closed_captured - a.owed
+                   + (SELECT coalesce(sum(m.captured), 0) FROM message m WHERE m.customer_id = a.customer_id)
+            FROM account a WHERE a.customer_id = ?1";
+        let mut reader = self.readers.acquire().await?;
+        let mut tx = reader.begin().await?;
+        let rows: Vec<BookedRow> = sqlx::query_as(ALL).bind(customer_id.as_str()).fetch_all(&mut *tx).await?;
+        let settled: Option<i64> =
+            sqlx::query_scalar(SETTLED).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
+        let entries = rows.into_iter().map(BookedRow::read).collect::<Result<Vec<_>, _>>()?;
+        let done = entries.iter().filter(|entry| !entry.is_credit && entry.state == Standing::Done);
+        let done = done.fold(0, |sum: i64, entry| sum.saturating_add(entry.amount.to_i64()));
+        Ok(Books { entries, gone: settled.unwrap_or(0).saturating_sub(done) })
     }
 
     /// A doubtful entry stands in Dodo's ledger: the debt is paid. `None`: it is

@@ -91,7 +91,7 @@ async fn p3_a_key_that_may_be_forgotten_is_looked_up_and_not_used_again() {
             bench.until_settled(4).await;
         }
         assert_eq!(bench.debits(), [1], "applied: {is_applied}");
-        let voids = bench.store.booked(&bench.ann).await.unwrap().len() - 1;
+        let voids = bench.store.books(&bench.ann).await.unwrap().entries.len() - 1;
         assert_eq!(voids, usize::from(!is_applied), "posted anew only where it was not applied");
         bench.until_doubtful(0).await;
     }

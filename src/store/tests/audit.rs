@@ -81,7 +81,6 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("entry", "UPDATE entry SET first_unknown_at = NULL, unknown_tries = 2 WHERE state = 'open'"),
     ("entry", "UPDATE entry SET doubtful_since = 5 WHERE state = 'open'"),
     ("entry", "UPDATE entry SET decided_by = 'ledger' WHERE state = 'done'"),
-    ("entry", "UPDATE entry SET closed_at = 1 WHERE state = 'done'"),
     (
         "entry",
         "DROP INDEX entry_open; UPDATE entry SET state = 'open', closed_at = NULL WHERE state = 'void'",

@@ -93,7 +93,7 @@ async fn the_books_tell_who_decided_and_what_came_before() {
     let told: Vec<_> = before.iter().map(|booked| (booked.closed_at, booked.is_by_operator)).collect();
     assert_eq!(told, [(Some(at(11)), true), (Some(at(2)), false)]);
     assert_eq!(store.done_before(&last, 1).await.unwrap().len(), 1);
-    let all: Vec<_> = store.booked(&ann).await.unwrap().iter().map(|booked| booked.state).collect();
+    let all: Vec<_> = store.books(&ann).await.unwrap().entries.iter().map(|booked| booked.state).collect();
     assert_eq!(all, [Standing::Done, Standing::Done, Standing::Void, Standing::Open]);
     assert_audit(&store).await;
 }
