@@ -150,13 +150,13 @@ impl Billing {
     }
 
     /// Whether a customer may have `price` credits held now, by what is known; asks
-    /// Dodo only where that is not enough to say yes.
+    /// Dodo only where that is not enough to say yes. Returns what is available then.
     pub async fn check_credit(
         &self,
         customer_id: &CustomerId,
         account: &Account,
         price: Credits,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Credits, Refusal> {
         let settings = &self.0.settings;
         let age = self.age(account);
         let is_usable = age.is_some_and(|age| age <= settings.outage_max_age);
@@ -165,9 +165,9 @@ impl Billing {
             return self.decide(&account, price);
         }
         self.refresh_if_stale(customer_id, account);
-        match account.covers(price) {
-            Some(true) => Ok(()),
-            _ => self.check_credit_live(customer_id, price).await,
+        match self.decide(account, price) {
+            Ok(available) => Ok(available),
+            Err(_) => self.check_credit_live(customer_id, price).await,
         }
     }
 
@@ -178,7 +178,11 @@ impl Billing {
     }
 
     /// Before credit is refused: one live look, at most once per customer per 5 s.
-    pub async fn check_credit_live(&self, customer_id: &CustomerId, price: Credits) -> Result<(), Refusal> {
+    pub async fn check_credit_live(
+        &self,
+        customer_id: &CustomerId,
+        price: Credits,
+    ) -> Result<Credits, Refusal> {
         // Dodo away is no reason to accept: the refusal stands on what is known.
         let _ = self.read_before_refusal(customer_id).await;
         match self.0.tools.store.account(customer_id).await {
@@ -187,9 +191,9 @@ impl Billing {
         }
     }
 
-    fn decide(&self, account: &Account, price: Credits) -> Result<(), Refusal> {
+    fn decide(&self, account: &Account, price: Credits) -> Result<Credits, Refusal> {
         match account.covers(price) {
-            Some(true) => Ok(()),
+            Some(true) => Ok(account.available_credits().unwrap_or_default().max(price)),
             Some(false) => Err(self.out_of_credit()),
             None => Err(Refusal::BillingUnknown),
         }

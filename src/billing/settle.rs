@@ -15,6 +15,7 @@ use super::budget::Purpose;
 use super::dodo::EntryAnswer;
 use super::verdict::{self, Verdict};
 use super::{Billing, Tools};
+use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
@@ -55,10 +56,11 @@ impl Billing {
         let stop = self.0.tools.stop.clone();
         self.distrust().await;
         let mut looked = None;
-        let mut asked = Instant::now();
+        // At the start too: whatever told the earlier process of a top-up died with it.
+        let mut asked = None;
         loop {
-            if asked.elapsed() >= DEBT_INTERVAL {
-                asked = Instant::now();
+            if asked.is_none_or(|at: Instant| at.elapsed() >= DEBT_INTERVAL) {
+                asked = Some(Instant::now());
                 self.ask_for_debtors().await;
             }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
@@ -98,6 +100,7 @@ impl Billing {
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         }
+        store.pass(CrashPoint::EntriesDistrusted);
     }
 
     /// Entries that are open while nobody posts them: after a restart, and where
@@ -123,6 +126,7 @@ impl Billing {
                     return Ok(());
                 }
                 if let Some(entry) = self.open(customer_id).await? {
+                    self.0.tools.store.pass(CrashPoint::EntryOpened);
                     opened += 1;
                     self.post_in_background(entry);
                 }
@@ -212,6 +216,7 @@ impl Billing {
         let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
         let began = self.0.tools.clock.now();
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
+        self.0.tools.store.pass(CrashPoint::EntryAnswered);
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
         self.0.tools.metrics.dodo_call(DodoCall::PostEntry, call_result(&reply.answer));
@@ -247,6 +252,7 @@ impl Billing {
         let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
             return Next::NotKept;
         };
+        store.pass(CrashPoint::EntrySettled);
         metrics.entry(EntryKind::Debit, EntryResult::Settled);
         tracing::info!(
             entry_id = %entry.entry_id,
@@ -270,6 +276,7 @@ impl Billing {
         if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
             return Next::NotKept;
         }
+        store.pass(CrashPoint::EntryVoided);
         metrics.entry(EntryKind::Debit, EntryResult::Void);
         tracing::warn!(
             entry_id = %entry.entry_id,
@@ -313,6 +320,7 @@ impl Billing {
         if let Err(error) = self.0.tools.store.note_entry_try(entry, is_unknown, error, began).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }
+        self.0.tools.store.pass(CrashPoint::EntryTryNoted);
         entry.tried(is_unknown, began);
         self.call_ended(&entry.customer_id);
         tracing::warn!(

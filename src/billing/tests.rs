@@ -93,7 +93,7 @@ impl Bench {
 
     /// What a client would hear at MAIL.
     async fn ask(&self) -> Result<(), Refusal> {
-        self.billing.check_credit(&self.ann, &self.account().await, Credits::ONE).await
+        self.billing.check_credit(&self.ann, &self.account().await, Credits::ONE).await.map(drop)
     }
 
     /// Accepts a message, and says that it was sent.
@@ -116,6 +116,7 @@ impl Bench {
             lifetime: Duration::from_secs(60),
             parts: vec![part],
             lease_until: Some(now),
+            keyed: None,
         };
         let accepted = self.store.accept(message.clone()).await.unwrap();
         assert!(matches!(accepted, Accepted::Yes { .. }), "{accepted:?}");
@@ -297,7 +298,7 @@ async fn a_crowd_that_would_be_refused_makes_one_call_and_waits_for_it() {
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let (billing, ann) = (bench.billing.clone(), bench.ann.clone());
-        asking.spawn(async move { billing.check_credit(&ann, &account, Credits::ONE).await });
+        asking.spawn(async move { billing.check_credit(&ann, &account, Credits::ONE).await.map(drop) });
     }
     assert_eq!(asking.join_all().await, vec![Ok(()); 20]);
     assert_eq!(bench.services.dodo.calls() - before, 1);
