@@ -12,6 +12,7 @@ mod audit;
 mod check;
 mod credential;
 mod customer;
+mod entry;
 mod print;
 mod sender;
 #[cfg(test)]
@@ -96,8 +97,10 @@ pub enum Errand {
     Credential(credential::CredentialArgs),
     /// Say which addresses and domains a customer may send from
     Sender(sender::SenderArgs),
+    /// List and decide ledger entries of which nobody knows whether Dodo applied them
+    Entry(entry::EntryArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
-    Audit(Format),
+    Audit(audit::AuditArgs),
 }
 
 /// How the answer is printed.
@@ -131,7 +134,8 @@ pub struct Printout {
 pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> {
     match errand {
         Errand::Check(format) => check::run(format, place).await,
-        Errand::Audit(format) => audit::run(format, &Desk::open(place).await?).await,
+        Errand::Audit(args) => audit::run(args, place).await,
+        Errand::Entry(args) => entry::run(args, &Desk::open(place).await?).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
         Errand::Sender(args) => sender::run(args, &Desk::open(place).await?).await,

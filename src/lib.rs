@@ -72,8 +72,10 @@
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.
 //! - **An entry is posted under one key with one amount until Dodo says something
-//!   definite.** Only 2xx and 409 settle it; only a 400 that no unknown try went
-//!   before voids it.
+//!   definite, and as long as Dodo surely knows the key.** Only 2xx and 409 settle
+//!   it; only a 400 that no unknown try went before voids it. After that it is
+//!   doubtful: only Dodo's ledger, or the operator, decides it, and it is never
+//!   posted again.
 //! - **A refund is given once, and never outlives what was spent.** While the capture
 //!   is in no entry it is taken back; after that a credit entry in the same lane gives
 //!   it back. Off by default, and one in twenty of a day's messages at most.

@@ -18,6 +18,7 @@
 //! | `kind`, `amount` | of an entry: `debit` or `credit`, credits |
 //! | `available`, `balance`, `held`, `owed`, `shortfall` | credits of the customer |
 //! | `webhook_id`, `event` | of a webhook |
+//! | `table`, `row`, `problem` | of what the audit found |
 //! | `error` | what went wrong on our side |
 //!
 //! Metrics are OpenMetrics, in base units, without statics: whoever counts is
@@ -232,6 +233,8 @@ label! {
         ListBalances = "list_balances",
         /// Reads a customer's grants.
         ListGrants = "list_grants",
+        /// Reads a customer's ledger.
+        ReadLedger = "read_ledger",
         /// Makes a checkout.
         CreateCheckout = "create_checkout",
         /// Anything else: checkouts, payments, products, entitlements read.
@@ -328,6 +331,8 @@ struct Inner {
     oldest_capture_age: Gauge,
     entries: Labelled<2, Counter>,
     refunds: Labelled<1, Counter>,
+    entries_doubtful: Gauge,
+    ledger_drift: Gauge,
     dodo_calls: Labelled<2, Counter>,
     dodo_up: Gauge,
     dodo_refusing: Labelled<1, Gauge>,
@@ -374,6 +379,14 @@ impl Metrics {
             ),
             entries: names.add("entries", "Tries to post a ledger entry"),
             refunds: names.add("refunds", "Steps of refunds for messages that bounced"),
+            entries_doubtful: names.add(
+                "entries_doubtful",
+                "Entries that Dodo may or may not have applied; not posted again, their credits stay owed",
+            ),
+            ledger_drift: names.add(
+                "ledger_drift",
+                "Credits by which sums in the books disagreed when they were last compared; 0: all is well",
+            ),
             dodo_calls: names.add("dodo_calls", "Calls to Dodo"),
             dodo_up: names.add("dodo_up", "0 after a call that Dodo failed or left unanswered"),
             dodo_refusing: names.add(
@@ -491,6 +504,26 @@ impl Metrics {
     /// Counts a step of a refund.
     pub fn refund(&self, result: RefundResult) {
         self.0.refunds.get_or_create(&[("result", result.as_str())]).inc();
+    }
+
+    /// Says how many entries are in doubt.
+    pub fn set_entries_doubtful(&self, count: u64) {
+        self.0.entries_doubtful.set(level(count));
+    }
+
+    /// How many entries were in doubt when they were last counted: `readyz` asks.
+    pub fn entries_doubtful(&self) -> i64 {
+        self.0.entries_doubtful.get()
+    }
+
+    /// Says by how many credits the sums in the books disagree.
+    pub fn set_ledger_drift(&self, credits: u64) {
+        self.0.ledger_drift.set(level(credits));
+    }
+
+    /// By how many credits the sums disagreed when they were last compared: `readyz` asks.
+    pub fn ledger_drift(&self) -> i64 {
+        self.0.ledger_drift.get()
     }
 
     /// Counts a call to Dodo, and takes from its result whether Dodo is up.

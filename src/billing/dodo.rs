@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
@@ -143,6 +144,35 @@ impl BalanceAnswer {
 pub struct BalancePage {
     /// The balances on it.
     pub balances: Vec<(CustomerId, Balance)>,
+    /// Whether it was short, so that no page follows.
+    pub is_last: bool,
+}
+
+/// A line of a customer's ledger, as far as it tells whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerLine {
+    /// Dodo's id of it.
+    pub id: String,
+    /// Whether it added credits.
+    pub is_credit: bool,
+    /// Credits moved, in whole ones; fractions are rounded up, so that a line is
+    /// never taken for less than it is.
+    pub amount: i64,
+    /// When, by Dodo's clock.
+    pub created_at: Timestamp,
+    /// `transaction_type`: what kind of movement it was.
+    pub transaction: String,
+    /// `reference_type`: what it came from, if it says so.
+    pub reference: Option<String>,
+    /// For people. Whether the `reason` of a posted entry comes back here is not known.
+    pub description: Option<String>,
+}
+
+/// One page of a ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerPage {
+    /// The lines on it, each of which could be read.
+    pub lines: Vec<LedgerLine>,
     /// Whether it was short, so that no page follows.
     pub is_last: bool,
 }
@@ -327,6 +357,22 @@ impl Dodo {
         let query = [("page_size", MAX_PAGE.to_string()), ("page_number", page.to_string())];
         let called = self.call(request.query(&query)).await;
         reply(&called, wire::answer_of(&called, "a list of balances", wire::balance_page))
+    }
+
+    /// A page of a customer's ledger, counted from 0, of what happened since `from`
+    /// (all of it: `None`). Not documented: the order of the lines.
+    pub async fn ledger(
+        &self,
+        customer_id: &CustomerId,
+        from: Option<Timestamp>,
+        page: u32,
+    ) -> Reply<Result<LedgerPage, DodoError>> {
+        let entitlement_id = self.settings.entitlement_id.as_str();
+        let path = ["credit-entitlements", entitlement_id, "balances", customer_id.as_str(), "ledger"];
+        let mut query = vec![("page_size", MAX_PAGE.to_string()), ("page_number", page.to_string())];
+        query.extend(from.map(|from| ("start_date", from.to_string())));
+        let called = self.call(self.service.get(&path).query(&query)).await;
+        reply(&called, wire::answer_of(&called, "a page of a ledger", wire::ledger_page))
     }
 
     /// Takes `amount` from a customer's balance, once for each `entry_id`

@@ -3,18 +3,24 @@
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
 //! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
-//! bounced, `notice` tells who runs low. The sums themselves are moved by the store, in one transaction with the
-//! mail. What this room must not know: SMTP, SQL, how mail leaves.
+//! bounced, `doubt` finds out what became of entries that no answer can tell about,
+//! `watch` looks whether the sums agree, `notice` tells who runs low. The sums
+//! themselves are moved by the store, in one transaction with the mail. What this
+//! room must not know: SMTP, SQL, how mail leaves.
 
 mod balance;
 pub mod budget;
 mod crowd;
 pub mod dodo;
+mod doubt;
 pub mod events;
+mod ledger;
 mod notice;
+pub mod reconcile;
 mod refund;
 mod settle;
 pub(crate) mod verdict;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,6 +79,12 @@ pub struct Settings {
     pub outage_max_age: Duration,
     /// `billing.refund_bounced`.
     pub refund_bounced: bool,
+    /// `billing.key_lifetime_s`.
+    pub key_lifetime: Duration,
+    /// `billing.lookup_wait_s`.
+    pub lookup_wait: Duration,
+    /// `billing.audit_interval_s`.
+    pub audit_interval: Duration,
     /// Where customers buy credits.
     pub top_up_url: String,
     /// The name and address that notices come from.
@@ -89,6 +101,9 @@ impl Settings {
             balance_max_age: Duration::from_secs(billing.balance_max_age_s),
             outage_max_age: Duration::from_secs(billing.outage_max_age_h.saturating_mul(3600)),
             refund_bounced: billing.refund_bounced,
+            key_lifetime: Duration::from_secs(billing.key_lifetime_s),
+            lookup_wait: Duration::from_secs(billing.lookup_wait_s),
+            audit_interval: Duration::from_secs(billing.audit_interval_s),
             top_up_url: billing.top_up_url.clone().unwrap_or_else(|| base_url.to_owned()),
             notices_from,
             hostname: config.smtp.hostname.clone(),
@@ -107,6 +122,8 @@ struct Inner {
     refunds: Refunds,
     /// Something was captured, or may be settled now.
     owing: Notify,
+    /// An entry became doubtful.
+    doubted: Notify,
     /// Calls for entries ended: a balance read that waited for that may go on.
     closed: Notify,
     /// Customers whose entries Dodo refuses.
@@ -136,17 +153,21 @@ impl Billing {
             notices: Notices::default(),
             refunds: Refunds::default(),
             owing: Notify::new(),
+            doubted: Notify::new(),
             closed: Notify::new(),
             refused: Mutex::default(),
             posting: Mutex::default(),
         }))
     }
 
-    /// Starts the settler and the refresher of balances.
+    /// Starts the settler, the search for doubtful entries, the refresher of
+    /// balances and the watch over the books.
     pub fn start(&self) {
         let tasks = &self.0.tools.tasks;
         tasks.spawn(self.clone().settle());
         tasks.spawn(self.clone().show_debts());
+        tasks.spawn(self.clone().resolve_doubts());
+        tasks.spawn(self.clone().watch_books());
         tasks.spawn(self.clone().refresh());
     }
 

@@ -4,11 +4,14 @@
 //! makes one entry at once; while an entry is on its way, or the budget is spent,
 //! the next captures gather and go as one, those who have waited longest first. An
 //! entry whose outcome is unknown is posted again under the same key until Dodo
-//! says something definite; nothing else ever decides that it was, or was not,
+//! says something definite, and as long as Dodo surely knows the key; after that its
+//! ledger decides (`doubt`), and nothing else ever does that it was, or was not,
 //! applied (P3). While Dodo is away hardly any entry is opened: what is owed waits
 //! where it is, and what is open tries now and then, all the sooner when Dodo is back.
 
 use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;
@@ -56,6 +59,8 @@ enum Next {
     WhenAllowed,
     /// What Dodo answered could not be kept: the entry stays open, its outcome unknown.
     NotKept,
+    /// No further post can tell what became of it.
+    Doubtful,
 }
 
 impl Billing {
@@ -138,7 +143,8 @@ impl Billing {
     async fn resume_open(&self) -> Result<(), StoreError> {
         let posting = self.posting().clone();
         for entry in self.0.tools.store.open_entries().await? {
-            if !posting.contains(&entry.entry_id) && !self.0.tools.stop.is_cancelled() {
+            let is_idle = entry.doubtful_since.is_none() && !posting.contains(&entry.entry_id);
+            if is_idle && !self.0.tools.stop.is_cancelled() {
                 self.post_in_background(verdict::found_open(entry));
             }
         }
@@ -247,8 +253,13 @@ impl Billing {
             }
             is_paid_for = false;
             let back = self.0.budget.back();
+            if verdict::may_be_forgotten(&entry, self.0.tools.clock.now(), self.0.settings.key_lifetime) {
+                self.0.tools.metrics.entry(entry.kind, EntryResult::Doubtful);
+                self.doubt(&entry, "Dodo may have forgotten its key").await;
+                return;
+            }
             let again = match self.post(&mut entry).await {
-                Next::Closed | Next::NotKept => return,
+                Next::Closed | Next::NotKept | Next::Doubtful => return,
                 Next::WhenAllowed => continue,
                 Next::Again(asked) => asked.unwrap_or(wait).max(wait),
             };
@@ -262,6 +273,7 @@ impl Billing {
     }
 
     async fn post(&self, entry: &mut Entry) -> Next {
+        let began = self.0.tools.clock.now();
         let reply = self.call_for(entry).await;
         self.0.tools.store.pass(CrashPoint::EntryAnswered);
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
@@ -278,16 +290,18 @@ impl Billing {
             Verdict::Void { message } => self.void(entry, &message).await,
             Verdict::Doubtful { message } => {
                 self.0.tools.metrics.entry(entry.kind, EntryResult::Doubtful);
-                self.again(entry, false, &message, None).await
+                self.note(entry, false, &message, began).await;
+                self.doubt(entry, &message).await;
+                Next::Doubtful
             }
-            Verdict::NotNow { error, .. } if is_limited => {
-                self.again(entry, false, &error, None).await;
-                Next::WhenAllowed
+            Verdict::NotNow { error, after } => {
+                self.note(entry, false, &error, began).await;
+                if is_limited { Next::WhenAllowed } else { Next::Again(after) }
             }
-            Verdict::NotNow { error, after } => self.again(entry, false, &error, after).await,
             Verdict::Unknown { reason } => {
                 self.0.tools.metrics.entry(entry.kind, EntryResult::Unknown);
-                self.again(entry, true, &reason, None).await
+                self.note(entry, true, &reason, began).await;
+                Next::Again(None)
             }
         }
     }
@@ -340,7 +354,7 @@ impl Billing {
 
     /// Writes down what an answer means, however long the store takes: the same
     /// call again could be answered otherwise. `None`: it cannot be written.
-    async fn kept<T, F>(&self, entry: &Entry, write: impl Fn() -> F) -> Option<T>
+    pub(super) async fn kept<T, F>(&self, entry: &Entry, write: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -362,23 +376,22 @@ impl Billing {
         }
     }
 
-    async fn again(&self, entry: &mut Entry, is_unknown: bool, error: &str, after: Option<Duration>) -> Next {
-        let Tools { store, clock, .. } = &self.0.tools;
+    /// Notes a call that did not settle the entry.
+    async fn note(&self, entry: &mut Entry, is_unknown: bool, error: &str, began: Timestamp) {
         // If this cannot be written, the entry still knows it, and a restart distrusts it anyway.
-        if let Err(error) = store.note_entry_try(entry, is_unknown, error, clock.now()).await {
+        if let Err(error) = self.0.tools.store.note_entry_try(entry, is_unknown, error, began).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }
-        store.pass(CrashPoint::EntryTryNoted);
-        entry.tried(is_unknown);
+        self.0.tools.store.pass(CrashPoint::EntryTryNoted);
+        entry.tried(is_unknown, began);
         self.call_ended(&entry.customer_id);
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
             outcome = if is_unknown { "unknown" } else { "not applied" },
             reason = ?error,
-            "an entry was not settled; it is tried again"
+            "an entry was not settled by this call"
         );
-        Next::Again(after)
     }
 }
 

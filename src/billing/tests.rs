@@ -21,6 +21,7 @@ use crate::store::accept::{Acceptance, Accepted, Kind, NewPart};
 use crate::store::report::{Answered, News, Report};
 use crate::submission::stand_in::{Directory, store};
 
+mod doubt;
 mod faults;
 mod outage;
 mod settlement;
@@ -206,7 +207,7 @@ async fn p3_a_single_message_is_settled_at_once_the_way_a_person_expects_to_see_
 async fn p3_what_is_sent_while_an_entry_is_on_its_way_gathers_in_the_next() {
     let bench = Bench::new(100).await;
     bench.ask().await.unwrap();
-    bench.fault(Fault::new(Misbehaviour::Late { delay_ms: 300 }).on("POST", ENTRIES));
+    bench.fault(Fault::new(Misbehaviour::Late { delay_ms: 2_000 }).on("POST", ENTRIES));
     bench.billing.start();
     bench.send().await;
     bench.until("an entry is open", |account| account.version > 1).await;

@@ -2,9 +2,12 @@
 //! Pure: the settler does what is decided here, and writes it down.
 //!
 //! Only a 2xx or a 409 settles; only a 400 that no unknown try went before proves
-//! that nothing was applied.
+//! that nothing was applied. A 400 after one proves nothing, and once Dodo may have
+//! forgotten the key no answer would: either makes the entry doubtful.
 
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::dodo::EntryAnswer;
 use crate::domain::account::Account;
@@ -31,7 +34,7 @@ pub(crate) enum Verdict {
         /// How long to wait at least.
         after: Option<Duration>,
     },
-    /// Refused, but an earlier try may have been applied: it proves nothing.
+    /// Refused, but an earlier try may have been applied: no further post can tell.
     Doubtful {
         /// Dodo's words.
         message: String,
@@ -79,12 +82,25 @@ pub(crate) fn at_most(account: &Account) -> Option<Credits> {
 
 /// An entry that was found open: what its last call was answered is not known.
 pub(crate) fn found_open(entry: Entry) -> Entry {
-    Entry { unknown_tries: entry.unknown_tries.max(1), ..entry }
+    let first_unknown_at = entry.first_unknown_at.or(entry.last_tried_at).unwrap_or(entry.opened_at);
+    Entry { unknown_tries: entry.unknown_tries.max(1), first_unknown_at: Some(first_unknown_at), ..entry }
+}
+
+/// Whether Dodo may have forgotten the key of a call that was never answered, so
+/// that another post could be applied a second time.
+pub(crate) fn may_be_forgotten(entry: &Entry, now: Timestamp, key_lifetime: Duration) -> bool {
+    let first_unknown_at = entry.first_unknown_at.unwrap_or(entry.opened_at);
+    let age = Duration::try_from(now.duration_since(first_unknown_at)).unwrap_or_default();
+    entry.unknown_tries > 0 && age >= key_lifetime
 }
 
 impl Entry {
-    /// The entry after a try that did not close it.
-    pub(crate) fn tried(&mut self, is_unknown: bool) {
+    /// The entry after a call that began at `began` and did not close it.
+    pub(crate) fn tried(&mut self, is_unknown: bool, began: Timestamp) {
+        self.last_tried_at = Some(began);
+        if is_unknown {
+            self.first_unknown_at.get_or_insert(began);
+        }
         self.tries = self.tries.saturating_add(1);
         self.unknown_tries = self.unknown_tries.saturating_add(u32::from(is_unknown));
     }

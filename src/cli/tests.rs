@@ -77,7 +77,7 @@ fn parse(typed: &str) -> Result<CommandLine, clap::Error> {
 fn the_command_line_is_sound_and_its_help_lists_the_commands() {
     CommandLine::command().debug_assert();
     let help = CommandLine::command().render_long_help().to_string();
-    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "audit"] {
+    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "entry", "audit"] {
         assert!(help.contains(&format!("\n  {name} ")), "{name} in {help}");
     }
     assert!(help.contains("--config <FILE>") && help.contains("--log-format"), "{help}");
@@ -105,6 +105,10 @@ fn what_operators_type_is_understood() {
         "sender list cus_1",
         "sender deny cus_1 *",
         "audit --json",
+        "audit --dodo --json",
+        "entry list --json",
+        "entry settle entry-1",
+        "entry void entry-1 --json",
     ] {
         assert!(parse(typed).is_ok(), "{typed}");
     }
@@ -242,7 +246,7 @@ async fn the_audit_fails_and_names_the_row_that_was_tampered_with() {
 
     let printout = office.run("audit").await.unwrap();
     assert!(!printout.is_success);
-    assert!(printout.text.contains("\naccount  cus_1  held is not the sum"), "{}", printout.text);
+    assert!(printout.text.contains("\naccount  cus_1  1        held is not the sum"), "{}", printout.text);
     let printout = office.run("audit --json").await.unwrap();
     assert!(!printout.is_success);
     let findings: Value = serde_json::from_str(&printout.text).unwrap();

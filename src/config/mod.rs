@@ -108,6 +108,14 @@ pub struct Billing {
     pub balance_max_age_s: u64,
     /// A balance older than this is not used when Dodo does not answer.
     pub outage_max_age_h: u64,
+    /// So long after a lost answer an entry is posted again under its key; later it
+    /// is looked up in Dodo's ledger instead, since the key may be forgotten.
+    pub key_lifetime_s: u64,
+    /// So long after its last call an entry that Dodo's ledger does not show is
+    /// taken for not applied.
+    pub lookup_wait_s: u64,
+    /// How often the server compares the sums in its books with their rows.
+    pub audit_interval_s: u64,
     /// A notice is mailed once when available falls below; armed again above.
     pub low_balance_credits: u64,
     /// The longest wait for one call to Dodo.

@@ -128,6 +128,9 @@ impl Findings {
             "needs Resend: after an SMTP upstream took a message, its bounces are mails to the sender"
                 .to_owned()
         });
+        self.one_to(MOST_SECONDS, "billing.key_lifetime_s", billing.key_lifetime_s);
+        self.one_to(MOST_SECONDS, "billing.lookup_wait_s", billing.lookup_wait_s);
+        self.one_to(MOST_SECONDS, "billing.audit_interval_s", billing.audit_interval_s);
         self.at_most("billing.low_balance_credits", billing.low_balance_credits, MAX_CREDITS);
         if let Some(Err(what)) = billing.top_up_url.as_deref().map(web_url::check) {
             self.0.push(("billing.top_up_url", what.to_owned()));

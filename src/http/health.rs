@@ -66,6 +66,20 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
             "problem": "the outcome of these parts cannot be known; they are not sent again, and their credits stay on hold",
         }));
     }
+    if site.metrics.entries_doubtful() > 0 {
+        problems.push(json!({
+            "what": "doubtful",
+            "entries": site.metrics.entries_doubtful(),
+            "problem": "whether Dodo applied these entries cannot be told yet; they are not posted again, and their credits stay owed. `postmeter entry list` shows them",
+        }));
+    }
+    if site.metrics.ledger_drift() != 0 {
+        problems.push(json!({
+            "what": "drift",
+            "credits": site.metrics.ledger_drift(),
+            "problem": "sums in the books disagree by so many credits; `postmeter audit` says where",
+        }));
+    }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": is_ready, "problems": problems }))).into_response()
 }

@@ -73,6 +73,8 @@ struct AccountRow {
     open_unknown: Option<i64>,
     /// Whether it takes credits or gives them back.
     open_kind: Option<String>,
+    /// What the open entry takes from the balance, if Dodo has applied it.
+    open_debit: Option<i64>,
 }
 
 impl AccountRow {
@@ -83,7 +85,8 @@ impl AccountRow {
 
 const READ: &str = "
     SELECT a.balance, a.balance_read_at, a.held, a.owed, a.version, a.low_armed,
-           e.tries AS open_tries, e.unknown_tries AS open_unknown, e.kind AS open_kind
+           e.tries AS open_tries, e.unknown_tries AS open_unknown, e.kind AS open_kind,
+           CASE e.kind WHEN 'debit' THEN e.amount ELSE 0 END AS open_debit
     FROM account a LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open'
     WHERE a.customer_id = ?1";
 
@@ -125,6 +128,7 @@ impl Store {
         const APPLY: &str = "
             UPDATE account SET balance = ?2, balance_read_at = ?3, version = version + 1
             WHERE customer_id = ?1 AND version = ?4";
+        const CONFIRM: &str = "UPDATE account SET balance_read_at = ?2 WHERE customer_id = ?1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let id = read.customer_id.as_str();
@@ -133,6 +137,12 @@ impl Store {
         let outcome = if row.version != read.version {
             ReadOutcome::Overtaken
         } else if read.raise_only && lowers {
+            // What the entry in doubt explains is what was known, and known as of now.
+            let explained = balance.saturating_add(row.open_debit.unwrap_or(0));
+            if row.balance.is_some_and(|old| explained >= old) {
+                let done = sqlx::query(CONFIRM).bind(id).bind(millis(now)).execute(&mut *tx).await?;
+                changed("confirm balance", done.rows_affected(), 1)?;
+            }
             ReadOutcome::NotRaised
         } else {
             let done = sqlx::query(APPLY)

@@ -20,35 +20,54 @@ pub struct Finding {
     pub row: String,
     /// What is wrong with it.
     pub problem: &'static str,
+    /// By how many credits two sums disagree, where they are sums.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credits: Option<i64>,
 }
 
-/// One check: a statement that returns the key of every row of `table` with this problem.
+/// Sums that disagree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// By how many credits, all together and whatever the direction; 0 is the proof.
+    pub credits: i64,
+    /// Where.
+    pub findings: Vec<Finding>,
+}
+
+/// One check: a statement that returns the key of every row of `table` with this
+/// problem, and where sums disagree, by how many credits.
 struct Check {
     table: &'static str,
     problem: &'static str,
     offenders: &'static str,
+    is_of_sums: bool,
 }
 
 const fn check(table: &'static str, problem: &'static str, offenders: &'static str) -> Check {
-    Check { table, problem, offenders }
+    Check { table, problem, offenders, is_of_sums: false }
+}
+
+/// A check whose statement also returns by how many credits a row is wrong.
+const fn sums(table: &'static str, problem: &'static str, offenders: &'static str) -> Check {
+    Check { table, problem, offenders, is_of_sums: true }
 }
 
 /// Offenders named at most for one check.
 const SHOWN: usize = 20;
 
 const CHECKS: &[Check] = &[
-    check(
+    sums(
         "account",
         "held is not the sum of what its messages still hold",
-        "SELECT a.customer_id FROM account a LEFT JOIN
+        "SELECT a.customer_id, abs(a.held - coalesce(m.held, 0)) FROM account a LEFT JOIN
             (SELECT customer_id, sum(price - captured - released) AS held FROM message GROUP BY customer_id) m
             ON m.customer_id = a.customer_id WHERE a.held <> coalesce(m.held, 0)",
     ),
-    check(
+    sums(
         "account",
         // That each entry is the sum of its captures, and covers none twice, is checked below.
         "owed is not the sum of its captures that no entry has settled",
-        "SELECT a.customer_id FROM account a
+        "SELECT a.customer_id, abs(a.owed - coalesce(c.amount, 0) + coalesce(e.amount, 0)) FROM account a
          LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM capture GROUP BY customer_id) c
             ON c.customer_id = a.customer_id
          LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM entry
@@ -75,6 +94,12 @@ const CHECKS: &[Check] = &[
         "SELECT a.customer_id FROM account a LEFT JOIN customer c ON c.customer_id = a.customer_id
          WHERE c.customer_id IS NULL OR a.held < 0 OR a.owed < 0 OR a.version < 0
             OR (a.balance IS NULL) <> (a.balance_read_at IS NULL)",
+    ),
+    sums(
+        "account",
+        "its closed totals are not price = captured + released",
+        "SELECT customer_id, abs(closed_price - closed_captured - closed_released) FROM account
+         WHERE closed_price <> closed_captured + closed_released",
     ),
     check(
         "account",
@@ -106,24 +131,43 @@ const CHECKS: &[Check] = &[
         "SELECT m.message_id FROM message m LEFT JOIN account a ON a.customer_id = m.customer_id
          WHERE a.customer_id IS NULL",
     ),
-    check(
+    sums(
         "message",
         "its price is not what its unit and kind make it",
-        "SELECT m.message_id FROM message m WHERE m.price <> CASE
-            WHEN m.kind <> 'submission' THEN 0 WHEN m.unit = 'message' THEN 1
-            ELSE (SELECT count(*) FROM recipient r WHERE r.message_id = m.message_id) END",
+        "SELECT message_id, abs(price - due) FROM
+            (SELECT m.message_id, m.price, CASE
+                WHEN m.kind <> 'submission' THEN 0 WHEN m.unit = 'message' THEN 1
+                ELSE (SELECT count(*) FROM recipient r WHERE r.message_id = m.message_id) END AS due
+             FROM message m) d
+         WHERE price <> due",
+    ),
+    sums(
+        "message",
+        "more is captured and released than its price, or it is final and holds something",
+        "SELECT message_id, abs(price - captured - released) FROM message
+         WHERE captured < 0 OR released < 0 OR captured + released > price
+            OR (final_at IS NOT NULL AND captured + released <> price)",
     ),
     check(
         "message",
+        "it has no part",
+        "SELECT m.message_id FROM message m
+         WHERE NOT EXISTS (SELECT 1 FROM part p WHERE p.message_id = m.message_id)",
+    ),
+    sums(
+        "message",
         "captured is not the sum of its captures",
-        "SELECT m.message_id FROM message m LEFT JOIN
+        "SELECT m.message_id, abs(m.captured - coalesce(c.amount, 0)) FROM message m LEFT JOIN
             (SELECT message_id, sum(amount) AS amount FROM capture GROUP BY message_id) c
             ON c.message_id = m.message_id WHERE m.captured <> coalesce(c.amount, 0)",
     ),
-    check(
+    sums(
         "message",
         "captured and released are not what became of its recipients",
-        "SELECT m.message_id FROM message m JOIN
+        "SELECT m.message_id, CASE m.unit
+            WHEN 'recipient' THEN abs(m.captured - r.sent) + abs(m.released - r.failed)
+            ELSE abs(m.captured - (r.sent > 0)) + abs(m.released - (r.sent = 0 AND r.queued = 0)) END
+         FROM message m JOIN
             (SELECT message_id, sum(state = 'sent') AS sent, sum(state = 'failed') AS failed,
                     sum(state = 'queued') AS queued FROM recipient GROUP BY message_id) r
             ON r.message_id = m.message_id
@@ -191,10 +235,10 @@ const CHECKS: &[Check] = &[
         "SELECT m.message_id FROM message m WHERE m.final_at IS NULL
             AND NOT EXISTS (SELECT 1 FROM body b WHERE b.message_id = m.message_id)",
     ),
-    check(
+    sums(
         "capture",
         "its message is missing or another customer's",
-        "SELECT c.customer_id || ' ' || c.number FROM capture c
+        "SELECT c.customer_id || ' ' || c.number, abs(c.amount) FROM capture c
          LEFT JOIN message m ON m.message_id = c.message_id
          WHERE m.message_id IS NULL OR m.customer_id <> c.customer_id OR c.amount < 1",
     ),
@@ -204,13 +248,23 @@ const CHECKS: &[Check] = &[
         "SELECT c.customer_id || ' ' || c.number FROM capture c WHERE c.number > 1 AND NOT EXISTS
             (SELECT 1 FROM capture b WHERE b.customer_id = c.customer_id AND b.number = c.number - 1)",
     ),
-    check(
+    sums(
         "entry",
         // What a void entry covered may have been given back since.
         "its amount is not the sum of its captures",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'debit' AND e.state <> 'void' AND e.amount <>
-            (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = e.customer_id
-                AND c.number BETWEEN e.first_capture AND e.last_capture)",
+        "SELECT entry_id, abs(amount - captured) FROM
+            (SELECT e.entry_id, e.amount, (SELECT coalesce(sum(c.amount), 0) FROM capture c
+                WHERE c.customer_id = e.customer_id
+                  AND c.number BETWEEN e.first_capture AND e.last_capture) AS captured
+             FROM entry e WHERE e.kind = 'debit' AND e.state <> 'void') s
+         WHERE amount <> captured",
+    ),
+    check(
+        "entry",
+        "it covers captures that there never were",
+        "SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
+         WHERE e.kind = 'debit' AND (e.first_capture < 1 OR e.last_capture < e.first_capture
+            OR e.last_capture > a.last_capture)",
     ),
     check(
         "entry",
@@ -233,10 +287,24 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "entry",
+        "another entry of its customer is open too",
+        "SELECT e.entry_id FROM entry e WHERE e.state = 'open' AND
+            (SELECT count(*) FROM entry o WHERE o.customer_id = e.customer_id AND o.state = 'open') > 1",
+    ),
+    check(
+        "entry",
+        "its tries, its doubt and who decided it do not fit together",
+        "SELECT entry_id FROM entry WHERE tries < 1 OR unknown_tries < 0
+            OR (unknown_tries > 0) <> (first_unknown_at IS NOT NULL)
+            OR (doubtful_since IS NOT NULL AND (unknown_tries = 0 OR last_tried_at IS NULL))
+            OR (decided_by IS NOT NULL AND doubtful_since IS NULL)",
+    ),
+    check(
+        "entry",
         "it belongs to no account, or is closed without a time",
         "SELECT e.entry_id FROM entry e LEFT JOIN account a ON a.customer_id = e.customer_id
          WHERE a.customer_id IS NULL OR (e.state = 'open') <> (e.closed_at IS NULL)
-            OR e.state NOT IN ('open', 'done', 'void')",
+            OR e.state NOT IN ('open', 'done', 'void') OR e.kind NOT IN ('debit', 'credit') OR e.amount < 1",
     ),
     check(
         "idempotency_key",
@@ -322,20 +390,41 @@ impl Store {
         let mut tx = reader.begin().await?;
         findings(&mut tx).await
     }
+
+    /// Runs the checks of sums alone, on one snapshot: cheap enough for now and then.
+    pub async fn drift(&self) -> Result<Drift, StoreError> {
+        let mut reader = self.readers.acquire().await?;
+        let mut tx = reader.begin().await?;
+        let mut drift = Drift::default();
+        for check in CHECKS.iter().filter(|check| check.is_of_sums) {
+            let offenders = check.offenders(&mut tx).await?;
+            let credits = offenders.iter().filter_map(|offender| offender.credits);
+            drift.credits = credits.fold(drift.credits, i64::saturating_add);
+            drift.findings.extend(offenders.into_iter().take(SHOWN));
+        }
+        Ok(drift)
+    }
 }
 
 /// Runs every check inside a transaction.
 pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     for check in CHECKS {
-        let rows = sqlx::query(check.offenders).fetch_all(&mut *tx).await?;
-        for row in rows.iter().take(SHOWN) {
-            let row: String = row.try_get(0)?;
-            findings.push(Finding { table: check.table, row, problem: check.problem });
-        }
+        findings.extend(check.offenders(tx).await?.into_iter().take(SHOWN));
     }
     findings.extend(changed_bodies(tx).await?);
     Ok(findings)
+}
+
+impl Check {
+    async fn offenders(&self, tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
+        let rows = sqlx::query(self.offenders).fetch_all(tx).await?;
+        let read = |row: &sqlx::sqlite::SqliteRow| {
+            let credits = if self.is_of_sums { row.try_get(1)? } else { None };
+            Ok(Finding { table: self.table, row: row.try_get(0)?, problem: self.problem, credits })
+        };
+        rows.iter().map(read).collect()
+    }
 }
 
 /// Bodies whose octets are not those that were accepted.
@@ -351,7 +440,7 @@ async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, Store
         let is_whole = same_size && sha256_hex(&bytes) == hash;
         if !chunks.is_empty() && !is_whole {
             let problem = "its octets are not those that were accepted";
-            findings.push(Finding { table: "body", row: message_id, problem });
+            findings.push(Finding { table: "body", row: message_id, problem, credits: None });
         }
     }
     Ok(findings)

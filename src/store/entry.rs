@@ -36,6 +36,13 @@ pub struct Entry {
     pub opened_at: Timestamp,
     /// Of a credit: when it lapses; `None`: never, as far as we are concerned.
     pub expires_at: Option<Timestamp>,
+    /// When the first call began that ended without an answer; where that is not
+    /// known, no later than it did.
+    pub first_unknown_at: Option<Timestamp>,
+    /// When the last call began that did not settle it.
+    pub last_tried_at: Option<Timestamp>,
+    /// Since when only Dodo's ledger can tell what became of it: it is not posted again.
+    pub doubtful_since: Option<Timestamp>,
 }
 
 /// How an entry ended well.
@@ -60,7 +67,7 @@ pub struct Debts {
 }
 
 #[derive(sqlx::FromRow)]
-struct EntryRow {
+pub(super) struct EntryRow {
     entry_id: String,
     customer_id: String,
     kind: String,
@@ -70,10 +77,13 @@ struct EntryRow {
     unknown_tries: u32,
     opened_at: i64,
     expires_at: Option<i64>,
+    first_unknown_at: Option<i64>,
+    last_tried_at: Option<i64>,
+    doubtful_since: Option<i64>,
 }
 
 impl EntryRow {
-    fn read(self) -> Result<Entry, StoreError> {
+    pub(super) fn read(self) -> Result<Entry, StoreError> {
         Ok(Entry {
             entry_id: stored(EntryId::parse(&self.entry_id))?,
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
@@ -84,6 +94,9 @@ impl EntryRow {
             unknown_tries: self.unknown_tries,
             opened_at: timestamp(self.opened_at)?,
             expires_at: self.expires_at.map(timestamp).transpose()?,
+            first_unknown_at: self.first_unknown_at.map(timestamp).transpose()?,
+            last_tried_at: self.last_tried_at.map(timestamp).transpose()?,
+            doubtful_since: self.doubtful_since.map(timestamp).transpose()?,
         })
     }
 }
@@ -138,20 +151,25 @@ impl Store {
         Ok(sqlx::query_as(DEBTS).fetch_one(&self.readers).await?)
     }
 
-    /// Entries that are open: after a restart they are tried again.
+    /// Entries that are open: after a restart they are tried again, or looked up if
+    /// they are doubtful.
     pub async fn open_entries(&self) -> Result<Vec<Entry>, StoreError> {
         const OPEN: &str = "
-            SELECT entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at
+            SELECT entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at,
+                   first_unknown_at, last_tried_at, doubtful_since
             FROM entry WHERE state = 'open' ORDER BY entry_id";
         let rows: Vec<EntryRow> = sqlx::query_as(OPEN).fetch_all(&self.readers).await?;
         rows.into_iter().map(EntryRow::read).collect()
     }
 
-    /// At the start of the process: a call may have been under way for each open entry.
+    /// At the start of the process: a call may have been under way for each open
+    /// entry. It began after the last one that was noted, perhaps at once, and so
+    /// long ago may Dodo have got to know the key; it may have lasted until now.
     pub async fn distrust_open_entries(&self, now: Timestamp) -> Result<u64, StoreError> {
         const DISTRUST: &str = "
-            UPDATE entry SET unknown_tries = unknown_tries + 1, first_unknown_at = coalesce(first_unknown_at, ?1)
-            WHERE state = 'open'";
+            UPDATE entry SET unknown_tries = unknown_tries + 1, last_tried_at = ?1,
+                   first_unknown_at = coalesce(first_unknown_at, last_tried_at, opened_at)
+            WHERE state = 'open' AND doubtful_since IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let done = sqlx::query(DISTRUST).bind(millis(now)).execute(&mut *tx).await?;
@@ -215,6 +233,9 @@ impl Store {
             unknown_tries: 0,
             opened_at: now,
             expires_at: None,
+            first_unknown_at: None,
+            last_tried_at: None,
+            doubtful_since: None,
         }))
     }
 
@@ -277,17 +298,18 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// A call ended without settling the entry. After an unknown outcome no answer
-    /// about the balance is taken at its word.
+    /// A call that began at `began` ended without settling the entry. After an
+    /// unknown outcome no answer about the balance is taken at its word.
     pub async fn note_entry_try(
         &self,
         entry: &Entry,
         is_unknown: bool,
         error: &str,
-        now: Timestamp,
+        began: Timestamp,
     ) -> Result<(), StoreError> {
         const NOTE: &str = "
             UPDATE entry SET tries = tries + 1, unknown_tries = unknown_tries + ?2, last_error = ?3,
+                   last_tried_at = ?4,
                    first_unknown_at = CASE WHEN ?2 = 1 THEN coalesce(first_unknown_at, ?4) ELSE first_unknown_at END
             WHERE entry_id = ?1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
@@ -296,7 +318,7 @@ impl Store {
             .bind(entry.entry_id.as_str())
             .bind(i64::from(is_unknown))
             .bind(error)
-            .bind(millis(now))
+            .bind(millis(began))
             .execute(&mut *tx)
             .await?;
         changed("note try", done.rows_affected(), 1)?;

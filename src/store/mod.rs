@@ -18,6 +18,7 @@ pub mod bounced;
 pub mod checkout;
 mod commit;
 pub mod customer;
+pub mod doubt;
 pub mod entry;
 pub mod gate;
 pub mod idempotency;

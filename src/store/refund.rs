@@ -240,6 +240,9 @@ async fn insert(
         unknown_tries: 0,
         opened_at: now,
         expires_at,
+        first_unknown_at: None,
+        last_tried_at: None,
+        doubtful_since: None,
     })
 }
 

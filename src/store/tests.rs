@@ -22,6 +22,7 @@ use crate::submission::stand_in::{Directory, store};
 
 mod acceptance;
 mod audit;
+mod doubt;
 mod entries;
 mod histories;
 mod idempotency;

@@ -112,6 +112,8 @@ fn every_event_moves_its_own_series() {
     clone.captured(Credits::new(3).unwrap());
     clone.set_credits(5, u64::MAX);
     clone.entry(EntryKind::Debit, EntryResult::Settled);
+    clone.set_entries_doubtful(4);
+    clone.set_ledger_drift(6);
     clone.dodo_call(DodoCall::PostEntry, DodoResult::Unanswered);
     clone.webhook(WebhookSource::Dodo, WebhookResult::Duplicate);
     clone.store_commit(Duration::from_millis(3), 12);
@@ -136,6 +138,8 @@ fn every_event_moves_its_own_series() {
         "postmeter_credits_owed 9223372036854775807",
         "postmeter_entries_total{kind=\"debit\",result=\"settled\"} 1",
         "postmeter_dodo_calls_total{call=\"post_entry\",result=\"unanswered\"} 1",
+        "postmeter_entries_doubtful 4",
+        "postmeter_ledger_drift 6",
         "postmeter_dodo_up 0",
         "postmeter_webhooks_total{source=\"dodo\",result=\"duplicate\"} 1",
         "postmeter_store_commit_seconds_sum 0.003",
@@ -160,6 +164,6 @@ fn every_series_is_explained() {
     metrics.submission_refused(&Refusal::Looping);
     let page = metrics.encode();
     let of = |word: &str| page.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (22, 22));
+    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (24, 24));
     assert!(page.contains("postmeter_dodo_up 1\n"), "Dodo is up until a call says otherwise: {page}");
 }

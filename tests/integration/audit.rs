@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use postmeter::sandbox::faults::{Fault, Reply};
 use serde_json::{Value, json};
 
+use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added};
-use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 21] = [
+const HANDS: [(&str, &str); 22] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -27,6 +28,7 @@ const HANDS: [(&str, &str); 21] = [
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'other' WHERE number = 1"),
     ("entry", "UPDATE entry SET amount = amount + 1"),
+    ("entry", "UPDATE entry SET decided_by = 'operator'"),
     ("idempotency_key", "UPDATE idempotency_key SET expires_at = 1"),
     ("gate", "INSERT INTO gate VALUES ('resend', 'because', 2, 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
@@ -97,4 +99,92 @@ fn audit_is_true_on_a_running_system() {
             assert_eq!(said.code, Some(0), "{said:?}");
         }
     }
+}
+
+/// A system whose two messages are settled, and runs.
+fn running() -> Meter {
+    let meter = Meter::resend().set("billing", "audit_interval_s = 1").start();
+    let mut smtp = meter.signed_in();
+    for subject in ["one", "two"] {
+        assert!(smtp.deliver(&letter(subject)).starts_with("250 "));
+        meter.drain();
+    }
+    meter
+}
+
+fn drift(meter: &Meter) -> String {
+    let page = meter.get("/metrics").body;
+    let line = page.lines().find_map(|line| line.strip_prefix("postmeter_ledger_drift "));
+    line.unwrap_or_default().to_owned()
+}
+
+#[test]
+fn drift_is_on_the_metrics_page_and_in_readyz_while_it_lasts() {
+    let meter = running();
+    until_is("drift", "0".to_owned(), || drift(&meter));
+    meter.tamper("UPDATE account SET held = held + 3");
+    until_is("drift", "3".to_owned(), || drift(&meter));
+    let ready = meter.get("/readyz");
+    assert_eq!((ready.status, &ready.json()["problems"][0]["credits"]), (200, &3.into()), "{ready:?}");
+    assert!(meter.log().contains("the books disagree with themselves"), "{}", meter.log());
+    let said = meter.run(&["audit"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.out.contains("cus_ann") && said.out.contains(" 3 "), "{said:?}");
+    meter.tamper("UPDATE account SET held = held - 3");
+    until_is("drift", "0".to_owned(), || drift(&meter));
+    assert_eq!(meter.get("/readyz").json()["problems"], json!([]));
+}
+
+/// Posts an entry at Dodo behind the program's back.
+fn post_at_dodo(meter: &Meter, reason: &str) {
+    let url = meter.environment().remove("DODO_PAYMENTS_BASE_URL").unwrap();
+    let entitlement_id = postmeter::sandbox::ENTITLEMENT_ID;
+    let path = format!("/credit-entitlements/{entitlement_id}/balances/{CUSTOMER_ID}/ledger-entries");
+    let body = json!({ "entry_type": "debit", "amount": "2", "reason": reason });
+    let request = crate::harness::web::request(reqwest::Method::POST, &format!("{url}{path}"));
+    let _in_runtime = RUNTIME.enter();
+    assert_eq!(ask(request.bearer_auth(postmeter::sandbox::DODO_API_KEY).json(&body)).status, 201);
+}
+
+/// What `audit --dodo` finds: problem and credits.
+fn found_at_dodo(meter: &Meter) -> Vec<(String, i64)> {
+    let said = meter.run(&["audit", "--dodo", "--json"]);
+    let findings: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let findings = findings.as_array().unwrap().clone();
+    assert_eq!(said.code, Some(i32::from(!findings.is_empty())), "{said:?}");
+    let told = |finding: &Value| {
+        assert_eq!(finding["table"], "dodo");
+        assert!(finding["row"].as_str().unwrap().starts_with(CUSTOMER_ID), "{finding}");
+        (finding["problem"].as_str().unwrap().to_owned(), finding["credits"].as_i64().unwrap())
+    };
+    findings.iter().map(told).collect()
+}
+
+#[test]
+fn audit_compares_the_books_with_dodos_own_and_names_who_disagrees() {
+    let mut meter = running();
+    let limited = Reply::status(429).header("retry-after-ms", "300");
+    meter.dodo().faults().push(Fault::new(limited).on("GET", "/ledger"));
+    assert_eq!(found_at_dodo(&meter), [], "a 429 is waited out");
+    meter.finish();
+    post_at_dodo(&meter, "by hand");
+    assert_eq!(found_at_dodo(&meter), [], "what somebody else debits is no business of ours");
+    meter.dodo().behave(|behaviour| behaviour.reason_in_ledger = false);
+    let more = "more was debited in Dodo's ledger than was settled, and it does not say by whom".to_owned();
+    assert_eq!(found_at_dodo(&meter), [(more, 2)]);
+    meter.dodo().behave(|behaviour| behaviour.reason_in_ledger = true);
+    meter.tamper("UPDATE entry SET state = 'void' WHERE first_capture = 2");
+    let given_up = ("it was given up, and stands in Dodo's ledger".to_owned(), 1);
+    let said = meter.run(&["audit", "--dodo"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let named = said.out.lines().any(|line| line.starts_with("dodo ") && line.ends_with(&given_up.0));
+    assert!(named, "{said:?}");
+    meter.tamper("UPDATE entry SET state = 'done' WHERE first_capture = 2");
+    post_at_dodo(&meter, "email send somewhere entry-0123456789");
+    let unknown = "it stands in Dodo's ledger, and the books do not know it".to_owned();
+    assert_eq!(found_at_dodo(&meter), [(unknown, 2)]);
+    meter.set_environment("DODO_PAYMENTS_API_KEY", "dodo_test_bad");
+    let said = meter.run(&["audit", "--dodo"]);
+    assert_ne!(said.code, Some(0));
+    assert!(said.err.contains("refused the API key"), "{said:?}");
 }

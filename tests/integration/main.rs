@@ -26,6 +26,7 @@ mod credit;
 mod dialog;
 mod disk;
 mod dodo_faults;
+mod doubt;
 mod gate;
 mod harness;
 mod header;

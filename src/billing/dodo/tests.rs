@@ -205,6 +205,40 @@ async fn balances_are_asked_for_by_customer_and_by_page() {
 }
 
 #[tokio::test]
+async fn a_ledger_is_read_by_page_and_a_line_that_cannot_be_read_spoils_its_page() {
+    let (dodo, stand_in) = client(&[
+        (
+            200,
+            &[],
+            r#"{"items":[
+                {"id":"cdl_2","is_credit":false,"amount":"3","created_at":"2026-09-01T12:00:00.123456Z",
+                 "transaction_type":"credit_deducted","description":"email send m entry-1","metadata":{"a":"b"}},
+                {"id":"cdl_1","is_credit":true,"amount":-2.5,"created_at":"2026-09-01T11:00:00Z",
+                 "reference_type":"payment","description":null}]}"#,
+        ),
+        (200, &[], r#"{"items":[{"id":"cdl_3","is_credit":false,"amount":"3","created_at":"yesterday"}]}"#),
+        (404, &[], r#"{"code":"NOT_FOUND","message":"no balance"}"#),
+    ])
+    .await;
+    let from: Timestamp = "2026-09-01T10:00:00Z".parse().unwrap();
+    let page = dodo.ledger(&customer(), Some(from), 0).await.answer.unwrap();
+    assert!(page.is_last);
+    let [debit, credit] = &page.lines[..] else { panic!("{page:?}") };
+    assert_eq!((debit.is_credit, debit.amount, debit.transaction.as_str()), (false, 3, "credit_deducted"));
+    assert_eq!(debit.description.as_deref(), Some("email send m entry-1"));
+    assert_eq!((credit.amount, credit.reference.as_deref()), (3, Some("payment")), "never taken for less");
+    let spoilt = dodo.ledger(&customer(), None, 7).await.answer;
+    assert_eq!(spoilt, Err(DodoError::Malformed { what: "a page of a ledger" }));
+    let missing = dodo.ledger(&customer(), None, 0).await.answer;
+    assert!(matches!(missing, Err(DodoError::NotFound { .. })), "{missing:?}");
+    let uris: Vec<_> = stand_in.asked().into_iter().map(|asked| asked.uri).collect();
+    let path = "/credit-entitlements/cde_1/balances/cus_1/ledger?page_size=100&page_number=";
+    let wanted =
+        [format!("{path}0&start_date=2026-09-01T10%3A00%3A00Z"), format!("{path}7"), format!("{path}0")];
+    assert_eq!(uris, wanted);
+}
+
+#[tokio::test]
 async fn a_checkout_names_the_buyer_and_hides_its_address() {
     let answer = r#"{"session_id":"cks_1","checkout_url":"https://checkout.example/secret"}"#;
     let (dodo, stand_in) =

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Balance, BalanceAnswer, BalancePage, Checkout, CheckoutStatus, Customer, DodoError, EntitlementInfo,
-    EntryAnswer, MAX_PAGE, ProductCredits, ProductInfo,
+    EntryAnswer, LedgerLine, LedgerPage, MAX_PAGE, ProductCredits, ProductInfo,
 };
 use crate::domain::ids::CustomerId;
 use crate::outbound::{CallFailure, HttpAnswer};
@@ -136,6 +136,38 @@ pub(super) fn balance_page(list: &Value) -> Option<BalancePage> {
     let items = items(list)?;
     let balances = items.iter().filter_map(balance_item).collect();
     Some(BalancePage { balances, is_last: items.len() < MAX_PAGE })
+}
+
+/// A page with an unreadable line is unreadable: what is not there must be seen
+/// not to be there.
+pub(super) fn ledger_page(list: &Value) -> Option<LedgerPage> {
+    let items = items(list)?;
+    let lines = items.iter().map(ledger_line).collect::<Option<_>>()?;
+    Some(LedgerPage { lines, is_last: items.len() < MAX_PAGE })
+}
+
+fn ledger_line(line: &Value) -> Option<LedgerLine> {
+    Some(LedgerLine {
+        id: text(line, "id")?,
+        is_credit: line.get("is_credit")?.as_bool()?,
+        amount: credits_at_most(line.get("amount")?)?,
+        created_at: line.get("created_at")?.as_str()?.parse().ok()?,
+        transaction: text(line, "transaction_type").unwrap_or_default(),
+        reference: text(line, "reference_type"),
+        description: text(line, "description"),
+    })
+}
+
+/// How many credits moved, whatever the sign they are written with, rounded up.
+fn credits_at_most(amount: &Value) -> Option<i64> {
+    let written = match amount {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    // Downward below nothing is upward above it.
+    let negative = format!("-{}", written.trim_start_matches('-'));
+    floor(&negative)?.checked_neg()
 }
 
 pub(super) fn checkout(session: &Value) -> Option<Checkout> {

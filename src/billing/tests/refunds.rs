@@ -21,7 +21,7 @@ impl Bench {
         let bounced = Bounced {
             message_id: message_id.clone(),
             customer_id: self.ann.clone(),
-            recipients: vec![Mailbox::parse("a@y.example").unwrap()],
+            recipients: vec![Mailbox::parse("a0@y.example").unwrap()],
             reply: "550 5.1.1 user unknown".to_owned(),
         };
         self.billing.bounced(&bounced).await.unwrap();

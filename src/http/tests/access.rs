@@ -160,6 +160,12 @@ async fn health_says_what_is_wrong() {
     let ready = town.call(get("/readyz")).await;
     assert_eq!((ready.status, &ready.json()["problems"][0]["what"]), (200, &Value::from("dodo")), "P8");
 
+    town.site.metrics.set_entries_doubtful(2);
+    town.site.metrics.set_ledger_drift(3);
+    let ready = town.call(get("/readyz")).await;
+    let problems = ready.json()["problems"].clone();
+    assert_eq!((ready.status, &problems[1]["entries"], &problems[2]["credits"]), (200, &2.into(), &3.into()));
+
     let now = town.clock.now();
     let gate = crate::store::gate::Gate {
         road: crate::domain::message::Road::Resend,

@@ -3,6 +3,7 @@ use crate::domain::credential::Secret;
 use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::domain::ids::Username;
 use crate::domain::sender::SenderPattern;
+use crate::store::audit::Drift;
 use crate::store::customer::Credential;
 use crate::store::entry::Settled;
 use crate::store::gate::Gate;
@@ -27,6 +28,8 @@ async fn lived_in() -> (Store, Directory) {
         store.settle_entry(&entry, Settled::Sometime, at(1)).await.unwrap();
     }
     owe(&store, &ann).await;
+    let refused = store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap().unwrap();
+    store.void_entry(&refused, "no", at(1)).await.unwrap();
     store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap();
     owe(&store, &ann).await;
     let keyed =
@@ -76,6 +79,20 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("entry", "UPDATE entry SET amount = amount + 1 WHERE state = 'open'"),
     ("entry", "UPDATE entry SET first_capture = first_capture - 1 WHERE first_capture = 2"),
     ("entry", "DELETE FROM entry WHERE first_capture = 1"),
+    ("entry", "UPDATE entry SET last_capture = last_capture + 9 WHERE state = 'void'"),
+    ("entry", "UPDATE entry SET kind = 'gift' WHERE state = 'void'"),
+    ("entry", "UPDATE entry SET first_unknown_at = 1"),
+    ("entry", "UPDATE entry SET first_unknown_at = NULL, unknown_tries = 2 WHERE state = 'open'"),
+    ("entry", "UPDATE entry SET doubtful_since = 5 WHERE state = 'open'"),
+    ("entry", "UPDATE entry SET decided_by = 'ledger' WHERE state = 'done'"),
+    (
+        "entry",
+        "DROP INDEX entry_open; UPDATE entry SET state = 'open', closed_at = NULL WHERE state = 'void'",
+    ),
+    ("message", "DELETE FROM part WHERE state = 'sent'"),
+    ("message", "UPDATE message SET released = 1 WHERE kind = 'submission' AND final_at IS NOT NULL"),
+    ("message", "UPDATE message SET captured = 1 WHERE final_at IS NULL"),
+    ("account", "UPDATE account SET closed_price = 1"),
     ("account", "DELETE FROM entry WHERE state = 'open'"),
     ("account", "UPDATE entry SET state = 'void' WHERE first_capture = 1"),
     ("idempotency_key", "UPDATE idempotency_key SET message_id = 'x'"),
@@ -120,5 +137,48 @@ async fn the_audit_names_the_table_that_a_hand_was_in() {
         execute(&store, "ROLLBACK TO before").await.unwrap();
         execute(&store, "RELEASE before").await.unwrap();
     }
+    assert_audit(&store).await;
+}
+
+/// A hand in the sums, and the credits by which they disagree then.
+const DRIFTS: &[(i64, &str)] = &[
+    (3, "UPDATE account SET held = held + 3 WHERE customer_id = 'ann'"),
+    (2, "UPDATE account SET owed = owed - 2 WHERE customer_id = 'ann'"),
+    (7, "UPDATE entry SET amount = amount + 7 WHERE state = 'open'"),
+    (0, "UPDATE part SET attempt = 7"),
+    // The account lacks it, and so does the message.
+    (2, "DELETE FROM capture WHERE number = 4"),
+];
+
+#[tokio::test]
+async fn drift_is_the_credits_by_which_sums_disagree() {
+    let (store, _directory) = lived_in().await;
+    assert_eq!(store.drift().await.unwrap(), Drift::default());
+    for (credits, tampering) in DRIFTS {
+        let (store, _directory) = lived_in().await;
+        assert!(execute(&store, tampering).await.unwrap() > 0, "{tampering}");
+        let drift = store.drift().await.unwrap();
+        assert_eq!(drift.credits, *credits, "{tampering}: {drift:?}");
+        assert_eq!(drift.findings.is_empty(), *credits == 0, "{tampering}");
+    }
+}
+
+#[tokio::test]
+async fn an_audit_waits_for_no_writer_and_no_writer_for_it() {
+    let (store, _directory) = lived_in().await;
+    // A write that is under way, and a snapshot that is being read.
+    let mut writer = store.writer.lock().await;
+    let tx = writer.begin().await.unwrap();
+    assert_audit(&store).await;
+    tx.rollback().await.unwrap();
+    drop(writer);
+    let mut reader = store.readers.acquire().await.unwrap();
+    let mut snapshot = sqlx::Connection::begin(&mut *reader).await.unwrap();
+    const HELD: &str = "SELECT sum(held) FROM account";
+    let held: i64 = sqlx::query_scalar(HELD).fetch_one(&mut *snapshot).await.unwrap();
+    accepted(&store, message(&id("ann"), &["a@y.example"])).await;
+    assert_eq!(count(&store, HELD).await, held + 1, "the message was taken in meanwhile");
+    let findings = super::super::audit::findings(&mut snapshot).await.unwrap();
+    assert_eq!(findings, [], "the snapshot adds up by itself");
     assert_audit(&store).await;
 }

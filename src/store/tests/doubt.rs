@@ -1,0 +1,99 @@
+use super::*;
+use crate::store::doubt::{Decider, Standing};
+use crate::store::entry::{Entry, Settled};
+
+async fn open(store: &Store, customer_id: &CustomerId, second: i64) -> Entry {
+    store.open_entry(customer_id, &entry_id(), None, at(second)).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn p3_a_doubtful_entry_keeps_the_lane_and_its_credits_owed_until_it_is_decided() {
+    let (store, _directory) = store().await;
+    for is_there in [true, false] {
+        let ann = customer(&store, if is_there { "ann" } else { "bob" }, Some(50)).await;
+        owe(&store, &ann).await;
+        let entry = open(&store, &ann, 1).await;
+        assert_eq!(
+            store.settle_doubtful(&entry, Decider::Operator, at(2)).await.unwrap(),
+            None,
+            "nobody doubts it"
+        );
+        assert!(!store.void_doubtful(&entry, Decider::Operator, "no", at(2)).await.unwrap());
+        store.note_entry_try(&entry, true, "lost", at(3)).await.unwrap();
+        for second in [4, 5] {
+            store.doubt_entry(&entry, "insufficient", at(second)).await.unwrap();
+        }
+        let [doubtful] = &store.doubtful_entries().await.unwrap()[..] else { panic!("one is in doubt") };
+        assert_eq!(doubtful.entry.doubtful_since, Some(at(4)));
+        assert_eq!(
+            (doubtful.entry.first_unknown_at, doubtful.entry.last_tried_at),
+            (Some(at(3)), Some(at(3)))
+        );
+        assert_eq!(doubtful.why.as_deref(), Some("insufficient"));
+        owe(&store, &ann).await;
+        assert_eq!(store.open_entry(&ann, &entry_id(), None, at(6)).await.unwrap(), None);
+        assert_eq!(store.owing(&[], 9).await.unwrap(), []);
+        assert_eq!(sums(&store, &ann).await, (Some(50), 0, 2));
+        assert_audit(&store).await;
+        if is_there {
+            store.settle_doubtful(&entry, Decider::Ledger, at(7)).await.unwrap().unwrap();
+            assert_eq!(store.settle_doubtful(&entry, Decider::Ledger, at(8)).await.unwrap(), None, "once");
+            assert_eq!(sums(&store, &ann).await, (Some(49), 0, 1));
+        } else {
+            assert!(store.void_doubtful(&entry, Decider::Ledger, "absent", at(7)).await.unwrap());
+            assert!(!store.void_doubtful(&entry, Decider::Ledger, "absent", at(8)).await.unwrap(), "once");
+            assert_eq!(sums(&store, &ann).await, (Some(50), 0, 2));
+        }
+        let next = open(&store, &ann, 9).await;
+        assert_eq!(next.amount, if is_there { Credits::ONE } else { credits(2) });
+        store.settle_entry(&next, Settled::Sometime, at(9)).await.unwrap();
+    }
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p3_a_restart_dates_a_lost_answer_back_to_when_the_call_may_have_begun() {
+    let (store, _directory) = store().await;
+    for (name, is_tried) in [("ann", false), ("bob", true)] {
+        let ann = customer(&store, name, Some(50)).await;
+        owe(&store, &ann).await;
+        let entry = open(&store, &ann, 1).await;
+        if is_tried {
+            store.note_entry_try(&entry, false, "401", at(50)).await.unwrap();
+        }
+    }
+    store.distrust_open_entries(at(90_000)).await.unwrap();
+    for entry in store.open_entries().await.unwrap() {
+        let began = if entry.customer_id == id("ann") { at(1) } else { at(50) };
+        assert_eq!(entry.first_unknown_at, Some(began), "it may be known to Dodo since then");
+        assert_eq!(entry.last_tried_at, Some(at(90_000)), "it may have been under way until now");
+    }
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn the_books_tell_who_decided_and_what_came_before() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    for second in [1, 10] {
+        owe(&store, &ann).await;
+        let entry = open(&store, &ann, second).await;
+        if second == 10 {
+            store.doubt_entry(&entry, "?", at(second)).await.unwrap();
+            store.settle_doubtful(&entry, Decider::Operator, at(second + 1)).await.unwrap().unwrap();
+        } else {
+            store.settle_entry(&entry, Settled::Sometime, at(second + 1)).await.unwrap();
+        }
+    }
+    owe(&store, &ann).await;
+    let refused = open(&store, &ann, 20).await;
+    store.void_entry(&refused, "no", at(21)).await.unwrap();
+    let last = open(&store, &ann, 30).await;
+    let before = store.done_before(&last, 9).await.unwrap();
+    let told: Vec<_> = before.iter().map(|booked| (booked.closed_at, booked.is_by_operator)).collect();
+    assert_eq!(told, [(Some(at(11)), true), (Some(at(2)), false)]);
+    assert_eq!(store.done_before(&last, 1).await.unwrap().len(), 1);
+    let all: Vec<_> = store.books(&ann).await.unwrap().entries.iter().map(|booked| booked.state).collect();
+    assert_eq!(all, [Standing::Done, Standing::Done, Standing::Void, Standing::Open]);
+    assert_audit(&store).await;
+}
