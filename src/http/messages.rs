@@ -32,9 +32,8 @@ pub(super) struct MessageView {
 
 impl From<MessageLog> for MessageView {
     fn from(log: MessageLog) -> Self {
-        let attempts = log.parts.iter().map(|part| part.attempts).fold(0, u32::saturating_add);
-        let last_error = log.parts.iter().rev().find_map(|part| part.last_error.clone());
-        Self { attempts, last_error, debit: log.captured, log }
+        let last_error = log.last_error().map(str::to_owned);
+        Self { attempts: log.attempts(), last_error, debit: log.captured, log }
     }
 }
 

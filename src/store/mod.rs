@@ -23,6 +23,7 @@ pub mod idempotency;
 pub mod inspect;
 mod ledger;
 pub mod log;
+pub mod operator;
 pub mod queue;
 pub mod report;
 pub mod standing;

@@ -26,6 +26,7 @@ mod entries;
 mod histories;
 mod idempotency;
 mod opening;
+mod operator;
 mod queue;
 mod reports;
 
