@@ -18,6 +18,7 @@
 //! | `kind`, `amount` | of an entry: `debit` or `credit`, credits |
 //! | `available`, `balance`, `held`, `owed` | credits of the customer |
 //! | `webhook_id`, `event` | of a webhook |
+//! | `choice`, `via`, `held_parts` | of a decision: `retry` or `cancel`; `command` or `http`; how many parts were held |
 //! | `error` | what went wrong on our side |
 //!
 //! Metrics are OpenMetrics, in base units, without statics: whoever counts is

@@ -54,7 +54,7 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
         problems.push(json!({
             "what": "held",
             "parts": site.metrics.parts_held(),
-            "problem": "the outcome of these parts cannot be known; they are not sent again, and their credits stay on hold",
+            "problem": "the outcome of these parts cannot be known; they are not sent again, and their credits stay on hold; `postmeter queue list --state held` shows them",
         }));
     }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -26,6 +26,7 @@ pub mod log;
 pub mod operator;
 pub mod queue;
 pub mod report;
+pub mod retention;
 pub mod standing;
 pub mod webhook;
 mod writer;

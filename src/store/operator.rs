@@ -135,7 +135,7 @@ pub enum DecisionError {
     NoMessage(MessageId),
     /// Not as things stand.
     #[error("the message cannot be decided now")]
-    NotNow(NotNow),
+    NotNow(Choice, NotNow),
     /// The database could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -223,7 +223,7 @@ impl Store {
             }
             match ledger.decide(id.as_str(), order) {
                 Ok(held_parts) => decided.push((id, held_parts)),
-                Err(why) => refused.push(DecisionError::NotNow(why)),
+                Err(why) => refused.push(DecisionError::NotNow(order.choice, why)),
             }
         }
         if decided.is_empty() {

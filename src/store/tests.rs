@@ -29,6 +29,7 @@ mod opening;
 mod operator;
 mod queue;
 mod reports;
+mod retention;
 
 /// So many seconds after the beginning of these tests.
 fn at(seconds: i64) -> Timestamp {

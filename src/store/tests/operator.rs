@@ -16,7 +16,7 @@ async fn decide(store: &Store, of: &Acceptance, order: Order) -> Result<String, 
             let parts: Vec<_> = decided.log.parts.iter().map(|part| part.state.as_str()).collect();
             Ok(format!("{:?} {}", decided.log.state, parts.join(" ")))
         }
-        Err(DecisionError::NotNow(why)) => Err(why),
+        Err(DecisionError::NotNow(_, why)) => Err(why),
         Err(error) => panic!("{error}"),
     }
 }
