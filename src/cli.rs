@@ -13,6 +13,7 @@ mod check;
 mod credential;
 mod customer;
 mod print;
+mod queue;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,8 @@ pub enum Errand {
     Credential(credential::CredentialArgs),
     /// Say which addresses and domains a customer may send from
     Sender(sender::SenderArgs),
+    /// List and show what waits to be sent, send it now or give it up
+    Queue(queue::QueueArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
     Audit(Format),
 }
@@ -116,6 +119,8 @@ pub struct Place<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The time.
     pub clock: Clock,
+    /// Asks the person at the terminal yes or no; `None`: nobody sits there.
+    pub ask: &'a (dyn Fn(&str) -> Option<bool> + Sync),
 }
 
 /// What an errand has to say, and whether all is well.
@@ -134,6 +139,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
         Errand::Audit(format) => audit::run(format, &Desk::open(place).await?).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
+        Errand::Queue(args) => queue::run(args, place).await,
         Errand::Sender(args) => sender::run(args, &Desk::open(place).await?).await,
     }
 }

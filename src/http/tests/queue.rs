@@ -5,6 +5,7 @@ use axum::http::Request;
 
 use super::*;
 use crate::domain::ids::MessageId;
+use crate::store::queue::DuePart;
 use crate::store::report::{News, Recorded, Report};
 
 fn post(path: &str, body: &str) -> Request<Body> {
@@ -19,9 +20,12 @@ impl Town {
         let body = r#"{"to":"x@example.net","subject":"s","text":"hi"}"#;
         let id =
             self.call(basic(json_of("/send", body), "ann")).await.json()["id"].as_str().unwrap().to_owned();
+        let message_id = MessageId::parse(&id).unwrap();
+        let (now, size) = (self.clock.now(), 0);
+        let due = DuePart { message_id: message_id.clone(), part_no: 0, size };
+        self.store.lease(&due, now, now + Duration::from_secs(30)).await.unwrap().unwrap();
         if let Some(news) = news {
-            let (message_id, at) = (MessageId::parse(&id).unwrap(), self.clock.now());
-            let report = Report { message_id, part_no: 0, attempt: 1, at, news, bounce: None };
+            let report = Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None };
             assert!(matches!(self.store.report(report).await.unwrap(), Recorded::Applied { .. }));
         }
         id
