@@ -25,6 +25,8 @@ pub const CANCELLED: &str = "cancelled by the operator";
 const CANCELLED_STATUS: &str = "5.0.0";
 /// Messages decided in one transaction.
 const PAGE: u32 = 200;
+/// Between two of them: a server in another process gets its turn.
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// Which parts of the queue are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
@@ -205,6 +207,7 @@ impl Store {
                 ids.iter().map(|id| stored(MessageId::parse(id))).collect::<Result<_, _>>()?;
             let refused = self.decide_all(&ids, order).await?;
             retried += u64::try_from(ids.len().saturating_sub(refused.len())).unwrap_or(u64::MAX);
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -215,3 +215,34 @@ async fn the_queue_shows_what_is_not_final_and_can_be_asked_for_less() {
     assert_eq!((shown.attempts, shown.log.recipients.len()), (1, 2));
     assert!(shown.log.parts[0].unknown && shown.log.parts[0].due_at == Some(at(60)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_of_a_cancel_and_an_attempt_from_two_processes_one_wins() {
+    let (server, directory) = store().await;
+    let settings =
+        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Command, low_balance_credits: 0 };
+    let command = Store::open(&settings, Metrics::new()).await.unwrap();
+    let ann = customer(&server, "ann", Some(500)).await;
+    let (mut leased, mut cancelled) = (0, 0);
+    for nth in 0..200 {
+        let waiting = Acceptance { lease_until: None, ..message(&ann, &[A]) };
+        let waiting = accepted(&server, waiting).await;
+        let due = first_part(&waiting);
+        let order = order(Choice::Cancel, false, 10);
+        let attempt = async {
+            if nth % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            server.lease(&due, at(10), at(40)).await.unwrap()
+        };
+        let (part, decided) = tokio::join!(attempt, command.decide(&waiting.message_id, &order));
+        match (part, decided) {
+            (Some(_), Err(DecisionError::NotNow(_, NotNow::AttemptRunning))) => leased += 1,
+            (None, Ok(_)) => cancelled += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(leased + cancelled, 200);
+    assert_eq!(sums(&server, &ann).await, (Some(500), leased, 0));
+    assert_audit(&server).await;
+}

@@ -1,8 +1,11 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::domain::decision::Choice;
 use crate::store::audit::findings;
 use crate::store::entry::{Entry, Settled};
-use crate::store::operator::{Order, Via};
+use crate::store::operator::{DecisionError, Order, Via};
+use crate::store::queue::LeasedPart;
 use crate::store::webhook::Webhook;
 
 const A: &str = "a@y.example";
@@ -265,4 +268,152 @@ async fn p3_when_nothing_is_left_the_sums_alone_are_held_against_each_other() {
         execute(&store, "RELEASE before").await.unwrap();
     }
     assert_audit(&store).await;
+}
+
+/// Something that befalls the oldest message that is not final, or one customer's debts.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// With so many recipients; paid by each of them, or as a whole.
+    Accepted(usize, bool),
+    /// So many of its recipients are sent, so many refused; the others wait.
+    Answered(usize, usize),
+    Waits(bool),
+    Held,
+    Decided(Choice),
+    /// An entry for so many credits at most.
+    Opened(u64),
+    Settled,
+    Voided,
+    CapturesLeave,
+    MessagesLeave,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (1..4usize, any::<bool>()).prop_map(|(to, by_recipient)| Step::Accepted(to, by_recipient)),
+        6 => (0..3usize, 0..3usize).prop_map(|(sent, failed)| Step::Answered(sent, failed)),
+        1 => any::<bool>().prop_map(Step::Waits),
+        1 => Just(Step::Held),
+        2 => prop_oneof![Just(Choice::Retry), Just(Choice::Cancel)].prop_map(Step::Decided),
+        3 => (1..9u64).prop_map(Step::Opened),
+        3 => Just(Step::Settled),
+        1 => Just(Step::Voided),
+        2 => Just(Step::CapturesLeave),
+        2 => Just(Step::MessagesLeave),
+    ]
+}
+
+/// One customer, and what was captured by what the store answered.
+struct Life {
+    store: Store,
+    ann: CustomerId,
+    going: Vec<(Acceptance, usize)>,
+    open: Option<Entry>,
+    captured: i64,
+    settled: i64,
+    _directory: Directory,
+}
+
+impl Life {
+    async fn new() -> Self {
+        let (store, directory) = store().await;
+        let ann = customer(&store, "ann", Some(10_000)).await;
+        let (going, open) = (Vec::new(), None);
+        Self { store, ann, going, open, captured: 0, settled: 0, _directory: directory }
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Accepted(to, by_recipient) => {
+                let to = &["a@y.example", "b@y.example", "c@y.example"][..to];
+                let asked = if by_recipient { per_recipient(&self.ann, to) } else { message(&self.ann, to) };
+                let asked = Acceptance { lease_until: None, ..asked };
+                self.going.push((accepted(&self.store, asked).await, to.len()));
+            }
+            Step::Answered(sent, failed) => self.answered(sent, failed).await,
+            Step::Waits(unknown) => self.report(|_| retry(unknown)).await,
+            Step::Held => self.report(|_| News::Hold { reason: "unknown".to_owned() }).await,
+            Step::Decided(choice) => {
+                let Some((message, _)) = self.going.first() else { return };
+                let lifetime = Duration::from_secs(1);
+                let order = Order { choice, is_confirmed: true, via: Via::Command, now: at(61), lifetime };
+                // Refused where it has to be; the audit says whether that was right.
+                let decided = self.store.decide(&message.message_id, &order).await;
+                assert!(!matches!(decided, Err(DecisionError::Store(_))), "{decided:?}");
+            }
+            Step::Opened(credits_at_most) if self.open.is_none() => {
+                let at_most = Some(credits(credits_at_most));
+                self.open = self.store.open_entry(&self.ann, &entry_id(), at_most, at(70)).await.unwrap();
+            }
+            Step::Opened(_) => {}
+            Step::Settled => {
+                let Some(entry) = self.open.take() else { return };
+                self.store.settle_entry(&entry, Settled::Sometime, at(71)).await.unwrap();
+                self.settled += entry.amount.to_i64();
+            }
+            Step::Voided => {
+                let Some(entry) = self.open.take() else { return };
+                self.store.void_entry(&entry, "no", at(71)).await.unwrap();
+            }
+            Step::CapturesLeave => drop(self.store.close_captures(at(OLD)).await.unwrap()),
+            Step::MessagesLeave => drop(self.store.close_messages(at(OLD), None).await.unwrap()),
+        }
+    }
+
+    /// The oldest is attempted, and this is what comes of it.
+    async fn report(&mut self, news: impl FnOnce(&LeasedPart) -> News) {
+        if self.going.is_empty() {
+            return;
+        }
+        let (message, to) = self.going.remove(0);
+        let Some(part) = self.store.lease(&first_part(&message), at(61), at(91)).await.unwrap() else {
+            return self.going.push((message, to));
+        };
+        let news = news(&part);
+        let recorded = self.store.report(report(&message, part.attempt, news)).await.unwrap();
+        let Recorded::Applied { captured } = recorded else { panic!("{recorded:?}") };
+        self.captured += captured.to_i64();
+        self.going.push((message, to));
+    }
+
+    async fn answered(&mut self, sent: usize, failed: usize) {
+        self.report(|part| {
+            let names: Vec<String> = part.recipients.iter().map(ToString::to_string).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let (sent, rest) = names.split_at(sent.min(names.len()));
+            answered(sent, &rest[..failed.min(rest.len())])
+        })
+        .await;
+    }
+
+    async fn check(&self) {
+        const CAPTURED: &str = "
+            SELECT (SELECT coalesce(sum(captured), 0) FROM message) + (SELECT closed_captured FROM account)";
+        const SETTLED: &str = "
+            SELECT (SELECT coalesce(sum(amount), 0) FROM entry WHERE state = 'done')
+                 + (SELECT closed_settled FROM account)";
+        assert_audit(&self.store).await;
+        assert_eq!(count(&self.store, CAPTURED).await, self.captured, "P3");
+        assert_eq!(count(&self.store, SETTLED).await, self.settled, "P3");
+        assert_eq!(
+            sums(&self.store, &self.ann).await.2,
+            u64::try_from(self.captured - self.settled).unwrap()
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn p3_any_history_with_decisions_and_rows_that_leave_adds_up(steps in prop::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut life = Life::new().await;
+            for step in steps {
+                life.take(step).await;
+                life.check().await;
+            }
+        });
+    }
 }
