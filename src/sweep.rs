@@ -18,9 +18,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 const ROUND: Duration = Duration::from_secs(60);
 /// The same where rows leave as soon as they may.
 const QUICK_ROUND: Duration = Duration::from_secs(1);
-/// Webhooks and checkouts are remembered for so long at least: Dodo repeats what
-/// it could not deliver, and a buyer may come back the next day.
-const LEAST_MARKS: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What names no person's mail is remembered for so long at least: entries, because
+/// what Dodo's ledger shows may be held against them; webhooks, because Dodo repeats
+/// what it could not deliver; checkouts, because a buyer may come back the next day.
+const LEAST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The sweep.
 #[derive(Debug)]
@@ -74,7 +75,8 @@ impl Sweep {
         if captures + messages > 0 {
             tracing::debug!(captures, messages, "old rows have left; their sums stay");
         }
-        while self.store.close_marks(self.before(self.keep.max(LEAST_MARKS))).await? > 0 {
+        let long_ago = self.before(self.keep.max(LEAST));
+        while self.store.close_entries(long_ago).await? + self.store.close_marks(long_ago).await? > 0 {
             if !self.wait(PAUSE).await {
                 break;
             }

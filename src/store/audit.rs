@@ -222,7 +222,7 @@ const CHECKS: &[Check] = &[
     check(
         "entry",
         "its amount is not the sum of its captures",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'debit' AND e.amount - e.closed <>
+        "SELECT e.entry_id FROM entry e WHERE e.kind = 'debit' AND e.state <> 'void' AND e.amount - e.closed <>
             (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = e.customer_id
                 AND c.number BETWEEN e.first_capture AND e.last_capture)",
     ),

@@ -1,12 +1,12 @@
 //! Old rows leave, in small steps beside the mail, and their sums stay.
 //!
-//! Two kinds leave by rules of their own. Captures leave in the order of their
-//! numbers once a settled entry covers them, the entry with the last of them; what
-//! they came to stays with their message and, until it leaves, their entry.
+//! Captures leave in the order of their numbers once a settled entry covers them;
+//! what they came to stays with their message and with their entry (`closed`).
 //! Messages leave, with all that belongs to them, once they are final and none of
-//! their captures is left; their sums stay with the account. So what is not
-//! settled stays, and the audit can prove at any time that what was captured and
-//! what was settled are the same.
+//! their captures is left; their sums stay with the account. Entries leave last,
+//! once all of their captures have; their sums stay with the account too. So what
+//! is not settled stays, and the audit can prove at any time that what was captured
+//! and what was settled are the same.
 //!
 //! Each step is one short transaction: the gathering writer waits for it no longer
 //! than for a commit of its own.
@@ -19,17 +19,20 @@ use crate::domain::ids::MessageId;
 
 /// Captures that leave in one step.
 const CAPTURES: i64 = 500;
+/// Entries that leave in one step.
+const ENTRIES: u32 = 500;
 /// Messages that are looked at in one step, and may leave.
 const MESSAGES: u32 = 250;
 /// Webhooks and checkouts that leave in one step.
 const MARKS: u32 = 500;
 
-/// Which messages leave: final for long enough, and nothing of what was captured
-/// is in an entry that has not left. Rows of other tables that need a message
-/// longer say so here.
+/// Which messages leave: final for long enough, none of their captures is left, and
+/// nobody can retry their submission any more. Rows of other tables that need a
+/// message longer say so here.
 macro_rules! leaves {
     () => {
-        "final_at <= ?1 AND captured = closed"
+        "(final_at <= ?1 AND captured = closed AND NOT EXISTS
+            (SELECT 1 FROM idempotency_key k WHERE k.message_id = message.message_id))"
     };
 }
 
@@ -44,22 +47,10 @@ pub struct MessagesClosed {
 
 #[derive(Debug, sqlx::FromRow)]
 struct EntryRow {
-    entry_id: String,
     first_capture: i64,
     last_capture: i64,
-    amount: i64,
+    /// Settled for long enough.
     is_old: bool,
-}
-
-/// What one step takes from a customer's captures and entries.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Step {
-    /// The last capture that leaves.
-    reach: i64,
-    /// Entries that leave.
-    gone: Vec<String>,
-    /// What those that leave have settled.
-    settled: i64,
 }
 
 impl Store {
@@ -68,7 +59,7 @@ impl Store {
     pub async fn close_captures(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         const WHOSE: &str = "
             SELECT e.customer_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
-            WHERE e.state <> 'open' AND e.closed_at <= ?1 AND e.state = 'done' AND e.kind = 'debit'
+            WHERE e.kind = 'debit' AND e.state = 'done' AND e.closed < e.amount AND e.closed_at <= ?1
               AND e.first_capture <= a.closed_capture + 1
             ORDER BY e.closed_at LIMIT 1";
         let whose: Option<String> =
@@ -90,9 +81,9 @@ impl Store {
     ) -> Result<MessagesClosed, StoreError> {
         // Ids sort by time of acceptance, which is before that of the end.
         const PAGE: &str = concat!(
-            "SELECT message_id, (",
+            "SELECT message_id, ",
             leaves!(),
-            ") IS TRUE FROM message WHERE message_id > ?2 AND message_id < ?3 ORDER BY message_id LIMIT ?4"
+            " IS TRUE FROM message WHERE message_id > ?2 AND message_id < ?3 ORDER BY message_id LIMIT ?4"
         );
         let later = cutoff.checked_add(jiff::SignedDuration::from_millis(1)).unwrap_or(cutoff);
         let page: Vec<(String, bool)> = sqlx::query_as(PAGE)
@@ -113,6 +104,27 @@ impl Store {
         let count = remove_messages(&mut tx, &leaving, cutoff).await?;
         tx.commit().await?;
         Ok(MessagesClosed { count, next })
+    }
+
+    /// Some entries that ended before `cutoff` leave, if all of their captures have.
+    /// Returns how many; 0: there are none.
+    pub async fn close_entries(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
+        // Void ones cover what others settled.
+        const OLD: &str = "
+            SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
+            WHERE e.state <> 'open' AND e.closed_at <= ?1 AND e.kind = 'debit'
+              AND e.last_capture <= a.closed_capture
+            ORDER BY e.closed_at LIMIT ?2";
+        let leaving: Vec<String> =
+            sqlx::query_scalar(OLD).bind(millis(cutoff)).bind(ENTRIES).fetch_all(&self.readers).await?;
+        if leaving.is_empty() {
+            return Ok(0);
+        }
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let count = remove_entries(&mut tx, &leaving).await?;
+        tx.commit().await?;
+        Ok(count)
     }
 
     /// Some webhooks and checkouts from before `cutoff` leave. Returns how many; 0: there are none.
@@ -150,49 +162,35 @@ async fn close_some(
     const FROM: &str = "SELECT closed_capture FROM account WHERE customer_id = ?1";
     // Each covers a capture at least, so there are no more of them than captures of a step.
     const ENTRY_ROWS: &str = "
-        SELECT entry_id, first_capture, last_capture, amount, (state = 'done' AND closed_at <= ?3) AS is_old
-        FROM entry WHERE customer_id = ?1 AND kind = 'debit' AND state <> 'void' AND first_capture <= ?2
+        SELECT first_capture, last_capture, (state = 'done' AND closed_at <= ?4) AS is_old
+        FROM entry WHERE customer_id = ?1 AND kind = 'debit' AND state <> 'void'
+          AND first_capture <= ?3 AND last_capture > ?2
         ORDER BY first_capture";
     let from: i64 = sqlx::query_scalar(FROM).bind(customer_id).fetch_one(&mut *tx).await?;
     let rows: Vec<EntryRow> = sqlx::query_as(ENTRY_ROWS)
         .bind(customer_id)
+        .bind(from)
         .bind(from.saturating_add(CAPTURES))
         .bind(millis(cutoff))
         .fetch_all(&mut *tx)
         .await?;
-    let step = Step::of(&rows, from);
-    let count = remove_captures(tx, customer_id, from, &step).await?;
-    remove_entries(tx, customer_id, cutoff, &step).await?;
-    move_on(tx, customer_id, from, &step).await?;
-    Ok(count)
+    remove_captures(tx, customer_id, (from, reach(&rows, from))).await
 }
 
-impl Step {
-    /// As far as old settled entries cover captures without a gap, and no further
-    /// than one step goes. `rows` are in the order of their captures, without void ones.
-    fn of(rows: &[EntryRow], from: i64) -> Self {
-        let most = from.saturating_add(CAPTURES);
-        let mut step = Self { reach: from, ..Self::default() };
-        for row in rows {
-            let goes_on = row.is_old && row.first_capture <= step.reach + 1;
-            if !goes_on || step.reach == most {
-                break;
-            }
-            step.reach = row.last_capture.min(most);
-            if row.last_capture <= most {
-                step.gone.push(row.entry_id.clone());
-                step.settled += row.amount;
-            }
-        }
-        step
-    }
+/// The last capture that leaves after `from`: as far as old settled entries cover
+/// captures without a gap, and no further than one step goes. `rows` are in the
+/// order of their captures.
+fn reach(rows: &[EntryRow], from: i64) -> i64 {
+    let most = from.saturating_add(CAPTURES);
+    rows.iter().take_while(|row| row.is_old).fold(from, |to, row| {
+        if row.first_capture <= to + 1 { to.max(row.last_capture.min(most)) } else { to }
+    })
 }
 
 async fn remove_captures(
     tx: &mut SqliteConnection,
     customer_id: &str,
-    from: i64,
-    step: &Step,
+    (from, to): (i64, i64),
 ) -> Result<u64, StoreError> {
     const MESSAGES_OF: &str = "
         SELECT count(DISTINCT message_id) FROM capture
@@ -202,63 +200,48 @@ async fn remove_captures(
         FROM (SELECT message_id, sum(amount) AS amount FROM capture
               WHERE customer_id = ?1 AND number > ?2 AND number <= ?3 GROUP BY message_id) AS c
         WHERE message.message_id = c.message_id";
-    // Void entries cover captures that others cover, and add up like them.
     const KEEP_OF_ENTRIES: &str = "
         UPDATE entry SET closed = closed + (SELECT coalesce(sum(c.amount), 0) FROM capture c
             WHERE c.customer_id = ?1 AND c.number > ?2 AND c.number <= ?3
               AND c.number BETWEEN entry.first_capture AND entry.last_capture)
-        WHERE customer_id = ?1 AND kind = 'debit' AND first_capture <= ?3 AND last_capture > ?2";
+        WHERE customer_id = ?1 AND kind = 'debit' AND state = 'done' AND first_capture <= ?3
+          AND last_capture > ?2";
     const DELETE: &str = "DELETE FROM capture WHERE customer_id = ?1 AND number > ?2 AND number <= ?3";
-    let range = |sql: &'static str| sqlx::query(sql).bind(customer_id).bind(from).bind(step.reach);
-    let messages: u32 = sqlx::query_scalar(MESSAGES_OF)
-        .bind(customer_id)
-        .bind(from)
-        .bind(step.reach)
-        .fetch_one(&mut *tx)
-        .await?;
+    // Compare-and-set: nothing leaves twice, and nothing that was not entered.
+    const MOVE: &str = "
+        UPDATE account SET closed_capture = ?3
+        WHERE customer_id = ?1 AND closed_capture = ?2 AND last_entered >= ?3";
+    let range = |sql: &'static str| sqlx::query(sql).bind(customer_id).bind(from).bind(to);
+    let count = usize::try_from(to - from).unwrap_or(0);
+    let messages: u32 =
+        sqlx::query_scalar(MESSAGES_OF).bind(customer_id).bind(from).bind(to).fetch_one(&mut *tx).await?;
     let done = range(KEEP).execute(&mut *tx).await?;
     changed("captured credits of messages", done.rows_affected(), usize::try_from(messages).unwrap_or(0))?;
     range(KEEP_OF_ENTRIES).execute(&mut *tx).await?;
-    let done = range(DELETE).execute(tx).await?;
-    changed("captures", done.rows_affected(), usize::try_from(step.reach - from).unwrap_or(0))?;
+    changed("captures", range(DELETE).execute(&mut *tx).await?.rows_affected(), count)?;
+    let done = range(MOVE).execute(tx).await?;
+    changed("last capture that left", done.rows_affected(), 1)?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+async fn remove_entries(tx: &mut SqliteConnection, leaving: &[String]) -> Result<u64, StoreError> {
+    const CUSTOMERS: &str = "
+        SELECT count(DISTINCT customer_id) FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1))";
+    const KEEP: &str = "
+        UPDATE account SET closed_settled = closed_settled + e.amount
+        FROM (SELECT customer_id, sum(CASE state WHEN 'done' THEN amount ELSE 0 END) AS amount FROM entry
+              WHERE entry_id IN (SELECT value FROM json_each(?1)) GROUP BY customer_id) AS e
+        WHERE account.customer_id = e.customer_id";
+    const DELETE: &str = "
+        DELETE FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1))
+            AND (state = 'void' OR (state = 'done' AND closed = amount))";
+    let names = json(&leaving)?;
+    let customers: u32 = sqlx::query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
+    let done = sqlx::query(KEEP).bind(&names).execute(&mut *tx).await?;
+    changed("settled sums", done.rows_affected(), usize::try_from(customers).unwrap_or(0))?;
+    let done = sqlx::query(DELETE).bind(&names).execute(tx).await?;
+    changed("entries", done.rows_affected(), leaving.len())?;
     Ok(done.rows_affected())
-}
-
-async fn remove_entries(
-    tx: &mut SqliteConnection,
-    customer_id: &str,
-    cutoff: Timestamp,
-    step: &Step,
-) -> Result<(), StoreError> {
-    const SETTLED: &str = "
-        DELETE FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1)) AND state = 'done'";
-    const VOID: &str = "
-        DELETE FROM entry WHERE customer_id = ?1 AND kind = 'debit' AND state = 'void'
-            AND first_capture <= ?2 AND last_capture <= ?2 AND closed_at <= ?3";
-    let done = sqlx::query(SETTLED).bind(json(&step.gone)?).execute(&mut *tx).await?;
-    changed("entries", done.rows_affected(), step.gone.len())?;
-    sqlx::query(VOID).bind(customer_id).bind(step.reach).bind(millis(cutoff)).execute(tx).await?;
-    Ok(())
-}
-
-async fn move_on(
-    tx: &mut SqliteConnection,
-    customer_id: &str,
-    from: i64,
-    step: &Step,
-) -> Result<(), StoreError> {
-    // Compare-and-set: nothing leaves twice, and nothing that was not entered.
-    const MOVE: &str = "
-        UPDATE account SET closed_capture = ?3, closed_settled = closed_settled + ?4
-        WHERE customer_id = ?1 AND closed_capture = ?2 AND last_entered >= ?3";
-    let done = sqlx::query(MOVE)
-        .bind(customer_id)
-        .bind(from)
-        .bind(step.reach)
-        .bind(step.settled)
-        .execute(tx)
-        .await?;
-    changed("account of captures", done.rows_affected(), 1)
 }
 
 async fn remove_messages(
@@ -303,34 +286,26 @@ async fn remove_messages(
 mod tests {
     use super::*;
 
-    fn row(name: &str, (first_capture, last_capture): (i64, i64), is_old: bool) -> EntryRow {
-        let amount = last_capture - first_capture + 1;
-        EntryRow { entry_id: name.to_owned(), first_capture, last_capture, amount, is_old }
+    fn row((first_capture, last_capture): (i64, i64), is_old: bool) -> EntryRow {
+        EntryRow { first_capture, last_capture, is_old }
     }
 
     #[test]
     fn a_step_goes_as_far_as_old_settled_entries_do() {
         let from = 1_000;
         let end = from + CAPTURES;
-        // From, entries; reach, those that leave, what they settled.
         let table = [
-            (0, vec![], (0, "", 0)),
-            (0, vec![row("a", (1, 3), true), row("b", (4, 4), true)], (4, "ab", 4)),
-            (0, vec![row("a", (1, 3), true), row("b", (4, 4), false)], (3, "a", 3)),
-            (0, vec![row("a", (1, 3), true), row("b", (5, 5), true)], (3, "a", 3)),
-            (0, vec![row("a", (1, 3), false), row("b", (4, 4), true)], (0, "", 0)),
-            (from, vec![row("a", (from + 1, end + 7), true)], (end, "", 0)),
-            (end, vec![row("a", (from + 1, end + 7), true)], (end + 7, "a", CAPTURES + 7)),
-            (
-                from,
-                vec![row("a", (from + 1, end), true), row("b", (end + 1, end + 1), true)],
-                (end, "a", CAPTURES),
-            ),
+            (0, vec![], 0),
+            (0, vec![row((1, 3), true), row((4, 4), true)], 4),
+            (0, vec![row((1, 3), true), row((4, 4), false), row((5, 5), true)], 3),
+            (0, vec![row((1, 3), true), row((5, 5), true)], 3),
+            (0, vec![row((1, 3), false), row((4, 4), true)], 0),
+            (from, vec![row((from + 1, end + 7), true)], end),
+            (end, vec![row((from + 1, end + 7), true)], end + 7),
+            (from, vec![row((from + 1, end), true), row((end + 1, end + 1), true)], end),
         ];
-        for (from, rows, (reach, gone, settled)) in table {
-            let step = Step::of(&rows, from);
-            let want = Step { reach, gone: gone.chars().map(String::from).collect(), settled };
-            assert_eq!(step, want, "{from} {rows:?}");
+        for (from, rows, want) in table {
+            assert_eq!(reach(&rows, from), want, "{from} {rows:?}");
         }
     }
 }

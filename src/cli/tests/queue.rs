@@ -60,6 +60,7 @@ async fn message(store: &Store, name: &str, news: Option<News>) {
         lifetime: Duration::from_secs(3600),
         parts: vec![NewPart { road: Road::Smtp, recipients: to.to_vec(), request_hash: None }],
         lease_until: Some(now() + Duration::from_secs(30)),
+        keyed: None,
     };
     store.accept(acceptance).await.unwrap();
     if let Some(news) = news {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::domain::credential::Secret;
-use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::domain::decision::Choice;
+use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::domain::ids::Username;
 use crate::domain::sender::SenderPattern;
 use crate::store::customer::Credential;
@@ -33,8 +33,7 @@ async fn lived_in() -> (Store, Directory) {
     owe(&store, &ann).await;
     let keyed =
         Keyed { key: IdempotencyKey::parse("k").unwrap(), fingerprint: Fingerprinting::of("test").end() };
-    accepted(&store, Acceptance { keyed: Some(keyed), ..message(&ann, &["a@y.example"]) }).await;
-    let waiting = Acceptance { lease_until: None, ..message(&ann, &["a@y.example"]) };
+    let waiting = Acceptance { keyed: Some(keyed), lease_until: None, ..message(&ann, &["a@y.example"]) };
     let waiting = accepted(&store, waiting).await;
     let lifetime = Duration::from_secs(1);
     let (choice, via) = (Choice::Retry, Via::Command);

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::decision::Choice;
+use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::store::audit::findings;
 use crate::store::entry::{Entry, Settled};
 use crate::store::operator::{DecisionError, Order, Via};
@@ -33,6 +34,9 @@ async fn sweep(store: &Store, second: i64) -> (u64, u64) {
         if count == 0 {
             break;
         }
+    }
+    while store.close_entries(at(second)).await.unwrap() > 0 {
+        assert_audit(store).await;
     }
     let mut after = None;
     loop {
@@ -140,6 +144,7 @@ async fn a_long_entry_leaves_in_steps_and_the_oldest_first() {
     owe(&store, &bob).await;
     settle(&store, &bob, 3).await;
     assert_eq!(store.close_captures(at(2)).await.unwrap(), 500);
+    assert_eq!(store.close_entries(at(2)).await.unwrap(), 0, "most of it is still there");
     assert_eq!(
         count(&store, "SELECT closed FROM entry WHERE state = 'done' AND customer_id = 'ann'").await,
         500
@@ -150,9 +155,13 @@ async fn a_long_entry_leaves_in_steps_and_the_oldest_first() {
     assert_audit(&store).await;
     let (captures, messages) = sweep(&store, 2).await;
     assert_eq!((captures, messages + some.count), (703, 1_203));
-    assert_eq!(count(&store, "SELECT count(*) FROM entry").await, 1, "bob's is younger");
+    assert_eq!(
+        count(&store, "SELECT count(*) FROM entry").await,
+        1,
+        "bob's is younger, the void one has gone"
+    );
     assert_eq!(sweep(&store, 3).await, (1, 1));
-    assert_eq!(count(&store, "SELECT count(*) FROM entry").await, 0, "the void one too");
+    assert_eq!(count(&store, "SELECT count(*) FROM entry").await, 0);
     assert_eq!(closed(&store, &ann).await, (1_203, 1_203, 0, 1_203));
 }
 
@@ -285,6 +294,7 @@ enum Step {
     Settled,
     Voided,
     CapturesLeave,
+    EntriesLeave,
     MessagesLeave,
 }
 
@@ -299,6 +309,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Settled),
         1 => Just(Step::Voided),
         2 => Just(Step::CapturesLeave),
+        1 => Just(Step::EntriesLeave),
         2 => Just(Step::MessagesLeave),
     ]
 }
@@ -356,6 +367,7 @@ impl Life {
                 self.store.void_entry(&entry, "no", at(71)).await.unwrap();
             }
             Step::CapturesLeave => drop(self.store.close_captures(at(OLD)).await.unwrap()),
+            Step::EntriesLeave => drop(self.store.close_entries(at(OLD)).await.unwrap()),
             Step::MessagesLeave => drop(self.store.close_messages(at(OLD), None).await.unwrap()),
         }
     }
@@ -416,4 +428,39 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn entries_may_stay_longer_than_what_they_settled() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    for second in [1, 2] {
+        owe(&store, &ann).await;
+        settle(&store, &ann, second).await;
+    }
+    assert_eq!(store.close_captures(at(OLD)).await.unwrap(), 2);
+    assert_eq!(store.close_messages(at(OLD), None).await.unwrap().count, 2);
+    assert_audit(&store).await;
+    assert_eq!(closed(&store, &ann).await, (2, 2, 0, 0));
+    owe(&store, &ann).await;
+    settle(&store, &ann, 3).await;
+    assert_eq!(store.close_entries(at(1)).await.unwrap(), 1);
+    assert_audit(&store).await;
+    assert_eq!(store.close_entries(at(OLD)).await.unwrap(), 1, "the third has a capture");
+    assert_audit(&store).await;
+    assert_eq!(closed(&store, &ann).await, (2, 2, 0, 2));
+}
+
+#[tokio::test]
+async fn p3_a_message_whose_submission_may_be_retried_stays_until_its_key_is_gone() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    let key = IdempotencyKey::parse("k").unwrap();
+    let keyed = Some(Keyed { key, fingerprint: Fingerprinting::of("test").end() });
+    let message = accepted(&store, Acceptance { keyed, ..message(&ann, &[A]) }).await;
+    store.report(report(&message, 1, answered(&[A], &[]))).await.unwrap();
+    settle(&store, &ann, 2).await;
+    assert_eq!(sweep(&store, OLD).await, (1, 0));
+    assert_eq!(store.sweep_keys(at(OLD), 9).await.unwrap(), 1);
+    assert_eq!(sweep(&store, OLD).await, (0, 1));
 }

@@ -20,8 +20,9 @@ ALTER TABLE message ADD COLUMN closed INTEGER NOT NULL DEFAULT 0 CHECK (closed >
 -- Of this entry's amount: what its captures that are gone came to.
 ALTER TABLE entry ADD COLUMN closed INTEGER NOT NULL DEFAULT 0 CHECK (closed >= 0);
 
--- Entries leave from the oldest on, those of one customer in the order of their captures.
+-- Settled entries with captures that have not left, and what is closed, from the oldest on.
 CREATE INDEX entry_range ON entry (customer_id, first_capture);
+CREATE INDEX entry_settled ON entry (closed_at) WHERE kind = 'debit' AND state = 'done' AND closed < amount;
 CREATE INDEX entry_closed ON entry (closed_at) WHERE state <> 'open';
 CREATE INDEX webhook_received ON webhook (received_at);
 CREATE INDEX checkout_created ON checkout (created_at);
