@@ -243,7 +243,7 @@ async fn p3_the_audit_catches_a_lie_about_what_has_left() {
     for (table, lie) in LIES {
         execute(&store, "SAVEPOINT before").await.unwrap();
         assert!(execute(&store, lie).await.unwrap() > 0, "{lie}");
-        let found = findings(&mut store.writer.lock().await.connection).await.unwrap();
+        let found = findings(store.writer.lock().await.connection()).await.unwrap();
         assert!(found.iter().any(|finding| finding.table == *table), "{lie}: {found:?}");
         execute(&store, "ROLLBACK TO before").await.unwrap();
         execute(&store, "RELEASE before").await.unwrap();
@@ -271,7 +271,7 @@ async fn p3_when_nothing_is_left_the_sums_alone_are_held_against_each_other() {
     ] {
         execute(&store, "SAVEPOINT before").await.unwrap();
         execute(&store, lie).await.unwrap();
-        let found = findings(&mut store.writer.lock().await.connection).await.unwrap();
+        let found = findings(store.writer.lock().await.connection()).await.unwrap();
         assert!(found.iter().any(|finding| finding.table == "account"), "{lie}: {found:?}");
         execute(&store, "ROLLBACK TO before").await.unwrap();
         execute(&store, "RELEASE before").await.unwrap();
