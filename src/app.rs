@@ -42,6 +42,7 @@ use crate::smtp::listener::Front;
 use crate::store::customer::{ChangeError, Credential};
 use crate::store::{self, Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
+use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::Upstreams;
@@ -333,6 +334,8 @@ async fn start_back(
     delivery.start(handed).await?;
     billing.start();
     tasks.spawn(submission.clone().sweep_keys(stop.clone()));
+    let keep = Sweep::keep(&config.queue);
+    tasks.spawn(Sweep { store: store.clone(), clock: Clock::system(), keep, stop: stop.clone() }.run());
     Ok(Back { store, metrics, dodo, billing, submission })
 }
 
@@ -398,6 +401,7 @@ fn http_settings(
         },
         max_message_bytes: config.smtp.max_message_bytes,
         max_recipients: config.smtp.max_recipients,
+        lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
         serves_metrics: config.http.metrics_listen.is_none(),
         is_sandbox,
     })

@@ -14,6 +14,7 @@ mod credential;
 mod customer;
 mod entry;
 mod print;
+mod queue;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -99,6 +100,8 @@ pub enum Errand {
     Sender(sender::SenderArgs),
     /// List and decide ledger entries of which nobody knows whether Dodo applied them
     Entry(entry::EntryArgs),
+    /// List and show what waits to be sent, send it now or give it up
+    Queue(queue::QueueArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
     Audit(audit::AuditArgs),
 }
@@ -119,6 +122,8 @@ pub struct Place<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The time.
     pub clock: Clock,
+    /// Asks the person at the terminal yes or no; `None`: nobody sits there.
+    pub ask: &'a (dyn Fn(&str) -> Option<bool> + Sync),
 }
 
 /// What an errand has to say, and whether all is well.
@@ -138,6 +143,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
         Errand::Entry(args) => entry::run(args, &Desk::open(place).await?).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
+        Errand::Queue(args) => queue::run(args, place).await,
         Errand::Sender(args) => sender::run(args, &Desk::open(place).await?).await,
     }
 }

@@ -42,6 +42,7 @@
 //! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
+//! | [`sweep`] | when old rows leave; the store says which | anything but the store |
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
@@ -96,6 +97,11 @@
 //!   composed when the message is accepted.
 //! - **Hostile octets meet only pure code**: what parses has no socket, no clock and
 //!   no store, and is bounded in every direction.
+//! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
+//!   a message only when it is final and none of its captures is left; the audit
+//!   proves what is left and what has left together.
+//! - **What the upstream may have is given up by nobody but the operator**, who was
+//!   told the risk; the decision is kept with the message ([`domain::decision`]).
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
 //! - **Every task has an owner** ([`app`]'s two trackers) and hears a stop.
 //! - **Deliberately absent**: statics with state, unsafe code, an open relay in any
@@ -139,6 +145,7 @@ pub mod sandbox;
 pub mod smtp;
 pub mod store;
 pub mod submission;
+pub mod sweep;
 pub mod telemetry;
 pub mod throttle;
 pub mod tls;

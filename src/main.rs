@@ -1,6 +1,6 @@
 //! Arguments in, exit code out: 0 done, 1 not done or something is wrong, 2 bad usage.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -38,7 +38,7 @@ async fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Errand(errand) => {
-            let place = Place { config_path, environment: &environment, clock: Clock::system() };
+            let place = Place { config_path, environment: &environment, clock: Clock::system(), ask: &ask };
             run_errand(errand, &place).await
         }
     }
@@ -57,6 +57,17 @@ fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
+}
+
+/// Asks the person at the terminal, if there is one; anything but yes is no.
+fn ask(question: &str) -> Option<bool> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return None;
+    }
+    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let _ = io::stdin().read_line(&mut answer);
+    Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// Where stderr is gone too, nobody is left to tell.

@@ -1,6 +1,9 @@
 //! The commands as an operator types them, against a database in a fresh directory.
 
+mod queue;
+
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::CommandFactory;
@@ -15,6 +18,10 @@ static DIRECTORIES: AtomicU32 = AtomicU32::new(0);
 pub(super) struct Office {
     pub(super) directory: PathBuf,
     pub(super) config_path: PathBuf,
+    /// What the person at the terminal says to every question; `None`: nobody is there.
+    says: Mutex<Option<bool>>,
+    /// What was asked.
+    asked: Mutex<Vec<String>>,
 }
 
 impl Office {
@@ -27,7 +34,12 @@ impl Office {
         let config_path = directory.join("postmeter.toml");
         let data_dir = directory.join("data");
         std::fs::write(&config_path, format!("data_dir = {data_dir:?}\n{config}")).unwrap();
-        Self { directory, config_path }
+        Self { directory, config_path, says: Mutex::new(None), asked: Mutex::new(Vec::new()) }
+    }
+
+    fn answers(&self, question: &str) -> Option<bool> {
+        self.asked.lock().unwrap().push(question.to_owned());
+        *self.says.lock().unwrap()
     }
 
     async fn run(&self, typed: &str) -> anyhow::Result<Printout> {
@@ -40,7 +52,8 @@ impl Office {
         environment: &(dyn Fn(&str) -> Option<String> + Sync),
     ) -> anyhow::Result<Printout> {
         let clock = Clock::manual("2026-11-22T10:00:00Z".parse().unwrap());
-        let place = Place { config_path: Some(&self.config_path), environment, clock };
+        let ask = |question: &str| self.answers(question);
+        let place = Place { config_path: Some(&self.config_path), environment, clock, ask: &ask };
         match parse(typed).unwrap().command {
             Command::Errand(errand) => run(errand, &place).await,
             other => panic!("{other:?} is not an errand"),
@@ -77,7 +90,7 @@ fn parse(typed: &str) -> Result<CommandLine, clap::Error> {
 fn the_command_line_is_sound_and_its_help_lists_the_commands() {
     CommandLine::command().debug_assert();
     let help = CommandLine::command().render_long_help().to_string();
-    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "entry", "audit"] {
+    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "entry", "queue", "audit"] {
         assert!(help.contains(&format!("\n  {name} ")), "{name} in {help}");
     }
     assert!(help.contains("--config <FILE>") && help.contains("--log-format"), "{help}");
@@ -109,6 +122,12 @@ fn what_operators_type_is_understood() {
         "entry list --json",
         "entry settle entry-1",
         "entry void entry-1 --json",
+        "queue list --state held --customer cus_1 --limit 7 --json",
+        "queue show 01a",
+        "queue retry 01a --yes",
+        "queue retry --all",
+        "queue retry --all --held --yes",
+        "queue cancel 01a --yes",
     ] {
         assert!(parse(typed).is_ok(), "{typed}");
     }
@@ -126,6 +145,13 @@ fn what_makes_no_sense_is_refused_with_exit_code_2() {
         ("customer suspend cus_1", "--reason"),
         ("customer suspend cus_1 --reason ~", "it is empty"),
         ("credential create", "--customer"),
+        ("queue list --state sent", "[possible values: held, sending, queued]"),
+        ("queue list --limit 0", "0 is not in 1..=1000"),
+        ("queue retry", "MESSAGE|--all"),
+        ("queue retry 01a --all", "cannot be used with"),
+        ("queue retry 01a --held", "--all"),
+        ("queue cancel --all", "unexpected argument"),
+        ("queue cancel a/b", "not a valid message id"),
         ("sender allow cus_1 *", "senders.policy"),
         ("sender allow cus_1 a..b", "user@example.com, example.com or *.example.com"),
     ] {

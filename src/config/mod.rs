@@ -222,6 +222,8 @@ pub struct Queue {
     pub lifetime_h: u64,
     /// How long a worker may be silent about a part.
     pub lease_s: u64,
+    /// How long the row of a message stays in the log after its end, in days; 0: until it is settled.
+    pub keep_log_days: u64,
 }
 
 impl Config {

@@ -165,6 +165,7 @@ fn senseless_values_are_told_with_line_and_key() {
             "queue.retry_min_s: is 20000; must not be more than retry_max_s (14400)",
         ),
         ("[queue]\nlifetime_h = 1000000", "queue.lifetime_h: is 1000000; must be at most 87600"),
+        ("[queue]\nkeep_log_days = 3651", "queue.keep_log_days: is 3651; must be at most 3650"),
         ("[queue]\nlease_s = 1", "queue.lease_s: is 1; must be at least 2"),
     ];
     assert_told(&table);

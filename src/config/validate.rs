@@ -165,5 +165,6 @@ impl Findings {
         self.one_to(MOST_HOURS, "queue.lifetime_h", queue.lifetime_h);
         self.at_least("queue.lease_s", queue.lease_s, LEAST_LEASE_S);
         self.at_most("queue.lease_s", queue.lease_s, MOST_SECONDS);
+        self.at_most("queue.keep_log_days", queue.keep_log_days, MOST_HOURS / 24);
     }
 }

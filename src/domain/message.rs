@@ -12,6 +12,9 @@
 //!                                                            └ Sent (late news) → Sent
 //! ```
 //!
+//! `Hasten` makes a part that waits due at once, and changes nothing else. What the
+//! operator may decide about a whole message is in [`super::decision`].
+//!
 //! `Retry`, `Failed` and `Hold` speak for one attempt and need it to be the
 //! current one; `Sent` is news of something that happened in the world, so it
 //! wins from any attempt of a part that is not final. SQL does the same steps as
@@ -105,10 +108,18 @@ pub enum PartStep {
     Expire,
     /// The operator gives it up.
     Cancel,
+    /// The operator does not want to wait until a queued part is due.
+    Hasten {
+        /// Now.
+        now: Timestamp,
+    },
     /// The operator has a held part sent again.
     Resume {
         /// Now.
         now: Timestamp,
+        /// Attempts made so far: no number is used twice, or a late attempt could
+        /// speak for a new one.
+        attempt: u32,
     },
 }
 
@@ -139,7 +150,10 @@ impl PartState {
                 Some(Self::Held)
             }
             (Self::Held, S::Cancel) => Some(Self::Failed),
-            (Self::Held, S::Resume { now }) => Some(Self::Queued { due: now, attempt: 0 }),
+            (Self::Held, S::Resume { now, attempt }) => Some(Self::Queued { due: now, attempt }),
+            (Self::Queued { due, attempt }, S::Hasten { now }) => {
+                Some(Self::Queued { due: now.min(*due), attempt: *attempt })
+            }
             (state, S::Sent) if !state.is_final() => Some(Self::Sent),
             _ => None,
         }
@@ -244,7 +258,9 @@ mod tests {
             (PartStep::Hold { attempt: 2 }, [None, Some(PartState::Held), None, None, None]),
             (PartStep::Expire, [failed.clone(), None, None, None, None]),
             (PartStep::Cancel, [failed.clone(), None, None, None, failed]),
-            (PartStep::Resume { now: at(70) }, [None, None, None, None, queued(70, 0)]),
+            (PartStep::Hasten { now: at(3) }, [queued(3, 1), None, None, None, None]),
+            (PartStep::Hasten { now: at(9) }, [queued(5, 1), None, None, None, None]),
+            (PartStep::Resume { now: at(70), attempt: 4 }, [None, None, None, None, queued(70, 4)]),
         ];
         for (step, wants) in table {
             for (state, want) in states().iter().zip(wants) {

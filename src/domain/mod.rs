@@ -11,6 +11,7 @@ pub mod answer;
 pub mod arrival;
 pub mod credential;
 pub mod credits;
+pub mod decision;
 pub mod digest;
 pub mod envelope;
 pub mod idempotency;

@@ -74,6 +74,21 @@ impl FromRequestParts<Shared> for Customer {
     }
 }
 
+/// The operator, with the admin token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Operator;
+
+impl FromRequestParts<Shared> for Operator {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, HttpError> {
+        match Caller::from_request_parts(parts, site).await? {
+            Caller::Operator => Ok(Self),
+            Caller::Customer(_) => Err(HttpError::OperatorOnly),
+        }
+    }
+}
+
 /// What stands in the `Authorization` header.
 enum Presented {
     Basic(String, Secret),

@@ -84,6 +84,26 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
     }
 }
 
+/// A small JSON body that may be left out.
+#[derive(Debug)]
+pub(super) struct OptionalJson<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, _site: &Shared) -> Result<Self, HttpError> {
+        let is_json = is_type(request.headers(), JSON);
+        let bytes = read(request.into_body(), SMALL_BYTES, SMALL_WITHIN).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        if !is_json {
+            return Err(HttpError::WrongMediaType { wanted: JSON });
+        }
+        parse_json(&bytes).map(Self)
+    }
+}
+
 /// A form that one of our own pages sent.
 #[derive(Debug)]
 pub(super) struct FormBody<T>(pub(super) T);

@@ -16,9 +16,11 @@ use super::pages;
 use super::signature::SignatureError;
 use crate::billing::events::MalformedEvent;
 use crate::domain::credits::Credits;
+use crate::domain::decision::{Choice, NotNow};
 use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
 use crate::store::customer::ChangeError;
+use crate::store::operator::DecisionError;
 
 /// What a browser is asked for on the routes for programs (RFC 7617 §2.1).
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"Postmeter\", charset=\"UTF-8\"");
@@ -50,6 +52,8 @@ pub enum HttpError {
     NotFound(&'static str),
     /// It cannot be done as things stand.
     Conflict(&'static str),
+    /// What the operator wants cannot be done to this message now.
+    NotNow(Choice, NotNow),
     /// The body is larger than this route takes.
     BodyTooLarge {
         /// Octets.
@@ -108,6 +112,16 @@ impl From<ChangeError> for HttpError {
     }
 }
 
+impl From<DecisionError> for HttpError {
+    fn from(error: DecisionError) -> Self {
+        match error {
+            DecisionError::Store(error) => error.into(),
+            DecisionError::NoMessage(_) => Self::NotFound("message"),
+            DecisionError::NotNow(choice, why) => Self::NotNow(choice, why),
+        }
+    }
+}
+
 impl HttpError {
     /// The status, and the word for programs.
     pub fn face(&self) -> (StatusCode, &'static str) {
@@ -121,6 +135,10 @@ impl HttpError {
             Self::NoRoute | Self::NotFound(_) => (S::NOT_FOUND, "not_found"),
             Self::WrongMethod => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Conflict(_) => (S::CONFLICT, "conflict"),
+            Self::NotNow(_, NotNow::Final) => (S::CONFLICT, "already_final"),
+            Self::NotNow(_, NotNow::AttemptRunning) => (S::CONFLICT, "attempt_running"),
+            Self::NotNow(_, NotNow::OutcomeUnknown) => (S::CONFLICT, "outcome_unknown"),
+            Self::NotNow(_, NotNow::Unconfirmed) => (S::CONFLICT, "confirmation_needed"),
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large"),
             Self::BodyIncomplete => (S::REQUEST_TIMEOUT, "body_incomplete"),
             Self::WrongMediaType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -150,6 +168,7 @@ impl HttpError {
             Self::WrongMethod => "This route exists, for another method; the header Allow says which.".into(),
             Self::NotFound(what) => format!("There is no such {what}.").into(),
             Self::Conflict(text) => (*text).into(),
+            Self::NotNow(choice, why) => not_now_text(*choice, *why),
             Self::BodyTooLarge { limit_bytes } => {
                 format!("The request is too large: at most {limit_bytes} octets are taken here.").into()
             }
@@ -220,6 +239,26 @@ impl<E: Into<HttpError>> From<E> for PageError {
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         self.0.as_page(&pages::error(&self.0.text()))
+    }
+}
+
+fn not_now_text(choice: Choice, why: NotNow) -> Cow<'static, str> {
+    match why {
+        NotNow::Final => "Nothing of this message waits: it is final already.".into(),
+        NotNow::AttemptRunning => {
+            "An attempt of this message is under way and may end either way. Ask again when it has ended."
+                .into()
+        }
+        NotNow::OutcomeUnknown => {
+            "The last attempt of this message ended without an answer, so the upstream may \
+                                   have it. It is asked again by itself, or at once by a retry; cancel when \
+                                   there is an answer, or when it is held."
+                .into()
+        }
+        NotNow::Unconfirmed => {
+            format!("This message is held: {}. To take that risk send {{\"confirm\": true}}.", choice.risk())
+                .into()
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
         problems.push(json!({
             "what": "held",
             "parts": site.metrics.parts_held(),
-            "problem": "the outcome of these parts cannot be known; they are not sent again, and their credits stay on hold",
+            "problem": "the outcome of these parts cannot be known; they are not sent again, and their credits stay on hold; `postmeter queue list --state held` shows them",
         }));
     }
     if site.metrics.entries_doubtful() > 0 {

@@ -34,11 +34,10 @@ pub(super) struct MessageView {
 
 impl From<MessageLog> for MessageView {
     fn from(log: MessageLog) -> Self {
-        let attempts = log.parts.iter().map(|part| part.attempts).fold(0, u32::saturating_add);
-        let last_error = log.parts.iter().rev().find_map(|part| part.last_error.clone());
+        let last_error = log.last_error().map(str::to_owned);
         let credited = log.refunds.iter().filter(|refund| refund.state == "credited");
         let refunded = credited.map(|refund| refund.credits).sum();
-        Self { attempts, last_error, debit: log.captured, refunded, log }
+        Self { attempts: log.attempts(), last_error, debit: log.captured, refunded, log }
     }
 }
 

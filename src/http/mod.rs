@@ -17,6 +17,7 @@ mod listener;
 mod messages;
 mod pages;
 mod provision;
+mod queue;
 mod send;
 mod session;
 pub mod signature;
@@ -118,6 +119,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// `smtp.max_recipients`
     pub max_recipients: usize,
+    /// `queue.lifetime_h`
+    pub lifetime: Duration,
     /// Whether `/metrics` is served here, and not on an address of its own.
     pub serves_metrics: bool,
     /// Whether there is an inbox to link to.
@@ -184,6 +187,10 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/send", post(send::send))
         .route("/messages", get(messages::list))
         .route("/messages/{message_id}", get(messages::show))
+        .route("/queue", get(queue::list))
+        .route("/queue/{message_id}", get(queue::show))
+        .route("/queue/{message_id}/retry", post(queue::retry))
+        .route("/queue/{message_id}/cancel", post(queue::cancel))
         .route("/webhooks/dodo", post(webhooks::dodo))
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))

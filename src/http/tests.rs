@@ -3,6 +3,7 @@
 
 mod access;
 mod account;
+mod queue;
 mod sending;
 mod way_in;
 mod webhooks;
@@ -173,6 +174,7 @@ fn settings() -> Settings {
         },
         max_message_bytes: 90_000,
         max_recipients: 3,
+        lifetime: Duration::from_secs(3600),
         serves_metrics: true,
         is_sandbox: false,
     }

@@ -4,7 +4,9 @@
 //! Every check derives its truth from the finer rows (messages, captures,
 //! entries) and never from the sum that it checks. Each is one statement that
 //! returns the offenders; the whole audit sees one snapshot, so it is safe and
-//! true on a running system.
+//! true on a running system. Rows that have left count by the sums that they left
+//! behind: `closed` of the message and of the entry that a capture belonged to, and
+//! the `closed_…` columns of the account for whole messages and entries.
 
 use sqlx::{Connection, Row, SqliteConnection};
 
@@ -70,7 +72,7 @@ const CHECKS: &[Check] = &[
         "SELECT a.customer_id, abs(a.owed - coalesce(c.amount, 0) + coalesce(e.amount, 0)) FROM account a
          LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM capture GROUP BY customer_id) c
             ON c.customer_id = a.customer_id
-         LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM entry
+         LEFT JOIN (SELECT customer_id, sum(amount - closed) AS amount FROM entry
                     WHERE state = 'done' AND kind = 'debit' GROUP BY customer_id) e
             ON e.customer_id = a.customer_id
          WHERE a.owed <> coalesce(c.amount, 0) - coalesce(e.amount, 0)",
@@ -79,14 +81,29 @@ const CHECKS: &[Check] = &[
         "account",
         "last_capture is not the number of its last capture",
         "SELECT a.customer_id FROM account a WHERE a.last_capture <>
-            (SELECT coalesce(max(c.number), 0) FROM capture c WHERE c.customer_id = a.customer_id)",
+            (SELECT coalesce(max(c.number), a.closed_capture) FROM capture c WHERE c.customer_id = a.customer_id)",
     ),
     check(
         "account",
         "last_entered is not the last capture that an open or done entry covers",
         "SELECT a.customer_id FROM account a WHERE a.last_entered <>
-            (SELECT coalesce(max(e.last_capture), 0) FROM entry e
+            (SELECT coalesce(max(e.last_capture), a.closed_capture) FROM entry e
              WHERE e.customer_id = a.customer_id AND e.state IN ('open', 'done') AND e.kind = 'debit')",
+    ),
+    check(
+        "account",
+        // What messages say was captured and what entries say was settled, of the rows that have left.
+        "what has left it does not add up",
+        "SELECT a.customer_id FROM account a
+         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM message WHERE closed > 0 GROUP BY customer_id) m
+            ON m.customer_id = a.customer_id
+         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry
+                    WHERE state <> 'void' AND kind = 'debit' GROUP BY customer_id) e
+            ON e.customer_id = a.customer_id
+         WHERE a.closed_captured + coalesce(m.closed, 0) <> a.closed_settled + coalesce(e.closed, 0)
+            OR a.closed_price <> a.closed_captured + a.closed_released
+            OR a.closed_price < 0 OR a.closed_captured < 0 OR a.closed_released < 0
+            OR a.closed_capture > a.last_entered OR (a.closed_capture = 0 AND a.closed_settled <> 0)",
     ),
     check(
         "account",
@@ -157,9 +174,9 @@ const CHECKS: &[Check] = &[
     sums(
         "message",
         "captured is not the sum of its captures",
-        "SELECT m.message_id, abs(m.captured - coalesce(c.amount, 0)) FROM message m LEFT JOIN
+        "SELECT m.message_id, abs(m.captured - coalesce(c.amount, 0) - m.closed) FROM message m LEFT JOIN
             (SELECT message_id, sum(amount) AS amount FROM capture GROUP BY message_id) c
-            ON c.message_id = m.message_id WHERE m.captured <> coalesce(c.amount, 0)",
+            ON c.message_id = m.message_id WHERE m.captured <> coalesce(c.amount, 0) + m.closed",
     ),
     sums(
         "message",
@@ -244,16 +261,18 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "capture",
-        "the one before it is missing",
-        "SELECT c.customer_id || ' ' || c.number FROM capture c WHERE c.number > 1 AND NOT EXISTS
-            (SELECT 1 FROM capture b WHERE b.customer_id = c.customer_id AND b.number = c.number - 1)",
+        "the one before it is missing, or it has left already",
+        "SELECT c.customer_id || ' ' || c.number FROM capture c
+         LEFT JOIN account a ON a.customer_id = c.customer_id
+         WHERE c.number <= a.closed_capture OR (c.number > coalesce(a.closed_capture, 0) + 1 AND NOT EXISTS
+            (SELECT 1 FROM capture b WHERE b.customer_id = c.customer_id AND b.number = c.number - 1))",
     ),
     sums(
         "entry",
         // What a void entry covered may have been given back since.
         "its amount is not the sum of its captures",
         "SELECT entry_id, abs(amount - captured) FROM
-            (SELECT e.entry_id, e.amount, (SELECT coalesce(sum(c.amount), 0) FROM capture c
+            (SELECT e.entry_id, e.amount - e.closed AS amount, (SELECT coalesce(sum(c.amount), 0) FROM capture c
                 WHERE c.customer_id = e.customer_id
                   AND c.number BETWEEN e.first_capture AND e.last_capture) AS captured
              FROM entry e WHERE e.kind = 'debit' AND e.state <> 'void') s
@@ -278,12 +297,13 @@ const CHECKS: &[Check] = &[
     check(
         "entry",
         "it leaves captures out between it and the entry before it",
-        "SELECT entry_id FROM
-            (SELECT entry_id, first_capture, max(last_capture) OVER
+        "SELECT e.entry_id FROM
+            (SELECT entry_id, customer_id, first_capture, max(last_capture) OVER
                 (PARTITION BY customer_id ORDER BY first_capture, entry_id
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
-             FROM entry WHERE state <> 'void' AND kind = 'debit')
-         WHERE first_capture > coalesce(covered, 0) + 1",
+             FROM entry WHERE state <> 'void' AND kind = 'debit') AS e
+         LEFT JOIN account a ON a.customer_id = e.customer_id
+         WHERE e.first_capture > max(coalesce(e.covered, 0), coalesce(a.closed_capture, 0)) + 1",
     ),
     check(
         "entry",
@@ -323,7 +343,7 @@ const CHECKS: &[Check] = &[
     check(
         "entry",
         "its amount is not the sum of its refunds",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void' AND e.amount <>
+        "SELECT e.entry_id FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void' AND e.amount - e.closed <>
             (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id)",
     ),
     check(
@@ -340,10 +360,9 @@ const CHECKS: &[Check] = &[
         "refund",
         "its message is missing, another customer's, or counted in another unit",
         "SELECT r.message_id || ' ' || r.address FROM refund r LEFT JOIN message m ON m.message_id = r.message_id
-         WHERE CASE WHEN m.message_id IS NULL THEN r.state IN ('waiting', 'due')
-                    ELSE m.customer_id <> r.customer_id OR (m.unit = 'message') <> (r.address = '')
-                      OR (r.address <> '' AND NOT EXISTS (SELECT 1 FROM recipient p
-                          WHERE p.message_id = r.message_id AND p.address = r.address)) END",
+         WHERE m.message_id IS NULL OR m.customer_id <> r.customer_id OR (m.unit = 'message') <> (r.address = '')
+            OR (r.address <> '' AND NOT EXISTS (SELECT 1 FROM recipient p
+                WHERE p.message_id = r.message_id AND p.address = r.address))",
     ),
     check(
         "refund",
@@ -357,6 +376,13 @@ const CHECKS: &[Check] = &[
         "more is given back than was captured",
         "SELECT f.message_id FROM refund f JOIN message m ON m.message_id = f.message_id
          WHERE f.state IN ('due', 'credited') GROUP BY f.message_id HAVING sum(f.amount) > max(m.captured)",
+    ),
+    check(
+        "decision",
+        "it is about no message, says nothing known, or what was cancelled is not final",
+        "SELECT d.message_id || ' ' || d.number FROM decision d LEFT JOIN message m ON m.message_id = d.message_id
+         WHERE m.message_id IS NULL OR d.choice NOT IN ('retry', 'cancel') OR d.via NOT IN ('command', 'http')
+            OR d.held_parts < 0 OR (d.choice = 'cancel' AND m.final_at IS NULL)",
     ),
     check(
         "gate",

@@ -188,19 +188,14 @@ impl Store {
                    coalesce(decided_by, '') = 'operator' AS is_by_operator
             FROM entry WHERE customer_id = ?1 ORDER BY opened_at, entry_id";
         // Whatever was captured and is not owed any more was settled, its rows still there or not.
-        const SETTLED: &str = "
-            SELECT a.closed_captured - a.owed
-                   + (SELECT coalesce(sum(m.captured), 0) FROM message m WHERE m.customer_id = a.customer_id)
-            FROM account a WHERE a.customer_id = ?1";
+        const GONE: &str = "SELECT closed_settled FROM account WHERE customer_id = ?1";
         let mut reader = self.readers.acquire().await?;
         let mut tx = reader.begin().await?;
         let rows: Vec<BookedRow> = sqlx::query_as(ALL).bind(customer_id.as_str()).fetch_all(&mut *tx).await?;
-        let settled: Option<i64> =
-            sqlx::query_scalar(SETTLED).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
+        let gone: Option<i64> =
+            sqlx::query_scalar(GONE).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
         let entries = rows.into_iter().map(BookedRow::read).collect::<Result<Vec<_>, _>>()?;
-        let done = entries.iter().filter(|entry| !entry.is_credit && entry.state == Standing::Done);
-        let done = done.fold(0, |sum: i64, entry| sum.saturating_add(entry.amount.to_i64()));
-        Ok(Books { entries, gone: settled.unwrap_or(0).saturating_sub(done) })
+        Ok(Books { entries, gone: gone.unwrap_or(0) })
     }
 
     /// A doubtful entry stands in Dodo's ledger: the debt is paid. `None`: it is

@@ -13,7 +13,7 @@ use crate::domain::message::PartState;
 pub(super) struct PartNow {
     pub(super) state: PartState,
     /// Attempts so far; kept for the states that do not name them.
-    attempt: u32,
+    pub(super) attempt: u32,
     /// Recipients that are not final.
     pub(super) waiting: u32,
     pub(super) any_sent: bool,

@@ -90,10 +90,24 @@ pub struct PartLog {
     pub upstream_id: Option<String>,
     /// The last error.
     pub last_error: Option<String>,
+    /// Whether the last attempt ended without an answer, so that the upstream may have it.
+    pub unknown: bool,
+}
+
+impl MessageLog {
+    /// Attempts of all parts.
+    pub fn attempts(&self) -> u32 {
+        self.parts.iter().map(|part| part.attempts).fold(0, u32::saturating_add)
+    }
+
+    /// The last thing that went wrong.
+    pub fn last_error(&self) -> Option<&str> {
+        self.parts.iter().rev().find_map(|part| part.last_error.as_deref())
+    }
 }
 
 #[derive(sqlx::FromRow)]
-struct MessageRow {
+pub(super) struct MessageRow {
     message_id: String,
     customer_id: String,
     kind: String,
@@ -107,7 +121,7 @@ struct MessageRow {
     expires_at: i64,
 }
 
-type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>);
+type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool);
 type RecipientRow = (String, String, String, Option<String>, Option<String>, Option<i64>, Option<String>);
 type RefundRow = (String, String, i64, String, Option<String>, Option<String>);
 
@@ -145,10 +159,11 @@ impl Store {
         Ok(self.with_details(rows).await?.pop())
     }
 
-    async fn with_details(&self, rows: Vec<MessageRow>) -> Result<Vec<MessageLog>, StoreError> {
+    /// The messages of these rows with their parts and recipients.
+    pub(super) async fn with_details(&self, rows: Vec<MessageRow>) -> Result<Vec<MessageLog>, StoreError> {
         const PARTS: &str = "
             SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
-                   last_error
+                   last_error, unknown
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
             SELECT message_id, address, state, status, reply, bounced_at, bounce
@@ -221,7 +236,7 @@ fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> Ref
 }
 
 fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
-    let (_, road, state, attempts, _, due_at, upstream_id, last_error) = row;
+    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown) = row;
     Ok(PartLog {
         road: road.clone(),
         state: state.clone(),
@@ -229,5 +244,6 @@ fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
         due_at: due_at.map(timestamp).transpose()?,
         upstream_id: upstream_id.clone(),
         last_error: last_error.clone(),
+        unknown: *unknown,
     })
 }

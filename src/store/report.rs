@@ -190,7 +190,7 @@ impl Ledger {
     /// Turns holds into captures or releases. Unit = message: one capture at the
     /// first recipient that was sent, a release only when nobody got it. Unit =
     /// recipient: each by itself. Returns what was captured.
-    fn charge(&mut self, message_id: &str, newly_sent: i64, newly_failed: i64) -> i64 {
+    pub(super) fn charge(&mut self, message_id: &str, newly_sent: i64, newly_failed: i64) -> i64 {
         let Some(message) = self.messages.get_mut(message_id) else { return 0 };
         message.queued -= newly_sent + newly_failed;
         message.any_sent |= newly_sent > 0;
@@ -220,7 +220,7 @@ impl Ledger {
 impl PartNow {
     /// After a definite answer the next try is a new call under a new key; after
     /// an unknown one it is the same call under the same key.
-    fn settle_outcome(&mut self, unknown: bool) {
+    pub(super) fn settle_outcome(&mut self, unknown: bool) {
         self.unknown = unknown;
         if !unknown {
             self.key_no += 1;

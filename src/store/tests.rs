@@ -27,9 +27,11 @@ mod entries;
 mod histories;
 mod idempotency;
 mod opening;
+mod operator;
 mod queue;
 mod refunds;
 mod reports;
+mod retention;
 
 /// So many seconds after the beginning of these tests.
 fn at(seconds: i64) -> Timestamp {

@@ -10,12 +10,13 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 22] = [
+const HANDS: [(&str, &str); 24] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET owed = owed + 1 WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET last_capture = last_capture + 1 WHERE customer_id = 'cus_ann'"),
+    ("account", "UPDATE account SET closed_settled = closed_settled + 1 WHERE customer_id = 'cus_ann'"),
     ("credential", "UPDATE credential SET customer_id = 'cus_eve'"),
     ("sender", "UPDATE sender SET customer_id = 'cus_eve'"),
     ("message", "UPDATE message SET captured = 0 WHERE captured = 1"),
@@ -30,6 +31,7 @@ const HANDS: [(&str, &str); 22] = [
     ("entry", "UPDATE entry SET amount = amount + 1"),
     ("entry", "UPDATE entry SET decided_by = 'operator'"),
     ("idempotency_key", "UPDATE idempotency_key SET expires_at = 1"),
+    ("decision", "INSERT INTO decision VALUES ('other', 1, 1, 'retry', 'http', 0)"),
     ("gate", "INSERT INTO gate VALUES ('resend', 'because', 2, 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
     ("checkout", "UPDATE checkout SET state = 'paid' WHERE state = 'pending'"),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::credential::Secret;
+use crate::domain::decision::Choice;
 use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::domain::ids::Username;
 use crate::domain::sender::SenderPattern;
@@ -7,6 +8,7 @@ use crate::store::audit::Drift;
 use crate::store::customer::Credential;
 use crate::store::entry::Settled;
 use crate::store::gate::Gate;
+use crate::store::operator::{Order, Via};
 use crate::store::webhook::Webhook;
 
 /// A database with something in every table.
@@ -34,7 +36,13 @@ async fn lived_in() -> (Store, Directory) {
     owe(&store, &ann).await;
     let keyed =
         Keyed { key: IdempotencyKey::parse("k").unwrap(), fingerprint: Fingerprinting::of("test").end() };
-    accepted(&store, Acceptance { keyed: Some(keyed), ..message(&ann, &["a@y.example"]) }).await;
+    let waiting = Acceptance { keyed: Some(keyed), lease_until: None, ..message(&ann, &["a@y.example"]) };
+    let waiting = accepted(&store, waiting).await;
+    let lifetime = Duration::from_secs(1);
+    let (choice, via) = (Choice::Retry, Via::Command);
+    let order = Order { choice, is_confirmed: false, via, now: at(1), lifetime };
+    store.decide(&waiting.message_id, &order).await.unwrap();
+    store.lease(&first_part(&waiting), at(1), at(31)).await.unwrap().unwrap();
     let gate = Gate { road: Road::Smtp, reason: "x".to_owned(), since: at(0), try_again_at: at(9) };
     store.close_gate(&gate).await.unwrap();
     let webhook = Webhook {
@@ -114,6 +122,9 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("refund", "UPDATE recipient SET bounced_at = NULL"),
     ("message", "UPDATE refund SET state = 'capped' WHERE state = 'released'"),
     ("message", "UPDATE capture SET amount = 2 WHERE customer_id = 'bob'"),
+    ("decision", "UPDATE decision SET via = 'somebody'"),
+    ("decision", "UPDATE decision SET choice = 'cancel'"),
+    ("decision", "UPDATE decision SET message_id = 'x'"),
     ("gate", "UPDATE gate SET reason = ''"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),

@@ -295,7 +295,10 @@ impl Meter {
             self.serve();
         }
         self.drain();
-        let captured = self.number("SELECT coalesce(sum(captured), 0) FROM message");
+        let captured = self.number(
+            "SELECT (SELECT coalesce(sum(captured), 0) FROM message)
+                  + (SELECT coalesce(sum(closed_captured), 0) FROM account)",
+        );
         let customers: Vec<String> = self.read("SELECT customer_id FROM customer");
         let debited: u64 = customers.iter().map(|id| self.dodo().debited(id)).sum();
         assert_eq!(i64::try_from(debited).unwrap(), captured, "P3: debited at Dodo");

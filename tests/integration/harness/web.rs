@@ -98,6 +98,11 @@ impl Meter {
         ask(self.request(Method::GET, path).bearer_auth(ADMIN_TOKEN))
     }
 
+    /// What the operator is answered to a request with this JSON body.
+    pub(crate) fn post_as_operator(&self, path: &str, body: &Value) -> Answer {
+        ask(self.request(Method::POST, path).bearer_auth(ADMIN_TOKEN).json(body))
+    }
+
     /// `POST /send` by the customer.
     pub(crate) fn post_send(&self, message: &Value) -> Answer {
         ask(self.as_customer(Method::POST, "/send").json(message))

@@ -1,0 +1,132 @@
+//! The sweep: old rows leave in the background, a little at a time.
+//!
+//! It owns only when; which rows may leave, and what of them stays, is the store's.
+//! Between two steps it pauses, so that mail never waits for more than one of them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Queue;
+use crate::store::{Store, StoreError};
+
+/// Between two steps.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Between two rounds.
+const ROUND: Duration = Duration::from_secs(60);
+/// The same where rows leave as soon as they may.
+const QUICK_ROUND: Duration = Duration::from_secs(1);
+/// What names no person's mail is remembered for so long at least: entries, because
+/// what Dodo's ledger shows may be held against them; webhooks, because Dodo repeats
+/// what it could not deliver; checkouts, because a buyer may come back the next day.
+const LEAST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The sweep.
+#[derive(Debug)]
+pub struct Sweep {
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// How long rows stay after their end.
+    pub keep: Duration,
+    /// The soft stop.
+    pub stop: CancellationToken,
+}
+
+impl Sweep {
+    /// How long rows stay: `queue.keep_log_days`.
+    pub const fn keep(queue: &Queue) -> Duration {
+        Duration::from_secs(queue.keep_log_days.saturating_mul(24 * 3600))
+    }
+
+    /// Runs until the stop.
+    pub async fn run(self) {
+        let round = if self.keep.is_zero() { QUICK_ROUND } else { ROUND };
+        loop {
+            if let Err(error) = self.round().await {
+                tracing::error!(%error, "old rows could not be removed; they are tried again");
+            }
+            if !self.wait(round).await {
+                return;
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<(), StoreError> {
+        let (mut captures, mut messages) = (0, 0);
+        while let left @ 1.. = self.store.close_captures(self.before(self.keep)).await? {
+            captures += left;
+            if !self.wait(PAUSE).await {
+                return Ok(());
+            }
+        }
+        let mut after = None;
+        loop {
+            let closed = self.store.close_messages(self.before(self.keep), after.as_ref()).await?;
+            messages += closed.count;
+            after = closed.next;
+            if after.is_none() || !self.wait(PAUSE).await {
+                break;
+            }
+        }
+        if captures + messages > 0 {
+            tracing::debug!(captures, messages, "old rows have left; their sums stay");
+        }
+        let long_ago = self.before(self.keep.max(LEAST));
+        while self.store.close_entries(long_ago).await? + self.store.close_marks(long_ago).await? > 0 {
+            if !self.wait(PAUSE).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn before(&self, keep: Duration) -> Timestamp {
+        self.clock.now().checked_sub(keep).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// `false`: it is time to stop.
+    async fn wait(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::webhook::Webhook;
+    use crate::submission::stand_in::store;
+
+    #[tokio::test]
+    async fn rows_stay_for_as_long_as_the_configuration_says() {
+        let (store, _directory) = store().await;
+        let clock = Clock::manual("2026-11-22T10:00:00Z".parse().unwrap());
+        let (webhook_id, event_type) = ("msg_1".to_owned(), "credit.added".to_owned());
+        let webhook = Webhook { source: "dodo", webhook_id, event_type, customer_id: None };
+        store.webhook_handled(&webhook, clock.now()).await.unwrap();
+        let queue = Queue { keep_log_days: 9, ..Queue::default() };
+        for (days, is_there) in [(0, true), (8, true), (1, false)] {
+            clock.advance(Duration::from_secs(days * 24 * 3600));
+            let (keep, stop) = (Sweep::keep(&queue), CancellationToken::new());
+            let sweep = Sweep { store: store.clone(), clock: clock.clone(), keep, stop };
+            sweep.round().await.unwrap();
+            assert_eq!(store.is_webhook_handled("dodo", "msg_1").await.unwrap(), is_there, "{days}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_it() {
+        let (store, _directory) = store().await;
+        let stop = CancellationToken::new();
+        let sweep = Sweep { store, clock: Clock::system(), keep: Duration::ZERO, stop: stop.clone() };
+        let running = tokio::spawn(sweep.run());
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
+    }
+}
