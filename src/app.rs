@@ -25,6 +25,7 @@ use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
 use crate::clock::Clock;
 use crate::config::{Config, Secrets};
+use crate::crash::{CrashAt, CrashPoint};
 use crate::delivery::{self, Delivery};
 use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
@@ -55,12 +56,12 @@ const BACK_STOP: Duration = Duration::from_secs(12);
 const LOCK_FILE: &str = "postmeter.lock";
 
 /// Runs the real thing until it is told to stop.
-pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
+pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyhow::Result<()> {
     for warning in secrets.warnings() {
         tracing::warn!("{warning}");
     }
     let _lock = lock(&config.data_dir)?;
-    let store = open_store(&config, Maker::Serve).await?;
+    let store = open_store(&config, Maker::Serve, crash_at).await?;
     let sockets = Sockets::bind(&config).await?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
@@ -77,7 +78,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
         tracing::info!(path = %config.smtp.tls_cert.display(), "development certificate made");
     }
     let _lock = lock(&config.data_dir)?;
-    let (store, metrics) = open_store(&config, Maker::Sandbox).await?;
+    let (store, metrics) = open_store(&config, Maker::Sandbox, CrashAt::default()).await?;
     seed(&store).await?;
     let sockets = Sockets::bind(&config).await?;
     let base_url = format!("http://{}", sockets.http.local_addr()?);
@@ -161,14 +162,14 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn open_store(config: &Config, maker: Maker) -> anyhow::Result<(Store, Metrics)> {
+async fn open_store(config: &Config, maker: Maker, crash_at: CrashAt) -> anyhow::Result<(Store, Metrics)> {
     let metrics = Metrics::new();
     let settings = StoreSettings {
         data_dir: config.data_dir.clone(),
         maker,
         low_balance_credits: config.billing.low_balance_credits,
     };
-    Ok((Store::open(&settings, metrics.clone()).await?, metrics))
+    Ok((Store::open_with(&settings, metrics.clone(), crash_at).await?, metrics))
 }
 
 /// Everything that listens, bound before anything is started.
@@ -209,6 +210,7 @@ struct Running {
     smtp: Option<SocketAddr>,
     smtps: Option<SocketAddr>,
     http: SocketAddr,
+    store: Store,
     billing: Billing,
     front: (TaskTracker, CancellationToken),
     back: (TaskTracker, CancellationToken),
@@ -248,7 +250,7 @@ impl Running {
             let pages = http::metrics_router(metrics.clone());
             front.0.spawn(http::serve(listener, pages, metrics, front.1.clone()));
         }
-        Ok(Self { smtp, smtps, http, billing: rooms.billing, front, back })
+        Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, front, back })
     }
 
     fn ready_line(&self) -> String {
@@ -260,6 +262,7 @@ impl Running {
     async fn stop(self) {
         tracing::info!("stopping: what is in hand is finished first");
         finish("clients", self.front, FRONT_STOP).await;
+        self.store.pass(CrashPoint::FrontStopped);
         finish("attempts and entries", self.back, BACK_STOP).await;
         tracing::info!("stopped");
     }
@@ -329,6 +332,7 @@ async fn start_back(
     let submission = Submission::new(config, tools);
     delivery.start(handed).await?;
     billing.start();
+    tasks.spawn(submission.clone().sweep_keys(stop.clone()));
     Ok(Back { store, metrics, dodo, billing, submission })
 }
 

@@ -45,7 +45,7 @@
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
-//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`random`], [`throttle`] | one thing each, as named | |
+//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`random`], [`throttle`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
 //! `store`, `upstream`, `mime` → `domain`; `delivery` stands beside `submission` and
@@ -65,6 +65,9 @@
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
+//! - **An idempotency key stands for one acceptance:** it is written in that
+//!   transaction and read in every one that decides about it; a retry gets the
+//!   first answer, and a refusal leaves no trace.
 //! - **The ledger line is the message row:** `price = captured + released + still held`.
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.
@@ -95,19 +98,30 @@
 //!
 //! # Crashes
 //!
+//! Every gap between two steps that outlive the process has a name in [`crash`]; in
+//! debug builds a test can have the process killed there, and one does so at each.
+//!
 //! | killed | what is there after the restart |
 //! |---|---|
-//! | before the commit of an acceptance | nothing; the client got no 250 and keeps the mail |
-//! | after it | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
-//! | while a part is being sent | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again |
-//! | after the report's commit | the capture; the settler finds what is owed |
-//! | while an entry is posted | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
+//! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
+//! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
+//! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again |
+//! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part |
+//! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
+//! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
+//! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
+//! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
+//! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |
+//! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
+//! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
+//! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 
 pub mod app;
 pub mod billing;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod delivery;
 pub mod domain;
 pub mod handover;

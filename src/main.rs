@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use postmeter::cli::{self, Command, CommandLine, Errand, Place};
 use postmeter::clock::Clock;
+use postmeter::crash::{self, CrashAt};
 use postmeter::{app, telemetry};
 
 fn main() -> ExitCode {
@@ -32,7 +33,8 @@ async fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         }
         Command::Serve => {
             let (config, secrets) = cli::serve_settings(config_path, environment)?;
-            app::serve(config, secrets).await?;
+            let crash_at = CrashAt::parse(environment(crash::VARIABLE).as_deref())?;
+            app::serve(config, secrets, crash_at).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Errand(errand) => {

@@ -105,6 +105,7 @@ impl Routing {
             accepted_at: mail.now,
             lifetime: self.lifetime,
             lease_until: None,
+            keyed: None,
         })
     }
 }

@@ -5,7 +5,12 @@
 //! transaction, handed to delivery. `Ok` from [`Submission::submit`] means that the
 //! message is on disk and its credits are held. What this room must not know:
 //! replies and status codes, SQL, Dodo's or Resend's wire formats.
+//!
+//! Where each recipient costs a credit, MAIL's answer says how many it found, and
+//! RCPT asks again only beyond them. A submission that is retried under a key is
+//! answered as the first time (`retried`).
 
+mod retried;
 #[cfg(test)]
 pub(crate) mod stand_in;
 
@@ -19,11 +24,13 @@ use tokio_util::task::TaskTracker;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::crash::CrashPoint;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
 use crate::domain::credential::{Secret, SecretHash};
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
+use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::{SenderPattern, SenderPolicy};
@@ -89,6 +96,19 @@ pub struct SignedIn {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Begun {
     senders: Vec<SenderPattern>,
+    /// What was available, where each recipient costs a credit.
+    available: Option<Credits>,
+}
+
+/// What was available when it was asked again, since MAIL's answer was used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Covered(Credits);
+
+impl Begun {
+    /// Remembers what was found.
+    pub fn covers(&mut self, Covered(available): Covered) {
+        self.available = Some(available);
+    }
 }
 
 /// A complete message at the door.
@@ -102,6 +122,9 @@ pub struct Submitted {
     pub bytes: Vec<u8>,
     /// How it came.
     pub arrival: Arrival,
+    /// Set where the client may retry it and said so beside the message; a key in
+    /// its header is found here.
+    pub keyed: Option<Keyed>,
 }
 
 /// A message that is safe: committed and fsynced.
@@ -168,6 +191,23 @@ impl Submission {
         self.counted(self.try_begin(who, reverse_path).await)
     }
 
+    /// The check of credit at RCPT, where each recipient costs one: whether there is
+    /// enough for so many of them. Asks nobody unless they are more than were
+    /// covered when it was asked last; what was found then belongs in `begun`.
+    pub async fn check_credit(
+        &self,
+        who: &SignedIn,
+        begun: &Begun,
+        recipients: usize,
+    ) -> Result<Option<Covered>, Refusal> {
+        let price = self.0.unit.price(recipients).ok_or(self.too_many_recipients())?;
+        if begun.available.is_none_or(|available| price <= available) {
+            return Ok(None);
+        }
+        let found = self.0.tools.billing.check_credit_live(&who.customer_id, price).await;
+        self.counted(found.map(|available| Some(Covered(available))))
+    }
+
     /// The check at RCPT: whether a configured road can carry the address.
     pub fn check_recipient(&self, recipient: &Mailbox) -> Result<(), Refusal> {
         if recipient.fits_ascii() || self.0.tools.routing.carries_smtputf8() {
@@ -196,8 +236,9 @@ impl Submission {
                 return Err(Refusal::AddressNotCarried { address: sender.clone() });
             }
         }
-        self.0.tools.billing.check_credit(&standing.customer_id, &standing.account, Credits::ONE).await?;
-        Ok(Begun { senders: standing.senders })
+        let Standing { customer_id, account, senders, .. } = standing;
+        let available = self.0.tools.billing.check_credit(&customer_id, &account, Credits::ONE).await?;
+        Ok(Begun { senders, available: Some(available).filter(|_| self.0.unit == Unit::Recipient) })
     }
 
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
@@ -215,9 +256,15 @@ impl Submission {
         if is_allowed { Ok(()) } else { Err(Refusal::SenderNotAllowed { address: sender.to_string() }) }
     }
 
-    async fn try_submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
+    async fn try_submit(&self, who: &SignedIn, mut submitted: Submitted) -> Result<Accepted, Refusal> {
         let now = self.0.tools.clock.now();
         let inspection = self.inspect(&submitted)?;
+        if let Some(keyed) = retried::in_header(&submitted, &inspection) {
+            if let Some(earlier) = self.look_earlier(who, &keyed).await? {
+                return Ok(earlier);
+            }
+            submitted.keyed = Some(keyed);
+        }
         let senders = &submitted.begun.senders;
         inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
         let acceptance = self.acceptance(who, submitted, &inspection, now)?;
@@ -236,7 +283,7 @@ impl Submission {
             return Err(Refusal::TooLarge { limit_bytes: self.0.max_message_bytes });
         }
         if submitted.envelope.recipients().len() > self.0.max_recipients {
-            return Err(Refusal::TooManyRecipients { limit: self.0.max_recipients });
+            return Err(self.too_many_recipients());
         }
         let inspection =
             inspect(&submitted.bytes).map_err(|e| Refusal::Unacceptable { what: e.to_string() })?;
@@ -244,6 +291,10 @@ impl Submission {
             return Err(Refusal::Looping);
         }
         Ok(inspection)
+    }
+
+    fn too_many_recipients(&self) -> Refusal {
+        Refusal::TooManyRecipients { limit: self.0.max_recipients }
     }
 
     fn acceptance(
@@ -270,11 +321,12 @@ impl Submission {
             subject: inspection.subject.clone(),
             bytes,
             unit: self.0.unit,
-            price: price.ok_or(Refusal::TooManyRecipients { limit: self.0.max_recipients })?,
+            price: price.ok_or(self.too_many_recipients())?,
             accepted_at: now,
             lifetime: self.0.tools.routing.lifetime(),
             parts,
             lease_until: None,
+            keyed: submitted.keyed,
         })
     }
 
@@ -300,6 +352,10 @@ impl Submission {
                 }
                 available
             }
+            accept::Accepted::Before { message_id, available } => {
+                return Ok(retried::answered(&acceptance.customer_id, message_id, available));
+            }
+            accept::Accepted::KeyReused => return Err(Refusal::KeyReused),
             accept::Accepted::OutOfCredit => return Err(billing.out_of_credit(Credits::ZERO)),
             accept::Accepted::BalanceUnknown => return Err(Refusal::BillingUnknown),
             accept::Accepted::Suspended(reason) => return Err(Refusal::Suspended { reason }),
@@ -310,6 +366,7 @@ impl Submission {
         let message_id = acceptance.message_id.clone();
         if let Some(room) = room {
             hand_over(handover, acceptance, &room);
+            store.pass(CrashPoint::HandedOver);
         }
         Ok(Accepted { message_id, available })
     }

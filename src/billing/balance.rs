@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::Billing;
 use super::budget::Purpose;
 use super::crowd::LIST_FROM;
+use crate::crash::CrashPoint;
 use crate::domain::account::Account;
 use crate::domain::ids::CustomerId;
 use crate::store::account::{BalanceApplied, BalanceRead, ReadOutcome};
@@ -246,8 +247,10 @@ impl Billing {
 
     async fn apply(&self, leave: &BalanceRead, balance: i64) -> Option<BalanceApplied> {
         let store = &self.0.tools.store;
+        store.pass(CrashPoint::BalanceRead);
         let applied = store.apply_balance(leave, balance, self.0.tools.clock.now()).await;
         let applied = applied.map_err(|error| tracing::error!(%error, "a balance could not be kept")).ok()?;
+        store.pass(CrashPoint::BalanceApplied);
         if applied.low {
             self.low_balance(&leave.customer_id, applied.account.available_credits());
         }

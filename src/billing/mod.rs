@@ -2,9 +2,9 @@
 //!
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
-//! credit, `settle` pays what is owed, `notice` tells who runs low. The sums
-//! themselves are moved by the store, in one transaction with the mail. What this
-//! room must not know: SMTP, SQL, how mail leaves.
+//! credit, `settle` pays what is owed as `verdict` decides, `notice` tells who runs
+//! low. The sums themselves are moved by the store, in one transaction with the
+//! mail. What this room must not know: SMTP, SQL, how mail leaves.
 
 mod balance;
 pub mod budget;
@@ -13,6 +13,7 @@ pub mod dodo;
 pub mod events;
 mod notice;
 mod settle;
+pub(crate) mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,13 +144,13 @@ impl Billing {
     }
 
     /// Whether a customer may have `price` credits held now, by what is known; asks
-    /// Dodo only where that is not enough to say yes.
+    /// Dodo only where that is not enough to say yes. Returns what is available then.
     pub async fn check_credit(
         &self,
         customer_id: &CustomerId,
         account: &Account,
         price: Credits,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Credits, Refusal> {
         let settings = &self.0.settings;
         let age = self.age(account);
         let is_usable = age.is_some_and(|age| age <= settings.outage_max_age);
@@ -159,9 +160,9 @@ impl Billing {
             return self.decide(&account, price);
         }
         self.refresh_if_stale(customer_id, account);
-        match account.covers(price) {
-            Some(true) => Ok(()),
-            _ => self.check_credit_live(customer_id, price).await,
+        match self.decide(account, price) {
+            Ok(available) => Ok(available),
+            Err(_) => self.check_credit_live(customer_id, price).await,
         }
     }
 
@@ -172,7 +173,11 @@ impl Billing {
     }
 
     /// Before credit is refused: one live look, at most once per customer per 5 s.
-    pub async fn check_credit_live(&self, customer_id: &CustomerId, price: Credits) -> Result<(), Refusal> {
+    pub async fn check_credit_live(
+        &self,
+        customer_id: &CustomerId,
+        price: Credits,
+    ) -> Result<Credits, Refusal> {
         // Dodo away is no reason to accept: the refusal stands on what is known.
         let _ = self.read_before_refusal(customer_id).await;
         match self.0.tools.store.account(customer_id).await {
@@ -181,9 +186,9 @@ impl Billing {
         }
     }
 
-    fn decide(&self, account: &Account, price: Credits) -> Result<(), Refusal> {
+    fn decide(&self, account: &Account, price: Credits) -> Result<Credits, Refusal> {
         match account.covers(price) {
-            Some(true) => Ok(()),
+            Some(true) => Ok(account.available_credits().unwrap_or_default().max(price)),
             Some(false) => Err(self.out_of_credit(account.shortfall())),
             None => Err(Refusal::BillingUnknown),
         }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::Billing;
+use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
@@ -42,6 +43,7 @@ impl Billing {
         let told = match self.low_notice(customer_id, available).await {
             Ok(Ok(notice)) => store.low_balance_notice(&notice).await.map(|is_told| {
                 if is_told {
+                    store.pass(CrashPoint::NoticeCommitted);
                     tracing::info!(%customer_id, message_id = %notice.message_id, "low-balance notice queued");
                 }
             }),

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;
+use super::verdict::{self, Verdict};
 use super::{Billing, Refused, Tools};
-use crate::domain::credits::Credits;
+use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
@@ -45,8 +46,8 @@ const REFUSED_MAX: Duration = Duration::from_secs(3_600);
 const KEEP_RETRY_MIN: Duration = Duration::from_millis(200);
 const KEEP_RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// What a try of an entry means for it.
-enum Verdict {
+/// What is done with an entry after a try.
+enum Next {
     /// It is closed.
     Closed,
     /// It is tried again: after so long, or else less and less often.
@@ -63,10 +64,11 @@ impl Billing {
         let stop = self.0.tools.stop.clone();
         self.distrust().await;
         let mut looked = None;
-        let mut asked = Instant::now();
+        // At the start too: whatever told the earlier process of a top-up died with it.
+        let mut asked = None;
         loop {
-            if asked.elapsed() >= DEBT_INTERVAL {
-                asked = Instant::now();
+            if asked.is_none_or(|at: Instant| at.elapsed() >= DEBT_INTERVAL) {
+                asked = Some(Instant::now());
                 self.ask_for_debtors().await;
             }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
@@ -128,17 +130,16 @@ impl Billing {
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         }
+        store.pass(CrashPoint::EntriesDistrusted);
     }
 
     /// Entries that are open while nobody posts them: after a restart, and where
     /// the database failed so late that nobody knew that they were opened.
     async fn resume_open(&self) -> Result<(), StoreError> {
         let posting = self.posting().clone();
-        for mut entry in self.0.tools.store.open_entries().await? {
+        for entry in self.0.tools.store.open_entries().await? {
             if !posting.contains(&entry.entry_id) && !self.0.tools.stop.is_cancelled() {
-                // What its last call was answered is not known here.
-                entry.unknown_tries = entry.unknown_tries.max(1);
-                self.post_in_background(entry);
+                self.post_in_background(verdict::found_open(entry));
             }
         }
         Ok(())
@@ -153,6 +154,11 @@ impl Billing {
             // The wait for a call is where captures gather.
             if !self.may_open().await {
                 return Ok(false);
+            }
+            if let Some(entry) = self.open(customer_id).await? {
+                self.0.tools.store.pass(CrashPoint::EntryOpened);
+                opened += 1;
+                self.post_in_background(entry);
             }
             if let Some(entry) = self.open(customer_id).await? {
                 opened += 1;
@@ -207,10 +213,8 @@ impl Billing {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let Some(account) = store.account(customer_id).await? else { return Ok(None) };
-        let balance = account.balance.unwrap_or(i64::MAX).max(0);
-        let at_most = (balance < account.owed.to_i64()).then(|| Credits::from_i64(balance)).flatten();
         let entry_id = EntryId::generate(now, random::octets());
-        store.open_entry(customer_id, &entry_id, at_most, now).await
+        store.open_entry(customer_id, &entry_id, verdict::at_most(&account), now).await
     }
 
     fn post_in_background(&self, entry: Entry) {
@@ -244,9 +248,9 @@ impl Billing {
             is_paid_for = false;
             let back = self.0.budget.back();
             let again = match self.post(&mut entry).await {
-                Verdict::Closed | Verdict::NotKept => return,
-                Verdict::WhenAllowed => continue,
-                Verdict::Again(asked) => asked.unwrap_or(wait).max(wait),
+                Next::Closed | Next::NotKept => return,
+                Next::WhenAllowed => continue,
+                Next::Again(asked) => asked.unwrap_or(wait).max(wait),
             };
             wait = (wait * 2).min(RETRY_MAX);
             tokio::select! {
@@ -257,53 +261,44 @@ impl Billing {
         }
     }
 
-    async fn post(&self, entry: &mut Entry) -> Verdict {
+    async fn post(&self, entry: &mut Entry) -> Next {
         let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
         let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
+        self.0.tools.store.pass(CrashPoint::EntryAnswered);
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
         self.count_as(DodoCall::PostEntry, call_result(&reply.answer), refusing(&reply.answer));
-        let is_certain = entry.unknown_tries == 0;
-        match reply.answer {
-            // Between two tries a balance may have been read that is newer than this one.
-            EntryAnswer::Applied { balance_after: Some(balance_after) } if is_certain && entry.tries == 1 => {
-                self.settled(entry, Settled::Now { balance_after }).await
+        match verdict::of(entry, reply.answer) {
+            Verdict::Settled(settled) => {
+                let next = self.settled(entry, settled).await;
+                if settled == Settled::Sometime {
+                    self.0.reads.ask(&entry.customer_id);
+                }
+                next
             }
-            EntryAnswer::Applied { .. } | EntryAnswer::KeyUsed => {
-                let verdict = self.settled(entry, Settled::Sometime).await;
-                self.0.reads.ask(&entry.customer_id);
-                verdict
-            }
-            EntryAnswer::Rejected { message, .. } if is_certain => self.void(entry, &message).await,
-            // Dodo may check the balance before the key: after an unknown try this proves nothing.
-            EntryAnswer::Rejected { message, .. } => {
+            Verdict::Void { message } => self.void(entry, &message).await,
+            Verdict::Doubtful { message } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
                 self.again(entry, false, &message, None).await
             }
-            EntryAnswer::RateLimited { .. } => {
-                self.again(entry, false, "too many calls (429)", None).await;
-                Verdict::WhenAllowed
+            Verdict::NotNow { error, after } => {
+                let next = self.again(entry, false, &error, after).await;
+                // How long Dodo wants us to wait is known to the budget.
+                if is_limited { Next::WhenAllowed } else { next }
             }
-            EntryAnswer::Unauthorized => {
-                let text = "Dodo refused the API key (401): it is wrong, read-only, or of the other mode";
-                self.again(entry, false, text, Some(RETRY_MAX)).await
-            }
-            EntryAnswer::Misconfigured { status, message, .. } => {
-                self.again(entry, false, &format!("{status}: {message}"), Some(RETRY_MAX)).await
-            }
-            EntryAnswer::NotSent { reason } => self.again(entry, false, &reason, None).await,
-            EntryAnswer::Unknown { reason } => {
+            Verdict::Unknown { reason } => {
                 self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Unknown);
                 self.again(entry, true, &reason, None).await
             }
         }
     }
 
-    async fn settled(&self, entry: &Entry, settled: Settled) -> Verdict {
+    async fn settled(&self, entry: &Entry, settled: Settled) -> Next {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
         let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
-            return Verdict::NotKept;
+            return Next::NotKept;
         };
+        store.pass(CrashPoint::EntrySettled);
         metrics.entry(EntryKind::Debit, EntryResult::Settled);
         tracing::info!(
             entry_id = %entry.entry_id,
@@ -315,18 +310,19 @@ impl Billing {
         if low {
             self.low_balance(&entry.customer_id, None);
         }
-        Verdict::Closed
+        Next::Closed
     }
 
     /// Nothing was applied: what the entry covered is owed in no entry again, and
     /// the balance is read before the next one is cut to it.
-    async fn void(&self, entry: &Entry, message: &str) -> Verdict {
+    async fn void(&self, entry: &Entry, message: &str) -> Next {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
         // The same entry would be refused again.
         self.leave_alone(&entry.customer_id);
         if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
-            return Verdict::NotKept;
+            return Next::NotKept;
         }
+        store.pass(CrashPoint::EntryVoided);
         metrics.entry(EntryKind::Debit, EntryResult::Void);
         tracing::warn!(
             entry_id = %entry.entry_id,
@@ -337,7 +333,7 @@ impl Billing {
         );
         // If the balance is another than was thought, this lets the next entry be opened at once.
         let _ = self.read_balance(&entry.customer_id).await;
-        Verdict::Closed
+        Next::Closed
     }
 
     /// Writes down what an answer means, however long the store takes: the same
@@ -364,20 +360,14 @@ impl Billing {
         }
     }
 
-    async fn again(
-        &self,
-        entry: &mut Entry,
-        is_unknown: bool,
-        error: &str,
-        after: Option<Duration>,
-    ) -> Verdict {
+    async fn again(&self, entry: &mut Entry, is_unknown: bool, error: &str, after: Option<Duration>) -> Next {
         let Tools { store, clock, .. } = &self.0.tools;
         // If this cannot be written, the entry still knows it, and a restart distrusts it anyway.
         if let Err(error) = store.note_entry_try(entry, is_unknown, error, clock.now()).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }
-        entry.tries = entry.tries.saturating_add(1);
-        entry.unknown_tries = entry.unknown_tries.saturating_add(u32::from(is_unknown));
+        store.pass(CrashPoint::EntryTryNoted);
+        entry.tried(is_unknown);
         self.call_ended(&entry.customer_id);
         tracing::warn!(
             entry_id = %entry.entry_id,
@@ -386,7 +376,7 @@ impl Billing {
             reason = ?error,
             "an entry was not settled; it is tried again"
         );
-        Verdict::Again(after)
+        Next::Again(after)
     }
 }
 

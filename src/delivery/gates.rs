@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Delivery, Tools};
+use crate::crash::CrashPoint;
 use crate::domain::message::Road;
 use crate::store::StoreError;
 use crate::store::gate::Gate;
@@ -82,6 +83,7 @@ impl Delivery {
         }
         self.show_gate(road, true);
         self.keep_closed(Gate { road, reason: reason.to_owned(), since, try_again_at }).await;
+        self.0.tools.store.pass(CrashPoint::GateClosed);
     }
 
     async fn keep_closed(&self, gate: Gate) {
@@ -106,6 +108,7 @@ impl Delivery {
             tracing::error!(%error, "a gate could not be opened; the next success opens it");
             return;
         }
+        store.pass(CrashPoint::GateOpened);
         self.0.gates.closed().remove(&road);
         self.show_gate(road, false);
         tracing::info!(road = road.as_str(), "the upstream's gate is open again");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::crash::CrashPoint;
 use crate::domain::ids::MessageId;
 use crate::store::Store;
 use crate::store::queue::LeasedPart;
@@ -68,6 +69,7 @@ impl Leases {
                 return;
             }
         };
+        store.pass(CrashPoint::LeasesRenewed);
         let kept: BTreeSet<(String, u32, u32)> = kept.into_iter().collect();
         let held = lock(&self.0);
         for key in keys {

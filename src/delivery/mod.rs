@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::crash::CrashPoint;
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::handover::{Handed, Handover};
@@ -126,6 +127,7 @@ impl Delivery {
         if lapsed > 0 {
             tracing::info!(parts = lapsed, "an earlier process left parts under way; they are sent again");
         }
+        store.pass(CrashPoint::LeasesLapsed);
         store.try_gates_again(clock.now()).await?;
         self.load_gates().await?;
         tasks.spawn(self.clone().take_handed(handed));
@@ -256,6 +258,7 @@ impl Delivery {
         let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
         match store.lease(due, now, until).await {
             Ok(part) => Ok(part.map(|part| {
+                store.pass(CrashPoint::PartLeased);
                 let lease = self.0.leases.hold(&part);
                 (part, lease)
             })),

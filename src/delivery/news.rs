@@ -96,6 +96,13 @@ pub(super) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
     let stays_unknown = part.unknown && part.road == Road::Resend;
     match outcome {
         Outcome::Answered { upstream_id, answers } => answered(part, upstream_id, answers, moment),
+        Outcome::Barred(answer) if stays_unknown => {
+            let error = format!("{} {}", answer.status, answer.text);
+            News::Retry { due: moment.next_attempt(part, None), error, unknown: true, counts: true }
+        }
+        Outcome::Barred(answer) => {
+            answered(part, None, vec![RecipientAnswer::Refused(answer); part.recipients.len()], moment)
+        }
         Outcome::Transient { answer, retry_after, counts } => {
             let due = match retry_after {
                 // It is not the part's fault: it comes back as soon as it is told to.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
+use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
@@ -59,13 +60,17 @@ impl Delivery {
             recipients: part.recipients.clone(),
             bytes: part.bytes.clone(),
         };
-        tokio::select! {
+        let store = &self.0.tools.store;
+        store.pass(CrashPoint::AttemptBegun);
+        let outcome = tokio::select! {
             outcome = self.0.tools.upstreams.send(part.road, &outgoing) => outcome,
             () = lease.lost.cancelled() => Outcome::Unknown {
                 reason: "the lease was lost during the attempt".to_owned(),
                 retry_after: None,
             },
-        }
+        };
+        store.pass(CrashPoint::UpstreamAnswered);
+        outcome
     }
 
     /// Opens or closes the gate by what the upstream said, and says what is written down.
@@ -119,6 +124,7 @@ impl Delivery {
         log_attempt(part, report);
         match recorded {
             Recorded::Applied { captured } => {
+                self.pass(report, captured);
                 if captured > Credits::ZERO {
                     self.0.tools.metrics.captured(captured);
                     self.0.tools.billing.captured();
@@ -132,12 +138,31 @@ impl Delivery {
             }
         }
     }
+
+    /// The crash points behind the commit of a report.
+    fn pass(&self, report: &Report, captured: Credits) {
+        let store = &self.0.tools.store;
+        if captured > Credits::ZERO {
+            store.pass(CrashPoint::CaptureCommitted);
+        }
+        let is_tried_again = match &report.news {
+            News::Answered(answered) => answered.again.is_some(),
+            News::Retry { .. } => true,
+            News::Hold { .. } => false,
+        };
+        if is_tried_again {
+            store.pass(CrashPoint::RetryCommitted);
+        }
+        if report.bounce.is_some() {
+            store.pass(CrashPoint::BounceCommitted);
+        }
+    }
 }
 
 fn label(outcome: &Outcome) -> AttemptOutcome {
     match outcome {
         Outcome::Answered { .. } if news::is_accepted(outcome) => AttemptOutcome::Accepted,
-        Outcome::Answered { .. } => AttemptOutcome::Refused,
+        Outcome::Answered { .. } | Outcome::Barred(_) => AttemptOutcome::Refused,
         Outcome::Transient { .. } => AttemptOutcome::Deferred,
         Outcome::Closed { .. } => AttemptOutcome::Closed,
         Outcome::Unknown { .. } => AttemptOutcome::Unknown,

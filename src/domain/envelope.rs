@@ -47,6 +47,12 @@ impl Draft {
         Added::New
     }
 
+    /// How many recipients there would be with this one.
+    pub fn count_with(&self, recipient: &Mailbox) -> usize {
+        let is_taken = self.recipients.len() < self.max_recipients && !self.recipients.contains(recipient);
+        self.recipients.len() + usize::from(is_taken)
+    }
+
     /// The recipients so far.
     pub fn recipients(&self) -> &[Mailbox] {
         &self.recipients
@@ -96,9 +102,13 @@ mod tests {
     fn recipients_are_distinct_and_bounded() {
         let mut draft = Draft::new(ReversePath::Null, 2);
         assert_eq!(draft.clone().seal(), None);
+        assert_eq!(draft.count_with(&mailbox("a@x.example")), 1);
         assert_eq!(draft.add(mailbox("a@x.example")), Added::New);
         assert_eq!(draft.add(mailbox("\"a\"@X.example")), Added::Known);
+        assert_eq!(draft.count_with(&mailbox("a@x.example")), 1, "it is one already");
+        assert_eq!(draft.count_with(&mailbox("b@x.example")), 2);
         assert_eq!(draft.add(mailbox("b@x.example")), Added::New);
+        assert_eq!(draft.count_with(&mailbox("c@x.example")), 2, "it will not be taken");
         assert_eq!(draft.add(mailbox("c@x.example")), Added::Full);
         assert_eq!(draft.seal().unwrap().recipients().len(), 2);
     }

@@ -13,6 +13,7 @@ pub mod credential;
 pub mod credits;
 pub mod digest;
 pub mod envelope;
+pub mod idempotency;
 pub mod ids;
 pub mod message;
 pub mod refusal;

@@ -126,7 +126,7 @@ pub(super) async fn send(
     Peer(peer): Peer,
     FormBody(letter): FormBody<Letter>,
 ) -> Response {
-    match send::submit(&site, &visitor.who, peer, request_of(&letter)).await {
+    match send::submit(&site, &visitor.who, peer, request_of(&letter), None).await {
         Ok(id) => Redirect::to(&format!("/account?sent={id}")).into_response(),
         Err(error) => error.as_page(&pages::send(&site.settings, &letter, Some(&error.text()))),
     }

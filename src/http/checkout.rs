@@ -18,6 +18,7 @@ use super::error::{HttpError, PageError};
 use super::listener::Peer;
 use super::{Shared, Site, pages};
 use crate::billing::dodo::{Buyer, Checkout, CheckoutRequest, DodoError, Reply};
+use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::credential::Secret;
 use crate::domain::digest::hex;
@@ -128,6 +129,7 @@ async fn begin(
         metadata: BTreeMap::from([(METADATA_KEY.to_owned(), hash.clone())]),
     };
     let checkout = create(site, &request).await?;
+    site.store.pass(CrashPoint::CheckoutCreated);
     site.store.set_checkout_session(&hash, &checkout.session_id).await?;
     tracing::info!(session_id = checkout.session_id, peer = %peer, "a checkout was begun");
     Ok(checkout)

@@ -8,6 +8,7 @@
 use super::Site;
 use super::checkout::METADATA_KEY;
 use crate::billing::events::Payment;
+use crate::crash::CrashPoint;
 use crate::domain::address::{Domain, Mailbox};
 use crate::domain::ids::CustomerId;
 use crate::domain::sender::SenderPattern;
@@ -51,6 +52,7 @@ async fn record(site: &Site, payment: &Payment, token_hash: Option<String>) -> R
     if site.store.record_payment(&recorded, site.clock.now()).await? {
         tracing::info!(customer_id = %payment.customer_id, "a payment made a new customer");
     }
+    site.store.pass(CrashPoint::PaymentRecorded);
     site.billing.balance_changed(&payment.customer_id);
     Ok(())
 }

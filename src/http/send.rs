@@ -15,6 +15,7 @@ use super::error::HttpError;
 use super::listener::Peer;
 use super::{Shared, Site};
 use crate::domain::arrival::Arrival;
+use crate::domain::idempotency::{IdempotencyKey, Keyed};
 use crate::domain::ids::MessageId;
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::SenderPattern;
@@ -38,41 +39,61 @@ pub(super) async fn send(
     if !is_type(&headers, JSON) {
         return Err(HttpError::WrongMediaType { wanted: JSON });
     }
-    // Whoever sends the key trusts that a second try sends nothing twice.
-    if headers.contains_key("idempotency-key") {
-        return Err(HttpError::Invalid(
-            "Idempotency-Key: not supported yet. Send without it, and look into GET /messages before you \
-             repeat a request whose answer was lost."
-                .to_owned(),
-        ));
-    }
+    let key = idempotency_key(&headers)?;
     // Attachments come in base64: four octets for three.
     let limit_bytes = site.settings.max_message_bytes.saturating_div(3).saturating_mul(4);
     let bytes = body::read(raw, limit_bytes.saturating_add(SLACK_BYTES), WITHIN).await?;
-    let id = submit(&site, &who, peer, parse_json(&bytes)?).await?;
+    let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
     Ok(Json(json!({ "id": id })))
 }
 
-/// Composes the message of a request and hands it to submission.
+/// Whoever sends a key trusts that a second try sends nothing twice.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, HttpError> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let only = if values.next().is_none() { value.to_str().unwrap_or_default() } else { "" };
+    IdempotencyKey::parse(only)
+        .map(Some)
+        .map_err(|error| HttpError::Invalid(format!("The header Idempotency-Key {error}.")))
+}
+
+/// Composes the message of a request and hands it to submission. Under a key that
+/// was used for the same request before, the answer is that of the first time.
 pub(super) async fn submit(
     site: &Site,
     who: &SignedIn,
     peer: SocketAddr,
     request: Map<String, Value>,
+    key: Option<IdempotencyKey>,
 ) -> Result<MessageId, HttpError> {
     let invalid = |error| HttpError::Invalid(format!("{error}."));
     let composition = Composition::try_from(request).map_err(invalid)?;
+    let keyed = key.map(|key| Keyed { key, fingerprint: composition.fingerprint() });
+    if let Some(id) = earlier(site, who, keyed.as_ref()).await? {
+        return Ok(id);
+    }
     let standing = site.store.standing(&who.username).await?.ok_or(Refusal::BadCredential)?;
     let default_from = default_sender(&standing.senders);
     let (bytes, envelope) =
         composition.compose(default_from.as_ref(), site.settings.max_recipients).map_err(invalid)?;
-    let begun = site.submission.begin(who, envelope.reverse_path()).await?;
+    let begun = match site.submission.begin(who, envelope.reverse_path()).await {
+        // The last credit may have gone to this very request, tried twice at once.
+        Err(refusal @ Refusal::OutOfCredit { .. }) => {
+            return earlier(site, who, keyed.as_ref()).await?.ok_or(refusal.into());
+        }
+        begun => begun?,
+    };
     for recipient in envelope.recipients() {
         site.submission.check_recipient(recipient)?;
     }
     let arrival = Arrival { protocol: "HTTP", peer, helo: None, tls: None };
-    let submitted = Submitted { begun, envelope, bytes, arrival };
+    let submitted = Submitted { begun, envelope, bytes, arrival, keyed };
     Ok(site.submission.submit(who, submitted).await?.message_id)
+}
+
+async fn earlier(site: &Site, who: &SignedIn, keyed: Option<&Keyed>) -> Result<Option<MessageId>, HttpError> {
+    let Some(keyed) = keyed else { return Ok(None) };
+    Ok(site.submission.earlier(who, keyed).await?.map(|accepted| accepted.message_id))
 }
 
 /// Who a message comes from that does not say: the first address on the list.

@@ -17,6 +17,7 @@ use super::provision::{self, Recorded};
 use super::signature::{HeaderNames, SignatureError, SignedHeaders};
 use super::{Shared, Site, body};
 use crate::billing::events::{DodoEvent, DodoEventKind};
+use crate::crash::CrashPoint;
 use crate::domain::ids::CustomerId;
 use crate::store::StoreError;
 use crate::store::webhook::Webhook;
@@ -77,7 +78,9 @@ async fn handle(site: &Site, headers: &HeaderMap, bytes: &[u8]) -> Result<Webhoo
         event_type: event.event_type,
         customer_id,
     };
+    site.store.pass(CrashPoint::WebhookActed);
     site.store.webhook_handled(&webhook, now).await?;
+    site.store.pass(CrashPoint::WebhookRecorded);
     Ok(result)
 }
 

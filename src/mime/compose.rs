@@ -16,6 +16,7 @@ use super::address_list::NamedMailbox;
 use super::write::{Fields, Part, Seed, file, message, multipart, text};
 use crate::domain::address::ReversePath;
 use crate::domain::envelope::{Added, Draft, Envelope};
+use crate::domain::idempotency::{Fingerprint, Fingerprinting};
 
 /// What is wrong with a request, by the name of its field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +72,41 @@ impl TryFrom<Map<String, Value>> for Composition {
 }
 
 impl Composition {
+    /// What was asked for, however the JSON was written: spacing, escapes, the order
+    /// of fields, a list of one address or a string make no difference; the order
+    /// of recipients and files does.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut fingerprint = Fingerprinting::of("POST /send");
+        let from = self.from.as_slice();
+        for (name, list) in [
+            ("from", from),
+            ("to", &self.to),
+            ("cc", &self.cc),
+            ("bcc", &self.bcc),
+            ("reply_to", &self.reply_to),
+        ] {
+            fingerprint = list.iter().fold(fingerprint, |f, one| f.field(name, one.to_string().as_bytes()));
+        }
+        fingerprint = fingerprint.field("subject", self.subject.as_bytes());
+        for (name, text) in [("html", &self.html), ("text", &self.text)] {
+            fingerprint = text.iter().fold(fingerprint, |f, text| f.field(name, text.as_bytes()));
+        }
+        let mut headers: Vec<&(String, String)> = self.headers.iter().collect();
+        headers.sort();
+        for (name, value) in headers {
+            fingerprint = fingerprint.field("header", name.as_bytes()).field("value", value.as_bytes());
+        }
+        for file in &self.attachments {
+            let content_id = file.content_id.iter();
+            fingerprint = fingerprint
+                .field("filename", file.filename.as_bytes())
+                .field("content_type", file.content_type.as_bytes());
+            fingerprint = content_id.fold(fingerprint, |f, id| f.field("content_id", id.as_bytes()));
+            fingerprint = fingerprint.field("content", &file.content);
+        }
+        fingerprint.end()
+    }
+
     /// The message and its envelope: recipients of `bcc` are in the envelope alone.
     /// Date, Message-ID and Received are left to the stamp that every message gets,
     /// so the same request always gives the same bytes.

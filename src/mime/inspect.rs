@@ -6,9 +6,7 @@ use std::ops::Range;
 use super::address_list::{UnreadableList, mailboxes};
 use super::header::{Field, Header, Malformed};
 use crate::domain::address::Mailbox;
-
-/// Longest idempotency key, in octets.
-pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;
+use crate::domain::idempotency::{IdempotencyKey, InvalidKey};
 
 /// The field by which an SMTP client makes a submission idempotent.
 pub const IDEMPOTENCY_KEY_FIELD: &str = "X-Postmeter-Idempotency-Key";
@@ -35,8 +33,8 @@ pub enum Unsound {
     #[error("the Sender header must hold exactly one address")]
     Sender,
     /// The idempotency key is doubled, empty, too long or not printable ASCII.
-    #[error("the {IDEMPOTENCY_KEY_FIELD} header must be one value of 1 to 256 printable ASCII characters")]
-    IdempotencyKey,
+    #[error("the {IDEMPOTENCY_KEY_FIELD} header {0}")]
+    IdempotencyKey(InvalidKey),
 }
 
 /// What the header of a sound message says.
@@ -55,15 +53,30 @@ pub struct Inspection {
     /// The subject, decoded, on one line; for the log.
     pub subject: Option<String>,
     /// The customer's idempotency key.
-    pub idempotency_key: Option<String>,
+    pub idempotency_key: Option<IdempotencyKey>,
     /// The fields that must not leave, in their order.
     pub(super) stripped: Vec<Range<usize>>,
+    /// With a key: the fields that say nothing about what is meant by the message, in their order.
+    incidental: Vec<Range<usize>>,
+}
+
+impl Inspection {
+    /// What a retry must say again: the message, of whose `bytes` this is the
+    /// inspection, without its key and without what each try is stamped with
+    /// before it comes here (Received, Date and Message-ID).
+    pub fn meant<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        without(bytes, &self.incidental)
+    }
 }
 
 /// Reads the header of a message. `bytes` may be its beginning only, as long as the
 /// whole header is in it; the same holds for [`prepare`](super::trace::prepare).
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, Unsound> {
     let header = Header::parse(bytes)?;
+    let idempotency_key = idempotency_key(&header)?;
+    let ranges = |is_meant: fn(&Field<'_>) -> bool| {
+        header.fields.iter().filter(move |field| is_meant(field)).map(Field::range).collect()
+    };
     Ok(Inspection {
         from: from(&header)?,
         sender: sender(&header)?,
@@ -71,9 +84,17 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Unsound> {
         has_message_id: header.first("Message-ID").is_some(),
         received: header.all("Received").count(),
         subject: header.first("Subject").map(Field::decoded),
-        idempotency_key: idempotency_key(&header)?,
-        stripped: header.fields.iter().filter(|field| must_not_leave(field)).map(Field::range).collect(),
+        stripped: ranges(must_not_leave),
+        incidental: if idempotency_key.is_some() { ranges(is_incidental) } else { Vec::new() },
+        idempotency_key,
     })
+}
+
+/// The octets around these ranges, which follow each other.
+pub(super) fn without<'a>(bytes: &'a [u8], ranges: &[Range<usize>]) -> impl Iterator<Item = &'a [u8]> {
+    let starts = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
+    let ends = ranges.iter().map(|range| range.start).chain(std::iter::once(bytes.len()));
+    starts.zip(ends).map(|(start, end)| bytes.get(start..end).unwrap_or_default())
 }
 
 fn from(header: &Header<'_>) -> Result<Vec<Mailbox>, Unsound> {
@@ -99,14 +120,18 @@ fn sender(header: &Header<'_>) -> Result<Option<Mailbox>, Unsound> {
     }
 }
 
-fn idempotency_key(header: &Header<'_>) -> Result<Option<String>, Unsound> {
+fn idempotency_key(header: &Header<'_>) -> Result<Option<IdempotencyKey>, Unsound> {
     let mut fields = header.all(IDEMPOTENCY_KEY_FIELD);
     let Some(field) = fields.next() else { return Ok(None) };
-    let key = field.unfolded();
-    let sound = (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len())
-        && key.bytes().all(|b| matches!(b, b' '..=b'~'))
-        && fields.next().is_none();
-    if sound { Ok(Some(key)) } else { Err(Unsound::IdempotencyKey) }
+    if fields.next().is_some() {
+        return Err(Unsound::IdempotencyKey(InvalidKey));
+    }
+    IdempotencyKey::parse(&field.unfolded()).map(Some).map_err(Unsound::IdempotencyKey)
+}
+
+/// Clients write a new Date and Message-ID for each try, and relays before us a new Received.
+fn is_incidental(field: &Field<'_>) -> bool {
+    [IDEMPOTENCY_KEY_FIELD, "Received", "Date", "Message-ID"].into_iter().any(|name| field.is(name))
 }
 
 /// Bcc recipients are never shown; the other fields are orders to this relay or
@@ -135,13 +160,14 @@ mod tests {
         assert!(inspection.has_date && !inspection.has_message_id);
         assert_eq!(inspection.received, 2);
         assert_eq!(inspection.subject.as_deref(), Some("Gr\u{fc}\u{df}e"));
-        assert_eq!(inspection.idempotency_key.as_deref(), Some("order 17"));
+        assert_eq!(inspection.idempotency_key.as_ref().map(IdempotencyKey::as_str), Some("order 17"));
     }
 
     #[test]
     fn unsound_headers_are_refused_with_their_reason() {
         let long_key = format!("From: a@x.example\r\nX-Postmeter-Idempotency-Key: {}\r\n", "k".repeat(257));
-        let table: [(&[u8], Unsound); 15] = [
+        let no_key = || Unsound::IdempotencyKey(InvalidKey);
+        let table: [(&[u8], Unsound); 16] = [
             (b"", Unsound::FromMissing),
             (b"\r\nFrom: a@x.example\r\n", Unsound::FromMissing),
             (b"Subject: s\r\n\r\nFrom: a@x.example\r\n", Unsound::FromMissing),
@@ -154,14 +180,38 @@ mod tests {
             (b"From: a@x.example, Ann\r\n\r\n", Unsound::FromUnreadable(UnreadableList::Address)),
             (b"From: a@x.example\r\nhello\r\n\r\n", Unsound::Header(Malformed::NotAField { line: 2 })),
             (b"From: a@x.example\r\nSender: a@x.example, b@x.example\r\n\r\n", Unsound::Sender),
-            (b"From: a@x.example\r\nX-Postmeter-Idempotency-Key:\r\n\r\n", Unsound::IdempotencyKey),
-            (b"From: a@x.example\r\nX-Postmeter-Idempotency-Key: \xc3\xbc\r\n", Unsound::IdempotencyKey),
-            (long_key.as_bytes(), Unsound::IdempotencyKey),
+            (b"From: a@x.example\r\nX-Postmeter-Idempotency-Key:\r\n\r\n", no_key()),
+            (
+                b"X-Postmeter-Idempotency-Key: k\r\nFrom: a@x.example\r\nx-postmeter-idempotency-key: k\r\n",
+                no_key(),
+            ),
+            (b"From: a@x.example\r\nX-Postmeter-Idempotency-Key: \xc3\xbc\r\n", no_key()),
+            (long_key.as_bytes(), no_key()),
         ];
         for (bytes, want) in table {
             let unsound = inspect(bytes).unwrap_err();
             assert_eq!(unsound, want, "{bytes:?}");
             assert!(unsound.to_string().bytes().all(|b| matches!(b, b' '..=b'~')));
+        }
+    }
+
+    #[test]
+    fn what_is_meant_is_the_message_without_what_each_try_is_stamped_with() {
+        let meant = |bytes: &str| {
+            let inspection = inspect(bytes.as_bytes()).unwrap();
+            String::from_utf8(inspection.meant(bytes.as_bytes()).collect::<Vec<_>>().concat()).unwrap()
+        };
+        let table = [
+            (
+                "Received: from a\r\n\tby b\r\nX-Postmeter-Idempotency-Key: k\r\nFrom: a@x.example\r\n\
+                 Date: d\r\nMessage-ID: <1@x>\r\nBcc: h@x.example\r\n\r\nDate: in the body\r\n",
+                "From: a@x.example\r\nBcc: h@x.example\r\n\r\nDate: in the body\r\n",
+            ),
+            ("From: a@x.example\r\nx-postmeter-idempotency-key: k", "From: a@x.example\r\n"),
+            ("Date: d\r\nFrom: a@x.example\r\n\r\nx", "Date: d\r\nFrom: a@x.example\r\n\r\nx"),
+        ];
+        for (bytes, want) in table {
+            assert_eq!(meant(bytes), want);
         }
     }
 }

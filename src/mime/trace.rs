@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::tz::TimeZone;
 
-use super::inspect::Inspection;
+use super::inspect::{Inspection, without};
 use crate::domain::arrival::Arrival;
 use crate::domain::ids::MessageId;
 
@@ -32,12 +32,7 @@ pub fn prepare(bytes: &[u8], inspection: &Inspection, stamp: &Stamp<'_>) -> Vec<
     let stamped = stamped_fields(inspection, stamp);
     let mut out = Vec::with_capacity(stamped.len() + bytes.len());
     out.extend_from_slice(stamped.as_bytes());
-    let mut kept_from = 0;
-    for range in &inspection.stripped {
-        out.extend_from_slice(bytes.get(kept_from..range.start).unwrap_or_default());
-        kept_from = range.end;
-    }
-    out.extend_from_slice(bytes.get(kept_from..).unwrap_or_default());
+    without(bytes, &inspection.stripped).for_each(|kept| out.extend_from_slice(kept));
     out
 }
 

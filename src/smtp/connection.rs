@@ -254,7 +254,14 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 Ok(beginning.answered(answer, rules))
             }
             Next::Check(checking) => {
-                let answer = server.submission.check_recipient(checking.recipient());
+                let submission = &server.submission;
+                let answer = match submission.check_recipient(checking.recipient()) {
+                    Ok(()) => {
+                        let (who, begun) = (checking.who(), checking.begun());
+                        submission.check_credit(who, begun, checking.recipients()).await
+                    }
+                    Err(refusal) => Err(refusal),
+                };
                 Ok(checking.answered(answer, rules))
             }
             Next::Body(receiving) => self.body(receiving).await,
@@ -316,7 +323,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             tls: self.visit.tls.clone(),
         };
         let begun = submitting.begun().clone();
-        let submitted = Submitted { begun, envelope, bytes, arrival };
+        let submitted = Submitted { begun, envelope, bytes, arrival, keyed: None };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         self.held = None;
         if answer.is_ok() {

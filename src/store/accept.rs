@@ -11,11 +11,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
+use super::idempotency::{Keys, Meaning};
 use super::{StoreError, changed, json, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::digest::sha256_hex;
+use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::message::Road;
 
@@ -88,6 +90,8 @@ pub struct Acceptance {
     pub parts: Vec<NewPart>,
     /// Set when the accepting process sends at once: the parts are leased in the insert until then.
     pub lease_until: Option<Timestamp>,
+    /// Set where the customer may retry it.
+    pub keyed: Option<Keyed>,
 }
 
 /// The answer to an acceptance.
@@ -100,6 +104,15 @@ pub enum Accepted {
         /// Whether available fell below the low-balance mark, and a notice is due.
         low: bool,
     },
+    /// The same submission was accepted under its key before; this one leaves no trace.
+    Before {
+        /// As this message.
+        message_id: MessageId,
+        /// What the customer has left.
+        available: Option<Credits>,
+    },
+    /// Its key stands for another submission.
+    KeyReused,
     /// The balance does not cover it.
     OutOfCredit,
     /// No balance was ever read.
@@ -130,29 +143,41 @@ pub(super) async fn accept_batch(
     low_mark: i64,
 ) -> Result<Vec<Accepted>, StoreError> {
     let mut standings = read_standings(tx, batch).await?;
+    let mut keys = Keys::read(tx, batch).await?;
     let mut holds: BTreeMap<&CustomerId, i64> = BTreeMap::new();
     let mut answers = Vec::with_capacity(batch.len());
     let mut taken = Vec::with_capacity(batch.len());
     for acceptance in batch {
         let answer = match standings.get_mut(acceptance.customer_id.as_str()) {
-            Some(standing) => standing.decide(acceptance, low_mark),
+            Some(standing) => standing.decide(acceptance, &keys, low_mark),
             None => Accepted::BalanceUnknown,
         };
         if matches!(answer, Accepted::Yes { .. }) {
             *holds.entry(&acceptance.customer_id).or_default() += acceptance.price.to_i64();
             taken.push(*acceptance);
+            keys.take(acceptance);
         }
         answers.push(answer);
     }
     write(tx, &holds, &taken).await?;
+    keys.write(tx).await?;
     Ok(answers)
 }
 
 impl Standing {
-    /// Grants the hold if the account covers it, and remembers it for the next member.
-    fn decide(&mut self, acceptance: &Acceptance, low_mark: i64) -> Accepted {
+    /// Grants the hold if the account covers it, and remembers it for the next
+    /// member. What was accepted before stays so, whatever has become of the account.
+    fn decide(&mut self, acceptance: &Acceptance, keys: &Keys<'_>, low_mark: i64) -> Accepted {
         if acceptance.username.as_ref().is_some_and(|own| self.is_revoked(own)) {
             return Accepted::Revoked;
+        }
+        match keys.meaning(acceptance) {
+            Meaning::Free => {}
+            Meaning::Same(message_id) => {
+                let available = self.available().and_then(|left| Credits::from_i64(left.max(0)));
+                return Accepted::Before { message_id, available };
+            }
+            Meaning::Other => return Accepted::KeyReused,
         }
         if acceptance.kind != Kind::Submission {
             return Accepted::Yes { available: None, low: false };
@@ -160,7 +185,7 @@ impl Standing {
         if let Some(reason) = &self.suspended_reason {
             return Accepted::Suspended(reason.clone());
         }
-        let Some(available) = self.balance.map(|balance| balance - self.held - self.owed) else {
+        let Some(available) = self.available() else {
             return Accepted::BalanceUnknown;
         };
         let price = acceptance.price.to_i64();
@@ -171,6 +196,10 @@ impl Standing {
         let left = available - price;
         let low = self.low_armed == 1 && left < low_mark;
         Accepted::Yes { available: Credits::from_i64(left.max(0)), low }
+    }
+
+    fn available(&self) -> Option<i64> {
+        self.balance.map(|balance| balance - self.held - self.owed)
     }
 
     fn is_revoked(&self, username: &Username) -> bool {

@@ -6,23 +6,22 @@
 //! is answered: a commit that failed late may have happened.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
 use super::report::{Recorded, Report, report_batch};
-use super::{Store, StoreError, Writer};
+use super::writer::Writer;
+use super::{Store, StoreError};
+use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
 
 /// Most members of one commit.
 const MAX_MEMBERS: usize = 1024;
 /// A commit takes no further member once its bodies weigh this much, in octets.
 const MAX_BODY_BYTES: usize = 16 << 20;
-/// After a failed commit the database is opened again so often, with a wait between, before senders are refused.
-const REOPENINGS: u32 = 10;
-const REOPENING_WAIT: Duration = Duration::from_millis(500);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -111,7 +110,7 @@ pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut members: mpsc::Receiver<
         }
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        commit(&mut writer, batch, settings.low_mark).await;
+        commit(&mut writer, batch, &settings).await;
         settings.metrics.store_commit(began.elapsed(), size);
     }
 }
@@ -123,6 +122,17 @@ pub(super) struct Settings {
     pub(super) low_mark: i64,
     /// Where commits are counted.
     pub(super) metrics: Metrics,
+    /// Where a test may have the process killed.
+    pub(super) crash_at: CrashAt,
+}
+
+impl Settings {
+    /// Passes a crash point with a batch that has members whom it is about.
+    fn pass(&self, is_about_them: bool, point: CrashPoint) {
+        if is_about_them {
+            self.crash_at.pass(point);
+        }
+    }
 }
 
 /// Why a batch was not written.
@@ -136,24 +146,24 @@ enum Failure {
     InDoubt(StoreError),
 }
 
-async fn commit(writer: &mut Writer, batch: Batch, low_mark: i64) {
-    match write(writer, &batch, low_mark).await {
+async fn commit(writer: &mut Writer, batch: Batch, settings: &Settings) {
+    match write(writer, &batch, settings).await {
         Ok(answers) => batch.answer(answers),
         Err(Failure::RolledBack(error)) if batch.len() > 1 => {
             tracing::warn!(%error, members = batch.len(), "a commit was rolled back; its members go one by one");
-            one_by_one(writer, batch, low_mark).await;
+            one_by_one(writer, batch, settings).await;
         }
         Err(failure) => recover(writer, batch, failure).await,
     }
 }
 
 /// One of the members cannot be written; the others can.
-async fn one_by_one(writer: &mut Writer, batch: Batch, low_mark: i64) {
+async fn one_by_one(writer: &mut Writer, batch: Batch, settings: &Settings) {
     let mut members = batch.into_members();
     while let Some(member) = members.next() {
         let mut alone = Batch::default();
         alone.push(member);
-        match write(writer, &alone, low_mark).await {
+        match write(writer, &alone, settings).await {
             Ok(answers) => alone.answer(answers),
             Err(Failure::NotBegun(error)) => {
                 members.for_each(|member| alone.push(member));
@@ -167,11 +177,16 @@ async fn one_by_one(writer: &mut Writer, batch: Batch, low_mark: i64) {
 async fn write(
     writer: &mut Writer,
     batch: &Batch,
-    low_mark: i64,
+    settings: &Settings,
 ) -> Result<(Vec<Accepted>, Vec<Recorded>), Failure> {
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-    let answers = apply(&mut tx, batch, low_mark).await.map_err(Failure::RolledBack)?;
+    let answers = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
+    let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
+    settings.pass(reports, CrashPoint::ReportWritten);
+    settings.pass(accepts, CrashPoint::AcceptWritten);
     tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
+    writer.note(true);
+    settings.pass(accepts, CrashPoint::AcceptCommitted);
     Ok(answers)
 }
 
@@ -195,11 +210,17 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
         Failure::InDoubt(error) => (error, true),
     };
     tracing::error!(%error, members = batch.len(), is_in_doubt, "commit failed");
-    if is_in_doubt {
-        reopen(writer).await;
+    if matches!(error, StoreError::Unavailable(_)) {
+        writer.note(false);
+    }
+    // Whoever is told 452 must not be mailed, so nobody is told before this was tried.
+    let restored = if is_in_doubt { writer.restore().await } else { Ok(()) };
+    if let Err(error) = &restored {
+        tracing::error!(%error, "the database cannot be written; everything is refused until it can");
     }
     for (acceptance, answer) in batch.accepts {
-        let is_there = if is_in_doubt { is_accepted(writer, &acceptance).await } else { Ok(false) };
+        let is_there =
+            if is_in_doubt && restored.is_ok() { is_accepted(writer, &acceptance).await } else { Ok(false) };
         let _ = answer.send(match is_there {
             Ok(true) => Ok(Accepted::Yes { available: None, low: false }),
             Ok(false) => Err(error.clone()),
@@ -212,21 +233,10 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
     }
 }
 
-/// Nothing is accepted before it is known what became of the last commit, within reason.
-async fn reopen(writer: &mut Writer) {
-    for _ in 0..REOPENINGS {
-        match writer.reopen().await {
-            Ok(()) => return,
-            Err(error) => tracing::error!(%error, "the database could not be opened again"),
-        }
-        tokio::time::sleep(REOPENING_WAIT).await;
-    }
-}
-
 async fn is_accepted(writer: &mut Writer, acceptance: &Acceptance) -> Result<bool, StoreError> {
     let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM message WHERE message_id = ?1")
         .bind(acceptance.message_id.as_str())
-        .fetch_optional(&mut writer.connection)
+        .fetch_optional(writer.connection())
         .await?;
     Ok(found.is_some())
 }

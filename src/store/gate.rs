@@ -57,8 +57,9 @@ impl Store {
     /// environment, so the operator may have mended it between stop and start.
     pub async fn try_gates_again(&self, now: Timestamp) -> Result<(), StoreError> {
         const DUE: &str = "
-            UPDATE part SET due_at = ?1 WHERE state = 'queued' AND due_at > ?1 AND attempt = 0
-              AND road IN (SELECT road FROM gate)";
+            UPDATE part SET due_at = ?1 FROM gate AS g
+            WHERE part.road = g.road AND part.state = 'queued' AND part.due_at > ?1
+              AND (part.attempt = 0 OR part.due_at <= g.try_again_at + 60000)";
         const TRY: &str = "UPDATE gate SET try_again_at = max(since, ?1)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
@@ -68,15 +69,18 @@ impl Store {
     }
 
     /// Opens a gate. The lifetimes of what waited behind it stood still meanwhile,
-    /// and its parts fall due now.
+    /// and its parts fall due now: those that were put off until the gate's next
+    /// try, or for a moment longer. Who waits longer than that waits for itself.
     pub async fn open_gate(&self, road: Road, now: Timestamp) -> Result<(), StoreError> {
         const EXTEND: &str = "
             UPDATE message SET expires_at = expires_at + ?2 - max(accepted_at, g.since)
             FROM gate AS g
             WHERE g.road = ?1 AND message.final_at IS NULL AND message.accepted_at < ?2
               AND message.message_id IN (SELECT message_id FROM part WHERE road = ?1 AND state IN ('queued', 'sending'))";
-        const DUE: &str = "UPDATE part SET due_at = ?2 WHERE road = ?1 AND state = 'queued' AND due_at > ?2
-              AND attempt = 0";
+        const DUE: &str = "
+            UPDATE part SET due_at = ?2 FROM gate AS g
+            WHERE g.road = ?1 AND part.road = ?1 AND part.state = 'queued' AND part.due_at > ?2
+              AND (part.attempt = 0 OR part.due_at <= g.try_again_at + 60000)";
         const OPEN: &str = "DELETE FROM gate WHERE road = ?1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;

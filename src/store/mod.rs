@@ -19,6 +19,7 @@ mod commit;
 pub mod customer;
 pub mod entry;
 pub mod gate;
+pub mod idempotency;
 pub mod inspect;
 mod ledger;
 pub mod log;
@@ -26,6 +27,7 @@ pub mod queue;
 pub mod report;
 pub mod standing;
 pub mod webhook;
+mod writer;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -37,10 +39,12 @@ use jiff::Timestamp;
 use sqlx::error::ErrorKind;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
+use writer::Writer;
 
 static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
 
@@ -161,46 +165,22 @@ pub struct Store {
     hot: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
-}
-
-/// The one connection that writes.
-#[derive(Debug)]
-struct Writer {
-    connection: SqliteConnection,
-    options: SqliteConnectOptions,
-}
-
-impl Writer {
-    /// A transaction that may write.
-    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
-        if !self.is_between_transactions().await {
-            self.reopen().await?;
-        }
-        self.connection.begin_with("BEGIN IMMEDIATE").await
-    }
-
-    /// Whether the last transaction has really ended. A disk that fails in the
-    /// middle of one makes SQLite roll back by itself, and the connection would
-    /// believe for ever that it is still inside.
-    async fn is_between_transactions(&mut self) -> bool {
-        if !self.connection.is_in_transaction() {
-            return true;
-        }
-        // The rollback of a transaction that was dropped waits in line; this waits behind it.
-        self.connection.ping().await.is_ok() && !self.connection.is_in_transaction()
-    }
-
-    /// After a failed commit nothing that this connection believes can be trusted.
-    async fn reopen(&mut self) -> Result<(), sqlx::Error> {
-        self.connection = SqliteConnection::connect_with(&self.options).await?;
-        Ok(())
-    }
+    crash_at: CrashAt,
 }
 
 impl Store {
     /// Opens the database in `data_dir`, makes it if there is none, and brings it
     /// up to date. The writer ends when the last clone of the store is dropped.
     pub async fn open(settings: &StoreSettings, metrics: Metrics) -> Result<Self, OpenError> {
+        Self::open_with(settings, metrics, CrashAt::default()).await
+    }
+
+    /// The same, for a process that a test may have killed at a crash point.
+    pub async fn open_with(
+        settings: &StoreSettings,
+        metrics: Metrics,
+        crash_at: CrashAt,
+    ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, maker, low_balance_credits } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
@@ -220,6 +200,9 @@ impl Store {
         let options = sqlx::ConnectOptions::disable_statement_logging(options);
         let mut connection =
             SqliteConnection::connect_with(&options).await.map_err(|e| unusable(e.to_string()))?;
+        if maker.claims_as().is_some() {
+            writer::begin_anew(&mut connection).await;
+        }
         migrate(&mut connection, &path).await?;
         claim(&mut connection, &path, *maker).await?;
         let readers = SqlitePoolOptions::new()
@@ -228,21 +211,24 @@ impl Store {
             .connect_with(options.clone().read_only(true))
             .await
             .map_err(|e| unusable(e.to_string()))?;
-        let writer = Arc::new(Mutex::new(Writer { connection, options }));
+        let writer = Arc::new(Mutex::new(Writer::new(connection, options)));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
-        let settings = commit::Settings { low_mark, metrics };
+        let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
         tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, questions, low_mark })
+        Ok(Self { readers, writer, hot, questions, low_mark, crash_at })
+    }
+
+    /// Passes a crash point: nothing, unless a test asked for this passage.
+    pub fn pass(&self, point: CrashPoint) {
+        self.crash_at.pass(point);
     }
 
     /// Whether a write would be possible: `readyz` and `check` ask.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
-        writer.begin().await?.rollback().await?;
-        Ok(())
+        self.writer.lock().await.prove().await
     }
 }
 

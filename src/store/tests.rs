@@ -24,6 +24,7 @@ mod acceptance;
 mod audit;
 mod entries;
 mod histories;
+mod idempotency;
 mod opening;
 mod queue;
 mod reports;
@@ -89,6 +90,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         lifetime: Duration::from_secs(1000),
         parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
         lease_until: Some(at(30)),
+        keyed: None,
     }
 }
 
@@ -148,7 +150,7 @@ async fn assert_audit(store: &Store) {
 
 async fn execute(store: &Store, sql: &'static str) -> Result<u64, sqlx::Error> {
     let mut writer = store.writer.lock().await;
-    Ok(sqlx::query(sql).execute(&mut writer.connection).await?.rows_affected())
+    Ok(sqlx::query(sql).execute(writer.connection()).await?.rows_affected())
 }
 
 async fn count(store: &Store, sql: &'static str) -> i64 {

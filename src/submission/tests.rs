@@ -1,6 +1,8 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
+use tokio_util::sync::CancellationToken;
+
 use super::stand_in::with_handover;
 use super::*;
 use crate::domain::envelope::Draft;
@@ -9,7 +11,7 @@ fn submitted() -> Submitted {
     let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9);
     draft.add(Mailbox::parse("a@y.example").unwrap());
     Submitted {
-        begun: Begun { senders: vec![SenderPattern::Any] },
+        begun: Begun { senders: vec![SenderPattern::Any], available: None },
         envelope: draft.seal().unwrap(),
         bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
         arrival: Arrival {
@@ -18,6 +20,7 @@ fn submitted() -> Submitted {
             helo: None,
             tls: None,
         },
+        keyed: None,
     }
 }
 
@@ -59,5 +62,38 @@ async fn what_is_accepted_is_handed_over_leased_and_the_last_credit_is_the_last(
     let refused = submission.submit(&who, submitted()).await;
     assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "P8: {refused:?}");
     assert!(handed.try_recv().is_err());
+    assert_eq!(store.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn credit_at_rcpt_is_asked_for_only_beyond_what_was_found() {
+    let config: Config = toml::from_str("[billing]\nunit = \"recipient\"").unwrap();
+    let (submission, store, _directory, _handed) = with_handover(&config).await;
+    let who = signed_in(&store).await;
+    // Nobody is there to be asked: what is covered must be known.
+    let mut begun = Begun { senders: Vec::new(), available: Some(Credits::new(5).unwrap()) };
+    assert_eq!(submission.check_credit(&who, &begun, 5).await, Ok(None));
+    let refused = submission.check_credit(&who, &begun, 6).await;
+    assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "{refused:?}");
+    begun.available = Some(Credits::ONE);
+    let found = submission.check_credit(&who, &begun, 2).await.unwrap().unwrap();
+    begun.covers(found);
+    assert_eq!(submission.check_credit(&who, &begun, 2).await, Ok(None));
+    let by_message = Begun { senders: Vec::new(), available: None };
+    assert_eq!(submission.check_credit(&who, &by_message, 50).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_sweep_leaves_the_keys_that_have_not_expired_and_hears_the_stop() {
+    let (submission, store, _directory, _handed) = with_handover(&Config::default()).await;
+    let who = signed_in(&store).await;
+    let bytes = [b"X-Postmeter-Idempotency-Key: k\r\n".as_slice(), &submitted().bytes].concat();
+    let keyed = || Submitted { bytes: bytes.clone(), ..submitted() };
+    let first = submission.submit(&who, keyed()).await.unwrap();
+    assert_eq!(submission.submit(&who, keyed()).await.unwrap(), first);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    submission.clone().sweep_keys(stop).await;
+    assert_eq!(submission.submit(&who, keyed()).await.unwrap(), first, "it has not expired");
     assert_eq!(store.audit().await.unwrap(), []);
 }

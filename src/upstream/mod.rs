@@ -42,6 +42,9 @@ pub enum Outcome {
         /// One answer a recipient, in the order of [`Outgoing::recipients`].
         answers: Vec<RecipientAnswer>,
     },
+    /// The account may not send this as things stand: refused for everyone. It says
+    /// nothing about an earlier call with the same key, which things may have allowed.
+    Barred(Answer),
     /// A definite "not now": nothing was accepted for anyone.
     Transient {
         /// What the upstream said.

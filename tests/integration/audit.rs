@@ -9,7 +9,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 20] = [
+const HANDS: [(&str, &str); 21] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -27,6 +27,7 @@ const HANDS: [(&str, &str); 20] = [
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'other' WHERE number = 1"),
     ("entry", "UPDATE entry SET amount = amount + 1"),
+    ("idempotency_key", "UPDATE idempotency_key SET expires_at = 1"),
     ("gate", "INSERT INTO gate VALUES ('resend', 'because', 2, 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
     ("checkout", "UPDATE checkout SET state = 'paid' WHERE state = 'pending'"),
@@ -38,7 +39,8 @@ fn settled() -> Meter {
     let mut meter = Meter::resend().start();
     let mut smtp = meter.signed_in();
     for nth in 0..3 {
-        assert!(smtp.deliver(&letter(&format!("n{nth}"))).starts_with("250 "));
+        let keyed = format!("X-Postmeter-Idempotency-Key: k{nth}\r\n").into_bytes();
+        assert!(smtp.deliver(&[keyed, letter(&format!("n{nth}"))].concat()).starts_with("250 "));
     }
     meter.drain();
     meter.resend_stand_in().faults().push(Fault::new(Reply::status(422).body(REFUSED)).on("POST", "/emails"));

@@ -63,14 +63,6 @@ fn p9_everything_missing_in_the_environment_is_listed_at_once() {
 }
 
 #[test]
-fn a_second_server_on_the_same_data_is_refused() {
-    let meter = Meter::resend().start();
-    let said = meter.run(&["serve"]);
-    assert!(refused(&said).contains("another postmeter is running"), "{said:?}");
-    assert!(meter.signed_in().deliver(&letter("undisturbed")).starts_with("250 "));
-}
-
-#[test]
 fn a_database_made_by_a_newer_version_is_refused_and_left_alone() {
     let mut meter = Meter::resend().prepare();
     meter.tamper(

@@ -1,5 +1,10 @@
 //! kill -9 at bad moments: nothing acknowledged is lost, nothing leaves or costs twice.
 
+mod points;
+mod random;
+mod scenario;
+mod tally;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

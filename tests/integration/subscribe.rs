@@ -10,7 +10,7 @@ use crate::harness::web::{Answer, ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, until};
 
 /// Begins a checkout on the page and pays it.
-fn subscribe(meter: &Meter, email: &str) -> Receipt {
+pub(crate) fn subscribe(meter: &Meter, email: &str) -> Receipt {
     let visitor = json!({ "email": email, "name": "Zoe" });
     let checkout = ask(meter.request(Method::POST, "/checkout/subscribe").json(&visitor));
     assert_eq!(checkout.status, 200, "{checkout:?}");
@@ -20,8 +20,8 @@ fn subscribe(meter: &Meter, email: &str) -> Receipt {
 }
 
 /// The page to which the browser comes back, once it does not wait any more.
-fn welcome(meter: &Meter, receipt: &Receipt) -> Answer {
-    let path = receipt.return_url.as_deref().unwrap().strip_prefix(BASE_URL).unwrap().to_owned();
+pub(crate) fn welcome(meter: &Meter, return_url: &str) -> Answer {
+    let path = return_url.strip_prefix(BASE_URL).unwrap().to_owned();
     until("the payment to be known", || {
         let page = ask(meter.request(Method::GET, &path));
         (!page.body.contains("Waiting for the payment")).then_some(page)
@@ -29,7 +29,7 @@ fn welcome(meter: &Meter, receipt: &Receipt) -> Answer {
 }
 
 /// What stands behind this name on the page.
-fn shown<'a>(page: &'a Answer, name: &str) -> Option<&'a str> {
+pub(crate) fn shown<'a>(page: &'a Answer, name: &str) -> Option<&'a str> {
     let (_, rest) = page.body.split_once(&format!("<dt>{name}</dt><dd><code>"))?;
     rest.split_once("</code>").map(|(value, _)| value)
 }
@@ -38,12 +38,12 @@ fn shown<'a>(page: &'a Answer, name: &str) -> Option<&'a str> {
 fn a_visitor_pays_and_is_shown_a_working_credential_once() {
     let meter = Meter::resend().set("senders", "starter_domain = \"mail.example\"").start();
     let receipt = subscribe(&meter, "zoe@example.org");
-    let page = welcome(&meter, &receipt);
+    let page = welcome(&meter, receipt.return_url.as_deref().unwrap());
     assert_eq!(page.status, 200, "{page:?}");
     let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
     assert_eq!(shown(&page, "Server"), Some("smtp.example.com"));
     assert_eq!(shown(&page, "Port"), Some(meter.process().smtp.port().to_string().as_str()));
-    let again = welcome(&meter, &receipt);
+    let again = welcome(&meter, receipt.return_url.as_deref().unwrap());
     assert_eq!((shown(&again, "Username"), shown(&again, "Secret")), (None, None), "shown once: {again:?}");
     assert!(!again.body.contains(secret));
 
@@ -64,7 +64,7 @@ fn p10_an_email_address_that_is_known_opens_no_account() {
     let meter = Meter::resend().start();
     let receipt = subscribe(&meter, CUSTOMER_EMAIL);
     assert_eq!(receipt.customer_id, CUSTOMER_ID, "Dodo attaches the payment to whoever has the address");
-    let page = welcome(&meter, &receipt);
+    let page = welcome(&meter, receipt.return_url.as_deref().unwrap());
     assert_eq!((shown(&page, "Username"), shown(&page, "Secret")), (None, None), "{page:?}");
     assert!(page.header("set-cookie").is_empty(), "{page:?}");
     assert_eq!(meter.number("SELECT count(*) FROM credential"), 1);
@@ -91,7 +91,7 @@ fn webhooks_may_come_twice_and_in_any_order() {
             behaviour.amounts = Amounts::String;
         });
         let receipt = subscribe(&meter, "zoe@example.org");
-        let page = welcome(&meter, &receipt);
+        let page = welcome(&meter, receipt.return_url.as_deref().unwrap());
         let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
         let mut smtp = Smtp::implicit(&meter);
         assert!(smtp.auth_plain(username, secret).starts_with("235 "));

@@ -118,6 +118,7 @@ fn every_outcome_has_one_meaning() {
     let unknown = |reason: &str, retry_after| Outcome::Unknown { reason: reason.to_owned(), retry_after };
     // The outcome; what it means after nothing, and after an unknown try by Resend; by SMTP.
     let table = [
+        (Outcome::Barred(answer()), "0 sent, 2 failed", "retry at 110, unknown", "0 sent, 2 failed"),
         (transient(None, true), "retry at 110", "retry at 110, unknown", "retry at 110"),
         (transient(seconds(500), true), "retry at 510", "retry at 510, unknown", "retry at 510"),
         (

@@ -173,3 +173,35 @@ fn a_sender_is_needed() {
         serde_json::from_value(json!({"to": "bob@y.example", "subject": "s", "text": "t"})).unwrap();
     assert!(composition.compose(None, 50).unwrap_err().to_string().starts_with("from: is required"));
 }
+
+#[test]
+fn a_fingerprint_is_of_what_was_asked_for_and_not_of_how_it_was_written() {
+    let fingerprint = |json: &str| serde_json::from_str::<Composition>(json).unwrap().fingerprint();
+    let first = r#"{"to":["bob@y.example"],"subject":"Grüße","text":"t","headers":{"X-A":"1","X-B":"2"},
+        "attachments":[{"filename":"a.txt","content":"aGk="}]}"#;
+    let same = [
+        r#"{"attachments":[{"content":"aGk","filename":"a.txt"}],"headers":{"X-B":"2","X-A":"1"},
+            "subject":"Gr\u00fc\u00dfe","cc":[],"html":null,"text":"t","to":"bob@Y.example"}"#,
+        first,
+    ];
+    for json in same {
+        assert_eq!(fingerprint(json), fingerprint(first), "{json}");
+    }
+    let others = [
+        first.replace("bob@", "cid@"),
+        first.replace("\"bob@y.example\"", "\"bob@y.example\",\"cid@y.example\""),
+        first.replace("\"to\"", "\"cc\":\"c@y.example\",\"to\""),
+        first.replace("\"to\"", "\"from\":\"c@y.example\",\"to\""),
+        first.replace("Grüße", "Grüsse"),
+        first.replace("\"text\"", "\"html\""),
+        first.replace("\"t\"", "\"u\""),
+        first.replace("X-A", "X-C"),
+        first.replace("\"1\"", "\"3\""),
+        first.replace("a.txt", "b.txt"),
+        first.replace("aGk=", "aGo="),
+        first.replace("\"content\"", "\"content_id\":\"i\",\"content\""),
+    ];
+    for json in others {
+        assert_ne!(fingerprint(&json), fingerprint(first), "{json}");
+    }
+}

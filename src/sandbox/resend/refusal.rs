@@ -37,6 +37,12 @@ impl Refusal {
         Self::new(422, "invalid_attachment", message)
     }
 
+    /// 403: a sender of resend.dev, which may only write to the account's owner.
+    pub fn testing_only() -> Self {
+        let message = "You can only send testing emails to your own email address (owner@example.com).";
+        Self::new(403, "validation_error", message)
+    }
+
     /// 400 or 401, by `status`: a wrong, revoked or expired key.
     pub fn bad_key(status: u16) -> Self {
         Self::new(status, "validation_error", "API key is invalid")
@@ -50,6 +56,21 @@ impl Refusal {
     /// 401: a sending key used for anything else.
     pub fn restricted_key() -> Self {
         Self::new(401, "restricted_api_key", "This API key is restricted to only send emails")
+    }
+
+    /// 403: a key that was switched off.
+    pub fn inactive_key() -> Self {
+        Self::new(403, "restricted_api_key", "This API key is not active")
+    }
+
+    /// 403: the account behind the key was suspended.
+    pub fn suspended_key() -> Self {
+        Self::new(403, "suspended_api_key", "Your account has been suspended")
+    }
+
+    /// 403: the key may not do this.
+    pub fn no_permission() -> Self {
+        Self::new(403, "invalid_permission", "You do not have permission to do this")
     }
 
     /// 403: the domain of `from` is not one of the account's.
@@ -86,6 +107,11 @@ impl Refusal {
             "invalid_idempotent_request",
             "This idempotency key has been used on a request with a different payload",
         )
+    }
+
+    /// 409: another request changes the same thing.
+    pub fn locked() -> Self {
+        Self::new(409, "resource_locked", "The resource is being changed by another request")
     }
 
     /// 429: too many requests a second.

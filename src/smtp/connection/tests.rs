@@ -155,7 +155,7 @@ fn receiving(rules: &Rules) -> Step {
         step = match step.next {
             Next::SignIn(signing_in) => signing_in.answered(Ok((who.clone(), None)), rules),
             Next::Begin(beginning) => beginning.answered(Ok(Begun::default()), rules),
-            Next::Check(checking) => checking.answered(Ok(()), rules),
+            Next::Check(checking) => checking.answered(Ok(None), rules),
             next => Step { next, ..step },
         };
     }

@@ -46,6 +46,8 @@ impl Default for World {
 /// A session together with what it has said and handed in.
 struct Talk {
     said: Vec<String>,
+    /// How many recipients there would be with each that was checked.
+    counted: Vec<usize>,
     submitted: usize,
     next: Next,
 }
@@ -53,7 +55,7 @@ struct Talk {
 impl Talk {
     fn open(security: Security) -> Self {
         let step = Session::open(security, &rules());
-        let mut talk = Self { said: Vec::new(), submitted: 0, next: Next::Close };
+        let mut talk = Self { said: Vec::new(), counted: Vec::new(), submitted: 0, next: Next::Close };
         talk.take(step, &World::default());
         talk
     }
@@ -78,7 +80,10 @@ impl Talk {
                 Next::Begin(beginning) => {
                     beginning.answered(world.begin.clone().map(|()| Begun::default()), &rules())
                 }
-                Next::Check(checking) => checking.answered(world.check.clone(), &rules()),
+                Next::Check(checking) => {
+                    self.counted.push(checking.recipients());
+                    checking.answered(world.check.clone().map(|()| None), &rules())
+                }
                 Next::Body(receiving) => receiving.ended(world.body.clone(), &rules()),
                 Next::Submit(submit) => {
                     self.submitted += 1;
@@ -239,7 +244,8 @@ fn limits_are_told_where_they_apply() {
         (rcpt(2), "452 4.5.3"),
         QUEUED,
     ];
-    dialog(Security::Tls, &world, &recipients);
+    let talk = dialog(Security::Tls, &world, &recipients);
+    assert_eq!(talk.counted, [1, 2, 2, 2], "whom it costs nothing to name is not counted");
     let sizes = [
         EHLO,
         IN,

@@ -6,7 +6,7 @@ use crate::domain::credential::Secret;
 use crate::domain::credits::Credits;
 use crate::domain::envelope::{Added, Draft, Envelope};
 use crate::domain::refusal::Refusal;
-use crate::submission::{Accepted, Begun, SignedIn};
+use crate::submission::{Accepted, Begun, Covered, SignedIn};
 
 use super::super::data::Body;
 use super::super::line::Flaw;
@@ -159,10 +159,29 @@ impl Checking {
         &self.recipient
     }
 
-    /// Takes the answer of [`crate::submission::Submission::check_recipient`].
-    pub fn answered(self, answer: Result<(), Refusal>, rules: &Rules) -> Step {
+    /// Who sends.
+    pub fn who(&self) -> &SignedIn {
+        &self.mail.ready.who
+    }
+
+    /// What MAIL found out, or an earlier RCPT.
+    pub fn begun(&self) -> &Begun {
+        &self.mail.begun
+    }
+
+    /// How many recipients there would be with this one.
+    pub fn recipients(&self) -> usize {
+        self.mail.draft.count_with(&self.recipient)
+    }
+
+    /// Takes the answers of [`crate::submission::Submission::check_recipient`] and
+    /// [`crate::submission::Submission::check_credit`].
+    pub fn answered(self, answer: Result<Option<Covered>, Refusal>, rules: &Rules) -> Step {
         let Self { mut mail, recipient } = self;
-        let reply = match answer.map(|()| mail.draft.add(recipient)) {
+        if let Ok(Some(covered)) = answer {
+            mail.begun.covers(covered);
+        }
+        let reply = match answer.map(|_| mail.draft.add(recipient)) {
             Ok(Added::New | Added::Known) => Reply::recipient_ok(),
             Ok(Added::Full) => Reply::too_many_recipients(rules.max_recipients),
             Err(refusal) => Reply::refusal(&refusal, rules.out_of_credit_reply),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::credential::Secret;
+use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::domain::ids::Username;
 use crate::domain::sender::SenderPattern;
 use crate::store::customer::Credential;
@@ -28,7 +29,9 @@ async fn lived_in() -> (Store, Directory) {
     owe(&store, &ann).await;
     store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap();
     owe(&store, &ann).await;
-    accepted(&store, message(&ann, &["a@y.example"])).await;
+    let keyed =
+        Keyed { key: IdempotencyKey::parse("k").unwrap(), fingerprint: Fingerprinting::of("test").end() };
+    accepted(&store, Acceptance { keyed: Some(keyed), ..message(&ann, &["a@y.example"]) }).await;
     let gate = Gate { road: Road::Smtp, reason: "x".to_owned(), since: at(0), try_again_at: at(9) };
     store.close_gate(&gate).await.unwrap();
     let webhook = Webhook {
@@ -74,6 +77,14 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("entry", "DELETE FROM entry WHERE first_capture = 1"),
     ("account", "DELETE FROM entry WHERE state = 'open'"),
     ("account", "UPDATE entry SET state = 'void' WHERE first_capture = 1"),
+    ("idempotency_key", "UPDATE idempotency_key SET message_id = 'x'"),
+    ("idempotency_key", "UPDATE idempotency_key SET customer_id = 'nobody'"),
+    ("idempotency_key", "UPDATE idempotency_key SET expires_at = 1"),
+    (
+        "idempotency_key",
+        "INSERT INTO idempotency_key
+            SELECT customer_id, 'other', fingerprint, message_id, expires_at FROM idempotency_key",
+    ),
     ("gate", "UPDATE gate SET reason = ''"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),
@@ -91,7 +102,7 @@ async fn the_audit_names_the_table_that_a_hand_was_in() {
         assert!(changed > 0, "{tampering}");
         let findings = {
             let mut writer = store.writer.lock().await;
-            super::super::audit::findings(&mut writer.connection).await.unwrap()
+            super::super::audit::findings(writer.connection()).await.unwrap()
         };
         assert!(findings.iter().any(|finding| finding.table == *table), "{tampering}: {findings:?}");
         execute(&store, "ROLLBACK TO before").await.unwrap();

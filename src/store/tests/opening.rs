@@ -23,6 +23,27 @@ async fn what_was_accepted_is_there_after_a_restart() {
 }
 
 #[tokio::test]
+async fn p1_what_a_killed_process_left_in_the_log_is_written_once_more() {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, message(&ann, &["a@y.example"])).await;
+    // What lies on the disk at a kill.
+    let killed = Directory::new();
+    make_private_dir(&killed.0).unwrap();
+    let log = format!("{DATABASE_FILE}-wal");
+    for name in [DATABASE_FILE, &log] {
+        std::fs::copy(directory.0.join(name), killed.0.join(name)).unwrap();
+    }
+    let octets_of_log = || std::fs::metadata(killed.0.join(&log)).map_or(0, |file| file.len());
+    assert!(octets_of_log() > 0);
+    let store = Store::open(&settings(&killed, Maker::Serve), Metrics::new()).await.unwrap();
+    assert_eq!(octets_of_log(), 0, "nothing depends on a log whose last sync may have failed");
+    assert_eq!(store.lapse_all(at(9)).await.unwrap(), 1);
+    assert!(store.lease(&first_part(&message), at(9), at(39)).await.unwrap().is_some());
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
 async fn a_database_of_the_sandbox_is_no_real_one() {
     let (store, directory) = store().await;
     drop(store);

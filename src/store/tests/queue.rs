@@ -59,6 +59,30 @@ async fn lifetimes_stand_still_behind_a_closed_gate() {
 }
 
 #[tokio::test]
+async fn whoever_was_put_off_by_a_gate_falls_due_when_it_opens_or_the_process_starts() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let (put_off, waits_for_itself) = (at(301), at(3_000));
+    for due in [put_off, waits_for_itself] {
+        let message = accepted(&store, message(&ann, &["a@y.example"])).await;
+        let news = News::Retry { due, error: "not now".to_owned(), unknown: false, counts: true };
+        store.report(report(&message, 1, news)).await.unwrap();
+    }
+    let due = || async { store.due(at(10), &[Road::Smtp], 9).await.unwrap().len() };
+    let gate = Gate { road: Road::Smtp, reason: "bad key".to_owned(), since: at(0), try_again_at: at(300) };
+    store.try_gates_again(at(10)).await.unwrap();
+    assert_eq!(due().await, 0, "no gate is closed");
+    store.close_gate(&gate).await.unwrap();
+    store.try_gates_again(at(10)).await.unwrap();
+    assert_eq!(due().await, 1);
+    execute(&store, "UPDATE part SET due_at = 1800000301000 WHERE due_at < 1800000301000").await.unwrap();
+    store.close_gate(&gate).await.unwrap();
+    store.open_gate(Road::Smtp, at(10)).await.unwrap();
+    assert_eq!(due().await, 1);
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
 async fn a_part_that_cannot_be_read_is_held_and_the_others_go_on() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;

@@ -35,6 +35,7 @@ fn told(outcome: &Outcome) -> String {
                 RecipientAnswer::Deferred(answer) => format!("deferred {}", answer.status),
             }
         }
+        Outcome::Barred(answer) => format!("barred {}", answer.status),
         Outcome::Transient { answer, retry_after, counts } => {
             format!("transient {} {} counts={counts}", answer.status, seconds(retry_after))
         }
@@ -60,8 +61,8 @@ fn every_answer_of_resend_has_one_meaning() {
         (400, error("validation_error", "Invalid `to` field"), "refused 5.6.0"),
         (403, error("validation_error", "Invalid `x` field"), "refused 5.6.0"),
         (422, error("validation_error", "Invalid `x` field"), "refused 5.6.0"),
-        (403, error("validation_error", "The x.example domain is not verified. Please"), "refused 5.7.1"),
-        (403, error("validation_error", "You can only send testing emails to"), "refused 5.7.1"),
+        (403, error("validation_error", "The x.example domain is not verified. Please"), "barred 5.7.1"),
+        (403, error("validation_error", "You can only send testing emails to"), "barred 5.7.1"),
         // … and words of the mail's own do not close the gate
         (400, error("validation_error", "Invalid `from`: \"API key is invalid\" <1010@x>"), "refused 5.6.0"),
         (403, error("validation_error", "Invalid `to` field: 1010@x.example"), "refused 5.6.0"),
@@ -88,7 +89,7 @@ fn every_answer_of_resend_has_one_meaning() {
         (404, error("not_found", ""), "closed 300"),
         (405, error("method_not_allowed", ""), "closed 300"),
         (404, "<html>".to_owned(), "closed 300"),
-        (429, error("daily_quota_exceeded", ""), "closed 43200"),
+        (429, error("daily_quota_exceeded", ""), "closed 3600"),
         (429, error("monthly_quota_exceeded", ""), "closed 3600"),
         // not the customer's fault, or somebody in front: tried again
         (400, error("invalid_idempotency_key", ""), "transient 4.3.0 - counts=true"),

@@ -28,6 +28,9 @@ const MONTHLY_RETRY: Duration = Duration::from_secs(3_600);
 /// How long an earlier call with the same key may still be running.
 const CONCURRENT_RETRY: Duration = Duration::from_secs(5);
 
+/// How often to see whether a daily quota was raised, or ends otherwise than documented.
+const DAILY_RETRY: Duration = Duration::from_secs(3_600);
+
 const DAY_S: i64 = 86_400;
 
 /// The meaning of an answer to `POST /emails` for a part with so many recipients.
@@ -112,7 +115,7 @@ impl Verdict<'_> {
         }
         match self.name() {
             "validation_error" if self.says("is not verified") || self.says("testing emails") => {
-                self.refused("5.7.1")
+                Outcome::Barred(Answer::new("5.7.1", &self.text()))
             }
             "invalid_from_address" => self.refused("5.1.7"),
             "invalid_to_address" => self.refused("5.1.3"),
@@ -148,7 +151,9 @@ impl Verdict<'_> {
 
     fn limited(&self, now: Timestamp) -> Outcome {
         match self.name() {
-            "daily_quota_exceeded" => self.closed("Resend's daily quota is spent", until_midnight(now)),
+            "daily_quota_exceeded" => {
+                self.closed("Resend's daily quota is spent", until_midnight(now).min(DAILY_RETRY))
+            }
             "monthly_quota_exceeded" => self.closed("Resend's monthly quota is spent", MONTHLY_RETRY),
             _ => {
                 let reset = self.answer.rate.reset.map(Duration::from_secs);

@@ -45,7 +45,7 @@ pub(super) async fn send(connection: &mut Connection, outgoing: &Outgoing) -> En
     for recipient in plan.recipients {
         match name(connection, recipient).await {
             Ok(answer) => answers.push(answer),
-            Err(answer) => return Ended::Early(answer),
+            Err(ended) => return ended,
         }
     }
     if !answers.contains(&RecipientAnswer::Accepted) {
@@ -55,7 +55,7 @@ pub(super) async fn send(connection: &mut Connection, outgoing: &Outgoing) -> En
         Ok(reply) if reply.has_code(354) => {}
         Ok(reply) => return Ended::Early(Answer::new("4.5.0", &format!("to DATA: {}", text_of(&reply)))),
         Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => return Ended::Early(answer),
-        Err(Trouble::Reply { code, answer }) => return answered(None, instead(answers, code, &answer)),
+        Err(Trouble::Reply { code, answer }) => return refused(answers, code, &answer),
     }
     message(connection, outgoing, answers).await
 }
@@ -66,7 +66,7 @@ async fn message(connection: &mut Connection, outgoing: &Outgoing, answers: Vec<
             answered(Some(text_of(&reply)), answers)
         }
         (Ok(reply), _) => unknown(&format!("to the final dot: {}", text_of(&reply))),
-        (Err(Trouble::Reply { code, answer }), _) => answered(None, instead(answers, code, &answer)),
+        (Err(Trouble::Reply { code, answer }), _) => refused(answers, code, &answer),
         (Err(Trouble::Lost(answer)), true) => unknown(&format!("after the final dot, {}", answer.text)),
         (Err(Trouble::Lost(answer)), false) => {
             Ended::With(Outcome::Transient { answer, retry_after: None, counts: true })
@@ -74,18 +74,19 @@ async fn message(connection: &mut Connection, outgoing: &Outgoing, answers: Vec<
     }
 }
 
-/// Says one RCPT. `Err` if the connection is gone.
+/// Says one RCPT. `Err` if that was the end of the attempt.
 async fn name(
     connection: &mut Connection,
     recipient: Result<String, Answer>,
-) -> Result<RecipientAnswer, Answer> {
+) -> Result<RecipientAnswer, Ended> {
     let command = match recipient {
         Ok(command) => command,
         Err(answer) => return Ok(RecipientAnswer::Refused(answer)),
     };
     match connection.ask(&command).await {
         Ok(_) => Ok(RecipientAnswer::Accepted),
-        Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => Err(answer),
+        Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => Err(Ended::Early(answer)),
+        Err(Trouble::Reply { code, answer }) if is_about_us(code) => Err(unwanted(&answer)),
         // Too many recipients for one message, said the old way (RFC 5321 §4.5.3.1.10).
         Err(Trouble::Reply { code: 552, answer }) => {
             Ok(RecipientAnswer::Deferred(Answer::new("4.5.3", &answer.text)))
@@ -100,12 +101,24 @@ fn mail_refused(trouble: Trouble, outgoing: &Outgoing) -> Ended {
         Trouble::Reply { code: 400..500, answer } => {
             Ended::With(Outcome::Transient { answer, retry_after: None, counts: true })
         }
-        // It wants credentials or TLS that the operator did not give it (RFC 4954 §6).
-        Trouble::Reply { code: 530 | 534 | 535 | 538, answer } => {
-            Ended::With(closed(&format!("the upstream wants us to sign in: {}", answer.text)))
-        }
+        Trouble::Reply { code, answer } if is_about_us(code) => unwanted(&answer),
         Trouble::Reply { answer, .. } => refused_for_all(outgoing, &answer),
     }
+}
+
+/// Whether it wants credentials or TLS that the operator did not give it
+/// (RFC 4954 §6). Some servers say so to a later command than MAIL.
+fn is_about_us(code: u16) -> bool {
+    matches!(code, 530 | 534 | 535 | 538)
+}
+
+fn unwanted(answer: &Answer) -> Ended {
+    Ended::With(closed(&format!("the upstream wants us to sign in: {}", answer.text)))
+}
+
+/// The whole message was refused, after some of the recipients were.
+fn refused(answers: Vec<RecipientAnswer>, code: u16, answer: &Answer) -> Ended {
+    if is_about_us(code) { unwanted(answer) } else { answered(None, instead(answers, code, answer)) }
 }
 
 fn negative(code: u16, answer: Answer) -> RecipientAnswer {

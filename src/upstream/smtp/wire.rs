@@ -365,8 +365,11 @@ async fn plain_reply(tcp: &mut TcpStream) -> Result<String, Unconnected> {
     }
     match text.as_bytes().first() {
         Some(b'2') => Ok(text),
-        Some(b'4') => Err(not_now(text.trim())),
-        _ => Err(Unconnected::Misconfigured(format!("the upstream does not want us: {}", text.trim()))),
+        Some(b'5') => {
+            Err(Unconnected::Misconfigured(format!("the upstream does not want us: {}", text.trim())))
+        }
+        // What is no reply at all may be a proxy's word about a server that is away.
+        _ => Err(not_now(text.trim())),
     }
 }
 

@@ -80,10 +80,16 @@ pub(crate) fn has(program: &str, probe: &[&str]) -> bool {
     if probed.is_ok_and(|output| output.status.success()) {
         return true;
     }
-    let needed = std::env::var_os("POSTMETER_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-    assert!(!needed, "{program} ({probe:?}) is missing, and POSTMETER_REQUIRE_TOOLS=1");
-    eprintln!("skipped: {program} ({probe:?}) is not installed");
+    missing(&format!("{program} ({probe:?})"));
     false
+}
+
+/// Says what this machine lacks, and fails where nothing may be lacking.
+#[track_caller]
+pub(crate) fn missing(what: &str) {
+    let needed = std::env::var_os("POSTMETER_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(!needed, "this machine lacks {what}, and POSTMETER_REQUIRE_TOOLS=1");
+    eprintln!("skipped: this machine lacks {what}");
 }
 
 /// A program of this machine; for node with the place where `.ci/run` puts nodemailer.

@@ -12,7 +12,7 @@ use sqlx::{Connection, Executor};
 
 use super::RUNTIME;
 use super::directory::Directory;
-use super::process::{Process, Said, postmeter};
+use super::process::{Launched, Process, Said, postmeter};
 use super::sink::{SINK_PASSWORD, Sink};
 use super::smtp::Smtp;
 use super::wait::until_is;
@@ -96,10 +96,20 @@ impl Meter {
 
     /// Starts the program, or starts it again on the same data.
     pub(crate) fn serve(&mut self) {
+        let ready = self.launch().ready();
+        self.adopt(ready.unwrap_or_else(|ended| panic!("it ended before it was ready:\n{}", ended.log())));
+    }
+
+    /// Starts the program without waiting for anything.
+    pub(crate) fn launch(&self) -> Launched {
         assert!(self.process.is_none(), "it runs already");
         let mut command = self.command(&["serve"]);
         command.args(&self.arguments);
-        let process = Process::start(command, &self.log_path());
+        Launched::start(command, &self.log_path())
+    }
+
+    /// This is the running program now.
+    pub(crate) fn adopt(&mut self, process: Process) {
         let _in_runtime = RUNTIME.enter();
         self.stand_ins.dodo.deliver_webhooks_to(&format!("http://{}/webhooks/dodo", process.http));
         self.process = Some(process);

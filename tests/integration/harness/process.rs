@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -41,12 +42,18 @@ impl From<Output> for Said {
     }
 }
 
-/// A running `serve` or `sandbox`.
+/// A program that was started, and may not be ready yet.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct Launched {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     log: PathBuf,
+}
+
+/// A running `serve` or `sandbox`.
+#[derive(Debug)]
+pub(crate) struct Process {
+    program: Launched,
     /// STARTTLS.
     pub(crate) smtp: SocketAddr,
     /// Implicit TLS.
@@ -55,8 +62,8 @@ pub(crate) struct Process {
     pub(crate) http: SocketAddr,
 }
 
-impl Process {
-    /// Starts it and waits until it is ready; its stderr is appended to `log`.
+impl Launched {
+    /// Starts it; its stderr is appended to `log`.
     pub(crate) fn start(mut command: Command, log: &Path) -> Self {
         let file: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
@@ -68,50 +75,44 @@ impl Process {
                 heard.lock().unwrap().push(line);
             }
         });
+        Self { child, lines, log: log.to_owned() }
+    }
+
+    /// Whether it says that it is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready_line().is_some()
+    }
+
+    fn ready_line(&self) -> Option<String> {
+        self.lines.lock().unwrap().iter().find(|line| line.starts_with("ready ")).cloned()
+    }
+
+    /// Waits until it is ready, or has ended before.
+    pub(crate) fn ready(mut self) -> Result<Process, Self> {
         let ready = until("the ready line, or an end", || {
-            let ready = lines.lock().unwrap().iter().find(|line| line.starts_with("ready ")).cloned();
-            let ended = ready.is_none() && child.try_wait().unwrap().is_some();
+            let ready = self.ready_line();
+            let ended = ready.is_none() && self.child.try_wait().unwrap().is_some();
             ended.then_some(None).or(ready.map(Some))
         });
-        let Some(ready) = ready else {
-            panic!("it ended before it was ready:\n{}", std::fs::read_to_string(log).unwrap());
-        };
+        let Some(ready) = ready else { return Err(self) };
         let address = |name: &str| {
             let found = ready.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             found.unwrap_or_else(|| panic!("no {name} in {ready}")).parse().unwrap()
         };
         let (smtp, smtps, http) = (address("smtp"), address("smtps"), address("http"));
-        Self { child, lines, log: log.to_owned(), smtp, smtps, http }
+        Ok(Process { program: self, smtp, smtps, http })
     }
 
-    /// What it printed on stdout so far.
-    pub(crate) fn printed(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
-    /// Asks it to stop, without waiting.
-    pub(crate) fn terminate(&self) {
-        self.signal("TERM");
-    }
-
-    /// Sends a signal.
-    pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Waits for its end, which must come in time and with 0.
+    /// Waits until it was killed by SIGKILL, by whomever.
     #[track_caller]
-    pub(crate) fn ends_well(mut self) {
-        let status = self.wait().unwrap_or_else(|| panic!("still running {STOP:?} after SIGTERM"));
-        assert!(status.success(), "it ended with {status}:\n{}", self.log());
-    }
-
-    /// SIGTERM, and its end.
-    #[track_caller]
-    pub(crate) fn stop(self) {
-        self.terminate();
-        self.ends_well();
+    pub(crate) fn dies_by_sigkill(mut self) {
+        let status = self.wait().expect("still running");
+        assert_eq!(status.signal(), Some(9), "it ended with {status}:\n{}", self.log());
     }
 
     /// SIGKILL.
@@ -130,7 +131,67 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Process {
+    /// Starts it and waits until it is ready; its stderr is appended to `log`.
+    pub(crate) fn start(command: Command, log: &Path) -> Self {
+        Launched::start(command, log)
+            .ready()
+            .unwrap_or_else(|ended| panic!("it ended before it was ready:\n{}", ended.log()))
+    }
+
+    /// The program, wherever it can be reached.
+    pub(crate) fn into_program(self) -> Launched {
+        self.program
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.program.id()
+    }
+
+    /// What it printed on stdout so far.
+    pub(crate) fn printed(&self) -> Vec<String> {
+        self.program.lines.lock().unwrap().clone()
+    }
+
+    /// Asks it to stop, without waiting.
+    pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent =
+            Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.program.child.id())).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits for its end, which must come in time and with 0.
+    #[track_caller]
+    pub(crate) fn ends_well(mut self) {
+        let status = self.program.wait().unwrap_or_else(|| panic!("still running {STOP:?} after SIGTERM"));
+        assert!(status.success(), "it ended with {status}:\n{}", self.log());
+    }
+
+    /// SIGTERM, and its end.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.terminate();
+        self.ends_well();
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(self) {
+        self.program.kill();
+    }
+
+    /// Everything that stands in the log.
+    pub(crate) fn log(&self) -> String {
+        self.program.log()
+    }
+}
+
+impl Drop for Launched {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log\n{}---", self.log());

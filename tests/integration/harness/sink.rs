@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -16,6 +17,8 @@ pub(crate) const SINK_PASSWORD: &str = "relay-secret-4711";
 
 /// In the place of a reply: the connection ends.
 pub(crate) const CLOSE: &str = "close";
+/// In the place of the reply to a message: it is taken, and then the connection ends.
+pub(crate) const TAKE_AND_CLOSE: &str = "take and close";
 
 /// How it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +45,13 @@ pub(crate) struct SinkMail {
 /// A reply that is not the usual one.
 #[derive(Debug)]
 struct Rule {
-    /// To a line that begins so; `DOT` is the end of a message.
+    /// To a line that begins so; `BANNER` is the connection, `DOT` the end of a message.
     to: String,
     /// What is said; nothing: never anything.
     reply: String,
     times: usize,
+    /// How long it takes to say it.
+    late: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +60,8 @@ struct Heard {
     rules: Vec<Rule>,
     /// Lines that were answered with nothing.
     unanswered: usize,
+    /// How long a message that was taken waits for its answer.
+    pause: Duration,
 }
 
 /// The server. It ends with the test binary.
@@ -110,7 +117,13 @@ impl Sink {
 
     /// The same, so many times.
     pub(crate) fn reply_times(&self, times: usize, to: &str, reply: &str) {
-        let rule = Rule { to: to.to_owned(), reply: reply.to_owned(), times };
+        let rule = Rule { to: to.to_owned(), reply: reply.to_owned(), times, late: Duration::ZERO };
+        self.heard.lock().unwrap().rules.push(rule);
+    }
+
+    /// Says what it is to say to the next line that begins so, but late.
+    pub(crate) fn reply_late(&self, late: Duration, to: &str, reply: &str) {
+        let rule = Rule { to: to.to_owned(), reply: reply.to_owned(), times: 1, late };
         self.heard.lock().unwrap().rules.push(rule);
     }
 
@@ -119,9 +132,21 @@ impl Sink {
         self.reply(to, "");
     }
 
+    /// Takes its time between a message that it took and the answer.
+    pub(crate) fn pause(&self, pause: Duration) {
+        self.heard.lock().unwrap().pause = pause;
+    }
+
     /// Is its usual self again.
     pub(crate) fn behave(&self) {
-        self.heard.lock().unwrap().rules.clear();
+        let mut heard = self.heard.lock().unwrap();
+        heard.rules.clear();
+        heard.pause = Duration::ZERO;
+    }
+
+    /// How many rules have yet to be followed.
+    pub(crate) fn pending(&self) -> usize {
+        self.heard.lock().unwrap().rules.iter().filter(|rule| rule.times > 0).count()
     }
 
     /// How many lines it has left without an answer.
@@ -169,7 +194,7 @@ impl Door {
         let may_upgrade = greet && self.security == Security::StartTls;
         let mut stream = BufReader::new(stream);
         if greet {
-            stream.write_all(b"220 sink.example ESMTP\r\n").await.ok()?;
+            self.say(&mut stream, "BANNER", "220 sink.example ESMTP").await?;
         }
         let mut mail = SinkMail { from: String::new(), to: Vec::new(), bytes: Vec::new() };
         loop {
@@ -197,11 +222,13 @@ impl Door {
                 "RCPT" if is_taken => mail.to.push(path(&line)),
                 "DATA" if is_taken => {
                     mail.bytes = message(&mut stream).await?;
-                    let rule = self.rule("DOT");
-                    if rule.is_none() {
+                    let rule = self.rule("DOT").await;
+                    if rule.as_deref().is_none_or(|reply| reply == TAKE_AND_CLOSE || reply.starts_with('2')) {
                         // Kept before it is said: whoever hears of it finds it.
                         self.heard.lock().unwrap().mails.push(mail.clone());
                     }
+                    let pause = self.heard.lock().unwrap().pause;
+                    tokio::time::sleep(pause).await;
                     let reply = rule.unwrap_or_else(|| "250 2.0.0 queued as 42".to_owned());
                     self.answer(&mut stream, &reply).await?;
                 }
@@ -211,13 +238,13 @@ impl Door {
     }
 
     async fn say(&self, stream: &mut (impl AsyncWrite + Unpin), line: &str, usual: &str) -> Option<String> {
-        let reply = self.rule(line).unwrap_or_else(|| usual.to_owned());
+        let reply = self.rule(line).await.unwrap_or_else(|| usual.to_owned());
         self.answer(stream, &reply).await?;
         Some(reply)
     }
 
     async fn answer(&self, stream: &mut (impl AsyncWrite + Unpin), reply: &str) -> Option<()> {
-        if reply == CLOSE {
+        if reply == CLOSE || reply == TAKE_AND_CLOSE {
             return None;
         }
         if reply.is_empty() {
@@ -228,11 +255,16 @@ impl Door {
         stream.flush().await.ok()
     }
 
-    fn rule(&self, line: &str) -> Option<String> {
-        let mut heard = self.heard.lock().unwrap();
-        let found = heard.rules.iter_mut().find(|rule| rule.times > 0 && line.starts_with(&rule.to))?;
-        found.times = found.times.saturating_sub(1);
-        Some(found.reply.clone())
+    /// What is to be said to this line, when it is time.
+    async fn rule(&self, line: &str) -> Option<String> {
+        let (reply, late) = {
+            let mut heard = self.heard.lock().unwrap();
+            let found = heard.rules.iter_mut().find(|rule| rule.times > 0 && line.starts_with(&rule.to))?;
+            found.times = found.times.saturating_sub(1);
+            (found.reply.clone(), found.late)
+        };
+        tokio::time::sleep(late).await;
+        Some(reply)
     }
 }
 

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::Meter;
+use super::meter::Credential;
 
 /// No reply takes longer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -166,10 +167,39 @@ impl Smtp {
 
     /// The same with a server that may go away; whether it was acknowledged.
     pub(crate) fn try_deliver(&mut self, message: &[u8]) -> bool {
-        let begun = ["MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.net>", "DATA"]
-            .into_iter()
-            .all(|line| self.say(line).starts_with(['2', '3']));
-        begun && self.message(message).starts_with("250 2.0.0 Queued as ")
+        self.attempt(&["bob@example.net"], message).starts_with("250 2.0.0 Queued as ")
+    }
+
+    /// The same, to anybody; the last reply, empty where the server has gone away.
+    pub(crate) fn attempt(&mut self, to: &[&str], message: &[u8]) -> String {
+        let recipients = to.iter().map(|to| format!("RCPT TO:<{to}>"));
+        let lines = ["MAIL FROM:<ann@example.com>".to_owned()].into_iter().chain(recipients);
+        for line in lines.chain(["DATA".to_owned()]) {
+            let reply = self.say(&line);
+            if !reply.starts_with(['2', '3']) {
+                self.say("RSET");
+                return reply;
+            }
+        }
+        self.message(message)
+    }
+
+    /// On the STARTTLS port of a server that may go away at any time, signed in; `None`: it did.
+    pub(crate) fn try_signed_in(
+        address: SocketAddr,
+        certificate: &Path,
+        credential: &Credential,
+    ) -> Option<Self> {
+        let mut smtp = Self { wire: Wire::Plain(try_connect(address)?), buffer: Vec::new() };
+        let hears = |reply: String, code: &str| reply.starts_with(code).then_some(());
+        hears(smtp.reply(), "220 ")?;
+        hears(smtp.say("EHLO client.example"), "250")?;
+        hears(smtp.say("STARTTLS"), "220 ")?;
+        let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
+        smtp.wire = secure(tcp, certificate);
+        hears(smtp.say("EHLO client.example"), "250")?;
+        hears(smtp.auth_plain(&credential.username, &credential.secret), "235 ")?;
+        Some(smtp)
     }
 
     /// The certificate that the server showed.
@@ -180,10 +210,14 @@ impl Smtp {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let tcp = TcpStream::connect(address).unwrap();
+    try_connect(address).unwrap()
+}
+
+fn try_connect(address: SocketAddr) -> Option<TcpStream> {
+    let tcp = TcpStream::connect(address).ok()?;
     tcp.set_read_timeout(Some(TIMEOUT)).unwrap();
     tcp.set_nodelay(true).unwrap();
-    tcp
+    Some(tcp)
 }
 
 fn secure(tcp: TcpStream, certificate: &Path) -> Wire {

@@ -58,11 +58,18 @@ pub(crate) fn request(method: Method, url: &str) -> RequestBuilder {
 
 /// Sends a request.
 pub(crate) fn ask(request: RequestBuilder) -> Answer {
-    RUNTIME.block_on(async {
-        let answer = request.send().await.unwrap();
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, body: answer.text().await.unwrap() }
-    })
+    RUNTIME.block_on(answered(request)).unwrap()
+}
+
+/// Sends a request to a server that may go away; `None`: it did.
+pub(crate) fn try_ask(request: RequestBuilder) -> Option<Answer> {
+    RUNTIME.block_on(answered(request)).ok()
+}
+
+async fn answered(request: RequestBuilder) -> reqwest::Result<Answer> {
+    let answer = request.send().await?;
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    Ok(Answer { status, headers, body: answer.text().await? })
 }
 
 /// The event that a customer's balance rose; the amount in it is not to be believed.
@@ -98,11 +105,16 @@ impl Meter {
 
     /// A webhook as Dodo signed it so many seconds ago.
     pub(crate) fn webhook(&self, id: &str, seconds_ago: i64, body: &str) -> Answer {
+        ask(self.webhook_request(id, seconds_ago, body))
+    }
+
+    /// The request of such a webhook.
+    pub(crate) fn webhook_request(&self, id: &str, seconds_ago: i64, body: &str) -> RequestBuilder {
         let key = SigningKey::parse(&SecretString::from(WEBHOOK_SECRET)).unwrap();
         let at = Timestamp::now().checked_sub(SignedDuration::from_secs(seconds_ago)).unwrap();
         let request = self.request(Method::POST, "/webhooks/dodo").header("webhook-id", id);
         let request = request.header("webhook-timestamp", at.as_second().to_string());
-        ask(request.header("webhook-signature", key.sign(id, at, body.as_bytes())).body(body.to_owned()))
+        request.header("webhook-signature", key.sign(id, at, body.as_bytes())).body(body.to_owned())
     }
 
     /// The customer's credits.

@@ -1,0 +1,117 @@
+//! The one connection that writes, and what it takes to trust it again after the
+//! disk failed.
+//!
+//! A commit appends to the write-ahead log and syncs it. When the sync fails, the
+//! appended pages are known to nobody in this process, but they lie in the file,
+//! and the next process to open it would read them back as a commit: a message
+//! whose sender was told 452 would be mailed after a crash. So a commit that
+//! failed is *sealed*: the next commit, of a row of no meaning, is written over
+//! its beginning, and the log's running checksum makes the rest worthless.
+//! Nothing is written, and nobody is answered about the failed commit, before that.
+//!
+//! For the same reason a server begins with a checkpoint ([`begin_anew`]): after
+//! a failed sync the system may believe to be on disk what is not, and what was
+//! read back from such a log is safe only where it is written once more.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{Connection, Sqlite, Transaction};
+
+use super::StoreError;
+
+/// The one connection that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: SqliteConnection,
+    options: SqliteConnectOptions,
+    /// A commit failed and was not sealed yet.
+    is_in_doubt: bool,
+    /// The last gathered commit failed, whyever.
+    has_failed: bool,
+}
+
+impl Writer {
+    /// Writes over a connection that was just opened with these options.
+    pub(super) fn new(connection: SqliteConnection, options: SqliteConnectOptions) -> Self {
+        Self { connection, options, is_in_doubt: false, has_failed: false }
+    }
+
+    /// A transaction that may write.
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
+        if self.is_in_doubt || !self.is_between_transactions().await {
+            self.restore().await?;
+        }
+        self.connection.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// What is in the database.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    /// Notes whether the last gathered commit could be written; [`Writer::prove`] asks.
+    pub(super) fn note(&mut self, is_written: bool) {
+        self.has_failed = !is_written;
+    }
+
+    /// After a failed commit: opens the database anew, since nothing that this
+    /// connection believes can be trusted, and seals what was written last.
+    pub(super) async fn restore(&mut self) -> Result<(), sqlx::Error> {
+        self.is_in_doubt = true;
+        self.connection = SqliteConnection::connect_with(&self.options).await?;
+        self.seal().await?;
+        self.is_in_doubt = false;
+        Ok(())
+    }
+
+    /// Whether a write is possible now. After a commit that failed, by making one
+    /// that has room for an ordinary mail.
+    pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
+        // 256 KiB, which the seal then gives back.
+        const FILL: &str = "
+            INSERT INTO meta (key, value) VALUES ('seal', hex(zeroblob(131072)))
+            ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        if !self.has_failed {
+            self.begin().await?.rollback().await?;
+            return Ok(());
+        }
+        let mut tx = self.begin().await?;
+        sqlx::query(FILL).execute(&mut *tx).await?;
+        tx.commit().await?;
+        self.seal().await?;
+        self.has_failed = false;
+        Ok(())
+    }
+
+    /// Whether the last transaction has really ended. A disk that fails in the
+    /// middle of one makes SQLite roll back by itself, and the connection would
+    /// believe for ever that it is still inside.
+    async fn is_between_transactions(&mut self) -> bool {
+        if !self.connection.is_in_transaction() {
+            return true;
+        }
+        // The rollback of a transaction that was dropped waits in line; this waits behind it.
+        self.connection.ping().await.is_ok() && !self.connection.is_in_transaction()
+    }
+
+    async fn seal(&mut self) -> Result<(), sqlx::Error> {
+        // Always a change, or nothing would be written.
+        const SEAL: &str = "
+            INSERT INTO meta (key, value) VALUES ('seal', '1')
+            ON CONFLICT (key) DO UPDATE SET value = CASE value WHEN '1' THEN '2' ELSE '1' END";
+        let mut tx = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(SEAL).execute(&mut *tx).await?;
+        tx.commit().await
+    }
+}
+
+/// Moves everything out of the write-ahead log into the database proper and
+/// begins a new log. Not being able to is no reason to stay away: mail waits in
+/// the database, and its disk may only be full.
+pub(super) async fn begin_anew(connection: &mut SqliteConnection) {
+    const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+    match sqlx::query_as::<_, (i64, i64, i64)>(CHECKPOINT).fetch_one(connection).await {
+        Ok((0, _, _)) => {}
+        Ok(_) => tracing::warn!("the database's log goes on, since another program is reading it"),
+        Err(error) => tracing::warn!(%error, "the database's log goes on"),
+    }
+}

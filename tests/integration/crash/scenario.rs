@@ -1,0 +1,236 @@
+//! How the process comes to each crash point, and what must be so afterwards.
+
+use std::time::Duration;
+
+use postmeter::crash::CrashPoint;
+use postmeter::sandbox::dodo::Payer;
+use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::plan::Plan;
+use crate::harness::smtp::Smtp;
+use crate::harness::wait::until_is;
+use crate::harness::web::{ask, credit_added, try_ask};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter};
+use crate::subscribe::{shown, subscribe, welcome};
+
+/// Messages that a trouble of the upstream befalls, if not all.
+pub(super) const FEW: u64 = 4;
+
+/// Where mail leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Road {
+    Resend,
+    Smtp,
+}
+
+/// What the upstream does wrong.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trouble {
+    /// Nothing.
+    None,
+    /// Defers the first few messages.
+    NotNow,
+    /// Refuses the first few for good.
+    Refuses,
+    /// Turns everybody away, as with a bad key.
+    Locked,
+    /// Never answers.
+    Silent,
+    /// Answers only after a while.
+    Slow,
+}
+
+/// How the process comes to a point, and what is seen after the restart.
+pub(super) struct Scenario {
+    /// At which passage it dies.
+    pub(super) passage: u64,
+    pub(super) plan: fn(Plan) -> Plan,
+    /// An earlier life of the process, in which clients send and this goes wrong.
+    pub(super) earlier: Option<Earlier>,
+    /// What goes wrong in the life that ends at the point.
+    pub(super) troubles: fn(&Meter, Road),
+    /// Whether clients send in that life.
+    pub(super) has_clients: bool,
+    /// What else happens in it, after some mail; where a browser would go next.
+    pub(super) deed: fn(&Meter) -> String,
+    /// What must be so in the next life.
+    pub(super) afterwards: fn(&Meter, &str),
+}
+
+/// What goes wrong in an earlier life, and how it shows.
+pub(super) struct Earlier {
+    pub(super) goes_wrong: fn(&Meter, Road),
+    pub(super) shows: fn(&Meter) -> bool,
+}
+
+impl Scenario {
+    /// Clients send and nothing goes wrong.
+    fn ordinary(passage: u64) -> Self {
+        Self {
+            passage,
+            plan: |plan| plan,
+            earlier: None,
+            troubles: |_, _| {},
+            has_clients: true,
+            deed: |_| String::new(),
+            afterwards: |_, _| {},
+        }
+    }
+
+    /// Clients send while this goes wrong.
+    fn troubled(passage: u64, troubles: fn(&Meter, Road)) -> Self {
+        Self { troubles, ..Self::ordinary(passage) }
+    }
+
+    /// The same in another configuration.
+    fn plan(self, plan: fn(Plan) -> Plan) -> Self {
+        Self { plan, ..self }
+    }
+
+    /// The process dies at the start that follows a life in which this went wrong.
+    fn at_start(goes_wrong: fn(&Meter, Road), shows: fn(&Meter) -> bool) -> Self {
+        Self { earlier: Some(Earlier { goes_wrong, shows }), has_clients: false, ..Self::ordinary(1) }
+    }
+
+    /// Nobody sends but what the deed does.
+    fn of_deed(deed: fn(&Meter) -> String, afterwards: fn(&Meter, &str)) -> Self {
+        Self { has_clients: false, deed, afterwards, ..Self::ordinary(1) }
+    }
+}
+
+/// Every point has a scenario: without one this does not compile.
+pub(super) fn scenario(point: CrashPoint) -> Scenario {
+    let ordinary = Scenario::ordinary;
+    let troubled = Scenario::troubled;
+    let deed = Scenario::of_deed;
+    match point {
+        CrashPoint::AcceptWritten
+        | CrashPoint::AcceptCommitted
+        | CrashPoint::HandedOver
+        | CrashPoint::AttemptBegun
+        | CrashPoint::UpstreamAnswered
+        | CrashPoint::ReportWritten
+        | CrashPoint::CaptureCommitted
+        | CrashPoint::EntryOpened
+        | CrashPoint::EntryAnswered
+        | CrashPoint::EntrySettled => ordinary(3),
+        CrashPoint::PartLeased | CrashPoint::RetryCommitted => {
+            troubled(2, |meter, road| upstream(meter, road, Trouble::NotNow))
+        }
+        CrashPoint::BounceCommitted => troubled(2, |meter, road| upstream(meter, road, Trouble::Refuses)),
+        CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
+        CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
+        CrashPoint::EntryVoided => troubled(1, |meter, _| entries(meter, Reply::status(400), 1)),
+        CrashPoint::LeasesRenewed => troubled(1, |meter, road| upstream(meter, road, Trouble::Slow))
+            .plan(|plan| plan.set("queue", "lease_s = 2")),
+        CrashPoint::BalanceRead | CrashPoint::BalanceApplied => {
+            ordinary(3).plan(|plan| plan.set("billing", "balance_max_age_s = 0"))
+        }
+        CrashPoint::NoticeCommitted => Scenario { afterwards: is_told_once, ..ordinary(1) }
+            .plan(|plan| plan.set("billing", "low_balance_credits = 995")),
+        CrashPoint::GateOpened => Scenario::at_start(
+            |meter, road| upstream(meter, road, Trouble::Locked),
+            |meter| meter.number("SELECT count(*) FROM gate") == 1,
+        ),
+        CrashPoint::LeasesLapsed => Scenario::at_start(
+            |meter, road| upstream(meter, road, Trouble::Silent),
+            |meter| meter.sink().unanswered() > 0 || meter.resend_stand_in().faults().struck() > 0,
+        ),
+        CrashPoint::EntriesDistrusted => Scenario::at_start(
+            |meter, _| entries(meter, Misbehaviour::HangAfter, 1),
+            |meter| meter.dodo().faults().struck() > 0,
+        ),
+        CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
+        CrashPoint::PaymentRecorded => deed(subscribes, is_shown_a_credential),
+        CrashPoint::WebhookActed => deed(tops_up, |_, _| {}).plan(|plan| plan.credits(0)),
+        CrashPoint::WebhookRecorded => deed(pays_a_debt, is_out_of_debt).plan(|plan| plan.credits(3)),
+        CrashPoint::FrontStopped => Scenario {
+            deed: is_told_to_stop,
+            ..troubled(1, |meter, road| upstream(meter, road, Trouble::Silent))
+        },
+    }
+}
+
+fn entries(meter: &Meter, misbehaviour: impl Into<Misbehaviour>, times: u64) {
+    meter.dodo().faults().push(Fault::new(misbehaviour).on("POST", "/ledger-entries").times(times));
+}
+
+pub(super) fn upstream(meter: &Meter, road: Road, trouble: Trouble) {
+    let every = |misbehaviour: Misbehaviour| Fault::new(misbehaviour).on("POST", "/emails");
+    let faults = meter.resend_stand_in().faults();
+    let sink = meter.sink();
+    let bad_key = Reply::status(401).body(r#"{"name":"invalid_api_key","message":"API key is invalid"}"#);
+    let bad_mail = Reply::status(422).body(r#"{"name":"validation_error","message":"no such thing"}"#);
+    match (road, trouble) {
+        (_, Trouble::None) => {
+            faults.clear();
+            sink.behave();
+        }
+        (Road::Resend, Trouble::NotNow) => faults.push(every(Reply::status(500).into()).times(FEW)),
+        (Road::Resend, Trouble::Refuses) => faults.push(every(bad_mail.into()).times(FEW)),
+        (Road::Resend, Trouble::Locked) => faults.push(every(bad_key.into()).always()),
+        (Road::Resend, Trouble::Silent) => faults.push(every(Misbehaviour::HangAfter).always()),
+        (Road::Resend, Trouble::Slow) => faults.push(every(Misbehaviour::Late { delay_ms: 3_000 }).always()),
+        (Road::Smtp, Trouble::NotNow) => sink.reply_times(FEW as usize, "DOT", "451 4.3.0 not now"),
+        (Road::Smtp, Trouble::Refuses) => sink.reply_times(FEW as usize, "RCPT", "550 5.1.1 no such user"),
+        (Road::Smtp, Trouble::Locked) => sink.reply("AUTH", "535 5.7.8 who are you?"),
+        (Road::Smtp, Trouble::Silent) => sink.hang("DOT"),
+        (Road::Smtp, Trouble::Slow) => sink.pause(Duration::from_secs(3)),
+    }
+}
+
+fn is_told_to_stop(meter: &Meter) -> String {
+    meter.process().terminate();
+    String::new()
+}
+
+fn begins_a_checkout(meter: &Meter) -> String {
+    let visitor = json!({ "email": "zoe@example.org", "name": "Zoe" });
+    let _ = try_ask(meter.request(Method::POST, "/checkout/subscribe").json(&visitor));
+    String::new()
+}
+
+fn subscribes(meter: &Meter) -> String {
+    subscribe(meter, "zoe@example.org").return_url.unwrap()
+}
+
+fn is_shown_a_credential(meter: &Meter, return_url: &str) {
+    let page = welcome(meter, return_url);
+    let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
+    assert!(Smtp::starttls(meter).auth_plain(username, secret).starts_with("235 2.7.0 "));
+}
+
+fn tops_up(meter: &Meter) -> String {
+    let checkout = ask(meter.as_customer(Method::POST, "/checkout/topup"));
+    let url = checkout.json()["checkout_url"].as_str().unwrap().to_owned();
+    let _in_runtime = RUNTIME.enter();
+    meter.dodo().pay(url.rsplit('/').next().unwrap(), &Payer::default()).unwrap();
+    url
+}
+
+/// Credits expire while a message is under way; then more are bought, and the
+/// process that hears of it dies.
+fn pays_a_debt(meter: &Meter) -> String {
+    meter.dodo().behave(|behaviour| behaviour.api_entry_events = false);
+    let mut smtp = meter.signed_in();
+    assert!(smtp.deliver(&letter("paid")).starts_with("250 "));
+    meter.drain();
+    meter.dodo().expire_credits(CUSTOMER_ID).unwrap();
+    assert!(smtp.deliver(&letter("owed")).starts_with("250 "));
+    until_is("available", -1, || meter.credits()["available"].as_i64().unwrap());
+    meter.dodo().grant(CUSTOMER_ID, 5, None).unwrap();
+    let _ = try_ask(meter.webhook_request("msg_1", 0, &credit_added(CUSTOMER_ID)));
+    String::new()
+}
+
+fn is_out_of_debt(meter: &Meter, _: &str) {
+    until_is("what is owed", 0, || meter.number("SELECT owed FROM account"));
+}
+
+fn is_told_once(meter: &Meter, _: &str) {
+    until_is("notices", 1, || {
+        meter.number("SELECT count(*) FROM message WHERE kind = 'notice' AND final_at > 0")
+    });
+}
