@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::budget::{Purpose, is_limited};
+use super::budget::Purpose;
 use super::dodo::DodoError;
 use super::ledger::Reading;
 use super::{Billing, Tools};
@@ -169,9 +169,7 @@ impl Billing {
         while let Some(page) = reading.next_page().filter(|page| *page < MAX_PAGES) {
             self.0.budget.take(Purpose::Refresh).await;
             let reply = self.0.tools.dodo.ledger(customer_id, Some(from), page).await;
-            self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
-            self.count(DodoCall::ReadLedger, &reply.answer);
-            reading.add(reply.answer?);
+            reading.add(self.made(DodoCall::ReadLedger, reply)?);
         }
         Ok(reading)
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::budget::{Purpose, is_limited};
+use super::budget::Purpose;
 use super::dodo::credits::Grant;
 use super::dodo::{DodoError, EntryAnswer, Reply};
 use super::{Billing, Tools};
@@ -214,9 +214,7 @@ impl Billing {
         for page in 0..MAX_PAGES {
             self.0.budget.take(Purpose::Refresh).await;
             let reply = self.0.tools.dodo.grants(customer_id, page).await;
-            self.0.budget.learn(&reply.rate, is_limited(&reply.answer));
-            self.count(DodoCall::ListGrants, &reply.answer);
-            let page = reply.answer?;
+            let page = self.made(DodoCall::ListGrants, reply)?;
             grants.extend(page.grants);
             if page.is_last {
                 return Ok(grants);

@@ -296,6 +296,7 @@ impl Billing {
             }
             Verdict::NotNow { error, after } => {
                 self.note(entry, false, &error, began).await;
+                // How long Dodo wants us to wait is known to the budget.
                 if is_limited { Next::WhenAllowed } else { Next::Again(after) }
             }
             Verdict::Unknown { reason } => {

@@ -64,7 +64,8 @@ async fn p3_whatever_becomes_of_an_entry_each_message_is_debited_once() {
     let cases = entry_faults().into_iter().map(|case| async move {
         let bench = Bench::new(10).await;
         bench.services.dodo.behave(case.manners);
-        bench.ask().await.unwrap();
+        // With so many at once on a busy machine the first look may come too late.
+        while bench.ask().await.is_err() {}
         let many: u64 = case.faults.iter().map(|(_, times)| times).sum();
         for (fault, times) in case.faults {
             bench.fault(Fault::new(fault).on("POST", ENTRIES).times(times));
