@@ -354,7 +354,7 @@ async fn more_strangers_than_calls_are_asked_for_together() {
     let account = bench.store.account(&nobody).await.unwrap().unwrap();
     let refused = bench.billing.check_credit(&nobody, &account, Credits::ONE).await;
     assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "{refused:?}");
-    assert_eq!(asking.join_all().await, vec![Ok(Credits::new(3).unwrap()); 80]);
+    assert_eq!(asking.join_all().await, vec![Ok(()); 80]);
     assert!(bench.services.dodo.calls() < 25, "{}", bench.services.dodo.calls());
 }
 
