@@ -173,6 +173,40 @@ label! {
     }
 }
 
+impl EntryKind {
+    /// The kind of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+    }
+}
+
+label! {
+    /// What became of the credit for a message that bounced.
+    RefundResult {
+        /// Not every recipient is final yet.
+        Waiting = "waiting",
+        /// It was captured and is debited at Dodo: a credit is posted there.
+        Due = "due",
+        /// It was captured and never debited: the capture was taken back.
+        Released = "released",
+        /// Dodo has the credit.
+        Credited = "credited",
+        /// The customer's refunds of a day are used up.
+        Capped = "capped",
+        /// The grant that was spent has expired.
+        Expired = "expired",
+        /// Dodo refused the credit.
+        Refused = "refused",
+    }
+}
+
+impl RefundResult {
+    /// The result of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|result| result.as_str() == text)
+    }
+}
+
 label! {
     /// What became of a try to post an entry.
     EntryResult {
@@ -291,6 +325,7 @@ struct Inner {
     credits_uncovered: Gauge,
     oldest_capture_age: Gauge,
     entries: Labelled<2, Counter>,
+    refunds: Labelled<1, Counter>,
     dodo_calls: Labelled<2, Counter>,
     dodo_up: Gauge,
     dodo_refusing: Labelled<1, Gauge>,
@@ -336,6 +371,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             entries: names.add("entries", "Tries to post a ledger entry"),
+            refunds: names.add("refunds", "Steps of refunds for messages that bounced"),
             dodo_calls: names.add("dodo_calls", "Calls to Dodo"),
             dodo_up: names.add("dodo_up", "0 after a call that Dodo failed or left unanswered"),
             dodo_refusing: names.add(
@@ -450,6 +486,11 @@ impl Metrics {
         self.0.entries.get_or_create(&labels).inc();
     }
 
+    /// Counts a step of a refund.
+    pub fn refund(&self, result: RefundResult) {
+        self.0.refunds.get_or_create(&[("result", result.as_str())]).inc();
+    }
+
     /// Counts a call to Dodo, and takes from its result whether Dodo is up.
     pub fn dodo_call(&self, call: DodoCall, result: DodoResult) {
         self.0.dodo_calls.get_or_create(&[("call", call.as_str()), ("result", result.as_str())]).inc();
@@ -495,6 +536,9 @@ impl Inner {
             for result in EntryResult::ALL {
                 begin(&self.entries, [("kind", kind.as_str()), ("result", result.as_str())]);
             }
+        }
+        for result in RefundResult::ALL {
+            begin(&self.refunds, [("result", result.as_str())]);
         }
         for call in DodoCall::ALL {
             begin(&self.dodo_refusing, [("call", call.as_str())]);

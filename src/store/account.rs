@@ -8,6 +8,7 @@ use super::{Store, StoreError, changed, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
+use crate::telemetry::EntryKind;
 
 /// Permission to read a balance at Dodo, taken before the read begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,8 @@ struct AccountRow {
     open_tries: Option<i64>,
     /// Those of them that ended without an answer.
     open_unknown: Option<i64>,
+    /// Whether it takes credits or gives them back.
+    open_kind: Option<String>,
 }
 
 impl AccountRow {
@@ -80,7 +83,7 @@ impl AccountRow {
 
 const READ: &str = "
     SELECT a.balance, a.balance_read_at, a.held, a.owed, a.version, a.low_armed,
-           e.tries AS open_tries, e.unknown_tries AS open_unknown
+           e.tries AS open_tries, e.unknown_tries AS open_unknown, e.kind AS open_kind
     FROM account a LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open'
     WHERE a.customer_id = ?1";
 
@@ -94,8 +97,8 @@ impl Store {
 
     /// Before a balance is read at Dodo. `None`: there is no such account, or an
     /// entry is being posted for the first time, and what Dodo would say could lie
-    /// on either side of it. While an entry waits for another try a read may only
-    /// raise what is available.
+    /// on either side of it. While a debit waits for another try a read may only
+    /// raise what is available. A credit that waits is counted nowhere yet.
     pub async fn begin_balance_read(
         &self,
         customer_id: &CustomerId,
@@ -106,7 +109,7 @@ impl Store {
         Ok(row.filter(|row| !is_first_call(row)).map(|row| BalanceRead {
             customer_id: customer_id.clone(),
             version: row.version,
-            raise_only: row.open_tries.is_some(),
+            raise_only: row.open_kind.as_deref() == Some(EntryKind::Debit.as_str()),
         }))
     }
 

@@ -127,9 +127,13 @@ const CHECKS: &[Check] = &[
             (SELECT message_id, sum(state = 'sent') AS sent, sum(state = 'failed') AS failed,
                     sum(state = 'queued') AS queued FROM recipient GROUP BY message_id) r
             ON r.message_id = m.message_id
-         WHERE m.kind = 'submission' AND (
-               (m.unit = 'recipient' AND (m.captured <> r.sent OR m.released <> r.failed))
-            OR (m.unit = 'message' AND (m.captured <> (r.sent > 0) OR m.released <> (r.sent = 0 AND r.queued = 0))))",
+         LEFT JOIN (SELECT message_id, sum(amount) AS amount FROM refund WHERE state = 'released'
+                    GROUP BY message_id) b ON b.message_id = m.message_id
+         WHERE m.kind = 'submission' AND CASE m.unit
+            WHEN 'recipient' THEN m.captured <> r.sent - coalesce(b.amount, 0)
+                               OR m.released <> r.failed + coalesce(b.amount, 0)
+            ELSE m.captured <> (r.sent > 0) - coalesce(b.amount, 0)
+              OR m.released <> (r.sent = 0 AND r.queued = 0) + coalesce(b.amount, 0) END",
     ),
     check(
         "message",
@@ -202,8 +206,9 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "entry",
+        // What a void entry covered may have been given back since.
         "its amount is not the sum of its captures",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'debit' AND e.amount <>
+        "SELECT e.entry_id FROM entry e WHERE e.kind = 'debit' AND e.state <> 'void' AND e.amount <>
             (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = e.customer_id
                 AND c.number BETWEEN e.first_capture AND e.last_capture)",
     ),
@@ -212,9 +217,9 @@ const CHECKS: &[Check] = &[
         "it covers captures that another entry covers",
         "SELECT entry_id FROM
             (SELECT entry_id, first_capture, max(last_capture) OVER
-                (PARTITION BY customer_id, kind ORDER BY first_capture, entry_id
+                (PARTITION BY customer_id ORDER BY first_capture, entry_id
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
-             FROM entry WHERE state <> 'void') WHERE covered >= first_capture",
+             FROM entry WHERE state <> 'void' AND kind = 'debit') WHERE covered >= first_capture",
     ),
     check(
         "entry",
@@ -246,6 +251,44 @@ const CHECKS: &[Check] = &[
         "its message was accepted under another key too",
         "SELECT customer_id || ' ' || message_id FROM idempotency_key
          GROUP BY customer_id, message_id HAVING count(*) > 1",
+    ),
+    check(
+        "entry",
+        "its amount is not the sum of its refunds",
+        "SELECT e.entry_id FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void' AND e.amount <>
+            (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id)",
+    ),
+    check(
+        "refund",
+        "it is not what became of its entry",
+        "SELECT r.message_id || ' ' || r.address FROM refund r LEFT JOIN entry e ON e.entry_id = r.entry_id
+         WHERE CASE r.state
+            WHEN 'credited' THEN e.state IS NOT 'done' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id
+            WHEN 'due' THEN r.entry_id IS NOT NULL
+                        AND (e.state IS NOT 'open' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id)
+            ELSE r.entry_id IS NOT NULL END",
+    ),
+    check(
+        "refund",
+        "its message is missing, another customer's, or counted in another unit",
+        "SELECT r.message_id || ' ' || r.address FROM refund r LEFT JOIN message m ON m.message_id = r.message_id
+         WHERE CASE WHEN m.message_id IS NULL THEN r.state IN ('waiting', 'due')
+                    ELSE m.customer_id <> r.customer_id OR (m.unit = 'message') <> (r.address = '')
+                      OR (r.address <> '' AND NOT EXISTS (SELECT 1 FROM recipient p
+                          WHERE p.message_id = r.message_id AND p.address = r.address)) END",
+    ),
+    check(
+        "refund",
+        "somebody whom it is for has not bounced",
+        "SELECT f.message_id || ' ' || f.address FROM refund f JOIN recipient r ON r.message_id = f.message_id
+            AND (f.address = '' OR r.address = f.address)
+         WHERE f.state <> 'waiting' AND r.state <> 'failed' AND r.bounced_at IS NULL",
+    ),
+    check(
+        "refund",
+        "more is given back than was captured",
+        "SELECT f.message_id FROM refund f JOIN message m ON m.message_id = f.message_id
+         WHERE f.state IN ('due', 'credited') GROUP BY f.message_id HAVING sum(f.amount) > max(m.captured)",
     ),
     check(
         "gate",

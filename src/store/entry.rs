@@ -1,5 +1,5 @@
-//! Settlement entries: captured debits on their way to Dodo, one at a time for
-//! each customer.
+//! Settlement entries: captured debits on their way to Dodo, and credits given
+//! back (`refund`), one at a time for each customer.
 //!
 //! An entry's id is its idempotency key at Dodo, fixed before the first call; its
 //! amount never changes. Opening one costs the same whatever the amount, because
@@ -9,17 +9,21 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::account::{arm, credits};
+use super::refund::{give_back, keep_back};
 use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
+use crate::telemetry::EntryKind;
 
-/// A debit entry that is open.
+/// An entry that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its id, the idempotency key.
     pub entry_id: EntryId,
     /// Whose.
     pub customer_id: CustomerId,
+    /// Whether it takes credits or gives them back.
+    pub kind: EntryKind,
     /// How many credits.
     pub amount: Credits,
     /// What Dodo's ledger shows.
@@ -30,6 +34,8 @@ pub struct Entry {
     pub unknown_tries: u32,
     /// When it was opened.
     pub opened_at: Timestamp,
+    /// Of a credit: when it lapses; `None`: never, as far as we are concerned.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// How an entry ended well.
@@ -57,11 +63,13 @@ pub struct Debts {
 struct EntryRow {
     entry_id: String,
     customer_id: String,
+    kind: String,
     amount: i64,
     reason: String,
     tries: u32,
     unknown_tries: u32,
     opened_at: i64,
+    expires_at: Option<i64>,
 }
 
 impl EntryRow {
@@ -69,11 +77,13 @@ impl EntryRow {
         Ok(Entry {
             entry_id: stored(EntryId::parse(&self.entry_id))?,
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            kind: stored(EntryKind::parse(&self.kind).ok_or("an entry has no kind that is known"))?,
             amount: credits(self.amount)?,
             reason: self.reason,
             tries: self.tries,
             unknown_tries: self.unknown_tries,
             opened_at: timestamp(self.opened_at)?,
+            expires_at: self.expires_at.map(timestamp).transpose()?,
         })
     }
 }
@@ -131,7 +141,7 @@ impl Store {
     /// Entries that are open: after a restart they are tried again.
     pub async fn open_entries(&self) -> Result<Vec<Entry>, StoreError> {
         const OPEN: &str = "
-            SELECT entry_id, customer_id, amount, reason, tries, unknown_tries, opened_at
+            SELECT entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at
             FROM entry WHERE state = 'open' ORDER BY entry_id";
         let rows: Vec<EntryRow> = sqlx::query_as(OPEN).fetch_all(&self.readers).await?;
         rows.into_iter().map(EntryRow::read).collect()
@@ -198,17 +208,19 @@ impl Store {
         Ok(Some(Entry {
             entry_id: entry_id.clone(),
             customer_id: customer_id.clone(),
+            kind: EntryKind::Debit,
             amount: credits(range.amount)?,
             reason,
             tries: 1,
             unknown_tries: 0,
             opened_at: now,
+            expires_at: None,
         }))
     }
 
-    /// Dodo has the entry: the debt is paid. Settling by itself never changes what
-    /// is available. Doing it again changes nothing. Returns whether the
-    /// low-balance mark was crossed.
+    /// Dodo has the entry: the debt is paid, or the credit is there. Paying by itself
+    /// never changes what is available. Doing it again changes nothing. Returns
+    /// whether the low-balance mark was crossed.
     pub async fn settle_entry(
         &self,
         entry: &Entry,
@@ -226,8 +238,13 @@ impl Store {
         }
         let id = entry.customer_id.as_str();
         let amount = entry.amount.to_i64();
-        let done = sqlx::query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
-        changed("pay debt", done.rows_affected(), 1)?;
+        match entry.kind {
+            EntryKind::Debit => {
+                let done = sqlx::query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
+                changed("pay debt", done.rows_affected(), 1)?;
+            }
+            EntryKind::Credit => give_back(&mut tx, entry, now).await?,
+        }
         if let Settled::Now { balance_after } = settled {
             sqlx::query(READ).bind(id).bind(balance_after).bind(millis(now)).execute(&mut *tx).await?;
         }
@@ -236,8 +253,8 @@ impl Store {
         Ok(low)
     }
 
-    /// Dodo refused the entry and surely applied nothing: its captures are owed in
-    /// no entry again. Doing it again changes nothing.
+    /// Dodo refused the entry and surely applied nothing: its captures are owed, or
+    /// its refunds due, in no entry again. Doing it again changes nothing.
     pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<(), StoreError> {
         const BACK: &str = "
             UPDATE account SET version = version + 1,
@@ -250,12 +267,13 @@ impl Store {
             return Ok(());
         }
         sqlx::query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
-        let done = sqlx::query(BACK)
-            .bind(entry.customer_id.as_str())
-            .bind(entry.entry_id.as_str())
-            .execute(&mut *tx)
-            .await?;
-        changed("void entry", done.rows_affected(), 1)?;
+        match entry.kind {
+            EntryKind::Debit => {
+                let query = sqlx::query(BACK).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
+                changed("void entry", query.execute(&mut *tx).await?.rows_affected(), 1)?;
+            }
+            EntryKind::Credit => keep_back(&mut tx, entry, error, now).await?,
+        }
         Ok(tx.commit().await?)
     }
 

@@ -39,6 +39,23 @@ pub struct MessageLog {
     pub recipients: Vec<RecipientLog>,
     /// Its parts.
     pub parts: Vec<PartLog>,
+    /// What was given back, or not, because it bounced.
+    pub refunds: Vec<RefundLog>,
+}
+
+/// One refund as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefundLog {
+    /// The recipient it is for; unset: the whole message.
+    pub recipient: Option<String>,
+    /// How many credits.
+    pub credits: i64,
+    /// `waiting`, `due`, `released`, `credited`, `capped`, `expired` or `refused`.
+    pub state: String,
+    /// Why nothing is given back.
+    pub reason: Option<String>,
+    /// The credit entry at Dodo.
+    pub entry_id: Option<String>,
 }
 
 /// One recipient as it is shown.
@@ -52,6 +69,10 @@ pub struct RecipientLog {
     pub status: Option<String>,
     /// What the upstream said.
     pub reply: Option<String>,
+    /// When the upstream told that the recipient's server had refused it for good after all.
+    pub bounced_at: Option<Timestamp>,
+    /// What that server said.
+    pub bounce: Option<String>,
 }
 
 /// One part as it is shown.
@@ -87,7 +108,8 @@ struct MessageRow {
 }
 
 type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>);
-type RecipientRow = (String, String, String, Option<String>, Option<String>);
+type RecipientRow = (String, String, String, Option<String>, Option<String>, Option<i64>, Option<String>);
+type RefundRow = (String, String, i64, String, Option<String>, Option<String>);
 
 impl Store {
     /// A customer's messages (or everyone's), newest first, at most `limit`, older than `before`.
@@ -129,19 +151,30 @@ impl Store {
                    last_error
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
-            SELECT message_id, address, state, status, reply
+            SELECT message_id, address, state, status, reply, bounced_at, bounce
             FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
+        const REFUNDS: &str = "
+            SELECT message_id, address, amount, state, reason, entry_id
+            FROM refund WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
         let ids: Vec<&str> = rows.iter().map(|row| row.message_id.as_str()).collect();
         let ids = json(&ids)?;
         let parts: Vec<PartRow> = sqlx::query_as(PARTS).bind(&ids).fetch_all(&self.readers).await?;
         let recipients: Vec<RecipientRow> =
             sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
-        rows.into_iter().map(|row| row.with(&parts, &recipients)).collect()
+        let refunds: Vec<RefundRow> = sqlx::query_as(REFUNDS).bind(&ids).fetch_all(&self.readers).await?;
+        rows.into_iter().map(|row| row.with(&parts, &recipients, &refunds)).collect()
     }
 }
 
 impl MessageRow {
-    fn with(self, parts: &[PartRow], recipients: &[RecipientRow]) -> Result<MessageLog, StoreError> {
+    fn with(
+        self,
+        parts: &[PartRow],
+        recipients: &[RecipientRow],
+        refunds: &[RefundRow],
+    ) -> Result<MessageLog, StoreError> {
+        let own_recipients = recipients.iter().filter(|recipient| recipient.0 == self.message_id);
+        let own_refunds = refunds.iter().filter(|refund| refund.0 == self.message_id);
         let own_parts: Vec<&PartRow> = parts.iter().filter(|part| part.0 == self.message_id).collect();
         let states: Vec<PartState> =
             own_parts.iter().map(|part| part_state(&part.2, part.3, part.4)).collect::<Result<_, _>>()?;
@@ -158,18 +191,32 @@ impl MessageRow {
             released: self.released,
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
-            recipients: recipients.iter().filter(|r| r.0 == self.message_id).map(recipient_log).collect(),
+            recipients: own_recipients.map(recipient_log).collect::<Result<_, _>>()?,
             parts: own_parts.into_iter().map(part_log).collect::<Result<_, _>>()?,
+            refunds: own_refunds.map(refund_log).collect(),
         })
     }
 }
 
-fn recipient_log((_, address, state, status, reply): &RecipientRow) -> RecipientLog {
-    RecipientLog {
+fn recipient_log(row: &RecipientRow) -> Result<RecipientLog, StoreError> {
+    let (_, address, state, status, reply, bounced_at, bounce) = row;
+    Ok(RecipientLog {
         address: address.clone(),
         state: state.clone(),
         status: status.clone(),
         reply: reply.clone(),
+        bounced_at: bounced_at.map(timestamp).transpose()?,
+        bounce: bounce.clone(),
+    })
+}
+
+fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> RefundLog {
+    RefundLog {
+        recipient: Some(address.clone()).filter(|address| !address.is_empty()),
+        credits: *credits,
+        state: state.clone(),
+        reason: reason.clone(),
+        entry_id: entry_id.clone(),
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod accept;
 pub mod account;
 pub mod audit;
+pub mod bounced;
 pub mod checkout;
 mod commit;
 pub mod customer;
@@ -24,6 +25,7 @@ pub mod inspect;
 mod ledger;
 pub mod log;
 pub mod queue;
+pub mod refund;
 pub mod report;
 pub mod standing;
 pub mod webhook;

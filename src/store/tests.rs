@@ -27,6 +27,7 @@ mod histories;
 mod idempotency;
 mod opening;
 mod queue;
+mod refunds;
 mod reports;
 
 /// So many seconds after the beginning of these tests.

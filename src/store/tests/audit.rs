@@ -42,6 +42,7 @@ async fn lived_in() -> (Store, Directory) {
     };
     store.webhook_handled(&webhook, at(0)).await.unwrap();
     store.begin_checkout(&"a".repeat(64), at(0)).await.unwrap();
+    refunds::of_every_kind(&store).await;
     assert_audit(&store).await;
     (store, directory)
 }
@@ -68,7 +69,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("part", "UPDATE recipient SET state = 'queued'"),
     ("body", "DELETE FROM body"),
     ("body", "UPDATE body SET bytes = x'00'"),
-    ("body", "UPDATE body SET message_id = 'x' WHERE chunk_no = 0"),
+    ("body", "UPDATE body SET message_id = 'x' WHERE rowid = (SELECT min(rowid) FROM body)"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'x' WHERE number = 1"),
     ("message", "UPDATE capture SET amount = 2 WHERE number = 1"),
@@ -85,6 +86,17 @@ const TAMPERINGS: &[(&str, &str)] = &[
         "INSERT INTO idempotency_key
             SELECT customer_id, 'other', fingerprint, message_id, expires_at FROM idempotency_key",
     ),
+    ("entry", "UPDATE entry SET amount = 2 WHERE kind = 'credit' AND state = 'done'"),
+    ("entry", "DELETE FROM refund WHERE state = 'credited'"),
+    ("refund", "DELETE FROM entry WHERE kind = 'credit' AND state = 'open'"),
+    ("refund", "UPDATE refund SET state = 'due' WHERE state = 'credited'"),
+    ("refund", "UPDATE refund SET amount = 2 WHERE state = 'credited'"),
+    ("refund", "UPDATE refund SET customer_id = 'nobody'"),
+    ("refund", "UPDATE refund SET address = 'x' WHERE state = 'credited'"),
+    ("refund", "UPDATE refund SET message_id = 'x' WHERE state = 'waiting'"),
+    ("refund", "UPDATE recipient SET bounced_at = NULL"),
+    ("message", "UPDATE refund SET state = 'capped' WHERE state = 'released'"),
+    ("message", "UPDATE capture SET amount = 2 WHERE customer_id = 'bob'"),
     ("gate", "UPDATE gate SET reason = ''"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),

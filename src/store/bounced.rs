@@ -1,0 +1,301 @@
+//! What the upstream tells about a part after it took it, and whose credit that
+//! gives back.
+//!
+//! A bounce is written down on its recipients whether refunds are on or not. Where
+//! they are, the same transaction decides: a message is refunded when nobody got
+//! it, a recipient (unit = recipient) when that one did not; as long as somebody
+//! whom it depends on is not final, it waits. What a refund does to the money is
+//! `refund`'s.
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::ledger::part_state;
+use super::refund::{self, Allowance, Claim, Decision};
+use super::{Store, StoreError, json, millis, stored};
+use crate::domain::address::Mailbox;
+use crate::domain::ids::{CustomerId, MessageId};
+use crate::domain::message::{PartState, RecipientState, Road};
+use crate::telemetry::RefundResult;
+
+/// Waiting refunds that are looked at in one go.
+const MAX_WAITING: u32 = 100;
+
+/// A part that an event names.
+#[derive(Debug, Clone)]
+pub struct KnownPart {
+    /// Whose.
+    pub customer_id: CustomerId,
+    /// Its road.
+    pub road: Road,
+    /// Where it stands.
+    pub state: PartState,
+    /// The last attempt.
+    pub attempt: u32,
+    /// Whether the outcome of that, or of the one before, is unknown.
+    pub is_unknown: bool,
+    /// The upstream's id, once it has answered.
+    pub upstream_id: Option<String>,
+    /// Its recipients, in their order.
+    pub recipients: Vec<(Mailbox, RecipientState)>,
+}
+
+/// Recipients whose server refused a message for good after the upstream had taken it.
+#[derive(Debug, Clone)]
+pub struct Bounced {
+    /// The message.
+    pub message_id: MessageId,
+    /// Whose.
+    pub customer_id: CustomerId,
+    /// For whom.
+    pub recipients: Vec<Mailbox>,
+    /// What the server said, in one line.
+    pub reply: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct PartRow {
+    customer_id: String,
+    road: String,
+    state: String,
+    attempt: u32,
+    time: i64,
+    unknown: i64,
+    upstream_id: Option<String>,
+}
+
+/// A recipient, and the refund that is for it: the message's, or its own.
+#[derive(Debug, sqlx::FromRow)]
+struct RecipientRow {
+    address: String,
+    state: String,
+    has_bounced: bool,
+    refund: Option<String>,
+}
+
+impl Store {
+    /// The part of that number.
+    pub async fn known_part(
+        &self,
+        message_id: &MessageId,
+        part_no: u32,
+    ) -> Result<Option<KnownPart>, StoreError> {
+        const PART: &str = "
+            SELECT m.customer_id, p.road, p.state, p.attempt, coalesce(p.due_at, p.lease_until, 0) AS time,
+                   p.unknown, p.upstream_id
+            FROM part p JOIN message m ON m.message_id = p.message_id
+            WHERE p.message_id = ?1 AND p.part_no = ?2";
+        const RECIPIENTS: &str = "
+            SELECT address, state FROM recipient WHERE message_id = ?1 AND part_no = ?2 ORDER BY ordinal";
+        let id = message_id.as_str();
+        let row: Option<PartRow> =
+            sqlx::query_as(PART).bind(id).bind(part_no).fetch_optional(&self.readers).await?;
+        let Some(row) = row else { return Ok(None) };
+        let recipients: Vec<(String, String)> =
+            sqlx::query_as(RECIPIENTS).bind(id).bind(part_no).fetch_all(&self.readers).await?;
+        let unknown_name = |name: &str| StoreError::Corrupt(format!("{name} is no name of ours"));
+        let recipients = recipients.iter().map(|(address, state)| {
+            let mailbox = stored(Mailbox::parse(address))?;
+            Ok((mailbox, RecipientState::parse(state).ok_or_else(|| unknown_name(state))?))
+        });
+        Ok(Some(KnownPart {
+            customer_id: stored(CustomerId::parse(&row.customer_id))?,
+            road: Road::parse(&row.road).ok_or_else(|| unknown_name(&row.road))?,
+            state: part_state(&row.state, row.attempt, row.time)?,
+            attempt: row.attempt,
+            is_unknown: row.unknown == 1,
+            upstream_id: row.upstream_id,
+            recipients: recipients.collect::<Result<_, StoreError>>()?,
+        }))
+    }
+
+    /// Writes a bounce down and decides what it gives back; without an allowance
+    /// refunds are off. Doing it again changes nothing.
+    pub async fn record_bounce(
+        &self,
+        bounced: &Bounced,
+        allowance: Option<&Allowance>,
+        now: Timestamp,
+    ) -> Result<Vec<Decision>, StoreError> {
+        const MARK: &str = "
+            UPDATE recipient SET bounced_at = ?3, bounce = ?4
+            WHERE message_id = ?1 AND address IN (SELECT value FROM json_each(?2))
+              AND bounced_at IS NULL AND state <> 'failed'";
+        let addresses: Vec<String> = bounced.recipients.iter().map(ToString::to_string).collect();
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        sqlx::query(MARK)
+            .bind(bounced.message_id.as_str())
+            .bind(json(&addresses)?)
+            .bind(millis(now))
+            .bind(&bounced.reply)
+            .execute(&mut *tx)
+            .await?;
+        let decisions = match allowance {
+            Some(allowance) => evaluate(&mut tx, &bounced.message_id, allowance, now).await?,
+            None => Vec::new(),
+        };
+        tx.commit().await?;
+        Ok(decisions)
+    }
+
+    /// Messages with a refund that waited for a recipient who is final now.
+    pub async fn refunds_to_decide(&self) -> Result<Vec<(MessageId, CustomerId)>, StoreError> {
+        const READ: &str = "
+            SELECT DISTINCT f.message_id, f.customer_id
+            FROM refund f JOIN message m ON m.message_id = f.message_id
+            WHERE f.state = 'waiting' AND (m.final_at IS NOT NULL OR EXISTS (SELECT 1 FROM recipient r
+                WHERE r.message_id = f.message_id AND r.address = f.address AND r.state <> 'queued'))
+            LIMIT ?1";
+        let rows: Vec<(String, String)> =
+            sqlx::query_as(READ).bind(MAX_WAITING).fetch_all(&self.readers).await?;
+        rows.iter()
+            .map(|(id, customer_id)| {
+                Ok((stored(MessageId::parse(id))?, stored(CustomerId::parse(customer_id))?))
+            })
+            .collect()
+    }
+
+    /// Decides the refunds of a message that waited.
+    pub async fn decide_refunds(
+        &self,
+        message_id: &MessageId,
+        allowance: &Allowance,
+        now: Timestamp,
+    ) -> Result<Vec<Decision>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let decisions = evaluate(&mut tx, message_id, allowance, now).await?;
+        tx.commit().await?;
+        Ok(decisions)
+    }
+}
+
+/// What a recipient's fate means for a refund that was not decided yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ruling {
+    /// It is given, as far as the rules of money allow.
+    Give,
+    /// Somebody is not final.
+    Wait,
+    /// Nothing is to be given.
+    No,
+}
+
+async fn evaluate(
+    tx: &mut SqliteConnection,
+    message_id: &MessageId,
+    allowance: &Allowance,
+    now: Timestamp,
+) -> Result<Vec<Decision>, StoreError> {
+    const MESSAGE: &str =
+        "SELECT customer_id, unit FROM message WHERE message_id = ?1 AND kind = 'submission'";
+    const RECIPIENTS: &str = "
+        SELECT r.address, r.state, r.bounced_at IS NOT NULL AS has_bounced, f.state AS refund
+        FROM recipient r LEFT JOIN refund f
+            ON f.message_id = r.message_id AND f.address = CASE ?2 WHEN 'message' THEN '' ELSE r.address END
+        WHERE r.message_id = ?1 ORDER BY r.ordinal";
+    let id = message_id.as_str();
+    let message: Option<(String, String)> = sqlx::query_as(MESSAGE).bind(id).fetch_optional(&mut *tx).await?;
+    let Some((customer_id, unit)) = message else { return Ok(Vec::new()) };
+    let customer_id = stored(CustomerId::parse(&customer_id))?;
+    let rows: Vec<RecipientRow> = sqlx::query_as(RECIPIENTS).bind(id).bind(&unit).fetch_all(&mut *tx).await?;
+    let mut decisions = Vec::new();
+    for (address, ruling) in rulings(unit == "recipient", &rows) {
+        let claim = Claim { message_id: message_id.clone(), customer_id: customer_id.clone(), address };
+        match ruling {
+            Ruling::No => claim.withdraw(tx).await?,
+            Ruling::Wait => {
+                if claim.wait(tx, now).await? {
+                    decisions.push(Decision { claim, result: RefundResult::Waiting });
+                }
+            }
+            Ruling::Give => {
+                let result = refund::decide(tx, &claim, allowance, now).await?;
+                decisions.push(Decision { claim, result });
+            }
+        }
+    }
+    Ok(decisions)
+}
+
+/// Pure: for whom something is to be done. Who was refused at once never counted.
+fn rulings(per_recipient: bool, rows: &[RecipientRow]) -> Vec<(Option<String>, Ruling)> {
+    let is_undecided = |row: &RecipientRow| {
+        matches!(row.refund.as_deref(), None | Some("waiting")) && (row.has_bounced || row.refund.is_some())
+    };
+    if per_recipient {
+        let ruling = |row: &RecipientRow| match row.state.as_str() {
+            "sent" => Ruling::Give,
+            "queued" => Ruling::Wait,
+            _ => Ruling::No,
+        };
+        let undecided = rows.iter().filter(|row| is_undecided(row));
+        return undecided.map(|row| (Some(row.address.clone()), ruling(row))).collect();
+    }
+    if !rows.iter().any(is_undecided) {
+        return Vec::new();
+    }
+    let mut served = rows.iter().filter(|row| row.state != "failed").peekable();
+    let ruling = if served.peek().is_none() {
+        Ruling::No
+    } else if rows.iter().any(|row| row.state == "queued") {
+        Ruling::Wait
+    } else if served.all(|row| row.has_bounced) {
+        Ruling::Give
+    } else {
+        Ruling::No
+    };
+    vec![(None, ruling)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_refunded_when_nobody_got_it_and_a_recipient_when_that_one_did_not() {
+        // Of each recipient: state, bounced. Wanted: unit = message, and each recipient.
+        type Case = (&'static [(&'static str, bool)], Option<Ruling>, &'static [(usize, Ruling)]);
+        let table: [Case; 8] = [
+            (&[("sent", true)], Some(Ruling::Give), &[(0, Ruling::Give)]),
+            (&[("sent", false)], None, &[]),
+            (&[("sent", true), ("sent", false)], Some(Ruling::No), &[(0, Ruling::Give)]),
+            (&[("sent", true), ("sent", true)], Some(Ruling::Give), &[(0, Ruling::Give), (1, Ruling::Give)]),
+            (&[("sent", true), ("failed", false)], Some(Ruling::Give), &[(0, Ruling::Give)]),
+            (&[("sent", true), ("queued", false)], Some(Ruling::Wait), &[(0, Ruling::Give)]),
+            (&[("queued", true)], Some(Ruling::Wait), &[(0, Ruling::Wait)]),
+            (&[("failed", true)], Some(Ruling::No), &[(0, Ruling::No)]),
+        ];
+        for (recipients, message, each) in table {
+            let rows: Vec<RecipientRow> = recipients
+                .iter()
+                .enumerate()
+                .map(|(nth, (state, has_bounced))| RecipientRow {
+                    address: nth.to_string(),
+                    state: (*state).to_owned(),
+                    has_bounced: *has_bounced,
+                    refund: None,
+                })
+                .collect();
+            let wanted: Vec<_> = message.map(|ruling| (None, ruling)).into_iter().collect();
+            assert_eq!(rulings(false, &rows), wanted, "{recipients:?}");
+            let wanted: Vec<_> = each.iter().map(|(nth, ruling)| (Some(nth.to_string()), *ruling)).collect();
+            assert_eq!(rulings(true, &rows), wanted, "{recipients:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_decided_is_not_decided_again() {
+        for refund in ["due", "released", "credited", "capped", "expired", "refused"] {
+            let row = RecipientRow {
+                address: "a".to_owned(),
+                state: "sent".to_owned(),
+                has_bounced: true,
+                refund: Some(refund.to_owned()),
+            };
+            assert_eq!(rulings(true, std::slice::from_ref(&row)), []);
+            assert_eq!(rulings(false, &[row]), []);
+        }
+    }
+}
