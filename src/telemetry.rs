@@ -230,6 +230,8 @@ label! {
         ReadBalance = "read_balance",
         /// Reads the balances of many.
         ListBalances = "list_balances",
+        /// Reads a customer's grants.
+        ListGrants = "list_grants",
         /// Makes a checkout.
         CreateCheckout = "create_checkout",
         /// Anything else: checkouts, payments, products, entitlements read.

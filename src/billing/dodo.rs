@@ -8,6 +8,7 @@
 //! was used is answered 409, which here is a final answer. What this module
 //! must not know: SQL, holds, who asks.
 
+pub mod credits;
 mod wire;
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
-//! credit, `settle` pays what is owed as `verdict` decides, `notice` tells who runs
-//! low. The sums themselves are moved by the store, in one transaction with the
+//! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
+//! bounced, `notice` tells who runs low. The sums themselves are moved by the store, in one transaction with the
 //! mail. What this room must not know: SMTP, SQL, how mail leaves.
 
 mod balance;
@@ -12,6 +12,7 @@ mod crowd;
 pub mod dodo;
 pub mod events;
 mod notice;
+mod refund;
 mod settle;
 pub(crate) mod verdict;
 
@@ -38,6 +39,7 @@ use budget::{Budget, Purpose, is_limited};
 use crowd::Crowd;
 use dodo::{Dodo, DodoError, Reply};
 use notice::Notices;
+use refund::Refunds;
 
 /// The handle on the money rooms that others hold.
 #[derive(Debug, Clone)]
@@ -69,6 +71,8 @@ pub struct Settings {
     pub balance_max_age: Duration,
     /// `billing.outage_max_age_h`.
     pub outage_max_age: Duration,
+    /// `billing.refund_bounced`.
+    pub refund_bounced: bool,
     /// Where customers buy credits.
     pub top_up_url: String,
     /// The name and address that notices come from.
@@ -84,6 +88,7 @@ impl Settings {
         Self {
             balance_max_age: Duration::from_secs(billing.balance_max_age_s),
             outage_max_age: Duration::from_secs(billing.outage_max_age_h.saturating_mul(3600)),
+            refund_bounced: billing.refund_bounced,
             top_up_url: billing.top_up_url.clone().unwrap_or_else(|| base_url.to_owned()),
             notices_from,
             hostname: config.smtp.hostname.clone(),
@@ -99,6 +104,7 @@ struct Inner {
     reads: Reads,
     crowd: Crowd,
     notices: Notices,
+    refunds: Refunds,
     /// Something was captured, or may be settled now.
     owing: Notify,
     /// Calls for entries ended: a balance read that waited for that may go on.
@@ -128,6 +134,7 @@ impl Billing {
             reads: Reads::default(),
             crowd: Crowd::default(),
             notices: Notices::default(),
+            refunds: Refunds::default(),
             owing: Notify::new(),
             closed: Notify::new(),
             refused: Mutex::default(),

@@ -19,7 +19,7 @@ use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
 use crate::store::entry::{Entry, Settled};
-use crate::telemetry::{DodoCall, DodoResult, EntryKind, EntryResult};
+use crate::telemetry::{DodoCall, DodoResult, EntryResult, RefundResult};
 
 /// Customers looked at in one round.
 const ROUND: u32 = 100;
@@ -148,8 +148,8 @@ impl Billing {
     /// Opens entries for those who have waited longest. Returns whether to look again at once.
     async fn settle_round(&self) -> Result<bool, StoreError> {
         let began = Instant::now();
+        let mut opened = self.refund_round().await;
         let owing = self.0.tools.store.owing(&self.left_alone(), ROUND).await?;
-        let mut opened = 0;
         for customer_id in &owing {
             // The wait for a call is where captures gather.
             if !self.may_open().await {
@@ -168,7 +168,7 @@ impl Billing {
     }
 
     /// Waits until an entry may be opened; `false`: the process stops.
-    async fn may_open(&self) -> bool {
+    pub(super) async fn may_open(&self) -> bool {
         let back = self.0.budget.back();
         if self.0.budget.is_away() && !self.posting().is_empty() {
             tokio::select! {
@@ -194,7 +194,13 @@ impl Billing {
         let mut refused = self.refused();
         refused.retain(|_, refused| now < refused.until + REFUSED_MAX);
         let still = refused.iter().filter(|(_, refused)| refused.until > now);
-        still.map(|(customer_id, _)| customer_id.clone()).collect()
+        let still = still.map(|(customer_id, _)| customer_id.clone());
+        // Whose next entry is a credit has none of another kind before it.
+        still.chain(self.0.refunds.ready()).collect()
+    }
+
+    pub(super) fn is_left_alone(&self, customer_id: &CustomerId) -> bool {
+        self.refused().get(customer_id).is_some_and(|refused| refused.until > Instant::now())
     }
 
     fn leave_alone(&self, customer_id: &CustomerId) {
@@ -213,7 +219,7 @@ impl Billing {
         store.open_entry(customer_id, &entry_id, verdict::at_most(&account), now).await
     }
 
-    fn post_in_background(&self, entry: Entry) {
+    pub(super) fn post_in_background(&self, entry: Entry) {
         self.posting().insert(entry.entry_id.clone());
         let billing = self.clone();
         self.0.tools.tasks.spawn(async move {
@@ -258,8 +264,7 @@ impl Billing {
     }
 
     async fn post(&self, entry: &mut Entry) -> Next {
-        let Entry { customer_id, entry_id, amount, reason, .. } = &*entry;
-        let reply = self.0.tools.dodo.post_debit(customer_id, entry_id, *amount, reason).await;
+        let reply = self.call_for(entry).await;
         self.0.tools.store.pass(CrashPoint::EntryAnswered);
         let is_limited = matches!(reply.answer, EntryAnswer::RateLimited { .. });
         self.0.budget.learn(&reply.rate, is_limited);
@@ -274,7 +279,7 @@ impl Billing {
             }
             Verdict::Void { message } => self.void(entry, &message).await,
             Verdict::Doubtful { message } => {
-                self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Doubtful);
+                self.0.tools.metrics.entry(entry.kind, EntryResult::Doubtful);
                 self.again(entry, false, &message, None).await
             }
             Verdict::NotNow { error, .. } if is_limited => {
@@ -283,7 +288,7 @@ impl Billing {
             }
             Verdict::NotNow { error, after } => self.again(entry, false, &error, after).await,
             Verdict::Unknown { reason } => {
-                self.0.tools.metrics.entry(EntryKind::Debit, EntryResult::Unknown);
+                self.0.tools.metrics.entry(entry.kind, EntryResult::Unknown);
                 self.again(entry, true, &reason, None).await
             }
         }
@@ -295,11 +300,12 @@ impl Billing {
             return Next::NotKept;
         };
         store.pass(CrashPoint::EntrySettled);
-        metrics.entry(EntryKind::Debit, EntryResult::Settled);
+        metrics.entry(entry.kind, EntryResult::Settled);
+        self.count_refunds(entry, RefundResult::Credited);
         tracing::info!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
-            kind = EntryKind::Debit.as_str(),
+            kind = entry.kind.as_str(),
             amount = entry.amount.get(),
             "entry settled"
         );
@@ -319,13 +325,15 @@ impl Billing {
             return Next::NotKept;
         }
         store.pass(CrashPoint::EntryVoided);
-        metrics.entry(EntryKind::Debit, EntryResult::Void);
+        metrics.entry(entry.kind, EntryResult::Void);
+        self.count_refunds(entry, RefundResult::Refused);
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
+            kind = entry.kind.as_str(),
             amount = entry.amount.get(),
             reason = ?message,
-            "Dodo refused an entry; its credits stay owed"
+            "Dodo refused an entry; its credits stay owed, to Dodo or to the customer"
         );
         // If the balance is another than was thought, this lets the next entry be opened at once.
         let _ = self.read_balance(&entry.customer_id).await;

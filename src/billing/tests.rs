@@ -23,6 +23,7 @@ use crate::submission::stand_in::{Directory, store};
 
 mod faults;
 mod outage;
+mod refunds;
 mod settlement;
 mod shortfall;
 
@@ -113,13 +114,17 @@ impl Bench {
     }
 
     /// Accepts a message, and says that it was sent.
-    async fn send(&self) {
-        assert!(self.try_send(&self.ann, 1).await, "out of credit");
+    async fn send(&self) -> MessageId {
+        self.send_to(&self.ann, 1).await.expect("out of credit")
     }
 
     /// The same for this customer and so many recipients, who cost a credit each;
     /// whether it was accepted.
     async fn try_send(&self, customer_id: &CustomerId, recipients: u64) -> bool {
+        self.send_to(customer_id, recipients).await.is_some()
+    }
+
+    async fn send_to(&self, customer_id: &CustomerId, recipients: u64) -> Option<MessageId> {
         let to = |number| Mailbox::parse(&format!("a{number}@y.example")).unwrap();
         let to: Vec<_> = (0..recipients).map(to).collect();
         let part = NewPart { road: Road::Smtp, recipients: to.clone(), request_hash: None };
@@ -143,14 +148,14 @@ impl Bench {
         };
         match self.store.accept(message.clone()).await.unwrap() {
             Accepted::Yes { .. } => {}
-            Accepted::OutOfCredit => return false,
+            Accepted::OutOfCredit => return None,
             other => panic!("{other:?}"),
         }
         let news = News::Answered(Answered { sent: to, ..Answered::default() });
-        let (message_id, part_no, attempt, bounce) = (message.message_id, 0, 1, None);
+        let (message_id, part_no, attempt, bounce) = (message.message_id.clone(), 0, 1, None);
         self.store.report(Report { message_id, part_no, attempt, at: now, news, bounce }).await.unwrap();
         self.billing.captured();
-        true
+        Some(message.message_id)
     }
 
     fn fault(&self, fault: Fault) {

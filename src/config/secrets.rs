@@ -39,7 +39,7 @@ pub struct Secrets {
     pub resend_api_key: Option<SecretString>,
     /// `RESEND_BASE_URL`, default `https://api.resend.com`
     pub resend_base_url: String,
-    /// `RESEND_WEBHOOK_SECRET`
+    /// `RESEND_WEBHOOK_SECRET`, one or several; unset: Resend's webhooks are not believed
     pub resend_webhook_secrets: Vec<SecretString>,
     /// `BASE_URL`: the public URL of the HTTP side, without a slash at the end
     pub base_url: String,
@@ -89,7 +89,8 @@ impl Secrets {
             topup_product_id: reader.id("TOPUP_PRODUCT_ID"),
             resend_api_key: reader.key("RESEND_API_KEY", config.uses_resend()).map(SecretString::from),
             resend_base_url: reader.url("RESEND_BASE_URL", false).unwrap_or_else(|| RESEND_URL.to_owned()),
-            resend_webhook_secrets: reader.signing_keys("RESEND_WEBHOOK_SECRET", false),
+            resend_webhook_secrets: reader
+                .signing_keys("RESEND_WEBHOOK_SECRET", config.billing.refund_bounced),
             base_url: reader.url("BASE_URL", true).unwrap_or_default(),
             admin_token: reader.key("POSTMETER_ADMIN_TOKEN", false).map(SecretString::from),
             upstream_smtp_url: reader.upstream_smtp_url(config),
@@ -101,10 +102,6 @@ impl Secrets {
     /// What is allowed and yet worth a second look, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.resend_webhook_secrets.is_empty() {
-            warnings
-                .push("RESEND_WEBHOOK_SECRET has no effect yet: Resend's webhooks are not taken".to_owned());
-        }
         let token_octets = self.admin_token.as_ref().map(|token| token.expose_secret().len());
         match token_octets {
             None => warnings.push(

@@ -23,7 +23,7 @@ pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     findings.not_yet(config);
     findings.smtp(&config.smtp);
     findings.listeners(&config.smtp, &config.http);
-    findings.billing(&config.billing);
+    findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
     findings.queue(&config.queue);
@@ -56,9 +56,6 @@ impl Findings {
     fn not_yet(&mut self, config: &Config) {
         self.require(config.smtp.trusted_proxies.is_empty(), "smtp.trusted_proxies", || {
             "the PROXY protocol is not supported yet; leave it empty".to_owned()
-        });
-        self.require(!config.billing.refund_bounced, "billing.refund_bounced", || {
-            "refunds are not supported yet; leave it false".to_owned()
         });
     }
 
@@ -116,7 +113,7 @@ impl Findings {
         }
     }
 
-    fn billing(&mut self, billing: &Billing) {
+    fn billing(&mut self, billing: &Billing, uses_resend: bool) {
         self.at_most("billing.balance_max_age_s", billing.balance_max_age_s, MOST_SECONDS);
         self.one_to(MOST_HOURS, "billing.outage_max_age_h", billing.outage_max_age_h);
         let outage_s = billing.outage_max_age_h.saturating_mul(3_600);
@@ -127,6 +124,10 @@ impl Findings {
             )
         });
         self.one_to(MOST_SECONDS, "billing.dodo_timeout_s", billing.dodo_timeout_s);
+        self.require(!billing.refund_bounced || uses_resend, "billing.refund_bounced", || {
+            "needs Resend: after an SMTP upstream took a message, its bounces are mails to the sender"
+                .to_owned()
+        });
         self.at_most("billing.low_balance_credits", billing.low_balance_credits, MAX_CREDITS);
         if let Some(Err(what)) = billing.top_up_url.as_deref().map(web_url::check) {
             self.0.push(("billing.top_up_url", what.to_owned()));

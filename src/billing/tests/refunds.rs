@@ -1,0 +1,240 @@
+//! What bounced is given back: once, in the customer's one lane, and not for longer
+//! than what was spent would have lasted.
+
+use super::*;
+use crate::sandbox::dodo::RepeatedKey;
+use crate::store::bounced::Bounced;
+
+impl Bench {
+    /// With refunds, and a balance that is known.
+    async fn refunding(credits: u64) -> Self {
+        let mut config = Config::default();
+        config.billing.refund_bounced = true;
+        let bench = Self::with(credits, sandbox::ENTITLEMENT_ID, config).await;
+        if credits > 0 {
+            bench.ask().await.unwrap();
+        }
+        bench
+    }
+
+    async fn bounce(&self, message_id: &MessageId) {
+        let bounced = Bounced {
+            message_id: message_id.clone(),
+            customer_id: self.ann.clone(),
+            recipients: vec![Mailbox::parse("a0@y.example").unwrap()],
+            reply: "550 5.1.1 user unknown".to_owned(),
+        };
+        self.billing.bounced(&bounced).await.unwrap();
+    }
+
+    /// A message that was sent and settled, of `balance + 1` credits.
+    async fn settled(&self, balance: i64) -> MessageId {
+        let message_id = self.send().await;
+        self.until_settled(balance).await;
+        message_id
+    }
+
+    /// Waits until the refund of a message stands so; why, if it says why.
+    async fn until_refund(&self, message_id: &MessageId, state: &str) -> Option<String> {
+        let began = Instant::now();
+        loop {
+            let refunds = self.store.message(message_id).await.unwrap().unwrap().refunds;
+            if let Some(refund) = refunds.iter().find(|refund| refund.state == state) {
+                assert_eq!(self.store.audit().await.unwrap(), []);
+                return refund.reason.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "{state}: {refunds:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn credits_given(&self) -> Vec<(u64, Option<String>)> {
+        let lines = self.services.dodo.ledger("ann").into_iter();
+        let refunds =
+            lines.filter(|line| line.is_credit && line.description.as_deref() != Some("Credits granted"));
+        refunds.map(|line| (line.amount, line.description)).collect()
+    }
+
+    fn metrics(&self) -> String {
+        self.billing.0.tools.metrics.encode()
+    }
+}
+
+#[tokio::test]
+async fn p3_a_bounce_after_the_debit_is_credited_at_dodo_once() {
+    let bench = Bench::refunding(10).await;
+    bench.billing.start();
+    let message_id = bench.settled(9).await;
+    for _ in 0..3 {
+        bench.bounce(&message_id).await;
+    }
+    bench.until_refund(&message_id, "credited").await;
+    bench.until_settled(10).await;
+    let given = bench.credits_given();
+    assert_eq!(given.len(), 1, "{given:?}");
+    assert!(given[0].1.as_deref().is_some_and(|text| text.contains(message_id.as_str())), "{given:?}");
+    let page = bench.metrics();
+    assert!(page.contains("refunds_total{result=\"credited\"} 1"), "{page}");
+    assert!(page.contains("entries_total{kind=\"credit\",result=\"settled\"} 1"), "{page}");
+}
+
+#[tokio::test]
+async fn p3_a_lost_answer_gives_back_once() {
+    for repeated in [RepeatedKey::Conflict, RepeatedKey::FirstAnswer] {
+        for fault in [Misbehaviour::DropAfter, Misbehaviour::DropBefore, Reply::status(500).into()] {
+            let bench = Bench::refunding(10).await;
+            bench.services.dodo.behave(|behaviour| behaviour.repeated_key = repeated);
+            bench.billing.start();
+            let message_id = bench.settled(9).await;
+            bench.fault(Fault::new(fault).on("POST", ENTRIES).times(2));
+            bench.bounce(&message_id).await;
+            bench.until_refund(&message_id, "credited").await;
+            bench.until_settled(10).await;
+            assert_eq!(bench.credits_given().len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn p3_a_bounce_before_the_debit_never_reaches_dodo() {
+    let bench = Bench::refunding(10).await;
+    let message_id = bench.send().await;
+    bench.send().await;
+    bench.bounce(&message_id).await;
+    bench.until_refund(&message_id, "released").await;
+    bench.billing.start();
+    bench.until_settled(9).await;
+    assert_eq!((bench.debits(), bench.credits_given()), (vec![1], vec![]));
+}
+
+#[tokio::test]
+async fn p3_a_bounce_during_the_call_for_its_entry_is_given_back_after_it() {
+    let bench = Bench::refunding(10).await;
+    bench.fault(Fault::new(Misbehaviour::Late { delay_ms: 200 }).on("POST", ENTRIES));
+    bench.billing.start();
+    let message_id = bench.send().await;
+    bench.until("an entry is open", |account| account.version > 1).await;
+    bench.bounce(&message_id).await;
+    bench.until_refund(&message_id, "credited").await;
+    bench.until_settled(10).await;
+}
+
+#[tokio::test]
+async fn p3_a_refund_gets_its_turn_however_much_is_sent() {
+    let bench = Bench::refunding(1_000).await;
+    bench.billing.start();
+    let message_id = bench.settled(999).await;
+    bench.bounce(&message_id).await;
+    let mut sent = 0;
+    while bench.credits_given().is_empty() {
+        bench.send().await;
+        sent += 1;
+        assert!(sent < 900, "debits kept the lane");
+    }
+    bench.until_settled(1_000 - sent).await;
+}
+
+#[tokio::test]
+async fn a_refund_lapses_no_later_than_what_was_spent() {
+    let bench = Bench::refunding(0).await;
+    let (soon, later) = (Duration::from_secs(3600), Duration::from_secs(7200));
+    let at = |after: Duration| bench.clock.now().checked_add(after).unwrap();
+    bench.services.dodo.grant("ann", 5, Some(at(soon))).unwrap();
+    bench.services.dodo.grant("ann", 5, Some(at(later))).unwrap();
+    bench.billing.balance_changed(&bench.ann);
+    bench.billing.start();
+    bench.until("the balance is known", |account| account.balance == Some(10)).await;
+    let message_id = bench.settled(9).await;
+    bench.bounce(&message_id).await;
+    bench.until_refund(&message_id, "credited").await;
+    let grants: Vec<Option<i64>> = bench.grants_of_the_api().await;
+    assert_eq!(grants.last(), Some(&Some(at(soon).as_second())));
+}
+
+impl Bench {
+    /// When each grant lapses, oldest first.
+    async fn grants_of_the_api(&self) -> Vec<Option<i64>> {
+        let page = self.billing.0.tools.dodo.grants(&self.ann, 0).await.answer.unwrap();
+        page.grants.iter().map(|grant| grant.expires_at.map(Timestamp::as_second)).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_credits_that_have_expired_since_is_not_posted() {
+    let bench = Bench::refunding(0).await;
+    let soon = bench.clock.now().checked_add(Duration::from_secs(3600)).unwrap();
+    bench.services.dodo.grant("ann", 5, Some(soon)).unwrap();
+    bench.billing.balance_changed(&bench.ann);
+    bench.billing.start();
+    bench.until("the balance is known", |account| account.balance == Some(5)).await;
+    let message_id = bench.settled(4).await;
+    bench.clock.advance(Duration::from_secs(3601));
+    bench.bounce(&message_id).await;
+    let reason = bench.until_refund(&message_id, "expired").await;
+    assert!(reason.is_some_and(|reason| reason.contains("expired")));
+    assert_eq!(bench.credits_given(), []);
+}
+
+#[tokio::test]
+async fn p8_refunds_wait_for_a_dodo_that_tells_the_grants() {
+    let bench = Bench::refunding(10).await;
+    bench.billing.start();
+    let message_id = bench.settled(9).await;
+    bench.fault(Fault::new(Reply::status(503)).on("GET", "/grants"));
+    bench.bounce(&message_id).await;
+    bench.settled(8).await;
+    bench.until_refund(&message_id, "credited").await;
+    bench.until_settled(9).await;
+}
+
+#[tokio::test]
+async fn p3_after_a_restart_an_open_credit_is_posted_again_under_its_key() {
+    let bench = Bench::refunding(5).await;
+    let stop = bench.billing.0.tools.stop.clone();
+    bench.billing.start();
+    let message_id = bench.settled(4).await;
+    bench.fault(Fault::new(Misbehaviour::HangAfter).on("POST", ENTRIES));
+    bench.bounce(&message_id).await;
+    let faults = bench.services.dodo.faults().clone();
+    bench.until("the credit is on its way", |_| faults.struck() > 0).await;
+    stop.cancel();
+    bench.billing.0.tools.tasks.close();
+    bench.billing.0.tools.tasks.wait().await;
+    let bench = bench.restarted();
+    bench.billing.start();
+    bench.until_refund(&message_id, "credited").await;
+    bench.until_settled(5).await;
+    assert_eq!(bench.credits_given().len(), 1);
+}
+
+impl Bench {
+    /// The same with a billing of another process.
+    fn restarted(self) -> Self {
+        let Inner { tools, settings, .. } = &*self.billing.0;
+        let tools = Tools {
+            store: tools.store.clone(),
+            dodo: tools.dodo.clone(),
+            routing: tools.routing,
+            clock: tools.clock.clone(),
+            metrics: Metrics::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let billing = Billing::new(tools, settings.clone());
+        Self { billing, ..self }
+    }
+}
+
+#[tokio::test]
+async fn with_refunds_off_nothing_is_given_back() {
+    let bench = Bench::new(10).await;
+    bench.ask().await.unwrap();
+    bench.billing.start();
+    let message_id = bench.settled(9).await;
+    bench.bounce(&message_id).await;
+    bench.settled(8).await;
+    let log = bench.store.message(&message_id).await.unwrap().unwrap();
+    assert_eq!((log.refunds, log.captured), (vec![], 1));
+    assert!(log.recipients[0].bounced_at.is_some(), "the news is shown all the same");
+    assert_eq!(bench.credits_given(), []);
+}
