@@ -379,11 +379,14 @@ fn http_settings(
     is_sandbox: bool,
 ) -> anyhow::Result<http::Settings> {
     let webhook_keys = secrets.dodo_webhook_keys.iter().map(SigningKey::parse).collect::<Result<_, _>>()?;
+    let resend_webhook_keys =
+        secrets.resend_webhook_secrets.iter().map(SigningKey::parse).collect::<Result<_, _>>()?;
     let starter_domain = config.senders.starter_domain.as_deref().map(Domain::parse).transpose()?;
     Ok(http::Settings {
         base_url: secrets.base_url.clone(),
         admin_token: secrets.admin_token.clone(),
         webhook_keys,
+        resend_webhook_keys,
         plan_product_id: secrets.plan_product_id.clone(),
         topup_product_id: secrets.topup_product_id.clone(),
         starter_domain,

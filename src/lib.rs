@@ -74,6 +74,9 @@
 //! - **An entry is posted under one key with one amount until Dodo says something
 //!   definite.** Only 2xx and 409 settle it; only a 400 that no unknown try went
 //!   before voids it.
+//! - **A refund is given once, and never outlives what was spent.** While the capture
+//!   is in no entry it is taken back; after that a credit entry in the same lane gives
+//!   it back. Off by default, and one in twenty of a day's messages at most.
 //! - **A balance read is applied only if no entry was opened, settled or voided
 //!   since it began** (the account's `version`), and while an entry's outcome is
 //!   unknown it may only raise what is available.

@@ -124,6 +124,10 @@ fn senseless_values_are_told_with_line_and_key() {
         ("[smtp]\nhostname = \"[192.0.2.1]\"", "line 2, column 1: smtp.hostname: "),
         ("[smtp]\nhostname = \"bücher.example\"", "smtp.hostname: "),
         ("[smtp]\nmax_message_bytes = 1000", "smtp.max_message_bytes: is 1000; must be at least 65536"),
+        (
+            "[billing]\nrefund_bounced = true\n[upstream]\nkind = \"smtp\"",
+            "billing.refund_bounced: needs Resend",
+        ),
         ("[smtp]\nmax_recipients = 0", "smtp.max_recipients: is 0; must be at least 1"),
         ("[smtp]\nmax_connections = 0", "smtp.max_connections: is 0"),
         ("[smtp]\nmax_connections_per_ip = 0", "smtp.max_connections_per_ip: is 0"),

@@ -9,6 +9,7 @@ mod bounce;
 pub mod gates;
 mod leases;
 mod news;
+pub mod told;
 mod worker;
 
 use std::collections::VecDeque;

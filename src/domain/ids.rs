@@ -107,6 +107,14 @@ impl MessageId {
     }
 }
 
+impl PartId {
+    /// The message and the number of the part in it.
+    pub fn split(&self) -> Option<(MessageId, u32)> {
+        let (message_id, number) = self.0.rsplit_once('-')?;
+        Some((MessageId::parse(message_id).ok()?, number.parse().ok()?))
+    }
+}
+
 impl EntryId {
     /// A new id for an entry opened at `now`.
     pub fn generate(now: Timestamp, entropy: Entropy) -> Self {
@@ -143,6 +151,10 @@ mod tests {
         assert_eq!(early.as_str().len(), 32);
         let part = early.part(2);
         assert!(part.as_str().ends_with("-2"));
+        assert_eq!(part.split(), Some((early, 2)));
+        for bad in ["x", "-1", "x-", "x-y", "x-4294967296"] {
+            assert_eq!(PartId::parse(bad).unwrap().split(), None, "{bad}");
+        }
         assert!(part.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
     }
 }

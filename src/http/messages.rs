@@ -28,13 +28,17 @@ pub(super) struct MessageView {
     last_error: Option<String>,
     /// Credits debited.
     debit: i64,
+    /// Credits given back for them after all, at Dodo.
+    refunded: i64,
 }
 
 impl From<MessageLog> for MessageView {
     fn from(log: MessageLog) -> Self {
         let attempts = log.parts.iter().map(|part| part.attempts).fold(0, u32::saturating_add);
         let last_error = log.parts.iter().rev().find_map(|part| part.last_error.clone());
-        Self { attempts, last_error, debit: log.captured, log }
+        let credited = log.refunds.iter().filter(|refund| refund.state == "credited");
+        let refunded = credited.map(|refund| refund.credits).sum();
+        Self { attempts, last_error, debit: log.captured, refunded, log }
     }
 }
 

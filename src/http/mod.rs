@@ -102,6 +102,8 @@ pub struct Settings {
     pub admin_token: Option<SecretString>,
     /// `DODO_WEBHOOK_KEY`, one or several.
     pub webhook_keys: Vec<SigningKey>,
+    /// `RESEND_WEBHOOK_SECRET`, one or several; none: nothing is believed.
+    pub resend_webhook_keys: Vec<SigningKey>,
     /// `PLAN_PRODUCT_ID`
     pub plan_product_id: String,
     /// `TOPUP_PRODUCT_ID`
@@ -183,6 +185,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/messages", get(messages::list))
         .route("/messages/{message_id}", get(messages::show))
         .route("/webhooks/dodo", post(webhooks::dodo))
+        .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .with_state(site);

@@ -161,6 +161,7 @@ fn settings() -> Settings {
         base_url: BASE_URL.to_owned(),
         admin_token: Some(SecretString::from(ADMIN_TOKEN)),
         webhook_keys: vec![signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), signing_key(WEBHOOK_KEY)],
+        resend_webhook_keys: vec![signing_key(WEBHOOK_KEY)],
         plan_product_id: "pdt_plan".to_owned(),
         topup_product_id: "pdt_topup".to_owned(),
         starter_domain: Some(Domain::parse("mail.example").unwrap()),

@@ -1,8 +1,11 @@
-//! Dodo's webhooks: news, believed because they are signed, acted on once.
+//! Webhooks: news, believed because they are signed, acted on once. Dodo's are
+//! acted on here, Resend's in [`resend`].
 //!
 //! The raw body is verified before anything parses it. Handling comes before the
 //! id is remembered, and is safe to repeat: a crash between the two costs one
 //! more delivery, never an event. What an event says about amounts is not used.
+
+pub(super) mod resend;
 
 use std::time::Duration;
 
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::error::HttpError;
 use super::provision::{self, Recorded};
-use super::signature::{HeaderNames, SignatureError, SignedHeaders};
+use super::signature::{HeaderNames, SignatureError, SignedHeaders, SigningKey};
 use super::{Shared, Site, body};
 use crate::billing::events::{DodoEvent, DodoEventKind};
 use crate::crash::CrashPoint;
@@ -28,9 +31,78 @@ const MAX_BYTES: usize = 1 << 20;
 /// Longest id of a delivery, in octets.
 const MAX_ID_OCTETS: usize = 256;
 const WITHIN: Duration = Duration::from_secs(30);
-const SOURCE: &str = "dodo";
 /// The event of a debit, our own entries included.
 const DEDUCTED: &str = "credit.deducted";
+
+/// Who signs, and how.
+struct Source<'a> {
+    name: &'static str,
+    label: WebhookSource,
+    headers: HeaderNames,
+    keys: &'a [SigningKey],
+}
+
+/// What an event came to.
+struct Outcome {
+    result: WebhookResult,
+    event_type: String,
+    /// Whom of ours it was about.
+    customer_id: Option<CustomerId>,
+}
+
+impl Source<'_> {
+    /// Believes a delivery if it is signed, and has it acted on unless its id was.
+    async fn handle(
+        &self,
+        site: &Site,
+        (headers, bytes): (&HeaderMap, &[u8]),
+        act: impl AsyncFnOnce() -> Result<Outcome, HttpError>,
+    ) -> Result<WebhookResult, HttpError> {
+        let signed = SignedHeaders::read(headers, self.headers).map_err(HttpError::BadSignature)?;
+        let now = site.clock.now();
+        signed.verify(bytes, self.keys, now).map_err(HttpError::BadSignature)?;
+        if signed.id.len() > MAX_ID_OCTETS {
+            let [id, ..] = self.headers.all();
+            return Err(HttpError::BadSignature(SignatureError::MissingHeader(id)));
+        }
+        if site.store.is_webhook_handled(self.name, signed.id).await? {
+            return Ok(WebhookResult::Duplicate);
+        }
+        let Outcome { result, event_type, customer_id } = act().await?;
+        tracing::info!(
+            webhook_id = ?signed.id,
+            event = ?event_type,
+            customer_id = customer_id.as_ref().map(CustomerId::as_str),
+            result = result.as_str(),
+            "webhook"
+        );
+        let webhook_id = signed.id.to_owned();
+        let webhook = Webhook { source: self.name, webhook_id, event_type, customer_id };
+        site.store.pass(CrashPoint::WebhookActed);
+        site.store.webhook_handled(&webhook, now).await?;
+        site.store.pass(CrashPoint::WebhookRecorded);
+        Ok(result)
+    }
+
+    /// Counts what became of it, and says it.
+    fn answer(
+        &self,
+        site: &Site,
+        handled: Result<WebhookResult, HttpError>,
+    ) -> Result<Json<Value>, HttpError> {
+        let result = match &handled {
+            Ok(result) => *result,
+            Err(HttpError::BadSignature(_)) => WebhookResult::BadSignature,
+            Err(HttpError::MalformedWebhook(_)) => WebhookResult::Malformed,
+            Err(_) => WebhookResult::Failed,
+        };
+        site.metrics.webhook(self.label, result);
+        if let Err(error) = &handled {
+            tracing::warn!(source = self.name, result = result.as_str(), error = %error.text(), "a webhook was not handled");
+        }
+        handled.map(|result| Json(json!({ "result": result.as_str() })))
+    }
+}
 
 /// `POST /webhooks/dodo`
 pub(super) async fn dodo(
@@ -39,49 +111,18 @@ pub(super) async fn dodo(
     raw: Body,
 ) -> Result<Json<Value>, HttpError> {
     let bytes = body::read(raw, MAX_BYTES, WITHIN).await?;
-    let handled = handle(&site, &headers, &bytes).await;
-    let result = match &handled {
-        Ok(result) => *result,
-        Err(HttpError::BadSignature(_)) => WebhookResult::BadSignature,
-        Err(HttpError::MalformedWebhook(_)) => WebhookResult::Malformed,
-        Err(_) => WebhookResult::Failed,
+    let source = Source {
+        name: "dodo",
+        label: WebhookSource::Dodo,
+        headers: HeaderNames::Webhook,
+        keys: &site.settings.webhook_keys,
     };
-    site.metrics.webhook(WebhookSource::Dodo, result);
-    if let Err(error) = &handled {
-        tracing::warn!(result = result.as_str(), error = %error.text(), "a webhook was not handled");
-    }
-    handled.map(|result| Json(json!({ "result": result.as_str() })))
-}
-
-async fn handle(site: &Site, headers: &HeaderMap, bytes: &[u8]) -> Result<WebhookResult, HttpError> {
-    let signed = SignedHeaders::read(headers, HeaderNames::Webhook).map_err(HttpError::BadSignature)?;
-    let now = site.clock.now();
-    signed.verify(bytes, &site.settings.webhook_keys, now).map_err(HttpError::BadSignature)?;
-    if signed.id.len() > MAX_ID_OCTETS {
-        return Err(HttpError::BadSignature(SignatureError::MissingHeader("webhook-id")));
-    }
-    if site.store.is_webhook_handled(SOURCE, signed.id).await? {
-        return Ok(WebhookResult::Duplicate);
-    }
-    let event = DodoEvent::parse(bytes).map_err(HttpError::MalformedWebhook)?;
-    let (result, customer_id) = act(site, &event).await?;
-    tracing::info!(
-        webhook_id = ?signed.id,
-        event = ?event.event_type,
-        customer_id = customer_id.as_ref().map(CustomerId::as_str),
-        result = result.as_str(),
-        "webhook"
-    );
-    let webhook = Webhook {
-        source: SOURCE,
-        webhook_id: signed.id.to_owned(),
-        event_type: event.event_type,
-        customer_id,
-    };
-    site.store.pass(CrashPoint::WebhookActed);
-    site.store.webhook_handled(&webhook, now).await?;
-    site.store.pass(CrashPoint::WebhookRecorded);
-    Ok(result)
+    let handled = source.handle(&site, (&headers, &bytes), async || {
+        let event = DodoEvent::parse(&bytes).map_err(HttpError::MalformedWebhook)?;
+        let (result, customer_id) = act(&site, &event).await?;
+        Ok(Outcome { result, event_type: event.event_type, customer_id })
+    });
+    source.answer(&site, handled.await)
 }
 
 /// Does what the event asks for. Returns whom of ours it was about.

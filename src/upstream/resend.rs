@@ -6,6 +6,7 @@
 //! `pace` keeps calls under the rate that Resend tells. What this module must
 //! not know: SQL, money, when to try again.
 
+pub mod events;
 mod pace;
 mod verdict;
 

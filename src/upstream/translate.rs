@@ -30,6 +30,8 @@ use crate::mime::header::{Header, Malformed};
 /// Recipients of one call, over To, Cc and Bcc together: the limit of Amazon SES,
 /// by which Resend sends.
 pub const MAX_RECIPIENTS: usize = 50;
+/// The tag that every mail of ours carries: the id of its part. It comes back in webhooks.
+pub const TAG: &str = "postmeter";
 /// Size of an email at Resend, attachments counted in Base64.
 pub const MAX_EMAIL_BYTES: usize = 40_000_000;
 
@@ -185,7 +187,7 @@ impl Translatable {
             text: &self.text,
             headers: &self.headers,
             attachments: &self.attachments,
-            tags: [Tag { name: "postmeter", value: part_id.as_str() }],
+            tags: [Tag { name: TAG, value: part_id.as_str() }],
         })
     }
 }

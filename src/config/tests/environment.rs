@@ -84,6 +84,8 @@ fn what_the_upstream_does_not_need_may_be_missing() {
         ("", "UPSTREAM_SMTP_URL", false),
         (smtp_only, "UPSTREAM_SMTP_URL", true),
         ("upstream.fallback = \"smtp\"", "UPSTREAM_SMTP_URL", true),
+        ("", "RESEND_WEBHOOK_SECRET", false),
+        ("billing.refund_bounced = true", "RESEND_WEBHOOK_SECRET", true),
     ];
     for (config, name, required) in table {
         let problems = problems(config, &[("RESEND_API_KEY", "")]);

@@ -105,6 +105,59 @@ async fn each_event_does_what_it_should_and_new_ones_do_no_harm() {
     assert!(!town.knows("cus_x").await && !town.knows("cus_shop").await && !town.knows("cus_stranger").await);
 }
 
+fn signed_by_resend(id: &str, at: Timestamp, body: &str) -> Request<Body> {
+    let signature = signing_key(WEBHOOK_KEY).sign(id, at, body.as_bytes());
+    let request = Request::post("/webhooks/resend").header("svix-id", id);
+    let request = request.header("svix-timestamp", at.as_second().to_string());
+    request.header("svix-signature", signature).body(Body::from(body.to_owned())).unwrap()
+}
+
+#[tokio::test]
+async fn what_resend_tells_is_believed_when_it_is_signed_and_does_no_harm() {
+    let town = Town::new().await;
+    let now = town.clock.now();
+    let about = |event: &str, tags: &str| {
+        format!(r#"{{"type":"{event}","data":{{"email_id":"e","to":["x@y.example"],"tags":{tags}}}}}"#)
+    };
+    let table = [
+        (about("email.bounced", r#"{"postmeter":"0190-0"}"#), 200, "ignored"),
+        (about("email.delivered", r#"{"postmeter":"not ours at all"}"#), 200, "ignored"),
+        (about("email.delivered", r#"{"postmeter":"x"}"#), 200, "ignored"),
+        (about("email.sent", "null"), 200, "ignored"),
+        (about("email.teleported", "{}"), 200, "ignored"),
+        (r#"{"type":"contact.created"}"#.to_owned(), 200, "ignored"),
+        ("{".to_owned(), 400, ""),
+        ("{}".to_owned(), 400, ""),
+    ];
+    for (nth, (body, status, result)) in table.into_iter().enumerate() {
+        let id = format!("msg_{nth}");
+        let answer = town.call(signed_by_resend(&id, now, &body)).await;
+        assert_eq!(answer.status, status, "{body} {}", answer.body);
+        if status == 200 {
+            assert_eq!(answer.json()["result"], result, "{body}");
+            let again = town.call(signed_by_resend(&id, now, &body)).await;
+            assert_eq!(again.json()["result"], "duplicate", "{body}");
+        } else {
+            assert_eq!(answer.json()["code"], "malformed_webhook", "{body}");
+        }
+    }
+    let body = about("email.sent", "{}");
+    let old = now - SignedDuration::from_secs(301);
+    let forged = with(signed_by_resend("msg_x", now, &body), "svix-signature", "v1,AAAA");
+    let dodos = {
+        let mut request = signed("msg_x", now, &body);
+        *request.uri_mut() = "/webhooks/resend".parse().unwrap();
+        request
+    };
+    for request in [forged, dodos, signed_by_resend("msg_x", old, &body)] {
+        let answer = town.call(request).await;
+        assert_eq!((answer.status, &answer.json()["code"]), (401, &Value::from("bad_signature")));
+    }
+    let page = town.call(get("/metrics")).await.body;
+    assert!(page.contains(r#"webhooks_total{source="resend",result="bad_signature"} 3"#), "{page}");
+    assert!(page.contains(r#"webhooks_total{source="resend",result="ignored"} 6"#), "{page}");
+}
+
 #[tokio::test]
 async fn a_body_beyond_all_reason_is_not_read() {
     let town = Town::new().await;

@@ -1,0 +1,50 @@
+//! Resend's webhooks: what became of mail after Resend had taken it.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde_json::Value;
+
+use super::{Outcome, Source};
+use crate::billing::events::MalformedEvent;
+use crate::delivery::told::Ears;
+use crate::http::body;
+use crate::http::error::HttpError;
+use crate::http::signature::HeaderNames;
+use crate::http::{Shared, Site};
+use crate::telemetry::{WebhookResult, WebhookSource};
+use crate::upstream::resend::events::{self, ResendEvent};
+
+/// Octets of an event; Resend's are a few kilobytes, and carry a subject.
+const MAX_BYTES: usize = 1 << 20;
+
+/// `POST /webhooks/resend`
+pub(in crate::http) async fn resend(
+    State(site): State<Shared>,
+    headers: HeaderMap,
+    raw: Body,
+) -> Result<Json<Value>, HttpError> {
+    let bytes = body::read(raw, MAX_BYTES, super::WITHIN).await?;
+    let source = Source {
+        name: "resend",
+        label: WebhookSource::Resend,
+        headers: HeaderNames::Svix,
+        keys: &site.settings.resend_webhook_keys,
+    };
+    let handled = source.handle(&site, (&headers, &bytes), async || act(&site, &bytes).await).await;
+    source.answer(&site, handled)
+}
+
+async fn act(site: &Site, bytes: &[u8]) -> Result<Outcome, HttpError> {
+    let event = ResendEvent::parse(bytes).map_err(|error| {
+        HttpError::MalformedWebhook(match error {
+            events::MalformedEvent::NotJson => MalformedEvent::NotJson,
+            events::MalformedEvent::NoType => MalformedEvent::Missing("type"),
+        })
+    })?;
+    let Site { store, billing, metrics, clock, .. } = site;
+    let customer_id = Ears { store, billing, metrics, now: clock.now() }.hear(&event).await?;
+    let result = if customer_id.is_some() { WebhookResult::Accepted } else { WebhookResult::Ignored };
+    Ok(Outcome { result, event_type: event.event_type, customer_id })
+}
