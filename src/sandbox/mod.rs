@@ -71,6 +71,8 @@ pub const DODO_API_KEY: &str = "dodo_test_sandbox";
 pub const DODO_READ_ONLY_API_KEY: &str = "dodo_test_sandbox_read_only";
 /// What Dodo's webhooks are signed with.
 pub const WEBHOOK_SECRET: &str = "whsec_c2FuZGJveC1vbmx5LW5vdC1hLXNlY3JldC0xMjM0";
+/// What Resend's webhooks are signed with.
+pub const RESEND_WEBHOOK_SECRET: &str = "whsec_c2FuZGJveC1vbmx5LW5vdC1hLXNlY3JldC01Njc4";
 /// Resend key that may do everything.
 pub const RESEND_API_KEY: &str = "re_sandbox";
 /// Resend key that may only send.
@@ -83,7 +85,7 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Base URL of Postmeter's HTTP side, without a slash at the end: the checkout page is linked
     /// there and webhooks go there. `None`: the stand-in for Dodo serves its checkout page itself, and
-    /// webhooks wait for [`DodoStandIn::deliver_webhooks_to`].
+    /// webhooks wait for [`DodoStandIn::deliver_webhooks_to`] and [`ResendStandIn::deliver_webhooks_to`].
     pub base_url: Option<String>,
     /// Their clock.
     pub clock: Clock,
@@ -133,6 +135,7 @@ impl StandIns {
             Some(base) => {
                 dodo.serve_checkout_at(base);
                 dodo.deliver_webhooks_to(&format!("{base}/webhooks/dodo"));
+                resend.deliver_webhooks_to(&format!("{base}/webhooks/resend"));
             }
             None => dodo.serve_checkout_at(&dodo_url),
         }
@@ -155,7 +158,7 @@ impl StandIns {
             topup_product_id: TOPUP_PRODUCT_ID.to_owned(),
             resend_api_key: Some(SecretString::from(RESEND_API_KEY)),
             resend_base_url: self.resend_url.clone(),
-            resend_webhook_secrets: Vec::new(),
+            resend_webhook_secrets: vec![SecretString::from(RESEND_WEBHOOK_SECRET)],
             base_url: base_url.to_owned(),
             admin_token: None,
             upstream_smtp_url: None,

@@ -1,12 +1,18 @@
 //! What the tests of both stand-ins share, and those of the sandbox as a whole.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use axum::http::HeaderMap;
+use jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::faults::{Fault, Misbehaviour, Reply};
 use super::*;
+use crate::http::signature::{HeaderNames, SignedHeaders, SigningKey};
 
 /// A client like the real one: it says who it is.
 pub(super) fn client() -> Client {
@@ -43,6 +49,47 @@ pub(super) async fn answer(request: RequestBuilder) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Webhooks as they came.
+pub(super) type Deliveries = mpsc::UnboundedReceiver<(HeaderMap, String)>;
+
+/// An endpoint that takes webhooks after refusing the first `refuse` of them.
+pub(super) async fn endpoint(refuse: usize) -> (String, Deliveries) {
+    let (seen, inbox) = mpsc::unbounded_channel();
+    let refused = Arc::new(AtomicU64::new(u64::try_from(refuse).unwrap()));
+    let router = Router::new().route(
+        "/webhooks",
+        axum::routing::post(move |fields: HeaderMap, body: String| async move {
+            seen.send((fields, body)).unwrap();
+            let left = refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            if left.is_ok() {
+                axum::http::StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                axum::http::StatusCode::OK
+            }
+        }),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/webhooks", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, inbox)
+}
+
+/// Id, type and body of the next webhook, which must be signed.
+pub(super) async fn delivered(
+    inbox: &mut Deliveries,
+    names: HeaderNames,
+    secret: &str,
+) -> (String, String, Value) {
+    let wait = tokio::time::timeout(Duration::from_secs(10), inbox.recv());
+    let (fields, body) = wait.await.expect("a webhook comes").unwrap();
+    let signed = SignedHeaders::read(&fields, names).unwrap();
+    let key = SigningKey::parse(&SecretString::from(secret)).unwrap();
+    signed.verify(body.as_bytes(), &[key], Timestamp::now()).unwrap();
+    let id = signed.id.to_owned();
+    let event: Value = serde_json::from_str(&body).unwrap();
+    (id, event["type"].as_str().unwrap().to_owned(), event)
 }
 
 #[tokio::test]

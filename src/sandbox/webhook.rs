@@ -1,4 +1,5 @@
-//! Signed webhooks on their way out (Standard Webhooks, which Dodo follows).
+//! Signed webhooks on their way out (Standard Webhooks, which Dodo follows, and
+//! Resend under other header names).
 //!
 //! A parcel keeps its `webhook-id` over all tries; timestamp and signature are
 //! of each try. When to try again is the sender's business, not this file's.
@@ -26,19 +27,20 @@ pub(super) struct Parcel {
 #[derive(Debug)]
 pub(super) struct Courier {
     http: reqwest::Client,
+    names: HeaderNames,
     key: SigningKey,
     endpoint: Mutex<Option<String>>,
 }
 
 impl Courier {
-    /// A courier that signs with this key.
+    /// A courier that signs with this key, under these names.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(super) fn new(key: SigningKey) -> std::io::Result<Self> {
+    pub(super) fn new(names: HeaderNames, key: SigningKey) -> std::io::Result<Self> {
         let http = super::loopback_client()?.user_agent("Svix-Webhooks/sandbox").build();
         let http = http.map_err(std::io::Error::other)?;
-        Ok(Self { http, key, endpoint: Mutex::default() })
+        Ok(Self { http, names, key, endpoint: Mutex::default() })
     }
 
     /// Where parcels go from now on.
@@ -61,7 +63,7 @@ impl Courier {
     /// What went wrong: no 2xx within 15 seconds.
     pub(super) async fn post(&self, parcel: &Parcel, at: Timestamp) -> Result<(), String> {
         let endpoint = self.endpoint().ok_or("no endpoint is registered")?;
-        let [id, timestamp, signature] = HeaderNames::Webhook.all();
+        let [id, timestamp, signature] = self.names.all();
         let answer = self
             .http
             .post(endpoint)

@@ -40,7 +40,7 @@ use super::rate::Window;
 use super::webhook::Courier;
 use super::{Tasks, WEBHOOK_SECRET};
 use crate::clock::Clock;
-use crate::http::signature::SigningKey;
+use crate::http::signature::{HeaderNames, SigningKey};
 use books::{Books, Event};
 use ledger::Posting;
 use shop::Customer;
@@ -127,7 +127,7 @@ impl DodoStandIn {
             windows: Mutex::new([Window::new(1_000), Window::new(60_000)]),
             checkout_base: Mutex::default(),
             faults: Faults::default(),
-            courier: Courier::new(signing_key)?,
+            courier: Courier::new(HeaderNames::Webhook, signing_key)?,
             clock,
             tasks,
             calls: AtomicU64::new(0),

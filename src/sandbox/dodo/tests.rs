@@ -1,14 +1,12 @@
-use axum::http::HeaderMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 use super::*;
-use crate::http::signature::{HeaderNames, SignedHeaders};
+use crate::http::signature::HeaderNames;
 use crate::sandbox::contract::assert_dodo;
 use crate::sandbox::faults::{Fault, Misbehaviour};
-use crate::sandbox::tests::{answer, client, dodo, scratch, started};
+use crate::sandbox::tests::{Deliveries, answer, client, delivered, dodo, endpoint, scratch, started};
 use crate::sandbox::{
     CREDITS, CUSTOMER_EMAIL, CUSTOMER_ID, DODO_READ_ONLY_API_KEY, ENTITLEMENT_ID, PLAN_PRODUCT_ID, Settings,
     StandIns, TOPUP_PRODUCT_ID,
@@ -40,6 +38,37 @@ async fn p3_a_debit_is_applied_once_whatever_a_repeated_key_is_answered() {
     all.dodo.behave(|manners| manners.repeated_key = RepeatedKey::FirstAnswer);
     assert_eq!(post(&all, &debit("2", "k1")).await, (201, first), "with the old balance_after");
     assert_eq!((all.dodo.balance(CUSTOMER_ID), all.dodo.debited(CUSTOMER_ID)), (Some(4_997), 3));
+    all.stop().await;
+}
+
+#[tokio::test]
+async fn p3_a_credit_is_a_grant_of_its_own_once_for_each_key() {
+    let clock = Clock::manual("2026-09-01T12:00:00Z".parse().unwrap());
+    let all = StandIns::start(Settings { clock: clock.clone(), ..Settings::default() }).await.unwrap();
+    let credit = |key: &str, expires_at: Value| {
+        json!({ "entry_type": "credit", "amount": "3", "idempotency_key": key, "expires_at": expires_at,
+                "reason": format!("email refund {key}") })
+    };
+    all.dodo.behave(|manners| manners.amounts = Amounts::String);
+    all.dodo.faults().push(Fault::new(Misbehaviour::DropAfter));
+    let soon = credit("k1", json!("2026-09-01T13:00:00Z"));
+    let lost = dodo(&all, Method::POST, &entries(CUSTOMER_ID)).json(&soon).send().await;
+    assert!(lost.is_err());
+    assert_eq!(post(&all, &soon).await.0, 409);
+    all.dodo.behave(|manners| manners.repeated_key = RepeatedKey::FirstAnswer);
+    let (status, first) = post(&all, &soon).await;
+    assert_dodo("CreateLedgerEntryResponse", &first);
+    assert_eq!((status, &first["balance_after"], &first["is_credit"]), (201, &json!("5003"), &json!(true)));
+    assert_eq!(post(&all, &credit("k2", Value::Null)).await.0, 201);
+    assert_eq!((all.dodo.balance(CUSTOMER_ID), all.dodo.debited(CUSTOMER_ID)), (Some(5_006), 0));
+    let path = format!("{BALANCES}/{CUSTOMER_ID}/grants");
+    let (_, grants) = answer(dodo(&all, Method::GET, &path)).await;
+    assert_dodo("ListGrantsResponse", &grants);
+    let expiries: Vec<&Value> =
+        grants["items"].as_array().unwrap().iter().map(|g| &g["expires_at"]).collect();
+    assert_eq!(expiries, [&Value::Null, &json!("2026-09-01T13:00:00.000000Z"), &Value::Null]);
+    clock.advance(Duration::from_secs(3600));
+    assert_eq!(all.dodo.balance(CUSTOMER_ID), Some(5_003), "only that grant has lapsed");
     all.stop().await;
 }
 
@@ -253,37 +282,8 @@ async fn open(all: &StandIns, body: Value) -> (u16, Value) {
     answer(dodo(all, Method::POST, "/checkouts").json(&body)).await
 }
 
-/// An endpoint that takes webhooks after refusing the first `refuse` of them.
-async fn endpoint(refuse: usize) -> (String, mpsc::UnboundedReceiver<(HeaderMap, String)>) {
-    let (seen, inbox) = mpsc::unbounded_channel();
-    let refused = Arc::new(AtomicU64::new(u64::try_from(refuse).unwrap()));
-    let router = Router::new().route(
-        "/webhooks/dodo",
-        axum::routing::post(move |fields: HeaderMap, body: String| async move {
-            seen.send((fields, body)).unwrap();
-            let left = refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-            if left.is_ok() {
-                axum::http::StatusCode::SERVICE_UNAVAILABLE
-            } else {
-                axum::http::StatusCode::OK
-            }
-        }),
-    );
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/webhooks/dodo", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    (url, inbox)
-}
-
-async fn next(inbox: &mut mpsc::UnboundedReceiver<(HeaderMap, String)>) -> (String, String, Value) {
-    let wait = tokio::time::timeout(Duration::from_secs(10), inbox.recv());
-    let (fields, body) = wait.await.expect("a webhook comes").unwrap();
-    let signed = SignedHeaders::read(&fields, HeaderNames::Webhook).unwrap();
-    let key = SigningKey::parse(&SecretString::from(WEBHOOK_SECRET)).unwrap();
-    signed.verify(body.as_bytes(), &[key], Timestamp::now()).unwrap();
-    let id = signed.id.to_owned();
-    let event: Value = serde_json::from_str(&body).unwrap();
-    (id, event["type"].as_str().unwrap().to_owned(), event)
+async fn next(inbox: &mut Deliveries) -> (String, String, Value) {
+    delivered(inbox, HeaderNames::Webhook, WEBHOOK_SECRET).await
 }
 
 #[tokio::test]

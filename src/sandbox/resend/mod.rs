@@ -5,12 +5,14 @@
 //! memory. What it must not know: where a mail came from before it was posted.
 
 mod email;
+mod events;
 mod refusal;
 mod routes;
 #[cfg(test)]
 mod tests;
 
 pub use email::{Addresses, Attachment, Content, Email, Tag};
+pub use events::News;
 pub use refusal::Refusal;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -21,13 +23,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::Tasks;
 use super::faults::Faults;
 use super::journal::{Journal, Place};
 use super::rate::Window;
+use super::webhook::Courier;
+use super::{RESEND_WEBHOOK_SECRET, Tasks};
 use crate::clock::Clock;
+use crate::http::signature::{HeaderNames, SigningKey};
 
 /// How long an idempotency key is remembered, in milliseconds.
 const KEY_LIFETIME_MS: i64 = 24 * 3_600_000;
@@ -46,6 +51,12 @@ pub struct Behaviour {
     pub verified_domains: Option<Vec<String>>,
     /// What a bad key is answered: 400 and 401 were seen.
     pub bad_key_status: u16,
+    /// Whether each mail makes webhooks by itself, where there is an endpoint.
+    pub events: bool,
+    /// Whether each webhook is delivered twice, with the same id.
+    pub duplicate_events: bool,
+    /// Waits before the second, third … try of a webhook that was not taken, in milliseconds.
+    pub event_retries_ms: Vec<u64>,
 }
 
 impl Default for Behaviour {
@@ -56,6 +67,9 @@ impl Default for Behaviour {
             monthly_quota: None,
             verified_domains: None,
             bad_key_status: 401,
+            events: true,
+            duplicate_events: false,
+            event_retries_ms: vec![500, 1_000, 2_000, 5_000, 15_000, 60_000],
         }
     }
 }
@@ -167,6 +181,7 @@ struct Inner {
     behaviour: Mutex<Behaviour>,
     window: Mutex<Window>,
     faults: Faults,
+    courier: Courier,
     clock: Clock,
     tasks: Tasks,
     calls: AtomicU64,
@@ -184,6 +199,8 @@ impl ResendStandIn {
     /// # Errors
     /// The journal cannot be opened or is damaged.
     pub(super) fn open(data_dir: Option<&Path>, clock: Clock, tasks: Tasks) -> Result<Self> {
+        let secret = SecretString::from(RESEND_WEBHOOK_SECRET);
+        let signing_key = SigningKey::parse(&secret).map_err(Error::other)?;
         let mut outbox = Outbox::empty();
         let journal = match data_dir {
             Some(dir) => Journal::open(&dir.join("sandbox-resend.jsonl"), |event, place| {
@@ -197,6 +214,7 @@ impl ResendStandIn {
             behaviour: Mutex::default(),
             window: Mutex::new(Window::new(1_000)),
             faults: Faults::default(),
+            courier: Courier::new(HeaderNames::Svix, signing_key)?,
             clock,
             tasks,
             calls: AtomicU64::new(0),
@@ -312,6 +330,13 @@ impl ResendStandIn {
             tracing::error!(%error, "the sandbox cannot write its journal");
             Refusal::application_error("Internal server error")
         })?;
+        let made: Vec<Mail> = ids
+            .iter()
+            .filter_map(|id| kept.outbox.slot_of.get(id))
+            .filter_map(|index| kept.mail(*index).ok())
+            .collect();
+        drop(kept);
+        self.tell_of(&made);
         Ok(ids)
     }
 

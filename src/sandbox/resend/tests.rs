@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::sandbox::faults::{Fault, Misbehaviour};
-use crate::sandbox::tests::{answer, client, resend, scratch, started};
-use crate::sandbox::{RESEND_API_KEY, RESEND_SENDING_API_KEY, Settings, StandIns, inbox, loopback_client};
+use crate::sandbox::tests::{Deliveries, answer, client, delivered, endpoint, resend, scratch, started};
+use crate::sandbox::{
+    RESEND_API_KEY, RESEND_SENDING_API_KEY, RESEND_WEBHOOK_SECRET, Settings, StandIns, inbox, loopback_client,
+};
 
 fn mail() -> Value {
     json!({ "from": "Ann <ann@example.com>", "to": ["bob@example.net"], "subject": "Hi", "text": "Hello" })
@@ -288,5 +290,71 @@ async fn the_inbox_is_paged_newest_first() {
     assert!(first.contains("number 50.") && !first.contains("number 0.") && first.contains("/inbox?page=1"));
     let (_, _, second) = browse(&all, "/inbox?page=1").await;
     assert!(second.contains("number 0.") && second.contains("/inbox?page=0") && !second.contains("page=2"));
+    all.stop().await;
+}
+
+async fn told(inbox: &mut Deliveries) -> (String, String, Value) {
+    delivered(inbox, HeaderNames::Svix, RESEND_WEBHOOK_SECRET).await
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_mail_is_told_in_signed_webhooks() {
+    let all = started().await;
+    let (url, mut inbox) = endpoint(0).await;
+    all.resend.deliver_webhooks_to(&url);
+    let to = json!(["Bob <bob@example.net>", "bounced+x@resend.dev", "complained@resend.dev"]);
+    let mut mail = with("to", to);
+    mail["tags"] = json!([{ "name": "postmeter", "value": "0190-0" }]);
+    let (_, sent) = send(&all, &mail, "k").await;
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let (_, event, body) = told(&mut inbox).await;
+        assert_eq!(
+            (&body["data"]["email_id"], &body["data"]["tags"]["postmeter"]),
+            (&sent["id"], &json!("0190-0"))
+        );
+        seen.push((event, body["data"]["to"].clone(), body["data"]["bounce"]["type"].clone()));
+    }
+    let event = |name: &str, to: Value, kind: Value| (name.to_owned(), to, kind);
+    let all_of_them = json!(["bob@example.net", "bounced+x@resend.dev", "complained@resend.dev"]);
+    assert_eq!(
+        seen,
+        [
+            event("email.sent", all_of_them, Value::Null),
+            event("email.delivered", json!(["bob@example.net"]), Value::Null),
+            event("email.bounced", json!(["bounced+x@resend.dev"]), json!("Permanent")),
+            event("email.delivered", json!(["complained@resend.dev"]), Value::Null),
+            event("email.complained", json!(["complained@resend.dev"]), Value::Null),
+        ]
+    );
+    assert_eq!(send(&all, &mail, "k").await.0, 200, "the same key tells nothing again");
+    let mail = all.resend.mails().unwrap().pop().unwrap();
+    all.resend.tell(&mail, &["bob@example.net"], &News::hard_bounce());
+    assert_eq!(told(&mut inbox).await.1, "email.bounced");
+    all.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_not_taken_comes_again_under_its_id_and_may_come_twice() {
+    let all = started().await;
+    let (url, mut inbox) = endpoint(1).await;
+    all.resend.behave(|manners| manners.event_retries_ms = vec![1]);
+    all.resend.deliver_webhooks_to(&url);
+    send(&all, &with("to", json!("suppressed@resend.dev")), "k").await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let (id, event, _) = told(&mut inbox).await;
+        seen.push((event, id));
+    }
+    seen.sort();
+    assert_eq!(
+        seen.iter().map(|(event, _)| event.as_str()).collect::<Vec<_>>(),
+        ["email.sent", "email.sent", "email.suppressed"]
+    );
+    assert_eq!(seen[0].1, seen[1].1);
+    all.resend.behave(|manners| manners.duplicate_events = true);
+    send(&all, &mail(), "k2").await;
+    let (first, again) = (told(&mut inbox).await, told(&mut inbox).await);
+    assert_eq!((first.1.as_str(), first.0), ("email.sent", again.0));
     all.stop().await;
 }
