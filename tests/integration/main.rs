@@ -36,6 +36,7 @@ mod notice;
 mod outage;
 mod page;
 mod recipients;
+mod refund;
 mod resend_faults;
 mod retry;
 mod sandbox;

@@ -60,6 +60,8 @@ impl Meter {
         let stand_ins = RUNTIME.block_on(StandIns::start(Settings::default())).unwrap();
         // The test's own speed is not what Resend's limit is for.
         stand_ins.resend.behave(|behaviour| behaviour.per_second = 0);
+        // Few tests are about what Resend tells by itself.
+        stand_ins.resend.behave(|behaviour| behaviour.events = false);
         stand_ins.dodo.add_customer(CUSTOMER_ID, CUSTOMER_EMAIL, "Ann").unwrap();
         if let Some(credits) = credits {
             stand_ins.dodo.grant(CUSTOMER_ID, credits, None).unwrap();
@@ -72,6 +74,7 @@ impl Meter {
             ("PLAN_PRODUCT_ID", sandbox::PLAN_PRODUCT_ID.to_owned()),
             ("TOPUP_PRODUCT_ID", sandbox::TOPUP_PRODUCT_ID.to_owned()),
             ("RESEND_API_KEY", sandbox::RESEND_API_KEY.to_owned()),
+            ("RESEND_WEBHOOK_SECRET", sandbox::RESEND_WEBHOOK_SECRET.to_owned()),
             ("RESEND_BASE_URL", stand_ins.resend_url.clone()),
             ("UPSTREAM_SMTP_URL", sink.url().to_owned()),
             ("BASE_URL", BASE_URL.to_owned()),
@@ -112,6 +115,7 @@ impl Meter {
     pub(crate) fn adopt(&mut self, process: Process) {
         let _in_runtime = RUNTIME.enter();
         self.stand_ins.dodo.deliver_webhooks_to(&format!("http://{}/webhooks/dodo", process.http));
+        self.stand_ins.resend.deliver_webhooks_to(&format!("http://{}/webhooks/resend", process.http));
         self.process = Some(process);
     }
 
@@ -278,7 +282,8 @@ impl Meter {
     pub(crate) fn drain(&self) {
         const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
             + (SELECT count(*) FROM account WHERE held <> 0 OR owed <> 0)
-            + (SELECT count(*) FROM entry WHERE state = 'open')";
+            + (SELECT count(*) FROM entry WHERE state = 'open')
+            + (SELECT count(*) FROM refund WHERE state = 'due')";
         until_is("what is neither final nor settled", 0, || self.number(LEFT));
     }
 
@@ -308,6 +313,7 @@ impl Meter {
             sandbox::DODO_API_KEY,
             sandbox::RESEND_API_KEY,
             sandbox::WEBHOOK_SECRET,
+            sandbox::RESEND_WEBHOOK_SECRET,
             SINK_PASSWORD,
             ADMIN_TOKEN,
         ];

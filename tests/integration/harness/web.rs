@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use postmeter::http::signature::SigningKey;
-use postmeter::sandbox::WEBHOOK_SECRET;
+use postmeter::sandbox::{RESEND_WEBHOOK_SECRET, WEBHOOK_SECRET};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use secrecy::SecretString;
@@ -115,6 +115,15 @@ impl Meter {
         let request = self.request(Method::POST, "/webhooks/dodo").header("webhook-id", id);
         let request = request.header("webhook-timestamp", at.as_second().to_string());
         request.header("webhook-signature", key.sign(id, at, body.as_bytes())).body(body.to_owned())
+    }
+
+    /// A webhook as Resend signs it.
+    pub(crate) fn resend_webhook(&self, id: &str, body: &str) -> Answer {
+        let key = SigningKey::parse(&SecretString::from(RESEND_WEBHOOK_SECRET)).unwrap();
+        let at = Timestamp::now();
+        let request = self.request(Method::POST, "/webhooks/resend").header("svix-id", id);
+        let request = request.header("svix-timestamp", at.as_second().to_string());
+        ask(request.header("svix-signature", key.sign(id, at, body.as_bytes())).body(body.to_owned()))
     }
 
     /// The customer's credits.
