@@ -112,6 +112,12 @@ fn row(message: &MessageLog) -> Markup {
     let refusals = message.recipients.iter().filter_map(|recipient| {
         recipient.reply.as_ref().map(|reply| format!("{}: {reply}", recipient.address))
     });
+    let bounces = message.recipients.iter().filter_map(|recipient| {
+        recipient.bounce.as_ref().map(|bounce| format!("{} bounced: {bounce}", recipient.address))
+    });
+    let refunded = message.refunds.iter().filter(|refund| refund.state == "credited").map(|r| r.credits);
+    let given_back = refunded.sum::<i64>();
+    let refusals = refusals.chain(bounces);
     let errors = message.parts.iter().filter_map(|part| part.last_error.clone());
     let said: Vec<String> = if message.state == MessageState::Sent {
         refusals.collect()
@@ -129,7 +135,10 @@ fn row(message: &MessageLog) -> Markup {
                 @for text in said { br; small { (text) } }
             }
             td.number { (attempts) }
-            td.number { (grouped(message.captured)) }
+            td.number {
+                (grouped(message.captured))
+                @if given_back > 0 { br; small { (grouped(given_back)) " given back" } }
+            }
         }
     }
 }

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::refunds::{PLENTY, bounce, open_credit};
 use super::*;
 use crate::store::account::BalanceRead;
 use crate::store::entry::{Entry, Settled};
+use crate::store::refund::Lapse;
+use crate::telemetry::EntryKind;
 
 const NAMES: [&str; 3] = ["ann", "bob", "eve"];
 const TO: &str = "a@y.example";
@@ -21,7 +24,9 @@ enum Step {
     Failed(usize),
     Retried(usize, bool),
     Lapsed,
-    /// An entry is opened, or posted again.
+    /// The message that was sent last bounces; where none was, one that is under way.
+    Bounced(usize),
+    /// An entry is opened, a credit before a debit, or posted again.
     EntryLeaves(usize),
     /// The call reaches Dodo.
     EntryTakesEffect(usize),
@@ -43,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => who.clone().prop_map(Step::Failed),
         1 => (who.clone(), any::<bool>()).prop_map(|(who, unknown)| Step::Retried(who, unknown)),
         1 => Just(Step::Lapsed),
+        2 => who.clone().prop_map(Step::Bounced),
         4 => who.clone().prop_map(Step::EntryLeaves),
         4 => who.clone().prop_map(Step::EntryTakesEffect),
         4 => (who.clone(), prop::bool::weighted(0.3)).prop_map(|(who, lost)| Step::EntryAnswered(who, lost)),
@@ -66,6 +72,7 @@ enum Said {
 #[derive(Debug, Default)]
 struct Side {
     balance: i64,
+    /// What each entry took; less than nothing: what it gave.
     keys: BTreeMap<EntryId, i64>,
     open: Option<Entry>,
     /// Calls for it that left: with what was answered, once they took effect.
@@ -74,11 +81,15 @@ struct Side {
     wind: Vec<Entry>,
     read: Option<(BalanceRead, Option<i64>)>,
     sending: Vec<(Acceptance, u32)>,
+    sent: Vec<Acceptance>,
 }
 
 impl Side {
     fn post(&mut self, entry: &Entry, balance_first: bool) -> Said {
-        let amount = entry.amount.to_i64();
+        let amount = match entry.kind {
+            EntryKind::Debit => entry.amount.to_i64(),
+            EntryKind::Credit => -entry.amount.to_i64(),
+        };
         let is_known = self.keys.contains_key(&entry.entry_id);
         if amount > self.balance && (balance_first || !is_known) {
             return Said::Rejected;
@@ -119,6 +130,7 @@ impl World {
             Step::Lapsed => {
                 self.store.lapse_all(at(90)).await.unwrap();
             }
+            Step::Bounced(who) => self.bounced(who).await,
             Step::EntryLeaves(who) => self.entry_leaves(who).await,
             Step::EntryTakesEffect(who) => self.entry_takes_effect(who),
             Step::EntryAnswered(who, lost) => self.entry_answered(who, lost).await,
@@ -163,10 +175,37 @@ impl World {
             && let Some(part) = self.store.lease(&first_part(&message), at(99), at(130)).await.unwrap()
         {
             self.sides[who].sending.push((message, part.attempt));
+        } else if recorded == applied(1) {
+            self.sides[who].sent.push(message);
         }
     }
 
+    async fn bounced(&mut self, who: usize) {
+        let side = &mut self.sides[who];
+        let under_way = side.sending.first().map(|(message, _)| message.clone());
+        if let Some(message) = side.sent.pop().or(under_way) {
+            bounce(&self.store, &message, &[TO], PLENTY).await;
+        }
+    }
+
+    /// A credit, if one is due and the lane is free.
+    async fn refund(&mut self, who: usize) {
+        for (message_id, _) in self.store.refunds_to_decide().await.unwrap() {
+            self.store.decide_refunds(&message_id, &PLENTY, at(9)).await.unwrap();
+        }
+        if self.is_refundable(who).await {
+            self.sides[who].open = open_credit(&self.store, &id(NAMES[who]), Lapse::Never).await;
+        }
+    }
+
+    async fn is_refundable(&self, who: usize) -> bool {
+        self.store.refundable(9).await.unwrap().contains(&id(NAMES[who]))
+    }
+
     async fn entry_leaves(&mut self, who: usize) {
+        if self.sides[who].open.is_none() {
+            self.refund(who).await;
+        }
         let side = &mut self.sides[who];
         if side.open.is_none() {
             let account = account(&self.store, &id(NAMES[who])).await;
@@ -237,7 +276,8 @@ impl World {
         for (side, name) in self.sides.iter().zip(NAMES) {
             let account = account(&self.store, &id(name)).await;
             let open = side.open.as_ref().and_then(|entry| side.keys.get(&entry.entry_id)).copied();
-            let spent = account.held.to_i64() + account.owed.to_i64() - open.unwrap_or(0);
+            // A debit that took effect is in both; a credit is owed to nobody.
+            let spent = account.held.to_i64() + account.owed.to_i64() - open.unwrap_or(0).max(0);
             let really = side.balance - spent;
             assert!(account.available().unwrap() <= really, "P2: {name} {account:?} {side:?}");
             assert!(really >= 0, "P2: {name} {account:?} {side:?}");
@@ -261,7 +301,10 @@ impl World {
             self.entry_takes_effect(who);
         }
         let mut rounds = 0;
-        while self.sides[who].open.is_some() || account(&self.store, &id(name)).await.owed.get() > 0 {
+        while self.sides[who].open.is_some()
+            || self.is_refundable(who).await
+            || account(&self.store, &id(name)).await.owed.get() > 0
+        {
             rounds += 1;
             assert!(rounds < 20, "nothing stays owed: {:?}", self.sides[who]);
             self.entry_leaves(who).await;
@@ -279,7 +322,9 @@ impl World {
         assert_eq!(account.balance, Some(side.balance), "nobody with credit is refused");
         let log = self.store.messages(Some(&customer_id), None, 1_000).await.unwrap();
         let captured: i64 = log.iter().map(|message| message.captured).sum();
-        assert_eq!(side.keys.values().sum::<i64>(), captured, "P3: {side:?}");
+        let refunds = log.iter().flat_map(|message| &message.refunds);
+        let credited: i64 = refunds.filter(|refund| refund.state == "credited").map(|r| r.credits).sum();
+        assert_eq!(side.keys.values().sum::<i64>(), captured - credited, "P3: {side:?}");
         let entries: BTreeSet<_> = side.keys.keys().collect();
         assert_eq!(entries.len(), side.keys.len());
     }
@@ -305,6 +350,18 @@ fn p2_a_read_that_is_answered_after_an_entry_gives_nothing_back() {
     let steps =
         [[Accept(0), Sent(0), ReadLeaves(0), ReadTakesEffect(0)].as_slice(), &entry, &[ReadAnswered(0)]];
     live(steps.concat(), false);
+}
+
+#[test]
+fn p2_p3_a_credit_whose_answer_was_lost_is_counted_once() {
+    use Step::*;
+    let entry = [EntryLeaves(0), EntryTakesEffect(0), EntryAnswered(0, false)];
+    let lost = [EntryLeaves(0), EntryTakesEffect(0), EntryAnswered(0, true)];
+    let read = [ReadLeaves(0), ReadTakesEffect(0), ReadAnswered(0)];
+    let debited = [[Accept(0), Sent(0)].as_slice(), &entry, &[Bounced(0)]].concat();
+    for between in [read.as_slice(), &[Restart], &[TopUp(0, 3)], &[]] {
+        live([debited.as_slice(), &lost, between, &[Accept(0), Sent(0)], &entry].concat(), false);
+    }
 }
 
 #[test]

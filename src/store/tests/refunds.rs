@@ -5,7 +5,7 @@ use crate::store::refund::{Allowance, CreditOpening, DueRefund, Lapse};
 use crate::telemetry::{EntryKind, RefundResult};
 
 /// More than these tests refund.
-const PLENTY: Allowance = Allowance { sent: 1_000, since: Timestamp::UNIX_EPOCH };
+pub(super) const PLENTY: Allowance = Allowance { sent: 1_000, since: Timestamp::UNIX_EPOCH };
 
 /// Sends a message of this customer to all of its recipients.
 async fn sent(store: &Store, message: Acceptance) -> Acceptance {
@@ -16,7 +16,12 @@ async fn sent(store: &Store, message: Acceptance) -> Acceptance {
     message
 }
 
-async fn bounce(store: &Store, of: &Acceptance, who: &[&str], allowance: Allowance) -> Vec<RefundResult> {
+pub(super) async fn bounce(
+    store: &Store,
+    of: &Acceptance,
+    who: &[&str],
+    allowance: Allowance,
+) -> Vec<RefundResult> {
     let bounced = Bounced {
         message_id: of.message_id.clone(),
         customer_id: of.customer_id.clone(),
@@ -37,7 +42,7 @@ async fn due(store: &Store, customer_id: &CustomerId) -> Vec<DueRefund> {
     store.due_refunds(customer_id, at(10)).await.unwrap().unwrap().debited
 }
 
-async fn open_credit(store: &Store, customer_id: &CustomerId, lapse: Lapse) -> Option<Entry> {
+pub(super) async fn open_credit(store: &Store, customer_id: &CustomerId, lapse: Lapse) -> Option<Entry> {
     let refunds = due(store, customer_id).await.into_iter().map(|refund| (refund, lapse)).collect();
     let opening = CreditOpening { customer_id: customer_id.clone(), entry_id: entry_id(), refunds };
     let (entry, _) = store.open_credit(&opening, at(10)).await.unwrap();
