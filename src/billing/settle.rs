@@ -174,7 +174,7 @@ impl Billing {
     }
 
     /// Waits until an entry may be opened; `false`: the process stops.
-    async fn may_open(&self) -> bool {
+    pub(super) async fn may_open(&self) -> bool {
         let back = self.0.budget.back();
         if self.0.budget.is_away() && !self.posting().is_empty() {
             tokio::select! {

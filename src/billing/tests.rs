@@ -24,6 +24,7 @@ use crate::submission::stand_in::{Directory, store};
 mod doubt;
 mod faults;
 mod outage;
+mod refunds;
 mod settlement;
 mod shortfall;
 
