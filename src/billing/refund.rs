@@ -153,7 +153,7 @@ impl Billing {
                 self.read_grants_in_background(customer_id);
                 continue;
             };
-            if !self.may_call().await {
+            if !self.may_open().await {
                 return Ok(opened);
             }
             let now = clock.now();

@@ -33,8 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ENTRIES: &str = "/ledger-entries";
 const BALANCES: &str = "/balances";
 
-mod refunds;
-
 struct Bench {
     billing: Billing,
     store: Store,
