@@ -338,6 +338,21 @@ pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, 
     Ok(findings)
 }
 
+/// Every check but that of the bodies' octets as one statement, for tests that
+/// audit after every step: a line for each offender.
+#[cfg(test)]
+pub(super) fn in_one_statement() -> String {
+    let one = |check: &Check| {
+        format!(
+            "SELECT '{} ' || offender || ': {}' FROM (SELECT NULL AS offender WHERE 0 UNION ALL {})",
+            check.table,
+            check.problem.replace('\'', "''"),
+            format_args!("SELECT * FROM ({})", check.offenders)
+        )
+    };
+    CHECKS.iter().map(one).collect::<Vec<_>>().join(" UNION ALL ")
+}
+
 /// Bodies whose octets are not those that were accepted.
 async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
     const NAMES: &str = "SELECT message_id, size, body_sha256 FROM message WHERE final_at IS NULL";
