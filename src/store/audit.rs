@@ -342,12 +342,11 @@ pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, 
 /// audit after every step: a line for each offender.
 #[cfg(test)]
 pub(super) fn in_one_statement() -> String {
-    let one = |check: &Check| {
+    let one = |Check { table, problem, offenders }: &Check| {
+        let problem = problem.replace('\'', "''");
         format!(
-            "SELECT '{} ' || offender || ': {}' FROM (SELECT NULL AS offender WHERE 0 UNION ALL {})",
-            check.table,
-            check.problem.replace('\'', "''"),
-            format_args!("SELECT * FROM ({})", check.offenders)
+            "SELECT '{table} ' || offender || ': {problem}'
+             FROM (SELECT NULL AS offender WHERE 0 UNION ALL SELECT * FROM ({offenders}))"
         )
     };
     CHECKS.iter().map(one).collect::<Vec<_>>().join(" UNION ALL ")

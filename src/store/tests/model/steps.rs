@@ -190,12 +190,11 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         20 => one_step().prop_map(|step| vec![step]),
         6 => sent(),
         4 => settled(),
-        2 => read(Just(Vec::new()).boxed()),
-        2 => read(between()),
+        2 => read_at_once(),
+        3 => read_late(),
         3 => settled_late(),
         2 => mailed_late(),
-        1 => (who(), 1..9u8, any::<u8>())
-            .prop_map(|(who, credits, nth)| vec![Step::TopUp(who, credits, None), Step::Webhook(nth)]),
+        1 => bought(),
     ]
 }
 
@@ -218,21 +217,11 @@ fn settled() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// A balance is read while `meanwhile` happens.
-fn read(meanwhile: BoxedStrategy<Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
-    (who(), fate(), meanwhile).prop_map(|(who, fate, meanwhile)| {
-        let mut steps = vec![Step::ReadLeaves(who), Step::ReadTakesEffect(0, Manner::Well)];
-        steps.extend(meanwhile);
-        steps.push(Step::ReadAnswered(0, fate));
-        steps
-    })
-}
-
 /// An entry is applied, and its answer never comes: something happens, and it is posted again.
 fn settled_late() -> impl Strategy<Value = Vec<Step>> {
     (who(), any::<bool>(), between(), manner(), fate()).prop_map(|(who, is_crash, meanwhile, how, fate)| {
         let end = if is_crash { Step::Crash } else { Step::EntryAnswered(who, Fate::Lost) };
-        let mut steps = vec![Step::EntryLeaves(who), Step::EntryTakesEffect(who, Manner::Well), end];
+        let mut steps = debit(who, Manner::Well, end);
         steps.extend(meanwhile);
         steps.extend([
             Step::EntryLeaves(who),
@@ -241,6 +230,19 @@ fn settled_late() -> impl Strategy<Value = Vec<Step>> {
         ]);
         steps
     })
+}
+
+/// A message is sent, and an entry for it reaches Dodo.
+fn debit(who: Who, how: Manner, end: Step) -> Vec<Step> {
+    vec![
+        Step::Accept(who, Letter::One, true),
+        Step::SendLeaves(255),
+        Step::SendTakesEffect(255, Upstream::Takes),
+        Step::SendAnswered(255, Fate::Arrives),
+        Step::EntryLeaves(who),
+        Step::EntryTakesEffect(who, how),
+        end,
+    ]
 }
 
 /// A mail is taken, and its answer never comes: it is sent again, to the same upstream.
@@ -264,7 +266,30 @@ fn mailed_late() -> impl Strategy<Value = Vec<Step>> {
 fn between() -> BoxedStrategy<Vec<Step>> {
     let bought = (who(), 1..9u8).prop_map(|(who, credits)| vec![Step::TopUp(who, credits, None)]);
     let expired = who().prop_map(|who| vec![Step::Expire(who)]);
-    prop_oneof![bought, expired, settled(), sent(), one_step().prop_map(|step| vec![step])].boxed()
+    let debited = who().prop_map(|who| debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Arrives)));
+    prop_oneof![bought, expired, debited, read_at_once(), one_step().prop_map(|step| vec![step])].boxed()
+}
+
+/// Credits are bought, and both ways to hear of it are taken.
+fn bought() -> impl Strategy<Value = Vec<Step>> {
+    (who(), 1..9u8, any::<u8>()).prop_map(|(who, credits, nth)| {
+        let bought = Step::TopUp(who, credits, None);
+        [vec![bought], balance_read(who, Vec::new(), Fate::Arrives), vec![Step::Webhook(nth)]].concat()
+    })
+}
+
+fn read_at_once() -> impl Strategy<Value = Vec<Step>> {
+    (who(), fate()).prop_map(|(who, fate)| balance_read(who, Vec::new(), fate))
+}
+
+/// A balance is read while something happens.
+fn read_late() -> impl Strategy<Value = Vec<Step>> {
+    (who(), between(), fate()).prop_map(|(who, meanwhile, fate)| balance_read(who, meanwhile, fate))
+}
+
+fn balance_read(who: Who, meanwhile: Vec<Step>, fate: Fate) -> Vec<Step> {
+    let begin = vec![Step::ReadLeaves(who), Step::ReadTakesEffect(0, Manner::Well)];
+    [begin, meanwhile, vec![Step::ReadAnswered(0, fate)]].concat()
 }
 
 /// A history: Dodo's manners, and what happens.

@@ -2,7 +2,7 @@
 //! through its own routes and understood by the client's own code; the SMTP server
 //! is a list of who got what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Router;
 use axum::body::Body;
@@ -26,6 +26,8 @@ use crate::upstream::{Outcome, Outgoing, RecipientAnswer};
 pub(super) struct Upstreams {
     resend: ResendStandIn,
     routes: Router,
+    /// Keys whose mail Resend refused for good: the same mail is refused again.
+    refused: BTreeSet<String>,
     /// Copies that a recipient of a message got.
     copies: BTreeMap<(MessageId, String), u32>,
 }
@@ -33,7 +35,7 @@ pub(super) struct Upstreams {
 impl Upstreams {
     pub(super) fn new((resend, routes): (ResendStandIn, Router)) -> Self {
         resend.behave(|behaviour| behaviour.per_second = 0);
-        Self { resend, routes, copies: BTreeMap::new() }
+        Self { resend, routes, refused: BTreeSet::new(), copies: BTreeMap::new() }
     }
 
     /// How many copies somebody got.
@@ -65,26 +67,27 @@ impl Upstreams {
         now: Timestamp,
     ) -> Result<(Outcome, Vec<String>), Broken> {
         let outgoing = outgoing(part);
-        let said = match how {
-            Upstream::Refuses => Some(status(422)),
-            Upstream::Defers => Some(status(429)),
-            Upstream::Fails => Some(status(500)),
-            Upstream::Takes | Upstream::Mixed(_) | Upstream::Breaks => None,
-        };
+        let key = outgoing.idempotency_key.clone();
+        // A mail that was taken once under a key is not refused under it.
+        if how == Upstream::Refuses && self.resend.sent_with_key(&key) == 0 {
+            self.refused.insert(key.clone());
+        }
         let sent_before = self.resend.sent_by_tag("postmeter").get(outgoing.part_id.as_str()).copied();
-        let said = match said {
-            Some(said) => said,
-            None => {
+        let said = match how {
+            Upstream::Defers => status(429),
+            Upstream::Fails => status(500),
+            _ if self.refused.contains(&key) => status(422),
+            _ => {
                 let request = Request::post("/emails")
                     .header("content-type", "application/json")
                     .header("authorization", format!("Bearer {RESEND_API_KEY}"))
                     .header("user-agent", "postmeter")
-                    .header("idempotency-key", &outgoing.idempotency_key)
+                    .header("idempotency-key", key)
                     .body(Body::from(json_of(&outgoing).unwrap()));
-                let said = answer(self.routes.clone().oneshot(request.unwrap()).await.unwrap()).await;
-                if how == Upstream::Breaks { status(500) } else { said }
+                answer(self.routes.clone().oneshot(request.unwrap()).await.unwrap()).await
             }
         };
+        let said = if how == Upstream::Breaks { status(500) } else { said };
         let sent = self.resend.sent_by_tag("postmeter").get(outgoing.part_id.as_str()).copied();
         if sent > Some(1) {
             return Err(Broken(format!("P4: Resend took {} {sent:?} times", outgoing.part_id)));
