@@ -8,10 +8,11 @@
 //! leaves, it takes effect, its answer arrives or is lost), and any other step may
 //! fall between. Time is simulated.
 //!
-//! `steps` says what may happen, `world` keeps everything, `settler`, `sender`,
-//! `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
+//! `steps` says what may happen, `world` keeps everything, `customer`, `settler`,
+//! `sender`, `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
 //! everything to its end, and `mutation` is the proof that the laws have teeth.
 
+mod customer;
 mod dodo;
 mod law;
 mod mutation;

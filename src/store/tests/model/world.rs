@@ -8,24 +8,20 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::Broken;
+use super::customer::Asked;
 use super::dodo::Dodo;
 use super::mutation::Mutation;
 use super::sender::{Late, Sending};
 use super::settler::{Posting, Reading};
-use super::steps::{Letter, Manners, NAMES, Step, Upstream, Who};
+use super::steps::{Manners, NAMES, Step, Upstream, Who};
 use super::upstream::Upstreams;
 use crate::clock::Clock;
-use crate::config::{Config, UpstreamKind};
-use crate::domain::address::ReversePath;
-use crate::domain::credits::Unit;
 use crate::domain::ids::{EntryId, MessageId};
 use crate::random;
-use crate::routing::Routing;
 use crate::sandbox;
-use crate::store::accept::{Acceptance, Accepted, Kind};
 use crate::store::entry::Entry;
 use crate::store::queue::LeasedPart;
-use crate::store::tests::{at, id, mailbox};
+use crate::store::tests::{at, id};
 use crate::store::webhook::Webhook;
 use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings};
 use crate::submission::stand_in::Directory;
@@ -77,6 +73,8 @@ pub(super) enum Gone {
 /// What somebody who sees everything has written down.
 #[derive(Default)]
 pub(super) struct Truth {
+    /// What the customers asked for under a key of their own.
+    pub(super) asked: Vec<Asked>,
     /// Messages that were acknowledged.
     pub(super) acknowledged: Vec<(MessageId, Who)>,
     /// The amount of each entry that was opened.
@@ -126,6 +124,7 @@ impl World {
     pub(super) async fn take(&mut self, step: Step) -> Result<(), Broken> {
         match step {
             Step::Accept(who, letter, at_once) => self.accept(who, letter, at_once).await,
+            Step::Again(nth, is_other) => self.again(nth, is_other).await,
             Step::Rush(who, many) => self.rush(who, many.into()).await.map(drop),
             Step::Poll => self.poll().await,
             Step::SendLeaves(nth) => self.send_leaves(nth).await,
@@ -155,70 +154,6 @@ impl World {
     pub(super) fn entropy(&mut self) -> [u8; 16] {
         self.serial += 1;
         u128::from(self.serial).rotate_right(64).to_be_bytes()
-    }
-
-    async fn accept(&mut self, who: Who, letter: Letter, at_once: bool) -> Result<(), Broken> {
-        let acceptance = self.letter(who, letter, at_once);
-        let answer = self.process.store.accept(acceptance.clone()).await?;
-        let Accepted::Yes { available, .. } = answer else { return Ok(()) };
-        if available.is_none() {
-            return Err(Broken(format!("P2: {letter:?} was accepted on no balance")));
-        }
-        self.truth.acknowledged.push((acceptance.message_id.clone(), who));
-        if at_once {
-            self.process.sending.extend(handed_over(acceptance).map(Sending::new));
-        }
-        Ok(())
-    }
-
-    /// Returns how many were accepted.
-    pub(super) async fn rush(&mut self, who: Who, many: usize) -> Result<usize, Broken> {
-        let asked: Vec<Acceptance> = (0..many).map(|_| self.letter(who, Letter::One, false)).collect();
-        let ids: Vec<MessageId> = asked.iter().map(|acceptance| acceptance.message_id.clone()).collect();
-        let answers = crate::store::tests::together(&self.process.store, asked).await;
-        let mut taken = 0;
-        for (message_id, answer) in ids.into_iter().zip(answers) {
-            if matches!(answer?, Accepted::Yes { .. }) {
-                taken += 1;
-                self.truth.acknowledged.push((message_id, who));
-            }
-        }
-        Ok(taken)
-    }
-
-    fn letter(&mut self, who: Who, letter: Letter, at_once: bool) -> Acceptance {
-        let now = self.clock.now();
-        let message_id = MessageId::generate(now, self.entropy());
-        let (to, unit): (&[&str], _) = match letter {
-            Letter::One | Letter::Mailed => (&["a@y.example"], Unit::Message),
-            Letter::Three | Letter::Hidden => (&["a@y.example", "b@y.example", "c@y.example"], Unit::Message),
-            Letter::Each => (&["a@y.example", "b@y.example", "c@y.example"], Unit::Recipient),
-            Letter::MailedEach => (&["a@y.example", "b@y.example"], Unit::Recipient),
-        };
-        let shown = if letter == Letter::Hidden { "nobody@y.example".to_owned() } else { to.join(", ") };
-        let bytes = format!("From: app@x.example\r\nTo: {shown}\r\nSubject: Hello\r\n\r\nWorld\r\n");
-        let is_mailed = matches!(letter, Letter::Mailed | Letter::MailedEach | Letter::Hidden);
-        let kind = if is_mailed { UpstreamKind::Resend } else { UpstreamKind::Smtp };
-        let mut config = Config::default();
-        config.upstream.kind = kind;
-        let routing = Routing::new(&config);
-        let recipients: Vec<_> = to.iter().map(|to| mailbox(to)).collect();
-        Acceptance {
-            customer_id: id(NAMES[who]),
-            username: None,
-            kind: Kind::Submission,
-            reverse_path: ReversePath::parse("app@x.example").unwrap(),
-            header_from: "app@x.example".to_owned(),
-            subject: None,
-            parts: routing.parts(&message_id, bytes.as_bytes(), &recipients).unwrap(),
-            bytes: bytes.into(),
-            unit,
-            price: unit.price(recipients.len()).unwrap(),
-            accepted_at: now,
-            lifetime: routing.lifetime(),
-            lease_until: at_once.then(|| now + Duration::from_secs(30)),
-            message_id,
-        }
     }
 
     async fn wind_blows(&mut self, nth: u8) -> Result<(), Broken> {
@@ -319,30 +254,6 @@ impl Process {
 /// The `nth` of so many, if there is any.
 pub(super) fn pick(nth: u8, len: usize) -> Option<usize> {
     usize::from(nth).checked_rem(len)
-}
-
-/// What submission hands over of a message that was leased in the insert.
-fn handed_over(acceptance: Acceptance) -> impl Iterator<Item = LeasedPart> {
-    let Acceptance {
-        message_id, customer_id, kind, reverse_path, bytes, accepted_at, lifetime, parts, ..
-    } = acceptance;
-    (0..).zip(parts).map(move |(part_no, part)| LeasedPart {
-        message_id: message_id.clone(),
-        part_no,
-        customer_id: customer_id.clone(),
-        kind,
-        road: part.road,
-        attempt: 1,
-        key_no: 0,
-        first_try_at: accepted_at,
-        unknown: false,
-        request_hash: part.request_hash,
-        reverse_path: reverse_path.clone(),
-        recipients: part.recipients,
-        accepted_at,
-        expires_at: accepted_at + lifetime,
-        bytes: bytes.clone(),
-    })
 }
 
 /// A database as it is on disk: its files, by name.
