@@ -60,14 +60,14 @@ impl World {
     /// How many rows this process has changed.
     async fn changes(&self) -> i64 {
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut writer.connection).await.unwrap()
+        sqlx::query_scalar("SELECT total_changes()").fetch_one(writer.connection()).await.unwrap()
     }
 
     /// The audit finds nothing.
     async fn check_sums(&self) -> Result<(), Broken> {
         let mut writer = self.process.store.writer.lock().await;
         let statement = AssertSqlSafe(audit::in_one_statement());
-        let findings = sqlx::query_scalar(statement).fetch_all(&mut writer.connection);
+        let findings = sqlx::query_scalar(statement).fetch_all(writer.connection());
         let findings: Vec<String> = findings.await.unwrap();
         law!(findings.is_empty(), "the audit: {findings:?}");
         Ok(())
@@ -79,7 +79,7 @@ impl World {
             SELECT a.customer_id AS _customer_id, a.balance, a.held, a.owed, e.entry_id, e.amount FROM account a
             LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open' ORDER BY a.customer_id";
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query_as(READ).fetch_all(&mut writer.connection).await.unwrap()
+        sqlx::query_as(READ).fetch_all(writer.connection()).await.unwrap()
     }
 
     fn check_customer(&self, who: Who, standing: &Standing) -> Result<(), Broken> {

@@ -261,7 +261,7 @@ impl World {
         const ADD: &str =
             "UPDATE account SET balance = balance + ?2, version = version + 1 WHERE customer_id = ?1";
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query(ADD).bind(NAMES[who]).bind(credits).execute(&mut writer.connection).await.unwrap();
+        sqlx::query(ADD).bind(NAMES[who]).bind(credits).execute(writer.connection()).await.unwrap();
         Ok(())
     }
 }
