@@ -66,7 +66,7 @@ impl Dodo {
     pub(super) async fn post(&self, entry: &Entry, manner: Manner) -> Seen {
         let uri = format!("{}/{}/ledger-entries", balances(), entry.customer_id);
         let body = json!({
-            "entry_type": "debit",
+            "entry_type": entry.kind.as_str(),
             "amount": entry.amount.to_string(),
             "idempotency_key": entry.entry_id.as_str(),
             "reason": entry.reason,

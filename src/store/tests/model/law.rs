@@ -21,7 +21,6 @@ struct Standing {
     held: i64,
     owed: i64,
     entry_id: Option<String>,
-    amount: Option<i64>,
 }
 
 /// Breaks a law unless `$holds`.
@@ -76,7 +75,7 @@ impl World {
     /// Every account in the order of the names.
     async fn standings(&self) -> Vec<Standing> {
         const READ: &str = "
-            SELECT a.customer_id AS _customer_id, a.balance, a.held, a.owed, e.entry_id, e.amount FROM account a
+            SELECT a.customer_id AS _customer_id, a.balance, a.held, a.owed, e.entry_id FROM account a
             LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open' ORDER BY a.customer_id";
         let mut writer = self.process.store.writer.lock().await;
         sqlx::query_as(READ).fetch_all(writer.connection()).await.unwrap()
@@ -85,9 +84,10 @@ impl World {
     fn check_customer(&self, who: Who, standing: &Standing) -> Result<(), Broken> {
         let Standing { balance, held, owed, .. } = *standing;
         let lines = self.dodo.lines(who);
-        let debits = self.debits(&lines)?;
-        let is_applied = standing.entry_id.as_deref().is_some_and(|id| debits.contains_key(id));
-        let applied = standing.amount.filter(|_| is_applied).unwrap_or(0);
+        let entries = self.entries(&lines)?;
+        let applied = standing.entry_id.as_deref().and_then(|id| entries.get(id)).copied();
+        // A debit that took effect is in both; a credit is owed to nobody.
+        let applied = applied.unwrap_or(0).max(0);
         let really = self.dodo.balance(who) - held - owed + applied;
         let told = || format!("{standing:?}, and really {really} are left: {lines:?}");
 
@@ -102,20 +102,22 @@ impl World {
         Ok(())
     }
 
-    /// What Dodo has debited, by entry.
-    fn debits<'l>(&self, lines: &'l [Line]) -> Result<BTreeMap<&'l str, i64>, Broken> {
-        let mut debits = BTreeMap::new();
-        for line in lines.iter().filter(|line| !line.is_credit && line.grant_id.is_some()) {
+    /// What Dodo has taken, by entry; less than nothing: what it has given.
+    fn entries<'l>(&self, lines: &'l [Line]) -> Result<BTreeMap<&'l str, i64>, Broken> {
+        let mut entries = BTreeMap::new();
+        for line in lines {
             let Some(entry_id) = line.description.as_deref().and_then(|text| text.rsplit(' ').next()) else {
                 continue;
             };
             let Some((_, amount)) = self.truth.opened.iter().find(|(id, _)| id.as_str() == entry_id) else {
                 continue;
             };
-            law!(i64::try_from(line.amount) == Ok(*amount), "P3: {entry_id} was debited with {line:?}");
-            law!(debits.insert(entry_id, *amount).is_none(), "P3: {entry_id} was debited twice");
+            let moved = i64::try_from(line.amount).unwrap();
+            let moved = if line.is_credit { -moved } else { moved };
+            law!(moved == *amount, "P3: {entry_id} of {amount} was posted as {line:?}");
+            law!(entries.insert(entry_id, moved).is_none(), "P3: {entry_id} was posted twice");
         }
-        Ok(debits)
+        Ok(entries)
     }
 
     /// The laws of a customer for whom nothing is under way any more: what Dodo has
@@ -135,8 +137,11 @@ impl World {
         log.iter().try_for_each(|message| self.check_mail(message))?;
         let captured: i64 = log.iter().map(|message| message.captured).sum();
         let lines = self.dodo.lines(who);
-        let debited: i64 = self.debits(&lines)?.values().sum();
-        law!(debited == captured, "P3: {captured} credits were captured, and {debited} debited");
+        let refunds = log.iter().flat_map(|message| &message.refunds);
+        let credited: i64 = refunds.filter(|refund| refund.state == "credited").map(|r| r.credits).sum();
+        let taken: i64 = self.entries(&lines)?.values().sum();
+        let told = || format!("{captured} credits were captured, {credited} given back, {taken} taken");
+        law!(taken == captured - credited, "P3: {}", told());
         let held: i64 = log.iter().map(|message| message.price - message.captured - message.released).sum();
         law!(account.held.to_i64() == held, "P3: {held} credits are held of {account:?}");
         Ok(())

@@ -9,13 +9,14 @@
 //! fall between. Time is simulated.
 //!
 //! `steps` says what may happen, `world` keeps everything, `customer`, `settler`,
-//! `sender`, `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
+//! `sender`, `refund`, `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
 //! everything to its end, and `mutation` is the proof that the laws have teeth.
 
 mod customer;
 mod dodo;
 mod law;
 mod mutation;
+mod refund;
 mod rest;
 mod sender;
 mod settler;
@@ -32,7 +33,7 @@ use steps::{Fate, Letter, Manner, Manners, Step, Upstream, history};
 use world::World;
 
 /// Histories in an ordinary run; `PROPTEST_CASES` says otherwise.
-const HISTORIES: u32 = 150;
+const HISTORIES: u32 = 100;
 /// Histories within which every mistake is found.
 const HISTORIES_TO_FIND_A_MISTAKE: u32 = 100;
 /// Where the seeds of what failed are kept, from the root of the project.
@@ -142,6 +143,18 @@ fn p2_a_read_that_is_answered_after_an_entry_gives_nothing_back() {
     let answered = [Step::ReadAnswered(0, Fate::Arrives)];
     let steps = [SENT.as_slice(), &read, &posted(Fate::Arrives), &answered].concat();
     live(Manners::default(), &steps, None).unwrap();
+}
+
+#[test]
+fn p2_p3_a_credit_whose_answer_was_lost_is_counted_once() {
+    let debited = [SENT.as_slice(), &posted(Fate::Arrives), &[Step::Bounce(0, true)]].concat();
+    let read =
+        [Step::ReadLeaves(0), Step::ReadTakesEffect(0, Manner::Well), Step::ReadAnswered(0, Fate::Arrives)];
+    for between in [read.as_slice(), &[Step::Crash], &[Step::TopUp(0, 3, None)], &[]] {
+        let lost = [debited.as_slice(), &posted(Fate::Lost), between].concat();
+        let steps = [lost.as_slice(), &SENT, &posted(Fate::Arrives)].concat();
+        live(Manners::default(), &steps, None).unwrap();
+    }
 }
 
 #[test]

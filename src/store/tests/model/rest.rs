@@ -54,8 +54,11 @@ impl World {
             self.take(Step::SendTakesEffect(0, Upstream::Takes)).await?;
             self.take(Step::SendAnswered(0, Fate::Arrives)).await?;
         }
+        let has_waited = !self.process.store.refunds_to_decide().await?.is_empty();
         for (who, name) in NAMES.into_iter().enumerate() {
-            if account(&self.process.store, &id(name)).await.owed.get() > 0 {
+            let is_open = self.process.store.open_entries().await?.iter().any(|e| e.customer_id == id(name));
+            let is_owed = account(&self.process.store, &id(name)).await.owed.get() > 0;
+            if is_open || is_owed || self.is_refundable(who).await? || has_waited {
                 self.take(Step::EntryLeaves(who)).await?;
                 self.take(Step::EntryTakesEffect(who, Manner::Well)).await?;
                 self.take(Step::EntryAnswered(who, Fate::Arrives)).await?;
@@ -77,8 +80,11 @@ impl World {
     }
 
     async fn is_busy(&self) -> Result<bool, Broken> {
-        let totals = self.process.store.totals().await?;
-        Ok(totals.parts_queued > 0 || totals.owed > 0 || totals.entries_open > 0)
+        let store = &self.process.store;
+        let totals = store.totals().await?;
+        let is_refunding =
+            !store.refundable(9).await?.is_empty() || !store.refunds_to_decide().await?.is_empty();
+        Ok(is_refunding || totals.parts_queued > 0 || totals.owed > 0 || totals.entries_open > 0)
     }
 
     /// Whoever has so many credits gets so many messages accepted, and not one more.

@@ -62,7 +62,12 @@ impl World {
         Ok(found.map(verdict::found_open))
     }
 
+    /// A new entry: a credit before a debit.
     async fn opened(&mut self, who: Who) -> Result<Option<Entry>, Broken> {
+        if let Some(entry) = self.credit_opened(who).await? {
+            self.truth.opened.insert(entry.entry_id.clone(), -entry.amount.to_i64());
+            return Ok(Some(entry));
+        }
         let (now, customer_id) = (self.clock.now(), id(NAMES[who]));
         let entry_id = EntryId::generate(now, self.entropy());
         let store = &self.process.store;

@@ -39,6 +39,8 @@ pub(super) enum Step {
     ListLeaves,
     ReadTakesEffect(u8, Manner),
     ReadAnswered(u8, Fate),
+    /// A mail that was taken bounces, for all who got it or for the first of them.
+    Bounce(u8, bool),
     /// Credits are bought, for good or for so many hours; and a webhook will say so.
     TopUp(Who, u8, Option<u8>),
     /// What is left of the credits expires.
@@ -176,6 +178,7 @@ fn one_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ListLeaves),
         3 => (nth(), manner()).prop_map(|(nth, how)| Step::ReadTakesEffect(nth, how)),
         3 => (nth(), fate()).prop_map(|(nth, fate)| Step::ReadAnswered(nth, fate)),
+        2 => (nth(), any::<bool>()).prop_map(|(nth, for_all)| Step::Bounce(nth, for_all)),
         2 => (who(), 1..9u8, prop::option::weighted(0.2, 1..30u8))
             .prop_map(|(who, credits, hours)| Step::TopUp(who, credits, hours)),
         1 => who().prop_map(Step::Expire),

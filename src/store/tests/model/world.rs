@@ -77,7 +77,7 @@ pub(super) struct Truth {
     pub(super) asked: Vec<Asked>,
     /// Messages that were acknowledged.
     pub(super) acknowledged: Vec<(MessageId, Who)>,
-    /// The amount of each entry that was opened.
+    /// What each entry that was opened takes; less than nothing: what it gives.
     pub(super) opened: BTreeMap<EntryId, i64>,
     /// Attempts of a part that ended without an answer.
     pub(super) unanswered: BTreeMap<(MessageId, u32), u32>,
@@ -139,6 +139,7 @@ impl World {
             Step::ListLeaves => self.list_leaves().await,
             Step::ReadTakesEffect(nth, how) => self.read_takes_effect(nth, how).await,
             Step::ReadAnswered(nth, fate) => self.read_answered(nth, fate).await,
+            Step::Bounce(nth, for_all) => self.bounce(nth, for_all).await,
             Step::TopUp(who, credits, hours) => self.top_up(who, credits, hours),
             Step::Expire(who) => {
                 self.dodo.books().expire_credits(NAMES[who]).unwrap();
