@@ -9,7 +9,7 @@
 //! must not know: SQL, holds, who asks.
 
 pub mod credits;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;

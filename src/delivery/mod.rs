@@ -8,7 +8,7 @@
 mod bounce;
 pub mod gates;
 mod leases;
-mod news;
+pub(crate) mod news;
 pub mod told;
 mod worker;
 

@@ -21,15 +21,15 @@ const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
 
 /// When an attempt ended, and what decides when the next one is due.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
-    pub(super) now: Timestamp,
-    pub(super) schedule: RetrySchedule,
-    pub(super) jitter: u8,
+pub(crate) struct Moment {
+    pub(crate) now: Timestamp,
+    pub(crate) schedule: RetrySchedule,
+    pub(crate) jitter: u8,
 }
 
 /// How a part finds the gate of its road.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Door<'a> {
+pub(crate) enum Door<'a> {
     /// Open.
     Open,
     /// Closed to it.
@@ -40,7 +40,7 @@ pub(super) enum Door<'a> {
 
 /// What needs no call: a closed gate, a lifetime that is over, a call that cannot
 /// be repeated.
-pub(super) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Option<News> {
+pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Option<News> {
     if let Door::Closed(gate) = door {
         let error = format!("the upstream's gate is closed: {}", gate.reason);
         return Some(News::Retry { due: gate.try_again_at, error, unknown: part.unknown, counts: false });
@@ -91,7 +91,7 @@ fn unrepeatable(part: &LeasedPart, now: Timestamp) -> Option<String> {
 }
 
 /// Turns what the upstream said into what is written down.
-pub(super) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
+pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
     // A call under the same key may have been accepted before: "not now" is no answer to that.
     let stays_unknown = part.unknown && part.road == Road::Resend;
     match outcome {

@@ -176,6 +176,16 @@ impl StandIns {
     }
 }
 
+/// Both stand-ins with nothing but memory, and the routes to each, for tests that
+/// are the network themselves.
+#[cfg(test)]
+pub(crate) fn in_memory(clock: &Clock) -> Result<((DodoStandIn, Router), (ResendStandIn, Router))> {
+    let dodo = DodoStandIn::open(None, clock.clone(), Tasks::default())?;
+    let resend = ResendStandIn::open(None, clock.clone(), Tasks::default())?;
+    let routes = (dodo.router(), resend.router());
+    Ok(((dodo, routes.0), (resend, routes.1)))
+}
+
 /// What is running for the stand-ins, and how it is told to stop.
 #[derive(Debug, Clone, Default)]
 struct Tasks {

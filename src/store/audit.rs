@@ -442,6 +442,21 @@ pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, 
     Ok(findings)
 }
 
+/// Every check but that of the bodies' octets as one statement, for tests that
+/// audit after every step: a line for each offender.
+#[cfg(test)]
+pub(super) fn in_one_statement() -> String {
+    let one = |Check { table, problem, offenders, is_of_sums }: &Check| {
+        let problem = problem.replace('\'', "''");
+        let columns = if *is_of_sums { "NULL AS offender, NULL" } else { "NULL AS offender" };
+        format!(
+            "SELECT '{table} ' || offender || ': {problem}'
+             FROM (SELECT {columns} WHERE 0 UNION ALL SELECT * FROM ({offenders}))"
+        )
+    };
+    CHECKS.iter().map(one).collect::<Vec<_>>().join(" UNION ALL ")
+}
+
 impl Check {
     async fn offenders(&self, tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
         let rows = sqlx::query(self.offenders).fetch_all(tx).await?;

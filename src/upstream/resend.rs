@@ -8,7 +8,7 @@
 
 pub mod events;
 mod pace;
-mod verdict;
+pub(crate) mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -157,7 +157,7 @@ impl Resend {
 }
 
 /// The same part always makes the same bytes; the idempotency key relies on it.
-fn json_of(outgoing: &Outgoing) -> Result<Vec<u8>, CannotCarry> {
+pub(crate) fn json_of(outgoing: &Outgoing) -> Result<Vec<u8>, CannotCarry> {
     let message = Translatable::parse(&outgoing.bytes)?;
     Ok(message.email(&outgoing.recipients, &outgoing.part_id)?.to_json())
 }

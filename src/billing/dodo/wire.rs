@@ -14,7 +14,7 @@ use crate::outbound::{CallFailure, HttpAnswer};
 const MAX_MESSAGE_CHARS: usize = 300;
 
 /// Reads a 2xx answer with `decode`; everything else is an error.
-pub(super) fn answer_of<T>(
+pub(crate) fn answer_of<T>(
     called: &Result<HttpAnswer, CallFailure>,
     what: &'static str,
     decode: impl FnOnce(&Value) -> Option<T>,
@@ -42,7 +42,7 @@ fn error_of(answer: &HttpAnswer) -> DodoError {
 }
 
 /// What a call for a ledger entry means for the entry.
-pub(super) fn entry_answer(called: &Result<HttpAnswer, CallFailure>) -> EntryAnswer {
+pub(crate) fn entry_answer(called: &Result<HttpAnswer, CallFailure>) -> EntryAnswer {
     let answer = match called {
         Ok(answer) => answer,
         Err(CallFailure::NotSent(reason)) => return EntryAnswer::NotSent { reason: reason.clone() },
@@ -122,7 +122,7 @@ fn balance_item(item: &Value) -> Option<(CustomerId, Balance)> {
 
 /// An empty list is a customer without a grant. A list of others would mean
 /// that the filter was not understood, and says nothing about this customer.
-pub(super) fn balance(list: &Value, customer_id: &CustomerId) -> Option<BalanceAnswer> {
+pub(crate) fn balance(list: &Value, customer_id: &CustomerId) -> Option<BalanceAnswer> {
     let items = items(list)?;
     if items.is_empty() {
         return Some(BalanceAnswer::NoGrantYet);
@@ -132,7 +132,7 @@ pub(super) fn balance(list: &Value, customer_id: &CustomerId) -> Option<BalanceA
 }
 
 /// One unreadable line does not hide the others.
-pub(super) fn balance_page(list: &Value) -> Option<BalancePage> {
+pub(crate) fn balance_page(list: &Value) -> Option<BalancePage> {
     let items = items(list)?;
     let balances = items.iter().filter_map(balance_item).collect();
     Some(BalancePage { balances, is_last: items.len() < MAX_PAGE })

@@ -34,7 +34,7 @@ const DAILY_RETRY: Duration = Duration::from_secs(3_600);
 const DAY_S: i64 = 86_400;
 
 /// The meaning of an answer to `POST /emails` for a part with so many recipients.
-pub(super) fn of(answer: &HttpAnswer, recipients: usize, now: Timestamp) -> Outcome {
+pub(crate) fn of(answer: &HttpAnswer, recipients: usize, now: Timestamp) -> Outcome {
     let error = name_and_message(&answer.body);
     let verdict = Verdict { answer, error, recipients };
     match answer.status {

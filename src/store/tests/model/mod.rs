@@ -1,0 +1,170 @@
+//! Random histories of three customers, held against the promises after every step.
+//!
+//! The store is the real one, on a real database; what answers mean is decided by
+//! the code that decides it in production ([`crate::billing::verdict`],
+//! [`crate::delivery::news`], the clients' readers of answers); the services are
+//! the sandbox's stand-ins. The model is what lies between: it drives the process
+//! step by step, and it is the network. Every remote call is three steps (it
+//! leaves, it takes effect, its answer arrives or is lost), and any other step may
+//! fall between. Time is simulated.
+//!
+//! `steps` says what may happen, `world` keeps everything, `customer`, `settler`,
+//! `sender`, `refund`, `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
+//! everything to its end, and `mutation` is the proof that the laws have teeth.
+
+mod customer;
+mod dodo;
+mod law;
+mod mutation;
+mod refund;
+mod rest;
+mod sender;
+mod settler;
+mod steps;
+mod upstream;
+mod world;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{FileFailurePersistence, RngAlgorithm, TestRng, TestRunner};
+
+use mutation::Mutation;
+use steps::{Fate, Letter, Manner, Manners, Step, Upstream, history};
+use world::World;
+
+/// Histories in an ordinary run; `PROPTEST_CASES` says otherwise.
+const HISTORIES: u32 = 100;
+/// Histories within which every mistake is found.
+const HISTORIES_TO_FIND_A_MISTAKE: u32 = 100;
+/// Where the seeds of what failed are kept, from the root of the project.
+const REGRESSIONS: &str = "tests/regressions/histories.txt";
+
+/// A promise that was broken.
+#[derive(Debug)]
+struct Broken(String);
+
+impl<E: std::error::Error> From<E> for Broken {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Takes the steps, looks after each, and lets everything come to rest.
+fn live(manners: Manners, steps: &[Step], mutation: Option<Mutation>) -> Result<(), Broken> {
+    runtime().block_on(async {
+        let mut world = World::new(manners, mutation).await;
+        for step in steps {
+            let taken = match world.take(*step).await {
+                Ok(()) => world.check().await,
+                broken => broken,
+            };
+            taken.map_err(|Broken(told)| Broken(format!("after {step:?}: {told}")))?;
+        }
+        world.come_to_rest().await
+    })
+}
+
+fn config() -> ProptestConfig {
+    let is_asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: if is_asked { default.cases } else { HISTORIES },
+        max_shrink_iters: 2_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        ..default
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn p1_p2_p3_p4_any_history_adds_up((manners, steps) in history()) {
+        if let Err(Broken(told)) = live(manners, &steps, None) {
+            return Err(TestCaseError::fail(told));
+        }
+    }
+}
+
+/// Makes a mistake in one history after another, always the same ones, until it is found.
+fn is_found(mutation: Mutation) -> bool {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
+    let history = history();
+    (0..HISTORIES_TO_FIND_A_MISTAKE).any(|_| {
+        let (manners, steps) = history.new_tree(&mut runner).unwrap().current();
+        live(manners, &steps, Some(mutation)).is_err()
+    })
+}
+
+macro_rules! mistakes_that_are_found {
+    ($($name:ident: $mutation:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            assert!(is_found(Mutation::$mutation));
+        })*
+    };
+}
+
+mistakes_that_are_found! {
+    the_model_sees_a_read_applied_that_was_overtaken: AppliesOvertakenReads,
+    the_model_sees_a_read_that_lowers_while_an_entry_is_unknown: LowersWhileUnknown,
+    the_model_sees_a_read_during_the_first_call_of_an_entry: ReadsDuringFirstCall,
+    the_model_sees_a_repeated_answer_believed: TrustsRepeatedAnswers,
+    the_model_sees_a_new_key_after_an_unknown_try: NewKeyAfterUnknown,
+    the_model_sees_a_doubtful_entry_given_up: VoidsWhatIsDoubtful,
+    the_model_sees_an_unknown_entry_taken_for_done: TakesUnknownForDone,
+    the_model_sees_an_open_entry_trusted_after_a_restart: TrustsOpenEntries,
+    the_model_sees_the_hold_of_a_sent_message_released: TakesUnansweredForRefused,
+    the_model_sees_a_mail_sent_again_under_another_key: NewMailKeyAfterUnknown,
+    the_model_sees_credits_counted_from_a_webhook: CountsWebhooks,
+}
+
+/// A message of one credit is sent.
+const SENT: [Step; 4] = [
+    Step::Accept(0, Letter::One, true),
+    Step::SendLeaves(0),
+    Step::SendTakesEffect(0, Upstream::Takes),
+    Step::SendAnswered(0, Fate::Arrives),
+];
+
+/// What is owed is posted, and this becomes of the answer.
+const fn posted(fate: Fate) -> [Step; 3] {
+    [Step::EntryLeaves(0), Step::EntryTakesEffect(0, Manner::Well), Step::EntryAnswered(0, fate)]
+}
+
+#[test]
+fn p2_a_read_that_is_answered_after_an_entry_gives_nothing_back() {
+    let read = [Step::ReadLeaves(0), Step::ReadTakesEffect(0, Manner::Well)];
+    let answered = [Step::ReadAnswered(0, Fate::Arrives)];
+    let steps = [SENT.as_slice(), &read, &posted(Fate::Arrives), &answered].concat();
+    live(Manners::default(), &steps, None).unwrap();
+}
+
+#[test]
+fn p2_p3_a_credit_whose_answer_was_lost_is_counted_once() {
+    let debited = [SENT.as_slice(), &posted(Fate::Arrives), &[Step::Bounce(0, true)]].concat();
+    let read =
+        [Step::ReadLeaves(0), Step::ReadTakesEffect(0, Manner::Well), Step::ReadAnswered(0, Fate::Arrives)];
+    for between in [read.as_slice(), &[Step::Crash], &[Step::TopUp(0, 3, None)], &[]] {
+        let lost = [debited.as_slice(), &posted(Fate::Lost), between].concat();
+        let steps = [lost.as_slice(), &SENT, &posted(Fate::Arrives)].concat();
+        live(Manners::default(), &steps, None).unwrap();
+    }
+}
+
+#[test]
+fn p3_an_entry_whose_answer_was_lost_is_settled_once_though_it_emptied_the_account() {
+    let spent = SENT.repeat(12);
+    let again = [posted(Fate::Arrives).as_slice(), &[Step::Crash]].concat();
+    let end = [Step::TopUp(0, 3, None)];
+    let steps = [spent.as_slice(), &posted(Fate::Lost), &again, &again, &end].concat();
+    for balance_before_key in [false, true] {
+        let manners = Manners { balance_before_key, ..Manners::default() };
+        live(manners, &steps, None).unwrap();
+    }
+}

@@ -1,0 +1,29 @@
+//! Mistakes that the process could make. A model that does not see them is worth
+//! nothing, so each of them is made, and has to be found.
+
+/// One mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mutation {
+    /// A balance read that an entry or another read overtook is applied.
+    AppliesOvertakenReads,
+    /// A read lowers the balance while the outcome of an entry is unknown.
+    LowersWhileUnknown,
+    /// A balance is read while an entry is on its way for the first time.
+    ReadsDuringFirstCall,
+    /// The balance that comes with the answer to a repeated entry is believed.
+    TrustsRepeatedAnswers,
+    /// An entry whose outcome is unknown is given up, and another one opened.
+    NewKeyAfterUnknown,
+    /// An entry that was refused after an unknown try is given up.
+    VoidsWhatIsDoubtful,
+    /// An entry whose outcome is unknown is taken for settled.
+    TakesUnknownForDone,
+    /// After a restart an entry that is open is taken for one that never left.
+    TrustsOpenEntries,
+    /// A mail whose answer was lost is taken for refused, and its hold released.
+    TakesUnansweredForRefused,
+    /// A mail whose answer was lost is sent again under another key.
+    NewMailKeyAfterUnknown,
+    /// The credits that a webhook speaks of are added to the balance.
+    CountsWebhooks,
+}

@@ -1,0 +1,322 @@
+//! What may happen, and how often: the alphabet of the histories.
+//!
+//! A number in a step picks among those that it fits (calls that left, calls that
+//! took effect, …), so that nearly every step of a random history means something.
+
+use proptest::prelude::*;
+
+/// A customer, by number.
+pub(super) type Who = usize;
+
+/// The customers.
+pub(super) const NAMES: [&str; 3] = ["ann", "bob", "eve"];
+
+/// One step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Step {
+    /// A message asks to be accepted; it is handed over, or waits in the database.
+    Accept(Who, Letter, bool),
+    /// The same is asked again under its key, twice at once; or another under it.
+    Again(u8, bool),
+    /// So many at once, in one commit.
+    Rush(Who, u8),
+    /// What is due is leased.
+    Poll,
+    /// A part leaves; reaches the upstream; its answer comes, or not.
+    SendLeaves(u8),
+    SendTakesEffect(u8, Upstream),
+    SendAnswered(u8, Fate),
+    /// News of a mail that was sent, whose answer never came.
+    LateNews(u8),
+    /// An entry is opened or posted again; reaches Dodo; its answer comes, or not.
+    EntryLeaves(Who),
+    EntryTakesEffect(Who, Manner),
+    EntryAnswered(Who, Fate),
+    /// A call that was given up takes effect after all.
+    WindBlows(u8),
+    /// The same for a balance: for one customer, or with the list call for all.
+    ReadLeaves(Who),
+    ListLeaves,
+    ReadTakesEffect(u8, Manner),
+    ReadAnswered(u8, Fate),
+    /// A mail that was taken bounces, for all who got it or for the first of them.
+    Bounce(u8, bool),
+    /// Credits are bought, for good or for so many hours; and a webhook will say so.
+    TopUp(Who, u8, Option<u8>),
+    /// What is left of the credits expires.
+    Expire(Who),
+    /// A webhook comes, perhaps not for the first time.
+    Webhook(u8),
+    /// So many seconds pass.
+    Wait(u32),
+    /// The process dies, and another starts on what is on disk.
+    Crash,
+}
+
+/// What a customer sends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Letter {
+    /// By SMTP, to one.
+    One,
+    /// By SMTP to three, a credit for all; a credit for each.
+    Three,
+    Each,
+    /// By Resend, to one.
+    Mailed,
+    /// By Resend to two, a credit for each.
+    MailedEach,
+    /// By Resend to three who must not see each other: three parts, a credit for all.
+    Hidden,
+}
+
+/// How an upstream takes a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Upstream {
+    /// It accepts the mail.
+    Takes,
+    /// It refuses it for good.
+    Refuses,
+    /// Not now.
+    Defers,
+    /// Over SMTP, recipient by recipient: accepted, refused or deferred, in base three.
+    Mixed(u8),
+    /// It accepts the mail and says that it failed.
+    Breaks,
+    /// It fails before it did anything.
+    Fails,
+}
+
+/// How Dodo takes a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Manner {
+    /// As documented.
+    Well,
+    /// It does what was asked and answers 500; or does nothing and answers 500.
+    Breaks,
+    Fails,
+    /// It does what was asked, and its answer cannot be read.
+    Garbles,
+    /// 429, 401, 403: nothing was done.
+    Limits,
+    BadKey,
+    Forbids,
+    /// No connection.
+    Unreachable,
+}
+
+/// What becomes of an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Fate {
+    /// It arrives.
+    Arrives,
+    /// It is lost, or too late; what has not taken effect yet still may.
+    Lost,
+    /// It arrives, and the database does not take what it means.
+    Unwritten,
+}
+
+/// Most of it happens to one customer, so that steps of one road fall between those of another.
+fn who() -> impl Strategy<Value = Who> + Clone {
+    prop_oneof![8 => Just(0usize), 1 => Just(1), 1 => Just(2)]
+}
+
+fn letter() -> impl Strategy<Value = Letter> {
+    prop_oneof![
+        6 => Just(Letter::One),
+        1 => Just(Letter::Three),
+        2 => Just(Letter::Each),
+        4 => Just(Letter::Mailed),
+        1 => Just(Letter::MailedEach),
+        1 => Just(Letter::Hidden),
+    ]
+}
+
+fn upstream() -> impl Strategy<Value = Upstream> {
+    prop_oneof![
+        8 => Just(Upstream::Takes),
+        1 => Just(Upstream::Refuses),
+        1 => Just(Upstream::Defers),
+        1 => (0..27u8).prop_map(Upstream::Mixed),
+        1 => Just(Upstream::Breaks),
+        1 => Just(Upstream::Fails),
+    ]
+}
+
+fn manner() -> impl Strategy<Value = Manner> {
+    prop_oneof![
+        14 => Just(Manner::Well),
+        1 => Just(Manner::Breaks),
+        1 => Just(Manner::Fails),
+        1 => Just(Manner::Garbles),
+        1 => Just(Manner::Limits),
+        1 => Just(Manner::BadKey),
+        1 => Just(Manner::Forbids),
+        1 => Just(Manner::Unreachable),
+    ]
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![8 => Just(Fate::Arrives), 4 => Just(Fate::Lost), 1 => Just(Fate::Unwritten)]
+}
+
+fn one_step() -> impl Strategy<Value = Step> {
+    let nth = || any::<u8>();
+    prop_oneof![
+        6 => (who(), letter(), prop::bool::weighted(0.8)).prop_map(|(who, letter, now)| Step::Accept(who, letter, now)),
+        1 => (who(), 2..9u8).prop_map(|(who, many)| Step::Rush(who, many)),
+        1 => (nth(), prop::bool::weighted(0.3)).prop_map(|(nth, is_other)| Step::Again(nth, is_other)),
+        2 => Just(Step::Poll),
+        5 => nth().prop_map(Step::SendLeaves),
+        5 => (nth(), upstream()).prop_map(|(nth, how)| Step::SendTakesEffect(nth, how)),
+        5 => (nth(), fate()).prop_map(|(nth, fate)| Step::SendAnswered(nth, fate)),
+        1 => nth().prop_map(Step::LateNews),
+        5 => who().prop_map(Step::EntryLeaves),
+        5 => (who(), manner()).prop_map(|(who, how)| Step::EntryTakesEffect(who, how)),
+        5 => (who(), fate()).prop_map(|(who, fate)| Step::EntryAnswered(who, fate)),
+        2 => nth().prop_map(Step::WindBlows),
+        3 => who().prop_map(Step::ReadLeaves),
+        1 => Just(Step::ListLeaves),
+        3 => (nth(), manner()).prop_map(|(nth, how)| Step::ReadTakesEffect(nth, how)),
+        3 => (nth(), fate()).prop_map(|(nth, fate)| Step::ReadAnswered(nth, fate)),
+        2 => (nth(), any::<bool>()).prop_map(|(nth, for_all)| Step::Bounce(nth, for_all)),
+        2 => (who(), 1..9u8, prop::option::weighted(0.2, 1..30u8))
+            .prop_map(|(who, credits, hours)| Step::TopUp(who, credits, hours)),
+        1 => who().prop_map(Step::Expire),
+        2 => nth().prop_map(Step::Webhook),
+        3 => prop_oneof![4 => Just(1u32), 4 => Just(40), 2 => Just(600), 1 => Just(18_000), 1 => Just(50_000)]
+            .prop_map(Step::Wait),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// What usually follows on one another, so that histories get far; and how it goes
+/// wrong at the worst moment.
+fn phrase() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![
+        20 => one_step().prop_map(|step| vec![step]),
+        6 => sent(),
+        4 => settled(),
+        2 => read_at_once(),
+        3 => read_late(),
+        3 => settled_late(),
+        2 => mailed_late(),
+        1 => bought(),
+    ]
+}
+
+/// A message is accepted and sent.
+fn sent() -> impl Strategy<Value = Vec<Step>> {
+    (who(), letter()).prop_map(|(who, letter)| {
+        vec![
+            Step::Accept(who, letter, true),
+            Step::SendLeaves(0),
+            Step::SendTakesEffect(0, Upstream::Takes),
+            Step::SendAnswered(0, Fate::Arrives),
+        ]
+    })
+}
+
+/// What is owed is settled, or not.
+fn settled() -> impl Strategy<Value = Vec<Step>> {
+    (who(), manner(), fate()).prop_map(|(who, how, fate)| {
+        vec![Step::EntryLeaves(who), Step::EntryTakesEffect(who, how), Step::EntryAnswered(who, fate)]
+    })
+}
+
+/// An entry is applied, and its answer never comes: something happens, and it is posted again.
+fn settled_late() -> impl Strategy<Value = Vec<Step>> {
+    (who(), any::<bool>(), between(), manner(), fate()).prop_map(|(who, is_crash, meanwhile, how, fate)| {
+        let end = if is_crash { Step::Crash } else { Step::EntryAnswered(who, Fate::Lost) };
+        let mut steps = debit(who, Manner::Well, end);
+        steps.extend(meanwhile);
+        steps.extend([
+            Step::EntryLeaves(who),
+            Step::EntryTakesEffect(who, how),
+            Step::EntryAnswered(who, fate),
+        ]);
+        steps
+    })
+}
+
+/// A message is sent, and an entry for it reaches Dodo.
+fn debit(who: Who, how: Manner, end: Step) -> Vec<Step> {
+    vec![
+        Step::Accept(who, Letter::One, true),
+        Step::SendLeaves(255),
+        Step::SendTakesEffect(255, Upstream::Takes),
+        Step::SendAnswered(255, Fate::Arrives),
+        Step::EntryLeaves(who),
+        Step::EntryTakesEffect(who, how),
+        end,
+    ]
+}
+
+/// A mail is taken, and its answer never comes: it is sent again, to the same upstream.
+fn mailed_late() -> impl Strategy<Value = Vec<Step>> {
+    (who(), letter(), any::<bool>(), upstream(), fate()).prop_map(|(who, letter, is_crash, how, fate)| {
+        vec![
+            Step::Accept(who, letter, true),
+            Step::SendLeaves(0),
+            Step::SendTakesEffect(0, Upstream::Takes),
+            if is_crash { Step::Crash } else { Step::SendAnswered(0, Fate::Lost) },
+            Step::Wait(40),
+            Step::Poll,
+            Step::SendLeaves(0),
+            Step::SendTakesEffect(0, how),
+            Step::SendAnswered(0, fate),
+        ]
+    })
+}
+
+/// What comes between the steps of a call.
+fn between() -> BoxedStrategy<Vec<Step>> {
+    let bought = (who(), 1..9u8).prop_map(|(who, credits)| vec![Step::TopUp(who, credits, None)]);
+    let expired = who().prop_map(|who| vec![Step::Expire(who)]);
+    let debited = who().prop_map(|who| debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Arrives)));
+    prop_oneof![bought, expired, debited, read_at_once(), one_step().prop_map(|step| vec![step])].boxed()
+}
+
+/// Credits are bought, and both ways to hear of it are taken.
+fn bought() -> impl Strategy<Value = Vec<Step>> {
+    (who(), 1..9u8, any::<u8>()).prop_map(|(who, credits, nth)| {
+        let bought = Step::TopUp(who, credits, None);
+        [vec![bought], balance_read(who, Vec::new(), Fate::Arrives), vec![Step::Webhook(nth)]].concat()
+    })
+}
+
+fn read_at_once() -> impl Strategy<Value = Vec<Step>> {
+    (who(), fate()).prop_map(|(who, fate)| balance_read(who, Vec::new(), fate))
+}
+
+/// A balance is read while something happens.
+fn read_late() -> impl Strategy<Value = Vec<Step>> {
+    (who(), between(), fate()).prop_map(|(who, meanwhile, fate)| balance_read(who, meanwhile, fate))
+}
+
+fn balance_read(who: Who, meanwhile: Vec<Step>, fate: Fate) -> Vec<Step> {
+    let begin = vec![Step::ReadLeaves(who), Step::ReadTakesEffect(0, Manner::Well)];
+    [begin, meanwhile, vec![Step::ReadAnswered(0, fate)]].concat()
+}
+
+/// A history: Dodo's manners, and what happens.
+pub(super) fn history() -> impl Strategy<Value = (Manners, Vec<Step>)> {
+    let steps = prop::collection::vec(phrase(), 1..40).prop_map(|phrases| phrases.concat());
+    (manners(), steps)
+}
+
+/// What of Dodo's behaviour the documentation leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Manners {
+    /// A repeated key is answered with the first answer, and not with 409.
+    pub(super) repeats_first_answer: bool,
+    /// The balance is looked at before the key.
+    pub(super) balance_before_key: bool,
+    /// Amounts are texts, and not numbers.
+    pub(super) amounts_are_texts: bool,
+}
+
+fn manners() -> impl Strategy<Value = Manners> {
+    any::<(bool, bool, bool)>().prop_map(|(repeats_first_answer, balance_before_key, amounts_are_texts)| {
+        Manners { repeats_first_answer, balance_before_key, amounts_are_texts }
+    })
+}

@@ -1,0 +1,145 @@
+//! The way to the upstreams and back. Resend is the sandbox's stand-in, asked
+//! through its own routes and understood by the client's own code; the SMTP server
+//! is a list of who got what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use jiff::Timestamp;
+use tower::util::ServiceExt;
+
+use super::Broken;
+use super::dodo::{answer, status};
+use super::steps::Upstream;
+use crate::domain::answer::Answer;
+use crate::domain::ids::MessageId;
+use crate::domain::message::Road;
+use crate::sandbox::RESEND_API_KEY;
+use crate::sandbox::resend::ResendStandIn;
+use crate::store::queue::LeasedPart;
+use crate::upstream::resend::{json_of, verdict};
+use crate::upstream::{Outcome, Outgoing, RecipientAnswer};
+
+/// Both upstreams.
+pub(super) struct Upstreams {
+    resend: ResendStandIn,
+    routes: Router,
+    /// Keys whose mail Resend refused for good: the same mail is refused again.
+    refused: BTreeSet<String>,
+    /// Copies that a recipient of a message got.
+    copies: BTreeMap<(MessageId, String), u32>,
+}
+
+impl Upstreams {
+    pub(super) fn new((resend, routes): (ResendStandIn, Router)) -> Self {
+        resend.behave(|behaviour| behaviour.per_second = 0);
+        Self { resend, routes, refused: BTreeSet::new(), copies: BTreeMap::new() }
+    }
+
+    /// How many copies somebody got.
+    pub(super) fn copies(&self, message_id: &MessageId, address: &str) -> u32 {
+        self.copies.get(&(message_id.clone(), address.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// A part reaches its upstream: what it answers, and who got it.
+    pub(super) async fn take(
+        &mut self,
+        part: &LeasedPart,
+        how: Upstream,
+        now: Timestamp,
+    ) -> Result<(Outcome, Vec<String>), Broken> {
+        let (outcome, taken) = match part.road {
+            Road::Resend => self.by_resend(part, how, now).await?,
+            Road::Smtp => by_smtp(part, how),
+        };
+        for address in &taken {
+            *self.copies.entry((part.message_id.clone(), address.clone())).or_default() += 1;
+        }
+        Ok((outcome, taken))
+    }
+
+    async fn by_resend(
+        &mut self,
+        part: &LeasedPart,
+        how: Upstream,
+        now: Timestamp,
+    ) -> Result<(Outcome, Vec<String>), Broken> {
+        let outgoing = outgoing(part);
+        let key = outgoing.idempotency_key.clone();
+        // A mail that was taken once under a key is not refused under it.
+        if how == Upstream::Refuses && self.resend.sent_with_key(&key) == 0 {
+            self.refused.insert(key.clone());
+        }
+        let sent_before = self.resend.sent_by_tag("postmeter").get(outgoing.part_id.as_str()).copied();
+        let said = match how {
+            Upstream::Defers => status(429),
+            Upstream::Fails => status(500),
+            _ if self.refused.contains(&key) => status(422),
+            _ => {
+                let request = Request::post("/emails")
+                    .header("content-type", "application/json")
+                    .header("authorization", format!("Bearer {RESEND_API_KEY}"))
+                    .header("user-agent", "postmeter")
+                    .header("idempotency-key", key)
+                    .body(Body::from(json_of(&outgoing).unwrap()));
+                answer(self.routes.clone().oneshot(request.unwrap()).await.unwrap()).await
+            }
+        };
+        let said = if how == Upstream::Breaks { status(500) } else { said };
+        let sent = self.resend.sent_by_tag("postmeter").get(outgoing.part_id.as_str()).copied();
+        if sent > Some(1) {
+            return Err(Broken(format!("P4: Resend took {} {sent:?} times", outgoing.part_id)));
+        }
+        let taken = if sent == sent_before { Vec::new() } else { addresses(part) };
+        Ok((verdict::of(&said, part.recipients.len(), now), taken))
+    }
+}
+
+fn by_smtp(part: &LeasedPart, how: Upstream) -> (Outcome, Vec<String>) {
+    let each = |nth: u32| match how {
+        Upstream::Takes | Upstream::Breaks => 0,
+        Upstream::Refuses => 1,
+        Upstream::Defers | Upstream::Fails => 2,
+        Upstream::Mixed(bits) => u32::from(bits) / 3u32.pow(nth % 3) % 3,
+    };
+    let answers: Vec<RecipientAnswer> = (0..)
+        .zip(&part.recipients)
+        .map(|(nth, _)| match each(nth) {
+            0 => RecipientAnswer::Accepted,
+            1 => RecipientAnswer::Refused(Answer::new("5.1.1", "no such user")),
+            _ => RecipientAnswer::Deferred(Answer::new("4.2.2", "full")),
+        })
+        .collect();
+    let taken = addresses(part).into_iter().zip(&answers);
+    let taken = taken.filter(|(_, answer)| **answer == RecipientAnswer::Accepted).map(|(to, _)| to).collect();
+    let outcome = match how {
+        Upstream::Breaks => lost(),
+        Upstream::Fails => {
+            Outcome::Transient { answer: Answer::new("4.3.0", "later"), retry_after: None, counts: true }
+        }
+        _ => Outcome::Answered { upstream_id: Some("smtp-1".to_owned()), answers },
+    };
+    (outcome, taken)
+}
+
+/// The outcome of a call without an answer.
+pub(super) fn lost() -> Outcome {
+    Outcome::Unknown { reason: "no answer".to_owned(), retry_after: None }
+}
+
+/// The recipients that a part is still for.
+pub(super) fn addresses(part: &LeasedPart) -> Vec<String> {
+    part.recipients.iter().map(ToString::to_string).collect()
+}
+
+fn outgoing(part: &LeasedPart) -> Outgoing {
+    Outgoing {
+        part_id: part.part_id(),
+        idempotency_key: part.idempotency_key(),
+        reverse_path: part.reverse_path.clone(),
+        recipients: part.recipients.clone(),
+        bytes: part.bytes.clone(),
+    }
+}
