@@ -42,7 +42,7 @@ fn p3_rows_leave_while_mail_flows_and_the_audit_holds() {
     meter.tamper("UPDATE account SET closed_captured = closed_captured - 1, closed_price = closed_price - 1");
     let said = meter.run(&["audit"]);
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.out.contains("account  cus_ann  what has left it does not add up"), "{said:?}");
+    assert!(said.out.contains("what has left it does not add up"), "{said:?}");
 }
 
 #[test]
