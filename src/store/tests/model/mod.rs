@@ -9,13 +9,15 @@
 //! fall between. Time is simulated.
 //!
 //! `steps` says what may happen, `world` keeps everything, `customer`, `settler`,
-//! `sender`, `refund`, `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
-//! everything to its end, and `mutation` is the proof that the laws have teeth.
+//! `sender`, `refund`, `operator`, `dodo` and `upstream` take the steps, `law` says
+//! what must hold, `rest` brings everything to its end, and `mutation` is the proof
+//! that the laws have teeth.
 
 mod customer;
 mod dodo;
 mod law;
 mod mutation;
+mod operator;
 mod refund;
 mod rest;
 mod sender;

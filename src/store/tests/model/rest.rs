@@ -36,6 +36,11 @@ impl World {
         for who in 0..NAMES.len() {
             self.check_rest(who).await?;
         }
+        // And once more when only the sums of it are left.
+        self.take(Step::LeaveBehind(0)).await?;
+        for who in 0..NAMES.len() {
+            self.check_rest(who).await?;
+        }
         self.spend_everything().await
     }
 

@@ -5,6 +5,8 @@
 
 use proptest::prelude::*;
 
+use crate::domain::decision::Choice;
+
 /// A customer, by number.
 pub(super) type Who = usize;
 
@@ -41,6 +43,10 @@ pub(super) enum Step {
     ReadAnswered(u8, Fate),
     /// A mail that was taken bounces, for all who got it or for the first of them.
     Bounce(u8, bool),
+    /// The operator decides about a message, told about the risk or not.
+    Decide(u8, Choice, bool),
+    /// What has been final for so many hours leaves the database.
+    LeaveBehind(u8),
     /// Credits are bought, for good or for so many hours; and a webhook will say so.
     TopUp(Who, u8, Option<u8>),
     /// What is left of the credits expires.
@@ -159,6 +165,10 @@ fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![8 => Just(Fate::Arrives), 4 => Just(Fate::Lost), 1 => Just(Fate::Unwritten)]
 }
 
+fn choice() -> impl Strategy<Value = Choice> {
+    prop_oneof![Just(Choice::Retry), Just(Choice::Cancel)]
+}
+
 fn one_step() -> impl Strategy<Value = Step> {
     let nth = || any::<u8>();
     prop_oneof![
@@ -179,6 +189,8 @@ fn one_step() -> impl Strategy<Value = Step> {
         3 => (nth(), manner()).prop_map(|(nth, how)| Step::ReadTakesEffect(nth, how)),
         3 => (nth(), fate()).prop_map(|(nth, fate)| Step::ReadAnswered(nth, fate)),
         2 => (nth(), any::<bool>()).prop_map(|(nth, for_all)| Step::Bounce(nth, for_all)),
+        1 => (nth(), choice(), any::<bool>()).prop_map(|(nth, choice, knows)| Step::Decide(nth, choice, knows)),
+        1 => prop_oneof![Just(0), Just(1), Just(30)].prop_map(Step::LeaveBehind),
         2 => (who(), 1..9u8, prop::option::weighted(0.2, 1..30u8))
             .prop_map(|(who, credits, hours)| Step::TopUp(who, credits, hours)),
         1 => who().prop_map(Step::Expire),
@@ -200,6 +212,7 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         3 => read_late(),
         3 => settled_late(),
         2 => mailed_late(),
+        1 => left_behind(),
         1 => bought(),
     ]
 }
@@ -265,6 +278,16 @@ fn mailed_late() -> impl Strategy<Value = Vec<Step>> {
             Step::SendTakesEffect(0, how),
             Step::SendAnswered(0, fate),
         ]
+    })
+}
+
+/// A message is settled, perhaps it bounces, and then whatever may leaves.
+fn left_behind() -> impl Strategy<Value = Vec<Step>> {
+    (who(), prop::option::weighted(0.3, any::<u8>())).prop_map(|(who, bounced)| {
+        let mut steps = debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Arrives));
+        steps.extend(bounced.map(|nth| Step::Bounce(nth, true)));
+        steps.push(Step::LeaveBehind(0));
+        steps
     })
 }
 

@@ -2,7 +2,7 @@
 //! services, what is on its way between them, and what is written down about all of
 //! it by somebody who sees everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(super) struct World {
     pub(super) mutation: Option<Mutation>,
     /// Webhooks that Dodo delivers, more than once and in any order.
     webhooks: Vec<(String, Who, u8)>,
-    serial: u64,
+    pub(super) serial: u64,
     disk: Directory,
 }
 
@@ -77,6 +77,10 @@ pub(super) struct Truth {
     pub(super) asked: Vec<Asked>,
     /// Messages that were acknowledged.
     pub(super) acknowledged: Vec<(MessageId, Who)>,
+    /// Those that the operator decided although nobody knows whether they were sent.
+    pub(super) decided: BTreeSet<MessageId>,
+    /// Those that have left the database for good.
+    pub(super) left: BTreeSet<MessageId>,
     /// What each entry that was opened takes; less than nothing: what it gives.
     pub(super) opened: BTreeMap<EntryId, i64>,
     /// Attempts of a part that ended without an answer.
@@ -140,6 +144,8 @@ impl World {
             Step::ReadTakesEffect(nth, how) => self.read_takes_effect(nth, how).await,
             Step::ReadAnswered(nth, fate) => self.read_answered(nth, fate).await,
             Step::Bounce(nth, for_all) => self.bounce(nth, for_all).await,
+            Step::Decide(nth, choice, knows) => self.decide(nth, choice, knows).await,
+            Step::LeaveBehind(hours) => self.leave_behind(hours).await,
             Step::TopUp(who, credits, hours) => self.top_up(who, credits, hours),
             Step::Expire(who) => {
                 self.dodo.books().expire_credits(NAMES[who]).unwrap();
@@ -164,7 +170,7 @@ impl World {
                 self.dodo.post(&entry, super::steps::Manner::Well).await;
             }
             Gone::Mail(part) => {
-                let (_, taken) = self.upstreams.take(&part, Upstream::Takes, self.clock.now()).await?;
+                let (_, taken) = self.upstreams.take(&part, Upstream::Takes, self.clock.now()).await;
                 self.late.extend(Late::of(&part, taken));
             }
         }
