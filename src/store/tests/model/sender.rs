@@ -119,6 +119,14 @@ impl World {
         self.tell(&part, news).await
     }
 
+    /// Every call that is under way has taken too long.
+    pub(super) async fn give_up_sending(&mut self) -> Result<(), Broken> {
+        while self.process.sending.iter().any(|sending| sending.call.is_some()) {
+            self.send_answered(0, Fate::Lost).await?;
+        }
+        Ok(())
+    }
+
     /// Nobody waits for this part any more: its call may take effect, or has.
     pub(super) fn give_up(&mut self, sending: Sending) {
         let Sending { part, call } = sending;

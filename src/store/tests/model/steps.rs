@@ -47,6 +47,10 @@ pub(super) enum Step {
     Decide(u8, Choice, bool),
     /// What has been final for so many hours leaves the database.
     LeaveBehind(u8),
+    /// A doubtful entry is looked for in Dodo's ledger, in the same three steps.
+    LookLeaves(Who),
+    LookTakesEffect(u8, Manner),
+    LookAnswered(u8, Fate),
     /// Credits are bought, for good or for so many hours; and a webhook will say so.
     TopUp(Who, u8, Option<u8>),
     /// What is left of the credits expires.
@@ -191,6 +195,9 @@ fn one_step() -> impl Strategy<Value = Step> {
         2 => (nth(), any::<bool>()).prop_map(|(nth, for_all)| Step::Bounce(nth, for_all)),
         1 => (nth(), choice(), any::<bool>()).prop_map(|(nth, choice, knows)| Step::Decide(nth, choice, knows)),
         1 => prop_oneof![Just(0), Just(1), Just(30)].prop_map(Step::LeaveBehind),
+        2 => who().prop_map(Step::LookLeaves),
+        2 => (nth(), manner()).prop_map(|(nth, how)| Step::LookTakesEffect(nth, how)),
+        2 => (nth(), fate()).prop_map(|(nth, fate)| Step::LookAnswered(nth, fate)),
         2 => (who(), 1..9u8, prop::option::weighted(0.2, 1..30u8))
             .prop_map(|(who, credits, hours)| Step::TopUp(who, credits, hours)),
         1 => who().prop_map(Step::Expire),
@@ -211,6 +218,7 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         2 => read_at_once(),
         3 => read_late(),
         3 => settled_late(),
+        2 => doubted(),
         2 => mailed_late(),
         1 => left_behind(),
         1 => bought(),
@@ -249,6 +257,36 @@ fn settled_late() -> impl Strategy<Value = Vec<Step>> {
         ]);
         steps
     })
+}
+
+/// An entry gets lost, before or after it took effect, and what is left expires or a
+/// day passes: nobody can tell what became of it but the ledger.
+fn doubted() -> impl Strategy<Value = Vec<Step>> {
+    let lost = prop_oneof![
+        1 => who().prop_map(|who| (who, debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Lost)))),
+        1 => who().prop_map(|who| (who, debit(who, Manner::Fails, Step::EntryAnswered(who, Fate::Arrives)))),
+        2 => who().prop_map(|who| {
+            let mut steps = debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Lost));
+            // It has left, and is on its way still.
+            steps.retain(|step| !matches!(step, Step::EntryTakesEffect(..)));
+            (who, steps)
+        }),
+    ];
+    let wait = prop_oneof![3 => Just(1u32), 1 => Just(600), 1 => Just(40_000)];
+    (lost, prop::bool::weighted(0.7), wait, between(), fate()).prop_map(
+        |((who, mut steps), is_expired, wait, meanwhile, fate)| {
+            if is_expired {
+                steps.push(Step::Expire(who));
+            }
+            steps.extend([Step::Wait(wait), Step::Wait(wait), Step::Wait(wait)]);
+            let posted = [Step::EntryLeaves(who), Step::EntryTakesEffect(who, Manner::Well)];
+            steps.extend(posted.into_iter().chain([Step::EntryAnswered(who, Fate::Arrives)]));
+            steps.extend([Step::LookLeaves(who), Step::LookTakesEffect(0, Manner::Well)]);
+            steps.extend(meanwhile);
+            steps.push(Step::LookAnswered(0, fate));
+            steps
+        },
+    )
 }
 
 /// A message is sent, and an entry for it reaches Dodo.
@@ -336,10 +374,22 @@ pub(super) struct Manners {
     pub(super) balance_before_key: bool,
     /// Amounts are texts, and not numbers.
     pub(super) amounts_are_texts: bool,
+    /// The ledger does not say what an entry was for.
+    pub(super) hides_reasons: bool,
+    /// The ledger calls our entries adjustments by hand.
+    pub(super) adjusts_by_hand: bool,
 }
 
 fn manners() -> impl Strategy<Value = Manners> {
-    any::<(bool, bool, bool)>().prop_map(|(repeats_first_answer, balance_before_key, amounts_are_texts)| {
-        Manners { repeats_first_answer, balance_before_key, amounts_are_texts }
+    let hides_reasons = prop::bool::weighted(0.2);
+    (any::<[bool; 4]>(), hides_reasons).prop_map(|(any, hides_reasons)| {
+        let [repeats_first_answer, balance_before_key, amounts_are_texts, adjusts_by_hand] = any;
+        Manners {
+            repeats_first_answer,
+            balance_before_key,
+            amounts_are_texts,
+            hides_reasons,
+            adjusts_by_hand,
+        }
     })
 }
