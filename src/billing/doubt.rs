@@ -10,6 +10,8 @@
 
 mod judge;
 
+#[cfg(test)]
+pub(crate) use judge::Window;
 pub(crate) use judge::{Judgement, judge, window};
 
 use std::collections::BTreeMap;
@@ -60,6 +62,14 @@ enum Outcome {
     Decided,
     /// It is looked up again, after so long at most.
     Undecided(Option<Duration>),
+}
+
+/// How long the last call may still take effect; `None`: not any more.
+pub(crate) fn may_be_under_way(entry: &Entry, now: Timestamp, lookup_wait: Duration) -> Option<Duration> {
+    let last = entry.last_tried_at.or(entry.doubtful_since).unwrap_or(entry.opened_at);
+    let since = Duration::try_from(now.duration_since(last)).unwrap_or_default();
+    let wait = lookup_wait.checked_sub(since)?;
+    (!wait.is_zero()).then_some(wait)
 }
 
 impl Billing {
@@ -146,7 +156,7 @@ impl Billing {
         match judge(sought, &window.others, reading.lines(), reading.is_whole()) {
             Judgement::Found { surplus } => self.found(sought, surplus).await,
             Judgement::Undecidable(why) => self.undecided(sought, why, None).await,
-            Judgement::Absent => match self.may_be_under_way(entry, began) {
+            Judgement::Absent => match may_be_under_way(entry, began, self.0.settings.lookup_wait) {
                 None => self.absent(sought).await,
                 Some(wait) => {
                     let why = "Dodo's ledger does not show it; its last call may still be under way";
@@ -154,14 +164,6 @@ impl Billing {
                 }
             },
         }
-    }
-
-    /// How long the last call may still take effect; `None`: not any more.
-    fn may_be_under_way(&self, entry: &Entry, now: Timestamp) -> Option<Duration> {
-        let last = entry.last_tried_at.or(entry.doubtful_since).unwrap_or(entry.opened_at);
-        let since = Duration::try_from(now.duration_since(last)).unwrap_or_default();
-        let wait = self.0.settings.lookup_wait.checked_sub(since)?;
-        (!wait.is_zero()).then_some(wait)
     }
 
     async fn read_ledger(&self, customer_id: &CustomerId, from: Timestamp) -> Result<Reading, DodoError> {

@@ -121,12 +121,13 @@ impl Store {
     /// The entry is not posted any more: only Dodo's ledger tells what became of it.
     /// Doing it again changes nothing.
     pub async fn doubt_entry(&self, entry: &Entry, why: &str, now: Timestamp) -> Result<(), StoreError> {
-        // Whoever doubts knows of a call without an answer, whether that could be noted or not.
+        // Whoever doubts knows of a call without an answer, and when the last one began,
+        // whether that could be noted or not.
         const DOUBT: &str = "
             UPDATE entry SET doubtful_since = coalesce(doubtful_since, ?2), last_error = ?3,
                    unknown_tries = CASE unknown_tries WHEN 0 THEN 1 ELSE unknown_tries END,
                    first_unknown_at = coalesce(first_unknown_at, opened_at),
-                   last_tried_at = coalesce(last_tried_at, ?2)
+                   last_tried_at = max(coalesce(last_tried_at, ?4, ?2), coalesce(?4, last_tried_at, ?2))
             WHERE entry_id = ?1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
@@ -134,6 +135,7 @@ impl Store {
             .bind(entry.entry_id.as_str())
             .bind(millis(now))
             .bind(why)
+            .bind(entry.last_tried_at.map(millis))
             .execute(&mut *tx)
             .await?;
         changed("doubt entry", done.rows_affected(), 1)?;

@@ -140,7 +140,7 @@ pub(crate) fn balance_page(list: &Value) -> Option<BalancePage> {
 
 /// A page with an unreadable line is unreadable: what is not there must be seen
 /// not to be there.
-pub(super) fn ledger_page(list: &Value) -> Option<LedgerPage> {
+pub(crate) fn ledger_page(list: &Value) -> Option<LedgerPage> {
     let items = items(list)?;
     let lines = items.iter().map(ledger_line).collect::<Option<_>>()?;
     Some(LedgerPage { lines, is_last: items.len() < MAX_PAGE })

@@ -52,6 +52,23 @@ async fn p3_a_doubtful_entry_keeps_the_lane_and_its_credits_owed_until_it_is_dec
 }
 
 #[tokio::test]
+async fn p3_a_doubtful_entry_was_last_tried_when_its_last_call_began_whether_that_was_noted_or_not() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    owe(&store, &ann).await;
+    let mut entry = open(&store, &ann, 1).await;
+    store.note_entry_try(&entry, true, "lost", at(2)).await.unwrap();
+    entry.tried(true, at(2));
+    // The disk was full for two calls more.
+    entry.tried(true, at(700));
+    entry.tried(false, at(701));
+    store.doubt_entry(&entry, "insufficient", at(702)).await.unwrap();
+    let [doubtful] = &store.doubtful_entries().await.unwrap()[..] else { panic!("one is in doubt") };
+    assert_eq!(doubtful.entry.last_tried_at, Some(at(701)), "it may be under way for a while from then on");
+    assert_eq!(doubtful.entry.first_unknown_at, Some(at(2)));
+}
+
+#[tokio::test]
 async fn p3_a_restart_dates_a_lost_answer_back_to_when_the_call_may_have_begun() {
     let (store, _directory) = store().await;
     for (name, is_tried) in [("ann", false), ("bob", true)] {

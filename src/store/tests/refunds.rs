@@ -187,6 +187,18 @@ async fn p3_a_bounce_while_its_entry_is_under_way_waits_for_the_end_of_it() {
 }
 
 #[tokio::test]
+async fn p3_the_last_capture_taken_back_after_its_entry_was_void_adds_up() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    let bounced = sent(&store, message(&ann, &["b@y.example"])).await;
+    let entry = store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap().unwrap();
+    store.void_entry(&entry, "insufficient", at(2)).await.unwrap();
+    assert_eq!(bounce(&store, &bounced, &["b@y.example"], PLENTY).await, [RefundResult::Released]);
+    assert_eq!(sums(&store, &ann).await, (Some(50), 0, 0));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
 async fn p3_a_credit_that_dodo_refuses_is_due_again_and_in_the_end_given_up() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(50)).await;

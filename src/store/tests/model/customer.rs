@@ -30,8 +30,10 @@ pub(super) struct Asked {
 
 impl World {
     pub(super) async fn accept(&mut self, who: Who, letter: Letter, at_once: bool) -> Result<(), Broken> {
-        let keyed = keyed(self.truth.asked.len(), letter);
-        let acceptance = Acceptance { keyed: Some(keyed), ..self.letter(who, letter, at_once) };
+        let mut acceptance = self.letter(who, letter, at_once);
+        // Not everybody gives a key.
+        let is_keyed = !self.serial.is_multiple_of(3);
+        acceptance.keyed = is_keyed.then(|| keyed(self.truth.asked.len(), letter));
         let answer = self.process.store.accept(acceptance.clone()).await?;
         let mut asked = Asked { who, letter, accepted: None };
         if let Accepted::Yes { available, .. } = answer {
@@ -42,7 +44,9 @@ impl World {
                 self.process.sending.extend(handed_over(acceptance).map(Sending::new));
             }
         }
-        self.truth.asked.push(asked);
+        if is_keyed {
+            self.truth.asked.push(asked);
+        }
         Ok(())
     }
 

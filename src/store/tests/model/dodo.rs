@@ -6,13 +6,14 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use axum::response::Response;
+use jiff::Timestamp;
 use serde_json::json;
 use tower::util::ServiceExt;
 
 use super::steps::{Manner, Manners, NAMES, Who};
 use crate::domain::ids::CustomerId;
 use crate::outbound::{CallFailure, HttpAnswer, RateInfo};
-use crate::sandbox::dodo::{Amounts, DodoStandIn, Line, RepeatedKey, Transaction};
+use crate::sandbox::dodo::{Amounts, ApiEntries, DodoStandIn, Line, RepeatedKey, Transaction};
 use crate::sandbox::{DODO_API_KEY, ENTITLEMENT_ID};
 use crate::store::entry::Entry;
 
@@ -42,6 +43,10 @@ impl Dodo {
             behaviour.balance_before_key = manners.balance_before_key;
             if manners.amounts_are_texts {
                 behaviour.amounts = Amounts::String;
+            }
+            behaviour.reason_in_ledger = !manners.hides_reasons;
+            if manners.adjusts_by_hand {
+                behaviour.api_entries = ApiEntries::ManualAdjustment;
             }
         });
         Self { stand_in, routes }
@@ -83,6 +88,13 @@ impl Dodo {
     pub(super) async fn read(&self, only: Option<&CustomerId>, manner: Manner) -> Seen {
         let query = only.map_or("page_size=100&page_number=0".to_owned(), |id| format!("customer_id={id}"));
         let request = Request::get(format!("{}?{query}", balances()));
+        self.take(request.header("authorization", bearer()).body(Body::empty()).unwrap(), manner).await
+    }
+
+    /// A page of a customer's ledger is read.
+    pub(super) async fn ledger(&self, who: Who, from: Timestamp, page: u32, manner: Manner) -> Seen {
+        let query = format!("page_size=100&page_number={page}&start_date={from}");
+        let request = Request::get(format!("{}/{}/ledger?{query}", balances(), NAMES[who]));
         self.take(request.header("authorization", bearer()).body(Body::empty()).unwrap(), manner).await
     }
 

@@ -2,20 +2,23 @@
 //!
 //! The store is the real one, on a real database; what answers mean is decided by
 //! the code that decides it in production ([`crate::billing::verdict`],
-//! [`crate::delivery::news`], the clients' readers of answers); the services are
-//! the sandbox's stand-ins. The model is what lies between: it drives the process
-//! step by step, and it is the network. Every remote call is three steps (it
-//! leaves, it takes effect, its answer arrives or is lost), and any other step may
-//! fall between. Time is simulated.
+//! [`crate::billing::doubt`], [`crate::delivery::news`], the clients' readers of
+//! answers); the services are the sandbox's stand-ins. The model is what lies
+//! between: it drives the process step by step, and it is the network. Every remote
+//! call is three steps (it leaves, it takes effect, its answer arrives or is lost),
+//! and any other step may fall between. Time is simulated.
 //!
 //! `steps` says what may happen, `world` keeps everything, `customer`, `settler`,
-//! `sender`, `refund`, `dodo` and `upstream` take the steps, `law` says what must hold, `rest` brings
-//! everything to its end, and `mutation` is the proof that the laws have teeth.
+//! `doubt`, `sender`, `refund`, `operator`, `dodo` and `upstream` take the steps,
+//! `law` says what must hold, `rest` brings everything to its end, and `mutation` is
+//! the proof that the laws have teeth.
 
 mod customer;
 mod dodo;
+mod doubt;
 mod law;
 mod mutation;
+mod operator;
 mod refund;
 mod rest;
 mod sender;
@@ -121,6 +124,8 @@ mistakes_that_are_found! {
     the_model_sees_an_open_entry_trusted_after_a_restart: TrustsOpenEntries,
     the_model_sees_the_hold_of_a_sent_message_released: TakesUnansweredForRefused,
     the_model_sees_a_mail_sent_again_under_another_key: NewMailKeyAfterUnknown,
+    the_model_sees_a_forgotten_key_posted_again: PostsForgottenKeys,
+    the_model_sees_an_early_look_at_the_ledger_trusted: TrustsEarlyLooks,
     the_model_sees_credits_counted_from_a_webhook: CountsWebhooks,
 }
 

@@ -24,6 +24,10 @@ pub(super) enum Mutation {
     TakesUnansweredForRefused,
     /// A mail whose answer was lost is sent again under another key.
     NewMailKeyAfterUnknown,
+    /// An entry is posted again when Dodo may have forgotten its key.
+    PostsForgottenKeys,
+    /// An entry that is not in the ledger is given up while a call for it may be under way.
+    TrustsEarlyLooks,
     /// The credits that a webhook speaks of are added to the balance.
     CountsWebhooks,
 }

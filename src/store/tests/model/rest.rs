@@ -12,6 +12,9 @@ const ROUNDS: u32 = 60;
 /// Rounds in which debts may still wait for credit.
 const ROUNDS_IN_DEBT: u32 = 2;
 
+/// Rounds in which the process looks for entries that are in doubt by itself.
+const ROUNDS_IN_DOUBT: u32 = 4;
+
 impl World {
     /// Lets everything come to rest, and holds it against the laws of rest.
     pub(super) async fn come_to_rest(&mut self) -> Result<(), Broken> {
@@ -31,8 +34,17 @@ impl World {
             law!(rounds < ROUNDS, "something is never done: {:?}", self.process.store.totals().await?);
             rounds += 1;
             self.round(1800).await?;
+            // What Dodo's ledger does not tell us, it tells the operator.
+            for who in (0..NAMES.len()).filter(|_| rounds > ROUNDS_IN_DOUBT) {
+                self.operator_looks(who).await?;
+            }
         }
         self.round(1).await?;
+        for who in 0..NAMES.len() {
+            self.check_rest(who).await?;
+        }
+        // And once more when only the sums of it are left.
+        self.take(Step::LeaveBehind(0)).await?;
         for who in 0..NAMES.len() {
             self.check_rest(who).await?;
         }
@@ -62,7 +74,12 @@ impl World {
                 self.take(Step::EntryLeaves(who)).await?;
                 self.take(Step::EntryTakesEffect(who, Manner::Well)).await?;
                 self.take(Step::EntryAnswered(who, Fate::Arrives)).await?;
+                self.take(Step::LookLeaves(who)).await?;
             }
+        }
+        while !self.process.looks.is_empty() {
+            self.take(Step::LookTakesEffect(0, Manner::Well)).await?;
+            self.take(Step::LookAnswered(0, Fate::Arrives)).await?;
         }
         self.finish_reads().await?;
         self.take(Step::ListLeaves).await?;

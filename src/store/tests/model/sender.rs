@@ -44,6 +44,11 @@ impl Sending {
     pub(super) fn new(part: LeasedPart) -> Self {
         Self { part, call: None }
     }
+
+    /// Whether a call for this message is under way.
+    pub(super) fn is_running(&self, message_id: &MessageId) -> bool {
+        self.call.is_some() && self.part.message_id == *message_id
+    }
 }
 
 impl Late {
@@ -90,7 +95,7 @@ impl World {
         let left = |sending: &Sending| matches!(sending.call, Some(None));
         let Some(index) = self.nth_sending(nth, left) else { return Ok(()) };
         let sending = &mut self.process.sending[index];
-        sending.call = Some(Some(self.upstreams.take(&sending.part, how, self.clock.now()).await?));
+        sending.call = Some(Some(self.upstreams.take(&sending.part, how, self.clock.now()).await));
         Ok(())
     }
 
@@ -112,6 +117,14 @@ impl World {
         let moment = Moment { now: self.clock.now(), schedule: SCHEDULE, jitter: 0 };
         let news = self.mistaken(&part, news::of(&part, outcome, moment), is_unknown);
         self.tell(&part, news).await
+    }
+
+    /// Every call that is under way has taken too long.
+    pub(super) async fn give_up_sending(&mut self) -> Result<(), Broken> {
+        while self.process.sending.iter().any(|sending| sending.call.is_some()) {
+            self.send_answered(0, Fate::Lost).await?;
+        }
+        Ok(())
     }
 
     /// Nobody waits for this part any more: its call may take effect, or has.

@@ -2,6 +2,10 @@
 //! steps. What an answer means is decided by [`crate::billing::verdict`], as it is
 //! for the settler itself.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
+
 use super::Broken;
 use super::dodo::Seen;
 use super::mutation::Mutation;
@@ -14,12 +18,15 @@ use crate::store::account::{BalanceRead, ReadOutcome};
 use crate::store::entry::{Entry, Settled};
 use crate::store::tests::{account, id};
 
+/// How long Dodo surely knows a key (`billing.key_lifetime_s`).
+const KEY_LIFETIME: Duration = Duration::from_secs(86_400);
 /// Reads of balances at the same time at most.
 const MAX_READS: usize = 4;
 
 /// An entry in the hands of the process, and the call for it, if one is under way.
 pub(super) struct Posting {
     pub(super) entry: Entry,
+    began: Timestamp,
     pub(super) call: Option<Option<Seen>>,
 }
 
@@ -44,18 +51,30 @@ impl World {
                 Some(entry) => Some(entry),
                 None => self.opened(who).await?,
             };
-            self.process.posting[who] = entry.map(|entry| Posting { entry, call: None });
+            let began = self.clock.now();
+            self.process.posting[who] = entry.map(|entry| Posting { entry, began, call: None });
         }
-        if let Some(posting) = &mut self.process.posting[who] {
-            posting.call.get_or_insert(None);
+        let now = self.clock.now();
+        let Some(posting) = self.process.posting[who].take_if(|posting| posting.call.is_none()) else {
+            return Ok(());
+        };
+        let may_be_forgotten = verdict::may_be_forgotten(&posting.entry, now, KEY_LIFETIME);
+        if may_be_forgotten && !self.is(Mutation::PostsForgottenKeys) {
+            return Ok(self
+                .process
+                .store
+                .doubt_entry(&posting.entry, "its key may be forgotten", now)
+                .await?);
         }
+        self.process.posting[who] = Some(Posting { began: now, call: Some(None), ..posting });
         Ok(())
     }
 
     /// An entry that is open while nobody posts it.
     async fn found_open(&self, who: Who) -> Result<Option<Entry>, Broken> {
         let open = self.process.store.open_entries().await?;
-        let found = open.into_iter().find(|entry| entry.customer_id.as_str() == NAMES[who]);
+        let mut own = open.into_iter().filter(|entry| entry.customer_id.as_str() == NAMES[who]);
+        let found = own.find(|entry| entry.doubtful_since.is_none());
         if self.is(Mutation::TrustsOpenEntries) {
             return Ok(found);
         }
@@ -83,14 +102,14 @@ impl World {
     }
 
     pub(super) async fn entry_takes_effect(&mut self, who: Who, how: Manner) -> Result<(), Broken> {
-        if let Some(Posting { entry, call: Some(seen @ None) }) = &mut self.process.posting[who] {
+        if let Some(Posting { entry, call: Some(seen @ None), .. }) = &mut self.process.posting[who] {
             *seen = Some(self.dodo.post(entry, how).await);
         }
         Ok(())
     }
 
     pub(super) async fn entry_answered(&mut self, who: Who, fate: Fate) -> Result<(), Broken> {
-        let Some(Posting { entry, call: Some(seen) }) =
+        let Some(Posting { entry, began, call: Some(seen) }) =
             self.process.posting[who].take_if(|posting| posting.call.is_some())
         else {
             return Ok(());
@@ -104,7 +123,8 @@ impl World {
             None => EntryAnswer::Unknown { reason: "no answer".to_owned() },
         };
         let verdict = self.verdict(&entry, answer);
-        self.close_or_keep(who, entry, verdict, (fate == Fate::Unwritten, seen)).await
+        let posting = Posting { entry, began, call: Some(seen) };
+        self.close_or_keep(who, posting, verdict, fate == Fate::Unwritten).await
     }
 
     /// What an answer means for an entry, mistakes included.
@@ -131,31 +151,35 @@ impl World {
     async fn close_or_keep(
         &mut self,
         who: Who,
-        mut entry: Entry,
+        posting: Posting,
         verdict: Verdict,
-        (is_unwritten, seen): (bool, Option<Seen>),
+        is_unwritten: bool,
     ) -> Result<(), Broken> {
+        let Posting { mut entry, began, call } = posting;
         let (store, now) = (&self.process.store, self.clock.now());
-        let (is_unknown, error) = match verdict {
+        let (is_unknown, error) = match &verdict {
             // The settler lets go of it; sooner or later it is found open.
             Verdict::Settled(_) | Verdict::Void { .. } if is_unwritten => return Ok(()),
             Verdict::Settled(settled) => {
-                store.settle_entry(&entry, settled, now).await?;
-                if let (Settled::Now { .. }, Some(seen)) = (settled, seen) {
+                store.settle_entry(&entry, *settled, now).await?;
+                if let (Settled::Now { .. }, Some(Some(seen))) = (settled, call) {
                     self.knows(who, seen.lines[who], true);
                 }
                 return Ok(());
             }
-            Verdict::Void { message } => return Ok(store.void_entry(&entry, &message, now).await?),
+            Verdict::Void { message } => return Ok(store.void_entry(&entry, message, now).await?),
             Verdict::NotNow { error, .. } => (false, error),
             Verdict::Doubtful { message } => (false, message),
             Verdict::Unknown { reason } => (true, reason),
         };
         if !is_unwritten {
-            store.note_entry_try(&entry, is_unknown, &error, now).await?;
+            store.note_entry_try(&entry, is_unknown, error, began).await?;
         }
-        entry.tried(is_unknown, now);
-        self.process.posting[who] = Some(Posting { entry, call: None });
+        entry.tried(is_unknown, began);
+        if matches!(verdict, Verdict::Doubtful { .. }) {
+            return Ok(store.doubt_entry(&entry, error, now).await?);
+        }
+        self.process.posting[who] = Some(Posting { entry, began, call: None });
         Ok(())
     }
 

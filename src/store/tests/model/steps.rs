@@ -5,6 +5,8 @@
 
 use proptest::prelude::*;
 
+use crate::domain::decision::Choice;
+
 /// A customer, by number.
 pub(super) type Who = usize;
 
@@ -41,6 +43,14 @@ pub(super) enum Step {
     ReadAnswered(u8, Fate),
     /// A mail that was taken bounces, for all who got it or for the first of them.
     Bounce(u8, bool),
+    /// The operator decides about a message, told about the risk or not.
+    Decide(u8, Choice, bool),
+    /// What has been final for so many hours leaves the database.
+    LeaveBehind(u8),
+    /// A doubtful entry is looked for in Dodo's ledger, in the same three steps.
+    LookLeaves(Who),
+    LookTakesEffect(u8, Manner),
+    LookAnswered(u8, Fate),
     /// Credits are bought, for good or for so many hours; and a webhook will say so.
     TopUp(Who, u8, Option<u8>),
     /// What is left of the credits expires.
@@ -159,6 +169,10 @@ fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![8 => Just(Fate::Arrives), 4 => Just(Fate::Lost), 1 => Just(Fate::Unwritten)]
 }
 
+fn choice() -> impl Strategy<Value = Choice> {
+    prop_oneof![Just(Choice::Retry), Just(Choice::Cancel)]
+}
+
 fn one_step() -> impl Strategy<Value = Step> {
     let nth = || any::<u8>();
     prop_oneof![
@@ -179,6 +193,11 @@ fn one_step() -> impl Strategy<Value = Step> {
         3 => (nth(), manner()).prop_map(|(nth, how)| Step::ReadTakesEffect(nth, how)),
         3 => (nth(), fate()).prop_map(|(nth, fate)| Step::ReadAnswered(nth, fate)),
         2 => (nth(), any::<bool>()).prop_map(|(nth, for_all)| Step::Bounce(nth, for_all)),
+        1 => (nth(), choice(), any::<bool>()).prop_map(|(nth, choice, knows)| Step::Decide(nth, choice, knows)),
+        1 => prop_oneof![Just(0), Just(1), Just(30)].prop_map(Step::LeaveBehind),
+        2 => who().prop_map(Step::LookLeaves),
+        2 => (nth(), manner()).prop_map(|(nth, how)| Step::LookTakesEffect(nth, how)),
+        2 => (nth(), fate()).prop_map(|(nth, fate)| Step::LookAnswered(nth, fate)),
         2 => (who(), 1..9u8, prop::option::weighted(0.2, 1..30u8))
             .prop_map(|(who, credits, hours)| Step::TopUp(who, credits, hours)),
         1 => who().prop_map(Step::Expire),
@@ -199,7 +218,9 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         2 => read_at_once(),
         3 => read_late(),
         3 => settled_late(),
+        2 => doubted(),
         2 => mailed_late(),
+        1 => left_behind(),
         1 => bought(),
     ]
 }
@@ -238,6 +259,36 @@ fn settled_late() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
+/// An entry gets lost, before or after it took effect, and what is left expires or a
+/// day passes: nobody can tell what became of it but the ledger.
+fn doubted() -> impl Strategy<Value = Vec<Step>> {
+    let lost = prop_oneof![
+        1 => who().prop_map(|who| (who, debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Lost)))),
+        1 => who().prop_map(|who| (who, debit(who, Manner::Fails, Step::EntryAnswered(who, Fate::Arrives)))),
+        2 => who().prop_map(|who| {
+            let mut steps = debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Lost));
+            // It has left, and is on its way still.
+            steps.retain(|step| !matches!(step, Step::EntryTakesEffect(..)));
+            (who, steps)
+        }),
+    ];
+    let wait = prop_oneof![3 => Just(1u32), 1 => Just(600), 1 => Just(40_000)];
+    (lost, prop::bool::weighted(0.7), wait, between(), fate()).prop_map(
+        |((who, mut steps), is_expired, wait, meanwhile, fate)| {
+            if is_expired {
+                steps.push(Step::Expire(who));
+            }
+            steps.extend([Step::Wait(wait), Step::Wait(wait), Step::Wait(wait)]);
+            let posted = [Step::EntryLeaves(who), Step::EntryTakesEffect(who, Manner::Well)];
+            steps.extend(posted.into_iter().chain([Step::EntryAnswered(who, Fate::Arrives)]));
+            steps.extend([Step::LookLeaves(who), Step::LookTakesEffect(0, Manner::Well)]);
+            steps.extend(meanwhile);
+            steps.push(Step::LookAnswered(0, fate));
+            steps
+        },
+    )
+}
+
 /// A message is sent, and an entry for it reaches Dodo.
 fn debit(who: Who, how: Manner, end: Step) -> Vec<Step> {
     vec![
@@ -265,6 +316,16 @@ fn mailed_late() -> impl Strategy<Value = Vec<Step>> {
             Step::SendTakesEffect(0, how),
             Step::SendAnswered(0, fate),
         ]
+    })
+}
+
+/// A message is settled, perhaps it bounces, and then whatever may leaves.
+fn left_behind() -> impl Strategy<Value = Vec<Step>> {
+    (who(), prop::option::weighted(0.3, any::<u8>())).prop_map(|(who, bounced)| {
+        let mut steps = debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Arrives));
+        steps.extend(bounced.map(|nth| Step::Bounce(nth, true)));
+        steps.push(Step::LeaveBehind(0));
+        steps
     })
 }
 
@@ -313,10 +374,22 @@ pub(super) struct Manners {
     pub(super) balance_before_key: bool,
     /// Amounts are texts, and not numbers.
     pub(super) amounts_are_texts: bool,
+    /// The ledger does not say what an entry was for.
+    pub(super) hides_reasons: bool,
+    /// The ledger calls our entries adjustments by hand.
+    pub(super) adjusts_by_hand: bool,
 }
 
 fn manners() -> impl Strategy<Value = Manners> {
-    any::<(bool, bool, bool)>().prop_map(|(repeats_first_answer, balance_before_key, amounts_are_texts)| {
-        Manners { repeats_first_answer, balance_before_key, amounts_are_texts }
+    let hides_reasons = prop::bool::weighted(0.2);
+    (any::<[bool; 4]>(), hides_reasons).prop_map(|(any, hides_reasons)| {
+        let [repeats_first_answer, balance_before_key, amounts_are_texts, adjusts_by_hand] = any;
+        Manners {
+            repeats_first_answer,
+            balance_before_key,
+            amounts_are_texts,
+            hides_reasons,
+            adjusts_by_hand,
+        }
     })
 }

@@ -2,7 +2,7 @@
 //! services, what is on its way between them, and what is written down about all of
 //! it by somebody who sees everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use std::time::Duration;
 use super::Broken;
 use super::customer::Asked;
 use super::dodo::Dodo;
+use super::doubt::Looking;
 use super::mutation::Mutation;
 use super::sender::{Late, Sending};
 use super::settler::{Posting, Reading};
-use super::steps::{Manners, NAMES, Step, Upstream, Who};
+use super::steps::{Fate, Manner, Manners, NAMES, Step, Upstream, Who};
 use super::upstream::Upstreams;
 use crate::clock::Clock;
 use crate::domain::ids::{EntryId, MessageId};
@@ -29,10 +30,8 @@ use crate::telemetry::Metrics;
 
 /// What everybody begins with.
 const CREDITS: u64 = 12;
-/// A call that was given up is not on its way for longer than this, in seconds.
-const LONGEST_WIND_S: u32 = 30;
-/// A day, less some: as long as Dodo surely knows a key.
-const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
+/// No call is under way for longer than this, in seconds, whether somebody waits for it or not.
+const LONGEST_CALL_S: u32 = 30;
 
 /// Everything.
 pub(super) struct World {
@@ -49,7 +48,7 @@ pub(super) struct World {
     pub(super) mutation: Option<Mutation>,
     /// Webhooks that Dodo delivers, more than once and in any order.
     webhooks: Vec<(String, Who, u8)>,
-    serial: u64,
+    pub(super) serial: u64,
     disk: Directory,
 }
 
@@ -60,6 +59,8 @@ pub(super) struct Process {
     pub(super) posting: [Option<Posting>; NAMES.len()],
     /// Balance reads under way.
     pub(super) reads: Vec<Reading>,
+    /// Looks at ledgers under way.
+    pub(super) looks: Vec<Looking>,
     /// Leased parts.
     pub(super) sending: Vec<Sending>,
 }
@@ -77,6 +78,10 @@ pub(super) struct Truth {
     pub(super) asked: Vec<Asked>,
     /// Messages that were acknowledged.
     pub(super) acknowledged: Vec<(MessageId, Who)>,
+    /// Those that the operator decided although nobody knows whether they were sent.
+    pub(super) decided: BTreeSet<MessageId>,
+    /// Those that have left the database for good.
+    pub(super) left: BTreeSet<MessageId>,
     /// What each entry that was opened takes; less than nothing: what it gives.
     pub(super) opened: BTreeMap<EntryId, i64>,
     /// Attempts of a part that ended without an answer.
@@ -140,6 +145,11 @@ impl World {
             Step::ReadTakesEffect(nth, how) => self.read_takes_effect(nth, how).await,
             Step::ReadAnswered(nth, fate) => self.read_answered(nth, fate).await,
             Step::Bounce(nth, for_all) => self.bounce(nth, for_all).await,
+            Step::Decide(nth, choice, knows) => self.decide(nth, choice, knows).await,
+            Step::LeaveBehind(hours) => self.leave_behind(hours).await,
+            Step::LookLeaves(who) => self.look_leaves(who).await,
+            Step::LookTakesEffect(nth, how) => self.look_takes_effect(nth, how).await,
+            Step::LookAnswered(nth, fate) => self.look_answered(nth, fate).await,
             Step::TopUp(who, credits, hours) => self.top_up(who, credits, hours),
             Step::Expire(who) => {
                 self.dodo.books().expire_credits(NAMES[who]).unwrap();
@@ -161,10 +171,10 @@ impl World {
         let Some(nth) = pick(nth, self.wind.len()) else { return Ok(()) };
         match self.wind.remove(nth) {
             Gone::Entry(entry) => {
-                self.dodo.post(&entry, super::steps::Manner::Well).await;
+                self.dodo.post(&entry, Manner::Well).await;
             }
             Gone::Mail(part) => {
-                let (_, taken) = self.upstreams.take(&part, Upstream::Takes, self.clock.now()).await?;
+                let (_, taken) = self.upstreams.take(&part, Upstream::Takes, self.clock.now()).await;
                 self.late.extend(Late::of(&part, taken));
             }
         }
@@ -195,28 +205,23 @@ impl World {
         self.read_leaves(who).await
     }
 
-    /// Time passes. What was given up has taken effect by then, or never will.
+    /// Time passes. Calls that are still under way are given up; what was given up
+    /// has taken effect by then, or never will.
     async fn wait(&mut self, seconds: u32) -> Result<(), Broken> {
-        let wait = Duration::from_secs(seconds.into());
-        if self.outlives_a_key(wait).await? {
-            return Ok(());
-        }
-        if seconds > LONGEST_WIND_S {
-            for nth in 0..self.wind.len() {
-                self.wind_blows(u8::try_from(nth % 2).unwrap()).await?;
+        if seconds > LONGEST_CALL_S {
+            for who in 0..NAMES.len() {
+                self.entry_answered(who, Fate::Lost).await?;
             }
+            self.process.reads.clear();
+            self.process.looks.clear();
+            self.give_up_sending().await?;
+            while self.serial.is_multiple_of(2) && !self.wind.is_empty() {
+                self.wind_blows(0).await?;
+            }
+            self.wind.clear();
         }
-        self.clock.advance(wait);
+        self.clock.advance(Duration::from_secs(seconds.into()));
         Ok(())
-    }
-
-    /// Whether an entry would still be posted when Dodo may have forgotten its key.
-    async fn outlives_a_key(&self, wait: Duration) -> Result<bool, Broken> {
-        let then = self.clock.now() + wait;
-        let open = self.process.store.open_entries().await?;
-        Ok(open
-            .iter()
-            .any(|entry| Duration::try_from(then.duration_since(entry.opened_at)).unwrap() > KEY_LIFE))
     }
 
     /// The process dies without a word. What had left may arrive; what was answered
@@ -248,7 +253,13 @@ impl Process {
         let settings =
             StoreSettings { data_dir: data_dir.to_owned(), maker: Maker::Serve, low_balance_credits: 10 };
         let store = Store::open(&settings, Metrics::new()).await.unwrap();
-        Self { store, posting: [const { None }; 3], reads: Vec::new(), sending: Vec::new() }
+        Self {
+            store,
+            posting: [const { None }; 3],
+            reads: Vec::new(),
+            looks: Vec::new(),
+            sending: Vec::new(),
+        }
     }
 }
 
