@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::super::data::{Decoder, Fed};
+use super::super::data::{Decoder, Fed, Kept};
 use super::super::session::{Receiving, Step};
 use super::super::stream::{Interrupted, OnStop};
 use super::{Conversation, KIB};
@@ -34,14 +34,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
         let mut deadline = Instant::now() + server.data;
         let mut on_stop = OnStop::Interrupt;
         loop {
-            self.hold(&mut decoder);
+            self.hold(decoder.kept());
             if let Fed::End { consumed } = decoder.feed(&self.stream.input) {
                 self.stream.input.advance(consumed);
                 self.stream.narrow();
                 return Ok(receiving.ended(decoder.finish(), rules));
             }
             self.stream.drop_input();
-            if decoder.octets()
+            if decoder.kept().octets()
                 > rules.max_message_bytes.saturating_mul(MAX_DRAIN_FACTOR).max(MIN_DRAIN_OCTETS)
             {
                 return Ok(receiving.endless());
@@ -65,8 +65,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
 
     /// Takes a share of the memory budget for what is about to be kept; without
     /// one, the message is not kept any more.
-    fn hold(&mut self, decoder: &mut Decoder) {
-        let Some(kept) = decoder.memory() else {
+    fn hold(&mut self, body: &mut Kept) {
+        let Some(kept) = body.memory() else {
             self.held = None;
             return;
         };
@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
             (held @ None, Some(share)) => *held = Some(share),
             (held, None) => {
                 *held = None;
-                decoder.give_up();
+                body.give_up();
             }
         }
     }
