@@ -50,16 +50,39 @@ impl Kept {
         self.octets
     }
 
+    /// How many octets more the message may have.
+    pub(super) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.octets)
+    }
+
+    /// Whether something was found that no message may hold.
+    pub(super) fn is_flawed(&self) -> bool {
+        self.flaw.is_some()
+    }
+
+    /// Gives the last line its CRLF where it has none.
+    pub(super) fn end_last_line(&mut self) {
+        if self.bytes.as_ref().is_some_and(|bytes| !bytes.is_empty() && !bytes.ends_with(b"\r\n")) {
+            self.add(b"\r\n");
+        }
+    }
+
+    /// Why the message is refused, if that is certain already; never [`Body::Whole`].
+    pub(super) fn refused(&self) -> Option<Body> {
+        match (self.flaw, &self.bytes) {
+            (Some(flaw), _) => Some(Body::Malformed(flaw)),
+            (None, _) if self.octets > self.limit => Some(Body::TooLarge),
+            (None, None) => Some(Body::NoRoom),
+            (None, Some(_)) => None,
+        }
+    }
+
     /// What the body came to.
     pub(super) fn finish(self) -> Body {
-        match (self.flaw, self.bytes) {
-            (Some(flaw), _) => Body::Malformed(flaw),
-            (None, _) if self.octets > self.limit => Body::TooLarge,
-            (None, None) => Body::NoRoom,
-            (None, Some(mut bytes)) => {
-                bytes.shrink_to_fit();
-                Body::Whole(bytes)
-            }
-        }
+        self.refused().unwrap_or_else(|| {
+            let mut bytes = self.bytes.unwrap_or_default();
+            bytes.shrink_to_fit();
+            Body::Whole(bytes)
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The body after DATA (RFC 5321 §4.1.1.4, §4.5.2): finds its true end, takes the
+//! The body after DATA (RFC 5321 §4.1.1.4, §4.5.2; after BDAT: [`chunk`]): finds its true end, takes the
 //! stuffed dots out, notices what must not be in it.
 //!
 //! Only CRLF.CRLF ends a message, or .CRLF as its first line. Everything that
@@ -10,6 +10,7 @@
 //! This is the hottest loop of the server: it looks for the three octets that
 //! matter and copies what lies between stuffed dots in one go.
 
+pub mod chunk;
 mod kept;
 
 use memchr::memchr3;
