@@ -1,6 +1,7 @@
-//! A body while it arrives: read to its true end within a time, kept within a
-//! memory budget that all connections share. Whatever is wrong with it, nothing of
-//! it is ever taken for a command (P7).
+//! A body while it arrives, after DATA or in chunks: read to its true end within a
+//! time, kept within a memory budget that all connections share. Whatever is wrong
+//! with it, nothing of it is ever taken for a command (P7). Memory is taken for what
+//! has arrived, never for what is announced.
 
 use std::sync::Arc;
 use std::time::Duration;

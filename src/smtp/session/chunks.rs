@@ -7,8 +7,8 @@
 //! RSET.
 
 use super::super::command::Bdat;
+use super::super::data::Kept;
 use super::super::data::chunk::Assembly;
-use super::super::data::{Body, Kept};
 use super::super::reply::Reply;
 use super::stages::Ready;
 use super::waiting::{Receiving, whole};
@@ -77,31 +77,28 @@ impl Chunks {
         if is_last {
             return receiving.ended(body.finish(), rules);
         }
-        let so_far = body.octets();
-        match body.refused().map(|refused: Body| whole(refused, rules)) {
-            Some(Err(why)) => {
-                let spoiled = Spoiled { ready: receiving.ready, why: why.clone(), octets: so_far };
-                Session::from(spoiled).goes_on(why)
-            }
-            Some(Ok(_)) | None => {
-                Session::from(Self { receiving, body }).goes_on(Reply::chunk_received(octets))
-            }
-        }
+        let Some(why) = body.refused().and_then(|body| whole(body, rules).err()) else {
+            return Session::from(Self { receiving, body }).goes_on(Reply::chunk_received(octets));
+        };
+        let spoiled = Spoiled { ready: receiving.ready, why: why.clone(), octets: body.octets() };
+        Session::from(spoiled).goes_on(why)
     }
 }
 
 impl Spoiled {
-    /// The same refusal again. It is for the chunk that is LAST that a client which
-    /// sends all of them at once may look at the answer alone.
+    /// The same refusal again: a client that sends all chunks at once may look at the
+    /// answer to the last one alone.
     pub(super) fn bdat(self, bdat: Bdat, rules: &Rules) -> Step {
         let Self { ready, why, octets } = self;
         let octets = octets.saturating_add(bdat.octets);
-        let step = match bdat.is_last {
-            _ if octets > rules.max_drained_octets() => Step::close(why),
-            true => Session::from(ready).goes_on(why),
-            false => Session::from(Self { ready, why: why.clone(), octets }).goes_on(why),
+        if octets > rules.max_drained_octets() {
+            return Step::close(why);
+        }
+        let session = match bdat.is_last {
+            true => Session::from(ready),
+            false => Session::from(Self { ready, why: why.clone(), octets }),
         };
-        step.after_dropping(bdat, rules)
+        session.goes_on(why).after_dropping(bdat, rules)
     }
 }
 
