@@ -109,8 +109,8 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Invalid> {
 /// Whether a line that is no command may still have been meant to say that octets
 /// follow it which are none either: it begins with BDAT, whatever comes then.
 pub fn announces_octets(line: &[u8]) -> bool {
-    let line = line.trim_ascii_start();
-    line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
+    let mut text = line.iter().skip_while(|b| matches!(b, b' ' | b'\t'));
+    b"BDAT".iter().all(|own| text.next().is_some_and(|b| b.eq_ignore_ascii_case(own)))
 }
 
 fn sound(line: &[u8]) -> Result<Command<'_>, Invalid> {

@@ -232,6 +232,10 @@ mod tests {
                 assert_eq!(found[0], Err(Flaw::Bdat), "{:?} by {step}", String::from_utf8_lossy(stream));
             }
         }
+        for step in [1, 2, 100_000] {
+            let another = frames(b"\nBDAT 10\r\nQUIT\r\n", step);
+            assert_eq!(another, [Err(Flaw::BareLf), Ok(b"QUIT".to_vec())], "it is the end of a flawed line");
+        }
         assert_eq!(frames(b"BDAT 10 LAST\r\n", 3), [Ok(b"BDAT 10 LAST".to_vec())]);
         let framed = Framer::default().next(b"BDAT\0\r\n", Expected::SaslResponse);
         assert_eq!(framed, Framed::Flawed { flaw: Flaw::Nul, consumed: 7 });
