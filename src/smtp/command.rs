@@ -35,6 +35,8 @@ pub enum Command<'a> {
     Rcpt(Mailbox),
     /// `DATA`
     Data,
+    /// `BDAT size [LAST]` (RFC 3030 §2)
+    Bdat(Bdat),
     /// `RSET`
     Rset,
     /// `NOOP`
@@ -45,6 +47,15 @@ pub enum Command<'a> {
     Help,
     /// `QUIT`
     Quit,
+}
+
+/// What BDAT says of the chunk that follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bdat {
+    /// How long it is.
+    pub octets: usize,
+    /// Whether the message ends with it.
+    pub is_last: bool,
 }
 
 /// What MAIL says.
@@ -81,6 +92,9 @@ pub enum Invalid {
     ReversePath,
     /// The address in RCPT is malformed.
     ForwardPath,
+    /// BDAT without a size that can be read, or with more than that and LAST. How many
+    /// octets follow it that are no commands cannot be known.
+    Bdat,
     /// A parameter that no offered extension knows (RFC 5321 §4.1.1.11).
     UnknownParameter,
     /// A known parameter with an unsound value, or given twice.
@@ -89,6 +103,17 @@ pub enum Invalid {
 
 /// Parses one line, without its CRLF.
 pub fn parse(line: &[u8]) -> Result<Command<'_>, Invalid> {
+    sound(line).map_err(|invalid| if announces_octets(line) { Invalid::Bdat } else { invalid })
+}
+
+/// Whether a line that is no command may still have been meant to say that octets
+/// follow it which are none either: it begins with BDAT, whatever comes then.
+pub fn announces_octets(line: &[u8]) -> bool {
+    let mut text = line.iter().skip_while(|b| matches!(b, b' ' | b'\t'));
+    b"BDAT".iter().all(|own| text.next().is_some_and(|b| b.eq_ignore_ascii_case(own)))
+}
+
+fn sound(line: &[u8]) -> Result<Command<'_>, Invalid> {
     let text = std::str::from_utf8(line).map_err(|_| Invalid::Unknown)?;
     if text.chars().any(char::is_control) {
         return Err(Invalid::Unknown);
@@ -104,6 +129,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Invalid> {
         () if is("MAIL") => mail(argument.ok_or(Invalid::MailSyntax)?),
         () if is("RCPT") => rcpt(argument.ok_or(Invalid::RcptSyntax)?),
         () if is("DATA") => bare(Command::Data),
+        () if is("BDAT") => bdat(argument.unwrap_or_default()).map(Command::Bdat),
         () if is("EHLO") => helo(argument).map(Command::Ehlo),
         () if is("HELO") => helo(argument).map(Command::Helo),
         () if is("STARTTLS") => bare(Command::StartTls),
@@ -191,6 +217,19 @@ fn rcpt(argument: &str) -> Result<Command<'_>, Invalid> {
     Ok(Command::Rcpt(recipient))
 }
 
+/// Digits alone, as many as there are: a sign is none. What no integer can hold is
+/// longer than any message, and nobody will ever read to its end.
+fn bdat(argument: &str) -> Result<Bdat, Invalid> {
+    let (digits, is_last) = match argument.split_once(' ') {
+        Some((digits, marker)) if marker.eq_ignore_ascii_case("LAST") => (digits, true),
+        Some(_) => return Err(Invalid::Bdat),
+        None => (argument, false),
+    };
+    let octets = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    let octets = octets.and_then(|digits| digits.parse().ok()).ok_or(Invalid::Bdat)?;
+    Ok(Bdat { octets, is_last })
+}
+
 /// Splits `FROM:<path> parameters` into path and parameters. A `>` within a quoted
 /// local part does not end the path.
 fn path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
@@ -260,7 +299,6 @@ mod tests {
             (" QUIT", Err(Invalid::Unknown)),
             ("QUITX", Err(Invalid::Unknown)),
             ("DATA\tx", Err(Invalid::Unknown)),
-            ("BDAT 10", Err(Invalid::Unknown)),
             ("GET / HTTP/1.1", Err(Invalid::Http)),
             ("POST /send HTTP/1.1", Err(Invalid::Http)),
             ("PRI * HTTP/2.0", Err(Invalid::Http)),
@@ -269,6 +307,71 @@ mod tests {
             assert_eq!(parse(line.as_bytes()), want, "{line}");
         }
         assert_eq!(parse(b"EHLO \xff"), Err(Invalid::Unknown));
+    }
+
+    #[test]
+    fn bdat_with_a_size_that_can_be_read() {
+        let table = [
+            ("BDAT 10", 10, false),
+            ("BDAT 0", 0, false),
+            ("BDAT 0 LAST", 0, true),
+            ("bdat 1 last", 1, true),
+            ("BDAT 10 LAST  ", 10, true),
+            ("BDAT 10 ", 10, false),
+            ("BDAT 0007", 7, false),
+            ("BDAT 00000000000000000000000000000000000001", 1, false),
+            ("BDAT 18446744073709551615", usize::MAX, false),
+        ];
+        for (line, octets, is_last) in table {
+            assert_eq!(parse(line.as_bytes()), Ok(Command::Bdat(Bdat { octets, is_last })), "{line}");
+        }
+    }
+
+    #[test]
+    fn p7_every_malformed_bdat_is_known_for_one() {
+        let table = [
+            "BDAT",
+            "BDAT ",
+            "BDAT LAST",
+            "BDAT x",
+            "BDAT -1",
+            "BDAT -0",
+            "BDAT +1",
+            "BDAT 1x",
+            "BDAT 0x10",
+            "BDAT 1.5",
+            "BDAT 1e3",
+            "BDAT 1_000",
+            "BDAT 1,000",
+            "BDAT 18446744073709551616",
+            "BDAT 99999999999999999999999999999999999999",
+            "BDAT  10",
+            "BDAT 10  LAST",
+            "BDAT 10 LAST LAST",
+            "BDAT 10 LASTLY",
+            "BDAT 10 FIRST",
+            "BDAT 10 20",
+            "BDAT 10LAST",
+            "BDAT LAST 10",
+            "BDAT ١٠",
+            "BDAT １",
+            "BDAT\t10",
+            "BDAT 10\tLAST",
+            "BDAT 10\0",
+            "BDAT 10\u{7f}",
+            " BDAT 10",
+            "\tBDAT 10",
+            "BDAT10",
+            "BDATX 10",
+            "BDAT:10",
+            "bDaT=10",
+        ];
+        for line in table {
+            assert_eq!(parse(line.as_bytes()), Err(Invalid::Bdat), "{line:?}");
+        }
+        assert_eq!(parse(b"BDAT 10 \xff"), Err(Invalid::Bdat));
+        assert_eq!(parse(b"BDA 10"), Err(Invalid::Unknown));
+        assert_eq!(parse(b"XBDAT 10"), Err(Invalid::Unknown));
     }
 
     #[test]

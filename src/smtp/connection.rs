@@ -30,6 +30,8 @@ use super::reply::Reply;
 use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
 use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
+use body::Patience;
+
 /// Longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -191,6 +193,8 @@ struct Conversation<'v, 'a, S> {
     framer: Framer,
     /// The share of the memory budget that the message in hand takes.
     held: Option<OwnedSemaphorePermit>,
+    /// Set while a message arrives in chunks.
+    patience: Option<Patience>,
 }
 
 /// How a conversation on one socket ends.
@@ -201,7 +205,8 @@ enum Outcome<S> {
 
 impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     fn new(visit: &'v mut Visit<'a>, socket: S, alarm: Alarm) -> Self {
-        Self { visit, stream: Stream::new(socket, alarm), framer: Framer::default(), held: None }
+        let stream = Stream::new(socket, alarm);
+        Self { visit, stream, framer: Framer::default(), held: None, patience: None }
     }
 
     async fn run(mut self, mut step: Step) -> Outcome<S> {
@@ -232,6 +237,9 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let rules = &server.rules;
         match next {
             Next::Command(session) => {
+                if !session.is_mid_message() {
+                    self.message_over();
+                }
                 let deadline = self.deadline(session.is_signed_in());
                 let take = |line: Result<&[u8], Flaw>| match line {
                     Ok(line) => session.command(line, rules),
@@ -265,6 +273,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 Ok(checking.answered(answer, rules))
             }
             Next::Body(receiving) => self.body(receiving).await,
+            Next::Chunk(chunk) => self.chunk(chunk).await,
             Next::Submit(submit) => Ok(self.submit(submit).await),
             Next::Close => Ok(Step { reply: None, next: Next::Close }),
         }
@@ -290,7 +299,10 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 Framed::Line { text, consumed } => (take(Ok(text)), consumed),
                 Framed::Flawed { flaw, consumed } => (take(Err(flaw)), consumed),
                 Framed::Partial { consumed: 0 } => {
-                    self.stream.read(deadline, OnStop::Interrupt).await?;
+                    match &mut self.patience {
+                        Some(patience) => patience.read(&mut self.stream, deadline).await?,
+                        None => self.stream.read(deadline, OnStop::Interrupt).await?,
+                    }
                     continue;
                 }
                 Framed::Partial { consumed } => {
@@ -325,7 +337,6 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let begun = submitting.begun().clone();
         let submitted = Submitted { begun, envelope, bytes, arrival, keyed: None };
         let answer = server.submission.submit(submitting.who(), submitted).await;
-        self.held = None;
         if answer.is_ok() {
             self.visit.accepted += 1;
         }

@@ -8,6 +8,8 @@
 
 use memchr::{memchr, memchr2, memmem};
 
+use super::command::announces_octets;
+
 /// Longest command line with its CRLF, in octets (RFC 5321 §4.5.3.1.4).
 pub const MAX_COMMAND_OCTETS: usize = 512;
 /// Longest MAIL: SIZE adds 26 octets (RFC 1870 §3), BODY 17 (RFC 6152 §2),
@@ -38,6 +40,9 @@ pub enum Flaw {
     Nul,
     /// Longer than its kind may be.
     TooLong,
+    /// Any of these in a BDAT: how many octets follow that are no lines cannot be
+    /// known.
+    Bdat,
     /// Not SMTP at all: a TLS ClientHello.
     TlsHello,
 }
@@ -81,6 +86,15 @@ impl Framer {
         if self.skipping {
             return self.skip(buffer);
         }
+        match self.cut(buffer, expected) {
+            Framed::Flawed { consumed, .. } if expected == Expected::Command && announces_octets(buffer) => {
+                Framed::Flawed { flaw: Flaw::Bdat, consumed }
+            }
+            framed => framed,
+        }
+    }
+
+    fn cut<'a>(&mut self, buffer: &'a [u8], expected: Expected) -> Framed<'a> {
         if expected == Expected::Command && buffer.first() == Some(&TLS_HANDSHAKE) {
             return Framed::Flawed { flaw: Flaw::TlsHello, consumed: buffer.len() };
         }
@@ -198,6 +212,33 @@ mod tests {
                 assert_eq!(frames(stream, step), want, "{:?} by {step}", String::from_utf8_lossy(stream));
             }
         }
+    }
+
+    #[test]
+    fn p7_a_flawed_bdat_is_known_for_one() {
+        let long = [b"BDAT 1".as_slice(), &[b' '; 600], b"\r\nQUIT\r\n"].concat();
+        let table: [&[u8]; 7] = [
+            b"BDAT 10\n\r\n",
+            b"BDAT 10\nQUIT\r\n",
+            b"bdat\n\r\n",
+            b"BDAT 1\r0\r\n",
+            b"BDAT 1\0 0\r\n",
+            b" \tBDAT 1\0 0\r\n",
+            &long,
+        ];
+        for stream in table {
+            for step in [1, 2, 3, 512, 100_000] {
+                let found = frames(stream, step);
+                assert_eq!(found[0], Err(Flaw::Bdat), "{:?} by {step}", String::from_utf8_lossy(stream));
+            }
+        }
+        for step in [1, 2, 100_000] {
+            let another = frames(b"\nBDAT 10\r\nQUIT\r\n", step);
+            assert_eq!(another, [Err(Flaw::BareLf), Ok(b"QUIT".to_vec())], "it is the end of a flawed line");
+        }
+        assert_eq!(frames(b"BDAT 10 LAST\r\n", 3), [Ok(b"BDAT 10 LAST".to_vec())]);
+        let framed = Framer::default().next(b"BDAT\0\r\n", Expected::SaslResponse);
+        assert_eq!(framed, Framed::Flawed { flaw: Flaw::Nul, consumed: 7 });
     }
 
     #[test]

@@ -110,6 +110,11 @@ impl Reply {
         Self::new("354", "", "End data with <CR><LF>.<CR><LF>")
     }
 
+    /// BDAT: the chunk has arrived, and the message goes on.
+    pub fn chunk_received(octets: usize) -> Self {
+        Self::new("250", "2.0.0", format!("{octets} octets received"))
+    }
+
     /// The message is safe.
     pub fn queued(message_id: &MessageId, available: Option<Credits>) -> Self {
         Self::new("250", "2.0.0", with_credits(format!("Queued as {message_id}"), available))
@@ -127,7 +132,11 @@ impl Reply {
 
     /// HELP.
     pub fn help() -> Self {
-        Self::new("214", "2.0.0", "Submit mail with EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA (RFC 6409)")
+        Self::new(
+            "214",
+            "2.0.0",
+            "Submit mail with EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA or BDAT (RFC 6409)",
+        )
     }
 
     /// QUIT.
@@ -173,12 +182,17 @@ impl Reply {
         Self::new("503", "5.5.1", "A message is begun already, send RSET to drop it")
     }
 
-    /// RCPT or DATA without MAIL.
+    /// RCPT or DATA when a message has begun to arrive in chunks.
+    pub fn chunks_begun() -> Self {
+        Self::new("503", "5.5.1", "BDAT has begun the message: go on with BDAT to LAST, or send RSET")
+    }
+
+    /// RCPT, DATA or BDAT without MAIL.
     pub fn mail_first() -> Self {
         Self::new("503", "5.5.1", "Send MAIL first")
     }
 
-    /// DATA without a recipient.
+    /// DATA or BDAT without a recipient.
     pub fn recipient_first() -> Self {
         Self::new("503", "5.5.1", "No valid recipients, send RCPT first")
     }
@@ -254,6 +268,7 @@ impl Reply {
     /// A command line that is no line.
     pub fn flawed_line(flaw: line::Flaw) -> Self {
         let what = match flaw {
+            line::Flaw::Bdat => return Self::invalid(Invalid::Bdat),
             line::Flaw::BareLf => "Lines must end in CRLF, not in LF alone",
             line::Flaw::BareCr => "CR without LF in a command",
             line::Flaw::TooLong => "Line too long",
@@ -293,6 +308,7 @@ impl Reply {
             Invalid::RcptSyntax => ("501", "5.5.4", "Syntax: RCPT TO:<address>"),
             Invalid::ReversePath => ("501", "5.1.7", "Malformed sender address"),
             Invalid::ForwardPath => ("501", "5.1.3", "Malformed recipient address"),
+            Invalid::Bdat => ("501", "5.5.4", "Syntax: BDAT octets [LAST], closing the connection"),
             Invalid::UnknownParameter => ("555", "5.5.4", "Parameter not recognized"),
             Invalid::ParameterValue => ("501", "5.5.4", "Malformed or repeated parameter"),
         };

@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -112,6 +112,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if on_stop == OnStop::Interrupt && self.alarm.is_stopping() {
             return Err(Interrupted::Stopping);
         }
+        // Also where there is always more to read.
+        if deadline <= Instant::now() {
+            return Err(Interrupted::TimedOut);
+        }
         if self.input.capacity() - self.input.len() < ROOM {
             self.input.reserve(if self.input.capacity() == 0 { SMALL } else { ROOM });
         }
@@ -120,6 +124,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             0 => Err(Interrupted::Gone),
             _ => Ok(()),
         }
+    }
+
+    /// Drops so much of the input, which was used.
+    pub(super) fn consume(&mut self, octets: usize) {
+        if octets == self.input.len() { self.drop_input() } else { self.input.advance(octets) }
     }
 
     /// Drops the input, all of it used. If it had filled its buffer, a large body is

@@ -15,7 +15,7 @@ fn relayed(meter: &Meter, message: &[u8]) -> Vec<u8> {
 }
 
 /// Cuts our Received field off, which must stand in front.
-fn without_received(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn without_received(bytes: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(bytes);
     assert!(
         text.starts_with("Received: from client.example ([127.0.0.1])\r\n\tby smtp.example.com with ESMTPSA")
@@ -26,7 +26,7 @@ fn without_received(bytes: &[u8]) -> Vec<u8> {
     lines[end..].concat()
 }
 
-const SOUND: &str = "From: ann@example.com\r\nTo: bob@example.net\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\n\
+pub(crate) const SOUND: &str = "From: ann@example.com\r\nTo: bob@example.net\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\n\
     Message-ID: <1@example.com>\r\n";
 
 #[test]

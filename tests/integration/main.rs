@@ -19,6 +19,7 @@ mod audit;
 mod bounce;
 mod by_recipient;
 mod certificate;
+mod chunking;
 mod clients;
 mod config;
 mod crash;

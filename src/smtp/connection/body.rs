@@ -1,6 +1,7 @@
-//! A body while it arrives: read to its true end within a time, kept within a
-//! memory budget that all connections share. Whatever is wrong with it, nothing of
-//! it is ever taken for a command (P7).
+//! A body while it arrives, after DATA or in chunks: read to its true end within a
+//! time, kept within a memory budget that all connections share. Whatever is wrong
+//! with it, nothing of it is ever taken for a command (P7). Memory is taken for what
+//! has arrived, never for what is announced.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::super::data::{Decoder, Fed};
-use super::super::session::{Receiving, Step};
-use super::super::stream::{Interrupted, OnStop};
+use super::super::data::{Decoder, Fed, Kept};
+use super::super::session::{Chunk, Receiving, Step};
+use super::super::stream::{Interrupted, OnStop, Stream};
 use super::{Conversation, KIB};
 
 /// How long a body may go on arriving once the server stops.
@@ -20,10 +21,37 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// How long a client that stands behind CR CRLF.CRLF is given to go on, before that
 /// is taken for the end it means.
 const DOUBT: Duration = Duration::from_secs(5);
-/// A body is read to its end for at most so many times the size limit …
-const MAX_DRAIN_FACTOR: usize = 4;
-/// … but at least for so many octets.
-const MIN_DRAIN_OCTETS: usize = 64 << 20;
+
+/// How long a message may still take to arrive.
+#[derive(Debug)]
+pub(super) struct Patience {
+    until: Instant,
+    on_stop: OnStop,
+}
+
+impl Patience {
+    fn new(until: Instant) -> Self {
+        Self { until, on_stop: OnStop::Interrupt }
+    }
+
+    /// Waits for more of it, at most until `deadline`. A stop cuts the time short
+    /// that is left, and is told when that is over.
+    pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut Stream<S>,
+        deadline: Instant,
+    ) -> Result<(), Interrupted> {
+        match stream.read(deadline.min(self.until), self.on_stop).await {
+            Err(Interrupted::Stopping) => {
+                self.on_stop = OnStop::Finish;
+                self.until = self.until.min(Instant::now() + STOP_GRACE);
+                Ok(())
+            }
+            Err(Interrupted::TimedOut) if self.on_stop == OnStop::Finish => Err(Interrupted::Stopping),
+            read => read,
+        }
+    }
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     /// Reads a body to its true end.
@@ -31,42 +59,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
         let server = self.visit.server;
         let rules = &server.rules;
         let mut decoder = Decoder::new(rules.max_message_bytes);
-        let mut deadline = Instant::now() + server.data;
-        let mut on_stop = OnStop::Interrupt;
+        let mut patience = Patience::new(Instant::now() + server.data);
         loop {
-            self.hold(&mut decoder);
+            self.hold(Some(decoder.kept()));
             if let Fed::End { consumed } = decoder.feed(&self.stream.input) {
                 self.stream.input.advance(consumed);
                 self.stream.narrow();
                 return Ok(receiving.ended(decoder.finish(), rules));
             }
             self.stream.drop_input();
-            if decoder.octets()
-                > rules.max_message_bytes.saturating_mul(MAX_DRAIN_FACTOR).max(MIN_DRAIN_OCTETS)
-            {
+            if decoder.kept().octets() > rules.max_drained_octets() {
                 return Ok(receiving.endless());
             }
             let doubtful = decoder.at_doubtful_end();
-            let patience = if doubtful { deadline.min(Instant::now() + DOUBT) } else { deadline };
-            match self.stream.read(patience, on_stop).await {
-                Ok(()) => {}
-                Err(Interrupted::Stopping) => {
-                    on_stop = OnStop::Finish;
-                    deadline = deadline.min(Instant::now() + STOP_GRACE);
-                }
-                Err(Interrupted::TimedOut) if doubtful => {
+            let deadline = if doubtful { Instant::now() + DOUBT } else { patience.until };
+            match patience.read(&mut self.stream, deadline).await {
+                Err(Interrupted::TimedOut | Interrupted::Stopping) if doubtful => {
                     return Ok(receiving.ended_in_doubt(decoder.finish(), rules));
                 }
-                Err(Interrupted::TimedOut) if on_stop == OnStop::Finish => return Err(Interrupted::Stopping),
-                Err(interrupted) => return Err(interrupted),
+                read => read?,
             }
+        }
+    }
+
+    /// Reads a chunk to its end. The time is that of the whole message, which the
+    /// first chunk begins and [`message_over`](Self::message_over) ends.
+    pub(super) async fn chunk(&mut self, mut chunk: Chunk) -> Result<Step, Interrupted> {
+        let server = self.visit.server;
+        let mut patience =
+            self.patience.take().unwrap_or_else(|| Patience::new(Instant::now() + server.data));
+        if !chunk.is_signed_in() {
+            patience.until = patience.until.min(self.visit.born + server.unauthenticated);
+        }
+        loop {
+            self.hold(chunk.kept());
+            let used = chunk.feed(&self.stream.input);
+            self.stream.consume(used);
+            if chunk.is_complete() {
+                if chunk.kept().is_none_or(|body| body.memory().is_none()) {
+                    self.held = None;
+                }
+                self.patience = Some(patience);
+                return Ok(chunk.arrived(&server.rules));
+            }
+            let deadline = patience.until;
+            patience.read(&mut self.stream, deadline).await?;
+        }
+    }
+
+    /// No message is arriving any more: what it took is given back.
+    pub(super) fn message_over(&mut self) {
+        self.held = None;
+        if self.patience.take().is_some() {
+            self.stream.narrow();
         }
     }
 
     /// Takes a share of the memory budget for what is about to be kept; without
     /// one, the message is not kept any more.
-    fn hold(&mut self, decoder: &mut Decoder) {
-        let Some(kept) = decoder.memory() else {
+    fn hold(&mut self, body: Option<&mut Kept>) {
+        let Some((kept, body)) = body.and_then(|body| Some((body.memory()?, body))) else {
             self.held = None;
             return;
         };
@@ -82,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
             (held @ None, Some(share)) => *held = Some(share),
             (held, None) => {
                 *held = None;
-                decoder.give_up();
+                body.give_up();
             }
         }
     }

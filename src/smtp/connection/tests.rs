@@ -1,3 +1,5 @@
+mod chunks;
+
 use std::path::PathBuf;
 
 use rustls::pki_types::pem::PemObject;
@@ -140,15 +142,13 @@ async fn reply<S: AsyncRead + Unpin>(socket: &mut S) -> String {
     }
 }
 
-/// A conversation on whose other end a body is due, as it is after DATA.
-fn receiving(rules: &Rules) -> Step {
+/// A session after these lines.
+fn after(lines: &[&str], rules: &Rules) -> Step {
     let who = SignedIn {
         customer_id: CustomerId::parse("cus_1").unwrap(),
         username: Username::parse("pm-1").unwrap(),
     };
     let mut step = Session::open(Security::Tls, rules);
-    let lines =
-        ["EHLO c", "AUTH PLAIN AHVzZXIAc2VjcmV0", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA"];
     for line in lines {
         let Next::Command(session) = step.next else { panic!("{line}: {:?}", step.next) };
         step = session.command(line.as_bytes(), rules);
@@ -162,20 +162,28 @@ fn receiving(rules: &Rules) -> Step {
     step
 }
 
-/// A client that has just sent DATA.
-fn client_in_data(config: &Smtp) -> Client {
+const RECIPIENT: [&str; 4] =
+    ["EHLO c", "AUTH PLAIN AHVzZXIAc2VjcmV0", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>"];
+
+/// A client that has just sent these lines; the reply to the last is due.
+fn client_after(lines: &[&'static str], server: Arc<Server>) -> Client {
     let (socket, theirs) = duplex(64 << 10);
     let stop = CancellationToken::new();
-    let (server, token) = (server(config), stop.clone());
+    let token = stop.clone();
+    let step = after(lines, &server.rules);
     let serving = tokio::spawn(async move {
         let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
         let mut visit = Visit { server: &server, peer, tls: None, born: Instant::now(), accepted: 0 };
-        let step = receiving(&server.rules);
         let outcome = Conversation::new(&mut visit, theirs, Alarm::new(&token)).run(step).await;
         let Outcome::Ended(end) = outcome else { panic!("no handshake is due") };
         Summary { accepted: visit.accepted, end }
     });
     Client { socket, stop, serving }
+}
+
+/// A client that has just sent DATA.
+fn client_in_data(config: &Smtp) -> Client {
+    client_after(&[&RECIPIENT[..], &["DATA"]].concat(), server(config))
 }
 
 #[tokio::test]

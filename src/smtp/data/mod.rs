@@ -1,4 +1,4 @@
-//! The body after DATA (RFC 5321 §4.1.1.4, §4.5.2): finds its true end, takes the
+//! The body after DATA (RFC 5321 §4.1.1.4, §4.5.2; after BDAT: [`chunk`]): finds its true end, takes the
 //! stuffed dots out, notices what must not be in it.
 //!
 //! Only CRLF.CRLF ends a message, or .CRLF as its first line. Everything that
@@ -10,7 +10,12 @@
 //! This is the hottest loop of the server: it looks for the three octets that
 //! matter and copies what lies between stuffed dots in one go.
 
+pub mod chunk;
+mod kept;
+
 use memchr::memchr3;
+
+pub use kept::Kept;
 
 /// Octets that no message may hold (RFC 5321 §2.3.8, RFC 5322 §2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,17 +72,13 @@ enum At {
 #[derive(Debug)]
 pub struct Decoder {
     at: At,
-    kept: Option<Vec<u8>>,
-    octets: usize,
-    limit: usize,
-    flaw: Option<Flaw>,
+    kept: Kept,
 }
 
 impl Decoder {
     /// A decoder for a message of at most `limit` octets.
     pub fn new(limit: usize) -> Self {
-        let at = At::LineStart { doubtful: false };
-        Self { at, kept: Some(Vec::new()), octets: 0, limit, flaw: None }
+        Self { at: At::LineStart { doubtful: false }, kept: Kept::new(limit) }
     }
 
     /// Takes the next piece of the stream in. After [`Fed::End`] only
@@ -97,7 +98,7 @@ impl Decoder {
                 },
                 At::LineStart { .. } | At::DoubtfulEnd if octet == b'.' => {
                     let doubtful = self.at == At::LineStart { doubtful: true };
-                    self.keep(piece.get(run..index).unwrap_or_default());
+                    self.kept.add(piece.get(run..index).unwrap_or_default());
                     index += 1;
                     run = index;
                     self.at = At::Dot { doubtful };
@@ -116,7 +117,7 @@ impl Decoder {
                 At::DotCr { .. } => index = self.bare_cr(octet, index),
             }
         }
-        self.keep(piece.get(run..).unwrap_or_default());
+        self.kept.add(piece.get(run..).unwrap_or_default());
         Fed::More
     }
 
@@ -128,15 +129,15 @@ impl Decoder {
         };
         match rest.get(found) {
             Some(b'\r') => self.at = At::Cr { after_cr: false },
-            Some(b'\n') => self.spoil(Flaw::BareLf),
-            _ => self.spoil(Flaw::Nul),
+            Some(b'\n') => self.kept.spoil(Flaw::BareLf),
+            _ => self.kept.spoil(Flaw::Nul),
         }
         from + found + 1
     }
 
     /// A CR was not followed by LF but by `octet`.
     fn bare_cr(&mut self, octet: u8, index: usize) -> usize {
-        self.spoil(Flaw::BareCr);
+        self.kept.spoil(Flaw::BareCr);
         if octet == b'\r' {
             self.at = At::Cr { after_cr: true };
             return index + 1;
@@ -145,34 +146,9 @@ impl Decoder {
         index
     }
 
-    fn spoil(&mut self, flaw: Flaw) {
-        self.flaw.get_or_insert(flaw);
-        self.kept = None;
-    }
-
-    fn keep(&mut self, run: &[u8]) {
-        self.octets = self.octets.saturating_add(run.len());
-        if self.octets > self.limit {
-            self.kept = None;
-        }
-        if let Some(kept) = &mut self.kept {
-            kept.extend_from_slice(run);
-        }
-    }
-
-    /// Stops keeping the message; it is read to its end and not taken.
-    pub fn give_up(&mut self) {
-        self.kept = None;
-    }
-
-    /// Octets of memory in use, or `None` once nothing is kept any more.
-    pub fn memory(&self) -> Option<usize> {
-        self.kept.as_ref().map(Vec::capacity)
-    }
-
-    /// Octets of content seen, kept or not.
-    pub fn octets(&self) -> usize {
-        self.octets
+    /// What is kept of it so far.
+    pub fn kept(&mut self) -> &mut Kept {
+        &mut self.kept
     }
 
     /// Whether the stream stands right behind CR CRLF.CRLF. If more follows, that
@@ -184,15 +160,7 @@ impl Decoder {
 
     /// What the body came to.
     pub fn finish(self) -> Body {
-        match (self.flaw, self.kept) {
-            (Some(flaw), _) => Body::Malformed(flaw),
-            (None, _) if self.octets > self.limit => Body::TooLarge,
-            (None, None) => Body::NoRoom,
-            (None, Some(mut kept)) => {
-                kept.shrink_to_fit();
-                Body::Whole(kept)
-            }
-        }
+        self.kept.finish()
     }
 }
 

@@ -105,8 +105,8 @@ fn what_is_too_large_is_read_to_its_end_and_not_kept() {
     }
     let mut decoder = Decoder::new(100);
     decoder.feed(b"abc");
-    decoder.give_up();
-    assert_eq!(decoder.memory(), None);
+    decoder.kept().give_up();
+    assert_eq!(decoder.kept().memory(), None);
     decoder.feed(b"\r\n.\r\n");
     assert_eq!(decoder.finish(), Body::NoRoom);
 }

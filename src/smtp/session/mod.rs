@@ -3,7 +3,12 @@
 //! ```text
 //! Connected ──EHLO──▶ Greeted ──AUTH──▶ Ready ──MAIL──▶ Mail ──RCPT…DATA──▶ body ──▶ Ready
 //!     ▲                  │                ▲               │
-//!     └──────STARTTLS────┘                └────RSET───────┘
+//!     └──────STARTTLS────┘                ├────RSET───────┤ BDAT
+//!                                         │               ▼
+//!                                         ├──LAST, RSET─ Chunks ◀─┐
+//!                                         │               │  └BDAT┘
+//!                                         │               ▼ refused
+//!                                         └──LAST, RSET─ Spoiled
 //! ```
 //!
 //! Each stage is a type that holds exactly what is known in it, so a message
@@ -12,6 +17,7 @@
 //! what is waited for, and its value takes the answer. There is no I/O here, no
 //! clock, no store.
 
+mod chunks;
 mod stages;
 mod waiting;
 
@@ -23,8 +29,15 @@ use super::command::{self, Command, Invalid};
 use super::line::Flaw;
 use super::reply::Reply;
 
+pub use chunks::Chunk;
+use chunks::{Chunks, Spoiled};
 use stages::{Connected, Greeted, Mail, Ready};
 pub use waiting::{Authenticating, Beginning, Checking, Receiving, SigningIn, Submit, Submitting, Upgrading};
+
+/// A body is read to its end for at most so many times the size limit …
+const MAX_DRAIN_FACTOR: usize = 4;
+/// … but at least for so many octets.
+const MIN_DRAIN_OCTETS: usize = 64 << 20;
 
 /// What the configuration lays down for every session.
 #[derive(Debug, Clone)]
@@ -39,6 +52,13 @@ pub struct Rules {
     pub max_errors: u32,
     /// 452 or 550 when the credits are gone.
     pub out_of_credit_reply: OutOfCreditReply,
+}
+
+impl Rules {
+    /// What is refused is read to its end and dropped for at most so many octets.
+    pub fn max_drained_octets(&self) -> usize {
+        self.max_message_bytes.saturating_mul(MAX_DRAIN_FACTOR).max(MIN_DRAIN_OCTETS)
+    }
 }
 
 /// Whether the connection is encrypted.
@@ -76,6 +96,8 @@ pub enum Next {
     Check(Checking),
     /// Read a body to its end.
     Body(Receiving),
+    /// Read a chunk to its end, and nothing beyond it.
+    Chunk(Chunk),
     /// Hand the message in.
     Submit(Submit),
     /// Close the connection.
@@ -92,6 +114,8 @@ enum Stage {
     Greeted(Greeted),
     Ready(Ready),
     Mail(Mail),
+    Chunks(Chunks),
+    Spoiled(Spoiled),
 }
 
 impl Step {
@@ -118,7 +142,8 @@ impl Session {
     pub fn command(self, line: &[u8], rules: &Rules) -> Step {
         match command::parse(line) {
             Ok(command) => self.obey(command, rules),
-            Err(Invalid::Http) => Step::close(Reply::not_http()),
+            // What would be obeyed next may be octets that a chunk was to bring.
+            Err(invalid @ (Invalid::Http | Invalid::Bdat)) => Step::close(Reply::invalid(invalid)),
             Err(invalid) => self.refuse(Reply::invalid(invalid), rules),
         }
     }
@@ -128,19 +153,28 @@ impl Session {
     pub fn flawed(self, flaw: Flaw, rules: &Rules) -> Step {
         match flaw {
             Flaw::TlsHello => Step::silent(Next::Close),
+            Flaw::Bdat => Step::close(Reply::flawed_line(flaw)),
             flaw => self.refuse(Reply::flawed_line(flaw), rules),
         }
     }
 
     /// Whether the client has signed in.
     pub fn is_signed_in(&self) -> bool {
-        matches!(self.0, Stage::Ready(_) | Stage::Mail(_))
+        matches!(self.0, Stage::Ready(_) | Stage::Mail(_)) || self.is_mid_message()
+    }
+
+    /// Whether a message has begun to arrive in chunks.
+    pub fn is_mid_message(&self) -> bool {
+        matches!(self.0, Stage::Chunks(_) | Stage::Spoiled(_))
     }
 
     fn obey(self, command: Command<'_>, rules: &Rules) -> Step {
         match (self.0, command) {
             (Stage::Mail(mail), Command::Rcpt(recipient)) => mail.rcpt(recipient, rules),
             (Stage::Mail(mail), Command::Data) => mail.data(rules),
+            (Stage::Mail(mail), Command::Bdat(bdat)) => mail.bdat(bdat, rules),
+            (Stage::Chunks(chunks), Command::Bdat(bdat)) => chunks.bdat(bdat, rules),
+            (Stage::Spoiled(spoiled), Command::Bdat(bdat)) => spoiled.bdat(bdat, rules),
             (Stage::Ready(ready), Command::Mail(mail)) => ready.mail(mail, rules),
             (Stage::Greeted(greeted), Command::Auth { mechanism, initial }) => {
                 greeted.auth(mechanism, initial, rules)
@@ -158,7 +192,11 @@ impl Session {
             (_, Command::Quit) => Step::close(Reply::bye()),
             (stage, misplaced) => {
                 let reply = out_of_turn(&stage, &misplaced);
-                Self(stage).refuse(reply, rules)
+                let step = Self(stage).refuse(reply, rules);
+                match misplaced {
+                    Command::Bdat(bdat) => step.after_dropping(bdat, rules),
+                    _ => step,
+                }
             }
         }
     }
@@ -166,13 +204,11 @@ impl Session {
     /// EHLO or HELO: drops a transaction, keeps a sign-in (RFC 5321 §4.1.4).
     fn greet(self, name: &str, rules: &Rules, extended: bool) -> Step {
         let helo = name.to_owned();
-        let (stage, security) = match self.0.without_transaction() {
-            Stage::Connected(Connected { security, errors })
-            | Stage::Greeted(Greeted { security, errors, .. }) => {
-                (Stage::Greeted(Greeted { security, errors, helo }), security)
-            }
-            Stage::Ready(ready) => (Stage::Ready(Ready { helo, ..ready }), Security::Tls),
-            Stage::Mail(mail) => (Stage::Ready(Ready { helo, ..mail.ready }), Security::Tls),
+        let mut stage = self.0.without_transaction();
+        let (security, errors) = (stage.security(), *stage.errors());
+        let stage = match stage {
+            Stage::Ready(ready) => Stage::Ready(Ready { helo, ..ready }),
+            _ => Stage::Greeted(Greeted { security, errors, helo }),
         };
         let reply = match extended {
             true => Reply::ehlo(&rules.hostname, extensions(security, rules)),
@@ -187,12 +223,7 @@ impl Session {
 
     /// Refuses a command, and closes when it was one too many.
     fn refuse(mut self, reply: Reply, rules: &Rules) -> Step {
-        let errors = match &mut self.0 {
-            Stage::Connected(stage) => &mut stage.errors,
-            Stage::Greeted(stage) => &mut stage.errors,
-            Stage::Ready(stage) => &mut stage.errors,
-            Stage::Mail(stage) => &mut stage.ready.errors,
-        };
+        let errors = self.0.errors();
         *errors = errors.saturating_add(1);
         if *errors > rules.max_errors {
             return Step::close(Reply::too_many_errors());
@@ -205,7 +236,20 @@ impl Stage {
     fn without_transaction(self) -> Self {
         match self {
             Self::Mail(mail) => Self::Ready(mail.ready),
+            Self::Chunks(chunks) => Self::Ready(chunks.into_ready()),
+            Self::Spoiled(spoiled) => Self::Ready(spoiled.ready),
             other => other,
+        }
+    }
+
+    fn errors(&mut self) -> &mut u32 {
+        match self {
+            Self::Connected(stage) => &mut stage.errors,
+            Self::Greeted(stage) => &mut stage.errors,
+            Self::Ready(stage) => &mut stage.errors,
+            Self::Mail(stage) => &mut stage.ready.errors,
+            Self::Chunks(stage) => &mut stage.ready_mut().errors,
+            Self::Spoiled(stage) => &mut stage.ready.errors,
         }
     }
 
@@ -214,7 +258,7 @@ impl Stage {
             Self::Connected(Connected { security, .. }) | Self::Greeted(Greeted { security, .. }) => {
                 *security
             }
-            Self::Ready(_) | Self::Mail(_) => Security::Tls,
+            Self::Ready(_) | Self::Mail(_) | Self::Chunks(_) | Self::Spoiled(_) => Security::Tls,
         }
     }
 }
@@ -223,9 +267,12 @@ impl Stage {
 fn out_of_turn(stage: &Stage, command: &Command<'_>) -> Reply {
     match (command, stage) {
         (Command::StartTls, _) => Reply::already_encrypted(),
-        (Command::Auth { .. }, Stage::Ready(_) | Stage::Mail(_)) => Reply::already_signed_in(),
+        (Command::Auth { .. }, Stage::Ready(_) | Stage::Mail(_) | Stage::Chunks(_) | Stage::Spoiled(_)) => {
+            Reply::already_signed_in()
+        }
         (Command::Auth { .. }, _) if stage.security() == Security::Plain => Reply::encryption_required(),
-        (Command::Mail(_), Stage::Mail(_)) => Reply::nested_mail(),
+        (Command::Mail(_), Stage::Mail(_) | Stage::Chunks(_) | Stage::Spoiled(_)) => Reply::nested_mail(),
+        (Command::Rcpt(_) | Command::Data, Stage::Chunks(_) | Stage::Spoiled(_)) => Reply::chunks_begun(),
         (Command::Mail(_), Stage::Greeted(greeted)) => {
             Reply::sign_in_first(greeted.security == Security::Tls)
         }
@@ -239,6 +286,7 @@ fn extensions(security: Security, rules: &Rules) -> Vec<Cow<'static, str>> {
         "PIPELINING".into(),
         format!("SIZE {}", rules.max_message_bytes).into(),
         "8BITMIME".into(),
+        "CHUNKING".into(),
         "SMTPUTF8".into(),
         "ENHANCEDSTATUSCODES".into(),
         format!("LIMITS RCPTMAX={}", rules.max_recipients).into(),

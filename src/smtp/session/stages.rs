@@ -4,9 +4,10 @@ use crate::domain::address::Mailbox;
 use crate::domain::envelope::Draft;
 use crate::submission::{Begun, SignedIn};
 
-use super::super::command;
+use super::super::command::{self, Bdat};
 use super::super::reply::Reply;
 use super::super::sasl::{self, Mechanism, Progress};
+use super::chunks::{Chunks, Spoiled};
 use super::{
     Authenticating, Beginning, Checking, Next, Receiving, Rules, Security, Session, SigningIn, Stage, Step,
 };
@@ -52,7 +53,7 @@ macro_rules! is_a_session {
         }
     )*};
 }
-is_a_session!(Connected, Greeted, Ready, Mail);
+is_a_session!(Connected, Greeted, Ready, Mail, Chunks, Spoiled);
 
 impl Greeted {
     pub(super) fn auth(self, mechanism: Mechanism, initial: Option<&str>, rules: &Rules) -> Step {
@@ -107,15 +108,28 @@ impl Mail {
     }
 
     pub(super) fn data(self, rules: &Rules) -> Step {
+        match self.sealed(rules) {
+            Ok(receiving) => Step::reply(Reply::go_ahead(), Next::Body(receiving)),
+            Err(refused) => *refused,
+        }
+    }
+
+    pub(super) fn bdat(self, bdat: Bdat, rules: &Rules) -> Step {
+        match self.sealed(rules) {
+            Ok(receiving) => Chunks::new(receiving, rules).bdat(bdat, rules),
+            Err(refused) => refused.after_dropping(bdat, rules),
+        }
+    }
+
+    /// A message may come if somebody is to get it.
+    fn sealed(self, rules: &Rules) -> Result<Receiving, Box<Step>> {
         if self.draft.recipients().is_empty() {
-            return Session::from(self).refuse(Reply::recipient_first(), rules);
+            return Err(Box::new(Session::from(self).refuse(Reply::recipient_first(), rules)));
         }
         let Self { ready, begun, draft, .. } = self;
         match draft.seal() {
-            Some(envelope) => {
-                Step::reply(Reply::go_ahead(), Next::Body(Receiving { ready, begun, envelope }))
-            }
-            None => Session::from(ready).refuse(Reply::recipient_first(), rules),
+            Some(envelope) => Ok(Receiving { ready, begun, envelope }),
+            None => Err(Box::new(Session::from(ready).refuse(Reply::recipient_first(), rules))),
         }
     }
 }

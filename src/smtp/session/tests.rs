@@ -1,3 +1,5 @@
+mod chunks;
+
 use proptest::prelude::*;
 
 use crate::domain::credits::Credits;
@@ -29,6 +31,10 @@ struct World {
     check: Result<(), Refusal>,
     submit: Result<(), Refusal>,
     body: Body,
+    /// What chunks are made of, again and again.
+    octets: Vec<u8>,
+    /// Whether there is room to keep them.
+    room: bool,
 }
 
 impl Default for World {
@@ -39,6 +45,8 @@ impl Default for World {
             check: Ok(()),
             submit: Ok(()),
             body: Body::Whole(b"x\r\n".to_vec()),
+            octets: b"x\r\n".to_vec(),
+            room: true,
         }
     }
 }
@@ -48,14 +56,15 @@ struct Talk {
     said: Vec<String>,
     /// How many recipients there would be with each that was checked.
     counted: Vec<usize>,
-    submitted: usize,
+    submitted: Vec<Vec<u8>>,
     next: Next,
 }
 
 impl Talk {
     fn open(security: Security) -> Self {
         let step = Session::open(security, &rules());
-        let mut talk = Self { said: Vec::new(), counted: Vec::new(), submitted: 0, next: Next::Close };
+        let mut talk =
+            Self { said: Vec::new(), counted: Vec::new(), submitted: Vec::new(), next: Next::Close };
         talk.take(step, &World::default());
         talk
     }
@@ -85,8 +94,17 @@ impl Talk {
                     checking.answered(world.check.clone().map(|()| None), &rules())
                 }
                 Next::Body(receiving) => receiving.ended(world.body.clone(), &rules()),
+                Next::Chunk(mut chunk) => {
+                    while !chunk.is_complete() {
+                        chunk.feed(&world.octets);
+                    }
+                    if let Some(kept) = chunk.kept().filter(|_| !world.room) {
+                        kept.give_up();
+                    }
+                    chunk.arrived(&rules())
+                }
                 Next::Submit(submit) => {
-                    self.submitted += 1;
+                    self.submitted.push(submit.bytes);
                     let accepted =
                         Accepted { message_id: MessageId::parse("m1").unwrap(), available: Credits::new(6) };
                     submit.submitting.answered(&world.submit.clone().map(|()| accepted), &rules())
@@ -149,7 +167,7 @@ fn a_message_is_taken_after_starttls_and_auth() {
         ],
     );
     assert_eq!(talk.said[0], "220 mx.example ESMTP Postmeter\r\n");
-    assert_eq!(talk.submitted, 2);
+    assert_eq!(talk.submitted.len(), 2);
     assert!(matches!(talk.next, Next::Close));
 }
 
@@ -332,6 +350,7 @@ proptest! {
         lines in prop::collection::vec(prop::sample::select(vec![
             "EHLO a", "HELO a", "STARTTLS", "AUTH PLAIN AHVzZXIAc2VjcmV0", "AUTH LOGIN", "dXNlcg==", "*",
             "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA", "RSET", "NOOP", "x",
+            "BDAT 1", "BDAT 1 LAST", "BDAT 0 LAST",
         ]), 0..40),
         tls in any::<bool>(),
     ) {
@@ -340,7 +359,7 @@ proptest! {
         for line in lines {
             talk.line(line.as_bytes(), &world);
         }
-        prop_assert_eq!(talk.submitted, 0);
+        prop_assert!(talk.submitted.is_empty());
     }
 
     #[test]

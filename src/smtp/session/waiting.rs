@@ -194,14 +194,12 @@ impl Receiving {
     /// Takes the body at its end. The transaction is over, whatever becomes of it.
     pub fn ended(self, body: Body, rules: &Rules) -> Step {
         let Self { ready, begun, envelope } = self;
-        match body {
-            Body::Whole(bytes) => {
+        match whole(body, rules) {
+            Ok(bytes) => {
                 let submitting = Submitting { ready, begun };
                 Step::silent(Next::Submit(Submit { envelope, bytes, submitting }))
             }
-            Body::Malformed(flaw) => Session::from(ready).goes_on(Reply::malformed_body(flaw)),
-            Body::TooLarge => Session::from(ready).goes_on(Reply::too_large(rules.max_message_bytes)),
-            Body::NoRoom => Session::from(ready).goes_on(Reply::no_room()),
+            Err(refused) => Session::from(ready).goes_on(refused),
         }
     }
 
@@ -241,6 +239,16 @@ impl Submitting {
                 .goes_on(Reply::queued(&accepted.message_id, accepted.available)),
             Err(refusal) => turned_down(self.ready, refusal, rules),
         }
+    }
+}
+
+/// The message, or what is said to a body that is none.
+pub(super) fn whole(body: Body, rules: &Rules) -> Result<Vec<u8>, Reply> {
+    match body {
+        Body::Whole(bytes) => Ok(bytes),
+        Body::Malformed(flaw) => Err(Reply::malformed_body(flaw)),
+        Body::TooLarge => Err(Reply::too_large(rules.max_message_bytes)),
+        Body::NoRoom => Err(Reply::no_room()),
     }
 }
 

@@ -133,14 +133,20 @@ impl Smtp {
     /// MAIL, RCPTs and DATA, all of which must be taken.
     #[track_caller]
     pub(crate) fn begin(&mut self, from: &str, to: &[&str]) {
+        self.address(from, to);
+        let reply = self.say("DATA");
+        assert!(reply.starts_with("354 "), "{reply}");
+    }
+
+    /// MAIL and RCPTs, all of which must be taken.
+    #[track_caller]
+    pub(crate) fn address(&mut self, from: &str, to: &[&str]) {
         let reply = self.say(&format!("MAIL FROM:<{from}>"));
         assert!(reply.starts_with("250 "), "{reply}");
         for to in to {
             let reply = self.say(&format!("RCPT TO:<{to}>"));
             assert!(reply.starts_with("250 "), "{reply}");
         }
-        let reply = self.say("DATA");
-        assert!(reply.starts_with("354 "), "{reply}");
     }
 
     /// The message, dot-stuffed, its end, and the reply.
@@ -155,6 +161,13 @@ impl Smtp {
         }
         wire.extend_from_slice(b".\r\n");
         self.send(&wire);
+        self.reply()
+    }
+
+    /// One chunk and the reply to it.
+    #[track_caller]
+    pub(crate) fn chunk(&mut self, octets: &[u8], is_last: bool) -> String {
+        self.send(&bdat(octets, is_last));
         self.reply()
     }
 
@@ -207,6 +220,12 @@ impl Smtp {
         let Wire::Tls(tls) = &self.wire else { panic!("no TLS") };
         tls.conn.peer_certificates().unwrap()[0].to_vec()
     }
+}
+
+/// A chunk as it goes over the wire.
+pub(crate) fn bdat(octets: &[u8], is_last: bool) -> Vec<u8> {
+    let last = if is_last { " LAST" } else { "" };
+    [format!("BDAT {}{last}\r\n", octets.len()).as_bytes(), octets].concat()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
