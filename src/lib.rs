@@ -100,8 +100,9 @@
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.
-//! - **What the upstream may have is given up by nobody but the operator**, who was
-//!   told the risk; the decision is kept with the message ([`domain::decision`]).
+//! - **What Resend may have is given up by nobody but the operator**, who was told
+//!   the risk; the decision is kept with the message ([`domain::decision`]). Over SMTP
+//!   an upstream that puts the mail off later is taken to have none of it.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
 //! - **Every task has an owner** ([`app`]'s two trackers) and hears a stop.
 //! - **Deliberately absent**: statics with state, unsafe code, an open relay in any
