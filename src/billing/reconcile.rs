@@ -1,6 +1,6 @@
 //! The books against Dodo's ledger, entry by entry: what `audit --dodo` compares.
 //!
-//! [`compare`] is pure. An entry is known again by its id in the description of a
+//! `compare` is pure. An entry is known again by its id in the description of a
 //! line; where Dodo gives no reasons back, only sums can be compared, and a debit
 //! that somebody made by hand is then taken for one of ours. The books move while
 //! the pages are read, so they are read before and after: what was settled before
