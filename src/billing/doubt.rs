@@ -177,18 +177,10 @@ impl Billing {
     }
 
     async fn found(&self, sought: &DoubtfulEntry, surplus: i64) -> Result<Outcome, StoreError> {
-        let Tools { store, clock, metrics, .. } = &self.0.tools;
+        let Tools { store, clock, .. } = &self.0.tools;
         let entry = &sought.entry;
         let low = store.settle_doubtful(entry, Decider::Ledger, clock.now()).await?;
-        metrics.entry(entry.kind, EntryResult::Settled);
-        self.count_refunds(entry, RefundResult::Credited);
-        tracing::info!(
-            entry_id = %entry.entry_id,
-            customer_id = %entry.customer_id,
-            kind = entry.kind.as_str(),
-            amount = entry.amount.get(),
-            "a doubtful entry stands in Dodo's ledger; it is settled"
-        );
+        self.tell_settled(entry, "a doubtful entry stands in Dodo's ledger; it is settled");
         if surplus > 0 {
             tracing::error!(
                 entry_id = %entry.entry_id,
@@ -206,10 +198,10 @@ impl Billing {
     }
 
     async fn absent(&self, sought: &DoubtfulEntry) -> Result<Outcome, StoreError> {
-        let Tools { store, clock, metrics, .. } = &self.0.tools;
+        let Tools { store, clock, .. } = &self.0.tools;
         let entry = &sought.entry;
         store.void_doubtful(entry, Decider::Ledger, "Dodo's ledger does not show it", clock.now()).await?;
-        metrics.entry(entry.kind, EntryResult::Void);
+        self.0.tools.metrics.entry(entry.kind, EntryResult::Void);
         self.count_refunds(entry, RefundResult::Refused);
         tracing::warn!(
             entry_id = %entry.entry_id,

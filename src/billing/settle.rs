@@ -308,24 +308,29 @@ impl Billing {
     }
 
     async fn settled(&self, entry: &Entry, settled: Settled) -> Next {
-        let Tools { store, clock, metrics, .. } = &self.0.tools;
+        let Tools { store, clock, .. } = &self.0.tools;
         let Some(low) = self.kept(entry, || store.settle_entry(entry, settled, clock.now())).await else {
             return Next::NotKept;
         };
         store.pass(CrashPoint::EntrySettled);
-        metrics.entry(entry.kind, EntryResult::Settled);
+        self.tell_settled(entry, "entry settled");
+        if low {
+            self.low_balance(&entry.customer_id, None);
+        }
+        Next::Closed
+    }
+
+    /// Counts and logs that Dodo has an entry.
+    pub(super) fn tell_settled(&self, entry: &Entry, what: &'static str) {
+        self.0.tools.metrics.entry(entry.kind, EntryResult::Settled);
         self.count_refunds(entry, RefundResult::Credited);
         tracing::info!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
             kind = entry.kind.as_str(),
             amount = entry.amount.get(),
-            "entry settled"
+            "{what}"
         );
-        if low {
-            self.low_balance(&entry.customer_id, None);
-        }
-        Next::Closed
     }
 
     /// Nothing was applied: what the entry covered is owed in no entry again, and

@@ -186,7 +186,6 @@ impl Store {
         at_most: Option<Credits>,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
-        const IS_OPEN: &str = "SELECT count(*) FROM entry WHERE customer_id = ?1 AND state = 'open'";
         // The version moves, so that a balance read which began before says nothing.
         const MARK: &str = "
             UPDATE account SET last_entered = ?2, version = version + 1
@@ -197,12 +196,14 @@ impl Store {
             VALUES (?1, ?2, 'debit', ?3, ?4, ?5, ?6, 'open', 1, ?7)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let open: i64 = sqlx::query_scalar(IS_OPEN).bind(customer_id.as_str()).fetch_one(&mut *tx).await?;
+        if is_lane_taken(&mut tx, customer_id).await? {
+            return Ok(None);
+        }
         let range = match at_most {
             None => whole_debt(&mut tx, customer_id).await?,
             Some(limit) => part_of_debt(&mut tx, customer_id, limit).await?,
         };
-        let Some(range) = range.filter(|_| open == 0) else { return Ok(None) };
+        let Some(range) = range else { return Ok(None) };
         let reason = reason(&range, entry_id);
         let done = sqlx::query(MARK)
             .bind(customer_id.as_str())
@@ -324,6 +325,16 @@ impl Store {
         changed("note try", done.rows_affected(), 1)?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Whether an entry of the customer's is open.
+pub(super) async fn is_lane_taken(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+) -> Result<bool, StoreError> {
+    const READ: &str = "SELECT count(*) FROM entry WHERE customer_id = ?1 AND state = 'open'";
+    let open: i64 = sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
+    Ok(open > 0)
 }
 
 /// Everything that is owed and in no entry, at a cost that does not grow with it.

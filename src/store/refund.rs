@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::account::credits;
-use super::entry::Entry;
+use super::entry::{Entry, is_lane_taken};
 use super::{Store, StoreError, changed, millis, stored, timestamp};
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::telemetry::{EntryKind, RefundResult};
@@ -402,10 +402,4 @@ pub(super) async fn keep_back(
     let query = sqlx::query(AGAIN).bind(entry.entry_id.as_str()).bind(MAX_VOIDS).bind(error);
     query.bind(millis(now)).execute(tx).await?;
     Ok(())
-}
-
-async fn is_lane_taken(tx: &mut SqliteConnection, customer_id: &CustomerId) -> Result<bool, StoreError> {
-    const READ: &str = "SELECT count(*) FROM entry WHERE customer_id = ?1 AND state = 'open'";
-    let open: i64 = sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
-    Ok(open > 0)
 }
