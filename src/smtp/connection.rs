@@ -32,9 +32,6 @@ use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
 use body::Patience;
 
-/// Longest TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// The unit in which the memory budget is counted, in octets.
 const KIB: usize = 1 << 10;
 
@@ -45,6 +42,7 @@ pub struct Server {
     submission: Submission,
     /// KiB of bodies that may be in memory.
     arriving: Arc<Semaphore>,
+    handshake: Duration,
     idle: Duration,
     data: Duration,
     unauthenticated: Duration,
@@ -64,6 +62,7 @@ impl Server {
             },
             submission,
             arriving: Arc::new(Semaphore::new(budget_kib)),
+            handshake: Duration::from_secs(config.handshake_timeout_s),
             idle: Duration::from_secs(config.idle_timeout_s),
             data: Duration::from_secs(config.data_timeout_s),
             unauthenticated: Duration::from_secs(config.unauthenticated_timeout_s),
@@ -154,7 +153,7 @@ impl Visit<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let deadline = Instant::now() + self.server.handshake;
         let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
             Ok(socket) => socket,
             Err(Interrupted::Stopping) => return End::Stopped,
