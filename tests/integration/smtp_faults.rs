@@ -200,7 +200,6 @@ fn lost_then_put_off(meter: &Meter, subject: &str) -> String {
     until("it to be put off", || {
         let part = meter.get_as_operator(&format!("/queue/{id}")).json()["parts"][0].clone();
         let is_put_off = part["last_error"].as_str().is_some_and(|error| error.contains("come again"));
-        assert_eq!(part["unknown"], is_put_off || part["attempts"] != 1 || !part["last_error"].is_null());
         is_put_off.then_some(())
     });
     id.to_owned()
