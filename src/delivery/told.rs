@@ -4,7 +4,8 @@
 //! Any news of a part proves that Resend took it. That resolves a part whose
 //! outcome is unknown or that is held for the operator; while the first call is
 //! under way its answer is as good and comes by itself. A hard bounce is written
-//! down on its recipients, and may give a credit back.
+//! down on its recipients, and may give a credit back; where it is not told whose it
+//! is, it is written down on the part and gives nothing back.
 
 use jiff::Timestamp;
 
@@ -51,7 +52,7 @@ impl Ears<'_> {
         if is_in_doubt(&subject.part) {
             self.prove(&subject, event.email_id.clone()).await?;
         }
-        if let EventKind::HardBounce { reply } = &event.kind {
+        if let EventKind::HardBounce { reply, .. } = &event.kind {
             self.bounced(&subject, event, reply).await?;
         }
         Ok(Some(subject.part.customer_id))
@@ -109,9 +110,9 @@ impl Ears<'_> {
             .map(|(mailbox, _)| (mailbox, mailbox.to_ascii()))
             .collect();
         let addresses: Vec<&str> = served.iter().map(|(_, address)| address.as_str()).collect();
-        let concerned = event.concerns(&addresses);
-        let concerned = served.iter().filter(|(_, address)| concerned.contains(&address.as_str()));
-        let recipients: Vec<Mailbox> = concerned.map(|(mailbox, _)| (*mailbox).clone()).collect();
+        let bounced = event.bounced(&addresses);
+        let bounced = served.iter().filter(|(_, address)| bounced.contains(&address.as_str()));
+        let recipients: Vec<Mailbox> = bounced.map(|(mailbox, _)| (*mailbox).clone()).collect();
         tracing::info!(
             part_id = %subject.part_id,
             customer_id = %subject.part.customer_id,
@@ -119,6 +120,10 @@ impl Ears<'_> {
             reason = ?reply,
             "bounced"
         );
+        if recipients.is_empty() {
+            tracing::warn!(part_id = %subject.part_id, to = event.to.len(), "a bounce does not say whose it is: nothing is given back for it");
+            return self.store.note_bounce(&subject.message_id, subject.part_no, reply).await;
+        }
         let bounced = Bounced {
             message_id: subject.message_id.clone(),
             customer_id: subject.part.customer_id.clone(),
