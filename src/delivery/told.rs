@@ -121,8 +121,9 @@ impl Ears<'_> {
             "bounced"
         );
         if recipients.is_empty() {
+            self.store.note_bounce(&subject.message_id, subject.part_no, reply).await?;
             tracing::warn!(part_id = %subject.part_id, to = event.to.len(), "a bounce does not say whose it is: nothing is given back for it");
-            return self.store.note_bounce(&subject.message_id, subject.part_no, reply).await;
+            return Ok(());
         }
         let bounced = Bounced {
             message_id: subject.message_id.clone(),

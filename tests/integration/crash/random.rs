@@ -161,7 +161,13 @@ fn p2_random_kills_with_several_customers_who_run_out_of_credit() {
 }
 
 fn resend_misbehaves(meter: &Meter, dice: &mut Dice) {
-    misbehave(meter.resend_stand_in().faults(), "/emails", dice, 100);
+    let faults = meter.resend_stand_in().faults();
+    misbehave(faults, "/emails", dice, 100);
+    if dice.below(3) == 0 {
+        // The gate closes, and mail waits of which Resend surely has nothing.
+        let locked = Reply::status(401).body(r#"{"name":"invalid_api_key","message":"API key is invalid"}"#);
+        faults.push(Fault::new(locked).on("POST", "/emails").after(dice.below(60)).times(20));
+    }
 }
 
 fn dodo_misbehaves(meter: &Meter, dice: &mut Dice) {
