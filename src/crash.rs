@@ -108,6 +108,8 @@ crash_points! {
     EntriesLeft = "entries-left",
     /// Some webhooks and checkouts have left.
     MarksLeft = "marks-left",
+    /// Keys that have expired are gone; what they kept has not left.
+    KeysSwept = "keys-swept",
     /// At a stop: the clients are gone; attempts and entries are under way.
     FrontStopped = "front-stopped",
 }

@@ -16,6 +16,8 @@ use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 use crate::subscribe::{shown, subscribe, welcome};
 
+const KEYS: &str = "SELECT count(*) FROM idempotency_key";
+
 /// Messages that a trouble of the upstream befalls, if not all.
 pub(super) const FEW: u64 = 4;
 
@@ -91,6 +93,11 @@ impl Scenario {
     /// The same in another configuration.
     fn plan(self, plan: fn(Plan) -> Plan) -> Self {
         Self { plan, ..self }
+    }
+
+    /// The same with this before it.
+    fn troubles(self, troubles: fn(&Meter, Road)) -> Self {
+        Self { troubles, ..self }
     }
 
     /// The process dies at the start that follows a life in which this went wrong.
@@ -169,27 +176,22 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter| meter.dodo().faults().struck() > 0,
         ),
         CrashPoint::BounceRecorded => Scenario::of_bounce(bounces_early),
-        CrashPoint::RefundsDecided => Scenario {
-            troubles: |meter, _| {
-                let hangs = Fault::new(Misbehaviour::HangAfter).on("POST", "/emails");
-                meter.resend_stand_in().faults().push(hangs.times(1));
-            },
-            ..Scenario::of_bounce(bounces_early)
-        },
+        CrashPoint::RefundsDecided => {
+            Scenario { troubles: first_call_hangs, ..Scenario::of_bounce(bounces_early) }
+        }
         CrashPoint::RefundsDue | CrashPoint::CreditOpened => Scenario::of_bounce(bounces_after_the_debit),
         CrashPoint::CapturesLeft => ordinary(1).of_leaving(),
         CrashPoint::MessagesLeft => deed(sends_without_a_key, |_, _| {}).of_leaving(),
         CrashPoint::EntriesLeft => Scenario::of_old(
             |meter, _| meter.tamper("UPDATE entry SET closed_at = closed_at - 8 * 86400000"),
-            |meter| {
-                meter.drain();
-                meter.number("SELECT count(*) FROM entry WHERE state = 'done'") > 0
-            },
+            is_settled,
         ),
         CrashPoint::MarksLeft => Scenario::of_old(
             |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
             |meter| meter.number("SELECT count(*) FROM webhook") > 0,
         ),
+        CrashPoint::KeysSwept => deed(|_| String::new(), |meter, _| assert_eq!(meter.number(KEYS), 0))
+            .troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
         CrashPoint::PaymentRecorded => deed(subscribes, is_shown_a_credential),
         CrashPoint::WebhookActed => deed(tops_up, |_, _| {}).plan(|plan| plan.credits(0)),
@@ -227,6 +229,12 @@ pub(super) fn upstream(meter: &Meter, road: Road, trouble: Trouble) {
         (Road::Smtp, Trouble::Silent) => sink.hang("DOT"),
         (Road::Smtp, Trouble::Slow) => sink.pause(Duration::from_secs(3)),
     }
+}
+
+fn leaves_an_expired_key(meter: &Meter, _: Road) {
+    const KEY: &str = "INSERT INTO idempotency_key
+        SELECT customer_id, 'old', printf('%064d', 0), 1, 1 FROM customer";
+    meter.tamper(KEY);
 }
 
 fn is_told_to_stop(meter: &Meter) -> String {
@@ -271,6 +279,17 @@ fn pays_a_debt(meter: &Meter) -> String {
     meter.dodo().grant(CUSTOMER_ID, 5, None).unwrap();
     let _ = try_ask(meter.webhook_request("msg_1", 0, &credit_added(CUSTOMER_ID)));
     String::new()
+}
+
+/// Resend takes the first mail, and we do not hear of it for a while.
+fn first_call_hangs(meter: &Meter, _: Road) {
+    let hangs = Fault::new(Misbehaviour::HangAfter).on("POST", "/emails");
+    meter.resend_stand_in().faults().push(hangs.times(1));
+}
+
+fn is_settled(meter: &Meter) -> bool {
+    meter.drain();
+    meter.number("SELECT count(*) FROM entry WHERE state = 'done'") > 0
 }
 
 /// A mail bounces while it is perhaps not yet known here that it was sent.
