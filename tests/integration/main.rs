@@ -25,6 +25,7 @@ mod config;
 mod crash;
 mod credit;
 mod dialog;
+mod dialogs;
 mod disk;
 mod dodo_faults;
 mod doubt;

@@ -240,6 +240,13 @@ fn try_connect(address: SocketAddr) -> Option<TcpStream> {
 }
 
 fn secure(tcp: TcpStream, certificate: &Path) -> Wire {
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(trusting(certificate), name).unwrap();
+    Wire::Tls(Box::new(StreamOwned::new(tls, tcp)))
+}
+
+/// A TLS client that trusts this certificate and no other.
+pub(crate) fn trusting(certificate: &Path) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -247,7 +254,5 @@ fn secure(tcp: TcpStream, certificate: &Path) -> Wire {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-    Wire::Tls(Box::new(StreamOwned::new(tls, tcp)))
+    Arc::new(config)
 }
