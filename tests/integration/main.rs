@@ -49,5 +49,7 @@ mod settlement;
 mod smtp_faults;
 mod stop;
 mod subscribe;
+mod swaks;
+mod tls;
 mod two;
 mod web;
