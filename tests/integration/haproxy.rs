@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::client::missing;
-use crate::harness::smtp::{Smtp, connect_from};
+use crate::harness::smtp::{Smtp, connect_from, trusting};
 use crate::harness::web::ask;
 use crate::harness::{Meter, RUNTIME, letter, until};
 
@@ -109,12 +109,12 @@ fn mail_through_haproxy_comes_from_its_clients() {
     let plan = Meter::smtp().set("smtp", &trusted).set("smtp", "max_connections_per_ip = 1");
     let mut meter = plan.start();
     let haproxy = Haproxy::start(program, &meter);
-    let certificate = meter.certificate();
+    let trusting = trusting(&meter.certificate());
     let client = |last: u8| IpAddr::from([127, 0, 1, last]);
 
     // Both at the same time, although there may be one of each address: they are two.
-    let submission = Smtp::starttls_over(connect_from(client(1), haproxy.submission), &certificate);
-    let submissions = Smtp::implicit_over(connect_from(client(2), haproxy.submissions), &certificate);
+    let submission = Smtp::starttls_over(connect_from(client(1), haproxy.submission), trusting.clone());
+    let submissions = Smtp::implicit_over(connect_from(client(2), haproxy.submissions), trusting);
     let (_, turned_away) = Smtp::open_over(connect_from(client(1), haproxy.submission));
     assert!(turned_away.starts_with("421 4.7.0 Too many connections"), "{turned_away}");
     for (nth, mut smtp) in [submission, submissions].into_iter().enumerate() {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 use crate::harness::client::Port;
 use crate::harness::plan::Plan;
-use crate::harness::smtp::{Smtp, connect_from};
+use crate::harness::smtp::{Smtp, connect_from, trusting};
 use crate::harness::{Meter, letter, until};
 
 /// The one address that is trusted; the stand-ins and the other clients have another.
@@ -77,9 +77,11 @@ fn whom_a_proxy_names_stands_in_received() {
     for (nth, (port, header, want)) in table.into_iter().enumerate() {
         let smtp = match port {
             Port::StartTls => {
-                Smtp::starttls_over(proxied(meter.process().smtp, &header), &meter.certificate())
+                Smtp::starttls_over(proxied(meter.process().smtp, &header), trusting(&meter.certificate()))
             }
-            Port::Tls => Smtp::implicit_over(proxied(meter.process().smtps, &header), &meter.certificate()),
+            Port::Tls => {
+                Smtp::implicit_over(proxied(meter.process().smtps, &header), trusting(&meter.certificate()))
+            }
         };
         assert!(signed_in(&meter, smtp).deliver(&letter(&format!("n{nth}"))).starts_with("250 "));
         let mail = until("the mail", || meter.sink().mails().get(nth).cloned());
@@ -112,7 +114,7 @@ fn a_header_may_come_in_pieces() {
         for octet in header {
             tcp.write_all(&[octet]).unwrap();
         }
-        let mut smtp = Smtp::starttls_over(tcp, &meter.certificate());
+        let mut smtp = Smtp::starttls_over(tcp, trusting(&meter.certificate()));
         assert!(smtp.auth_plain("nobody", "wrong-secret-1234").starts_with("535 "));
     }
     let wanted = |line: &str| line.contains("sign-in failed") && line.contains("peer=192.0.2.1");
