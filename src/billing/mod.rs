@@ -19,7 +19,7 @@ pub mod events;
 pub(crate) mod ledger;
 mod notice;
 pub mod reconcile;
-mod refund;
+pub(crate) mod refund;
 mod settle;
 pub(crate) mod verdict;
 mod watch;

@@ -27,8 +27,8 @@ const MESSAGES: u32 = 250;
 const MARKS: u32 = 500;
 
 /// Which messages leave: final for long enough, none of their captures is left,
-/// nobody can retry their submission any more, and no refund is on its way. Rows of other tables that need a
-/// message longer say so here.
+/// nobody can retry their submission any more, and no refund is on its way. Rows of
+/// other tables that need a message longer say so here.
 macro_rules! leaves {
     () => {
         "(final_at <= ?1 AND captured = closed AND NOT EXISTS

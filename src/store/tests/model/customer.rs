@@ -34,7 +34,7 @@ impl World {
         // Not everybody gives a key.
         let is_keyed = !self.serial.is_multiple_of(3);
         acceptance.keyed = is_keyed.then(|| keyed(self.truth.asked.len(), letter));
-        let answer = self.process.store.accept(acceptance.clone()).await?;
+        let answer = self.submit(vec![acceptance.clone()]).await?.remove(0)?;
         let mut asked = Asked { who, letter, accepted: None };
         if let Accepted::Yes { available, .. } = answer {
             law!(available.is_some(), "P2: {letter:?} was accepted on no balance");
@@ -54,6 +54,7 @@ impl World {
     /// or means something else by the same key.
     pub(super) async fn again(&mut self, nth: u8, is_other: bool) -> Result<(), Broken> {
         let Some(nth) = pick(nth, self.truth.asked.len()) else { return Ok(()) };
+        let nth = self.truth.asked.len() - 1 - nth;
         let Asked { who, letter, accepted } = self.truth.asked[nth].clone();
         let meant = if is_other { Letter::Three } else { letter };
         let is_other = meant != letter;
@@ -67,7 +68,7 @@ impl World {
             accepted.filter(|(_, at)| Duration::try_from(now.duration_since(*at)).unwrap() < KEY_LIFETIME);
         let mut first = before.as_ref().map(|(message_id, _)| message_id.clone());
         let ids: Vec<_> = asked.iter().map(|acceptance| acceptance.message_id.clone()).collect();
-        for (own, answer) in ids.into_iter().zip(together(&self.process.store, asked).await) {
+        for (own, answer) in ids.into_iter().zip(self.submit(asked).await?) {
             let told = || format!("{letter:?} as {first:?}, again as {meant:?}, answered");
             match answer? {
                 Accepted::Yes { .. } => {

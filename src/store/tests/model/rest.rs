@@ -66,11 +66,13 @@ impl World {
             self.take(Step::SendTakesEffect(0, Upstream::Takes)).await?;
             self.take(Step::SendAnswered(0, Fate::Arrives)).await?;
         }
-        let has_waited = !self.process.store.refunds_to_decide().await?.is_empty();
         for (who, name) in NAMES.into_iter().enumerate() {
+            self.take(Step::GrantsLeave(who)).await?;
+            self.take(Step::GrantsTakeEffect(who, Manner::Well)).await?;
+            self.take(Step::GrantsAnswered(who, Fate::Arrives)).await?;
             let is_open = self.process.store.open_entries().await?.iter().any(|e| e.customer_id == id(name));
             let is_owed = account(&self.process.store, &id(name)).await.owed.get() > 0;
-            if is_open || is_owed || self.is_refundable(who).await? || has_waited {
+            if is_open || is_owed || self.is_refundable(who).await? {
                 self.take(Step::EntryLeaves(who)).await?;
                 self.take(Step::EntryTakesEffect(who, Manner::Well)).await?;
                 self.take(Step::EntryAnswered(who, Fate::Arrives)).await?;
