@@ -162,7 +162,7 @@ async fn p3_ten_thousand_messages_of_one_and_a_thousand_of_two_hundred_are_settl
     let load = Load { bulk: 10_000, others: 200, each: 5 }.sized();
     let longest = settled(load).await.longest();
     let (last, most) = (longest.len() - 1, longest[longest.len() - 1]);
-    assert_eq!(last as u64, load.others);
+    assert_eq!(u64::try_from(last).unwrap(), load.others);
     assert!(most < PROMISE, "{most:?}");
     // Twice round all customers at the pace of the limit, since balances are read too.
     let round = MINUTE * u32::try_from(longest.len()).unwrap() / LIMITS.1;
