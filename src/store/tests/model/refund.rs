@@ -60,7 +60,7 @@ impl World {
         if self.is(Mutation::IgnoresTheCap) {
             return Ok(PLENTY);
         }
-        Ok(self.process.store.captured_since(customer_id, self.clock.now() - DAY).await?)
+        Ok(self.process.store.allowance(customer_id, self.clock.now()).await?)
     }
 
     /// Of what was sent in a day one in twenty is given back, and one in any case.
@@ -162,7 +162,7 @@ impl World {
     }
 
     pub(super) async fn is_refundable(&self, who: Who) -> Result<bool, Broken> {
-        Ok(self.process.store.refundable(9).await?.contains(&id(NAMES[who])))
+        Ok(self.process.store.refundable(&[], 9).await?.contains(&id(NAMES[who])))
     }
 
     /// An entry reaches Dodo. Somebody who sees everything writes down until when the
