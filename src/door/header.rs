@@ -86,9 +86,14 @@ fn agree(octets: &[u8], fixed: &[u8]) -> bool {
 
 /// Version 1 (§2.1).
 fn line(octets: &[u8]) -> Result<Parsed, Malformed> {
-    let Some(end) = octets.windows(2).position(|pair| pair == b"\r\n") else {
+    let end = octets.windows(2).position(|pair| pair == b"\r\n");
+    // A bare LF is refused as soon as it is read, so also where its CRLF came along with it.
+    if octets.iter().take(end.unwrap_or(octets.len())).any(|octet| *octet == b'\n') {
+        return Err(Malformed::Line);
+    }
+    let Some(end) = end else {
         let missing = if octets.last() == Some(&b'\r') { 1 } else { 2 };
-        if octets.contains(&b'\n') || octets.len() + missing > MAX_LINE_OCTETS {
+        if octets.len() + missing > MAX_LINE_OCTETS {
             return Err(Malformed::Line);
         }
         return Ok(Parsed::Partial { missing: missing.max(MIN_OCTETS.saturating_sub(octets.len())) });

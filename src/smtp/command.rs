@@ -113,6 +113,12 @@ pub fn announces_octets(line: &[u8]) -> bool {
     b"BDAT".iter().all(|own| text.next().is_some_and(|b| b.eq_ignore_ascii_case(own)))
 }
 
+/// The same of the beginning of a line: the verb, or what is missing of it, may follow.
+pub fn may_announce_octets(beginning: &[u8]) -> bool {
+    let text = beginning.iter().skip_while(|b| matches!(b, b' ' | b'\t'));
+    text.zip(b"BDAT").all(|(b, own)| b.eq_ignore_ascii_case(own))
+}
+
 fn sound(line: &[u8]) -> Result<Command<'_>, Invalid> {
     let text = std::str::from_utf8(line).map_err(|_| Invalid::Unknown)?;
     if text.chars().any(char::is_control) {

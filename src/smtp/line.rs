@@ -8,7 +8,7 @@
 
 use memchr::{memchr, memchr2, memmem};
 
-use super::command::announces_octets;
+use super::command::{announces_octets, may_announce_octets};
 
 /// Longest command line with its CRLF, in octets (RFC 5321 §4.5.3.1.4).
 pub const MAX_COMMAND_OCTETS: usize = 512;
@@ -87,7 +87,7 @@ impl Framer {
             return self.skip(buffer);
         }
         match self.cut(buffer, expected) {
-            Framed::Flawed { consumed, .. } if expected == Expected::Command && announces_octets(buffer) => {
+            Framed::Flawed { flaw, consumed } if expected == Expected::Command && is_bdat(flaw, buffer) => {
                 Framed::Flawed { flaw: Flaw::Bdat, consumed }
             }
             framed => framed,
@@ -136,6 +136,15 @@ impl Framer {
             }
             None => Framed::Partial { consumed: without_last_cr(buffer) },
         }
+    }
+}
+
+/// Whether a flawed command may have been meant to announce octets. One that is too
+/// long is judged by as much of it as is ever waited for, whatever has come already.
+fn is_bdat(flaw: Flaw, buffer: &[u8]) -> bool {
+    match flaw {
+        Flaw::TooLong => may_announce_octets(buffer.get(..MAX_COMMAND_OCTETS).unwrap_or(buffer)),
+        _ => announces_octets(buffer),
     }
 }
 
@@ -239,6 +248,19 @@ mod tests {
         assert_eq!(frames(b"BDAT 10 LAST\r\n", 3), [Ok(b"BDAT 10 LAST".to_vec())]);
         let framed = Framer::default().next(b"BDAT\0\r\n", Expected::SaslResponse);
         assert_eq!(framed, Framed::Flawed { flaw: Flaw::Nul, consumed: 7 });
+    }
+
+    #[test]
+    fn p7_what_may_still_become_a_bdat_is_known_for_one_however_it_arrives() {
+        for blanks in 505..520 {
+            let stream = [vec![b' '; blanks].as_slice(), b"BDAT 10\r\nQUIT\r\n"].concat();
+            for step in [1, 2, 3, 512, 100_000] {
+                assert_eq!(frames(&stream, step)[0], Err(Flaw::Bdat), "{blanks} blanks by {step}");
+            }
+            let other = [vec![b' '; blanks].as_slice(), b"NOOP\r\nQUIT\r\n"].concat();
+            let found: Vec<_> = [1, 3, 100_000].map(|step| frames(&other, step)).to_vec();
+            assert!(found.iter().all(|own| *own == found[0]), "{blanks} blanks: {found:?}");
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ fn what_is_no_header_is_told_at_once() {
         line("PROXY TCP6 fe80::1%eth0 2001:db8::7 1 2\r\n"),
         line("PROXY UDP4 192.0.2.1 198.51.100.7 1 2\r\n"),
         line("PROXY UNKNOWNS\r\n"),
+        line("PROXY UNKNOWN a\nb\r\n"),
+        line("PROXY UNKNOWN \n\r\n"),
         line(&too_long),
         line(&endless),
         (v2(0x11, 0x11, &block4()), Malformed::Version),
