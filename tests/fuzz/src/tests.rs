@@ -1,0 +1,253 @@
+//! A few hundred inputs for each property, made of the tokens that matter to its room.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A first octet, the rest of tokens and, now and then, of anything.
+fn inputs(tokens: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
+    (any::<u8>(), messages(tokens)).prop_map(|(choice, rest)| [vec![choice], rest].concat())
+}
+
+fn messages(tokens: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
+    let token = prop_oneof![
+        15 => prop::sample::select(tokens).prop_map(<[u8]>::to_vec),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+    ];
+    prop::collection::vec(token, 0..60).prop_map(|tokens| tokens.concat())
+}
+
+const LINES: &[&[u8]] = &[
+    b"\r\n",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"\0",
+    b"\x16\x03\x01",
+    b" \t",
+    b"BDAT 10",
+    b"bd",
+    b"AUTH ",
+    b"mail ",
+    b"NOOP",
+    &[b' '; 509],
+    &[b'x'; 300],
+    &[b'x'; 506],
+    &[b'x'; 1_058],
+    &[b'x'; 12_000],
+];
+
+const BODIES: &[&[u8]] = &[
+    b"\r\n",
+    b"\r\n",
+    b"\r\n",
+    b"\r\n.\r\n",
+    b".\r\n",
+    b"\r\r\n.\r\n",
+    b"\r",
+    b"\n",
+    b".",
+    b"\0",
+    b"text",
+    b"text\r\n",
+    b"..",
+    &[b'x'; 90],
+];
+
+const COMMANDS: &[&[u8]] = &[
+    b"MAIL FROM:<",
+    b"RCPT TO:<",
+    b"EHLO ",
+    b"BDAT ",
+    b"AUTH PLAIN ",
+    b"GET ",
+    b"> ",
+    b">",
+    b"a@b.example",
+    b"@r.example:",
+    b"\"a b\\\">\"",
+    b"\"plain\"",
+    b"@",
+    b".",
+    b"b\xc3\xbccher",
+    b"\xc4\xb0",
+    b"xn--",
+    b"[192.0.2.1]",
+    b"[IPv6:::1]",
+    b" SIZE=",
+    b" SMTPUTF8",
+    b" BODY=8BITMIME",
+    b" AUTH=<>",
+    b"99999999999999999999",
+    b"10",
+    b" LAST",
+    b" ",
+    &[b'x'; 60],
+];
+
+const RESPONSES: &[&[u8]] = &[
+    b"\n",
+    b"AHVzZXIAc2VjcmV0",
+    b"dXNlcg==",
+    b"c2VjcmV0",
+    b"AA==",
+    b"AAA=",
+    b"AAB=",
+    b"=",
+    b"*",
+    b"AHUA",
+    b"dQB1AHM=",
+    b"eAB1AHM=",
+    b"/w==",
+    b" ",
+];
+
+const HEADERS: &[&[u8]] = &[
+    b"PROXY ",
+    b"TCP4 192.0.2.1 192.0.2.2 1 25",
+    b"TCP6 ::ffff:192.0.2.1 ::1 65535 0",
+    b"TCP4 ",
+    b"UNKNOWN",
+    b" ",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"01",
+    b"192.0.2.1 ",
+    b"\r\n\r\n\0\r\nQUIT\n",
+    b"\x21\x11\x00\x0c",
+    b"\x21\x21\x00\x24",
+    b"\x20\x00\x00\x00",
+    b"\x21\x31\x08\x00",
+    &[1; 12],
+    &[0; 36],
+    &[b'f'; 90],
+];
+
+const SAID: &[&[u8]] = &[
+    b"|",
+    b"y",
+    b"n",
+    b"x",
+    b"EHLO a\r\n",
+    b"|STARTTLS\r\n|",
+    b"EHLO a\r\nAUTH PLAIN AHVzZXIAc2VjcmV0\r\n",
+    b"AUTH LOGIN\r\ndXNlcg==\r\n",
+    b"c2VjcmV0\r\n",
+    b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n",
+    b"MAIL FROM:<>\r\n",
+    b"RCPT TO:<c@d.example>\r\n",
+    b"RCPT TO:<e@d.example>\r\n",
+    b"|DATA\r\n|",
+    b"text\r\n.\r\n",
+    b"a\r\r\n.\r\n",
+    b".\r\n|",
+    b"BDAT 3\r\nx\r\n",
+    b"BDAT 6 LAST\r\nx\r\ny\r\n",
+    b"BDAT 0 LAST\r\n",
+    b"BDAT 201\r\n",
+    b"RSET\r\n",
+    b"\r\n",
+    b"\n",
+    b"NOOP\r\n",
+    b"QUIT\r\n",
+];
+
+const MESSAGES: &[&[u8]] = &[
+    b"From: a@x.example\r\n",
+    b"Sender: ",
+    b"To: ",
+    b"Cc: (",
+    b"bob@y.example",
+    b"Carol <carol@z.example>, ",
+    b"Bcc: h@x.example\r\n",
+    b"bcc :\r\n\th@x.example\r\n",
+    b"X-SES-A: 1\r\n",
+    b"Received: r\r\n",
+    b"Date: d\r\n",
+    b"Message-ID: <1@x>\r\n",
+    b"X-Postmeter-Idempotency-Key: k\r\n",
+    b"Subject: =?utf-8?",
+    b"q?",
+    b"=0A",
+    b"?=",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\n",
+    b" ",
+    b"Content-Type: multipart/mixed; boundary=b\r\n",
+    b"Content-Type: multipart/alternative; boundary=\"c\"\r\n",
+    b"--b\r\n",
+    b"--b--\r\n",
+    b"--c\r\n",
+    b"--c--",
+    b"Content-Type: text/html\r\n",
+    b"Content-Type: message/rfc822\r\n",
+    b"Content-Transfer-Encoding: base64\r\n",
+    b"Content-Transfer-Encoding: quoted-printable\r\n",
+    b"=3",
+    b"AA==",
+    b"Content-Disposition: attachment; filename*0*=",
+    b"utf-8''%",
+    b"Content-ID: <i>\r\n",
+    b"<img src=cid:i>",
+    b"cid:%4",
+    b"\"",
+    b"\\",
+    b"<",
+    b">",
+    b",",
+    b";",
+    b":",
+    b"@",
+    b"\xc3\xbc",
+    b"\0",
+    b"charset=iso-2022-jp",
+    b"\x1b$B",
+];
+
+proptest! {
+    #[test]
+    fn p7_lines_are_the_same_however_they_arrive(input in inputs(LINES)) {
+        line::check(&input);
+    }
+
+    #[test]
+    fn p7_a_body_has_one_end_and_everybody_finds_it(input in inputs(BODIES)) {
+        data::check(&input);
+    }
+
+    #[test]
+    fn p7_chunks_come_to_the_same_wherever_they_are_cut(input in inputs(BODIES)) {
+        bdat::check(&input);
+    }
+
+    #[test]
+    fn p7_a_command_that_is_taken_keeps_its_limits(line in messages(COMMANDS)) {
+        command::check(&line);
+    }
+
+    #[test]
+    fn p7_a_sign_in_is_what_a_plain_reading_says(input in inputs(RESPONSES)) {
+        sasl::check(&input);
+    }
+
+    #[test]
+    fn p7_a_proxys_header_is_read_to_its_end_and_not_further(input in inputs(HEADERS)) {
+        proxy::check(&input);
+    }
+
+    #[test]
+    fn p7_a_session_hands_in_what_was_sent_once_and_signed_in(
+        world in prop::sample::select(vec!["t", "ty", "yyyyn", "tyyyyyxn", "n", "yn", ""]),
+        said in messages(SAID),
+    ) {
+        session::check(&[world.as_bytes(), b"|", &said].concat());
+    }
+
+    #[test]
+    fn p5_whatever_a_message_says_its_envelope_decides(message in messages(MESSAGES)) {
+        mime::check(&message);
+        mime::check(&[b"From: a@x.example\r\n".as_slice(), &message].concat());
+    }
+}
