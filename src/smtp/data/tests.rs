@@ -111,33 +111,7 @@ fn what_is_too_large_is_read_to_its_end_and_not_kept() {
     assert_eq!(decoder.finish(), Body::NoRoom);
 }
 
-/// Streams made of the octets that matter.
-fn streams() -> impl Strategy<Value = Vec<u8>> {
-    let octet = prop_oneof![
-        4 => Just(b'\r'),
-        4 => Just(b'\n'),
-        4 => Just(b'.'),
-        1 => Just(0),
-        2 => any::<u8>(),
-    ];
-    let token = prop_oneof![
-        octet.prop_map(|octet| vec![octet]),
-        Just(b"\r\n".to_vec()),
-        Just(b"\r\n.\r\n".to_vec()),
-        Just(b"text".to_vec()),
-    ];
-    prop::collection::vec(token, 0..60).prop_map(|tokens| tokens.concat())
-}
-
 proptest! {
-    #[test]
-    fn p7_any_chunking_gives_the_same_result(
-        stream in streams(),
-        pieces in prop::collection::vec(1usize..20, 1..40),
-    ) {
-        prop_assert_eq!(decode(&stream, &pieces), decode(&stream, &[usize::MAX]));
-    }
-
     #[test]
     fn a_stuffed_message_comes_out_as_it_went_in(
         lines in prop::collection::vec("[.a-z ]{0,12}", 0..12),

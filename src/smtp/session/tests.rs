@@ -1,7 +1,5 @@
 mod chunks;
 
-use proptest::prelude::*;
-
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::refusal::Refusal;
@@ -347,35 +345,4 @@ fn small_commands_are_answered_in_every_stage() {
     ];
     dialog(Security::Plain, &World::default(), &small);
     dialog(Security::Tls, &World::default(), &[&[EHLO, IN, MAIL], &small[..]].concat());
-}
-
-proptest! {
-    #[test]
-    fn p7_nothing_is_submitted_before_a_sign_in(
-        lines in prop::collection::vec(prop::sample::select(vec![
-            "EHLO a", "HELO a", "STARTTLS", "AUTH PLAIN AHVzZXIAc2VjcmV0", "AUTH LOGIN", "dXNlcg==", "*",
-            "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA", "RSET", "NOOP", "x",
-            "BDAT 1", "BDAT 1 LAST", "BDAT 0 LAST",
-        ]), 0..40),
-        tls in any::<bool>(),
-    ) {
-        let world = World { sign_in: Err(Refusal::BadCredential), ..World::default() };
-        let mut talk = Talk::open(if tls { Security::Tls } else { Security::Plain });
-        for line in lines {
-            talk.line(line.as_bytes(), &world);
-        }
-        prop_assert!(talk.submitted.is_empty());
-    }
-
-    #[test]
-    fn p7_any_octets_get_sound_replies(lines in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..10)) {
-        let mut talk = Talk::open(Security::Tls);
-        for line in lines {
-            talk.line(&line, &World::default());
-        }
-        for said in talk.said {
-            prop_assert!(said.ends_with("\r\n"));
-            prop_assert!(said.bytes().all(|b| matches!(b, b'\r' | b'\n' | b' '..=b'~')));
-        }
-    }
 }

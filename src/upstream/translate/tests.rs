@@ -312,29 +312,3 @@ fn p7_references_without_end_cost_no_time() {
     let html = format!("Content-Type: text/html\r\n\r\n{}", "cid:".repeat(500_000));
     assert!(translated(&message(&multipart("related", &[&html, IMAGE]))).is_ok());
 }
-
-proptest::proptest! {
-    #[test]
-    fn p7_nothing_that_a_client_sends_crashes(pieces in proptest::collection::vec(proptest::sample::select(vec![
-        "From: a@x.example\r\n", "To: ", "Cc: (", "Subject: =?utf-8?", "q?", "?=", "\r\n", "\r\n\r\n", "\n", "\r", " ",
-        "Content-Type: multipart/mixed; boundary=b\r\n", "Content-Type: multipart/alternative; boundary=\"c\"\r\n",
-        "--b\r\n", "--b--\r\n", "--c\r\n", "--c--", "Content-Type: text/html\r\n", "Content-Type: message/rfc822\r\n",
-        "Content-Transfer-Encoding: base64\r\n", "Content-Transfer-Encoding: quoted-printable\r\n", "=3", "=\r\n", "AA==",
-        "Content-Disposition: attachment; filename*0*=", "utf-8''%", "Content-ID: <i>\r\n", "<img src=cid:i>", "cid:%4",
-        "\"", "\\", "<", ">", ",", ";", ":", "@", "\u{fc}", "\0", "Bcc: h@x.example\r\n", "charset=iso-2022-jp", "\u{1b}$B",
-    ]), 0..40)) {
-        let bytes = pieces.concat().into_bytes();
-        if let Ok(inspection) = crate::mime::inspect::inspect(&bytes) {
-            assert!(!inspection.from.is_empty());
-        }
-        if let Ok(translatable) = Translatable::parse(&bytes) {
-            let parts = translatable.parts(&bob());
-            proptest::prop_assert_eq!(&parts, &vec![bob()]);
-            let id = part_id();
-            let email = translatable.email(&bob(), &id).unwrap();
-            proptest::prop_assert!(email.to.len() == 1 && email.to[0].contains("bob@y.example"));
-            proptest::prop_assert!(email.cc.is_empty() && email.bcc.is_empty() && !email.subject.contains(['\r', '\n']));
-            proptest::prop_assert!(email.html.is_some() || !email.text.is_empty());
-        }
-    }
-}

@@ -107,6 +107,7 @@ fn named(email: &[u8], part: &[Mailbox]) {
         named.swap_remove(found.unwrap_or_else(|| panic!("{bare} is not among {named:?}")));
     }
     assert!(named.is_empty(), "{named:?}");
+    assert!(email["html"].is_string() || email["text"].as_str().is_some_and(|text| !text.is_empty()));
     assert!(email["subject"].as_str().is_some_and(|subject| !subject.contains(char::is_control)));
 }
 

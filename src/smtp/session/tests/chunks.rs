@@ -193,33 +193,3 @@ fn p7_a_bdat_that_is_no_line_ends_the_session() {
         assert!(said.starts_with(b"501 5.5.4 Syntax: BDAT octets [LAST]"), "{place}");
     }
 }
-
-proptest! {
-    #[test]
-    fn p7_one_message_at_most_for_each_end(
-        lines in prop::collection::vec(prop::sample::select(vec![
-            MAIL.0, MAIL.0, RCPT.0, RCPT.0, RCPT.0, "DATA", "BDAT 0", "BDAT 3", "BDAT 6", "BDAT 999",
-            "BDAT 3 LAST", "BDAT 0 LAST", "RSET", "EHLO a", "NOOP",
-        ]), 0..60),
-    ) {
-        let world = World::default();
-        let mut talk = dialog(Security::Tls, &world, &[EHLO, IN]);
-        for line in lines {
-            let before = talk.submitted.len();
-            let had = answers(&talk);
-            if matches!(talk.next, Next::Close) {
-                break;
-            }
-            talk.line(line.as_bytes(), &world);
-            prop_assert_eq!(answers(&talk), had + 1, "each command has one reply");
-            let is_end = line == "DATA" || line.ends_with("LAST");
-            let queued = talk.last().starts_with("250 2.0.0 Queued");
-            prop_assert_eq!(talk.submitted.len(), before + usize::from(queued));
-            prop_assert!(!queued || is_end, "{} is no end", line);
-        }
-        // Every one of them is whole lines, as they were sent.
-        for message in &talk.submitted {
-            prop_assert!(message.chunks(3).all(|line| line == b"x\r\n"));
-        }
-    }
-}
