@@ -109,12 +109,14 @@ impl Store {
     }
 
     /// Some entries that ended before `cutoff` leave, if all of their captures have.
-    /// Returns how many; 0: there are none.
+    /// What the operator decided stays: nobody else knows of it, and Dodo's ledger
+    /// may show otherwise for ever. Returns how many; 0: there are none.
     pub async fn close_entries(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         // Void ones cover what others settled.
         const OLD: &str = "
             SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
             WHERE e.state <> 'open' AND e.closed_at <= ?1 AND e.kind = 'debit'
+              AND e.decided_by IS NOT 'operator'
               AND e.last_capture <= a.closed_capture
             ORDER BY e.closed_at LIMIT ?2";
         let leaving: Vec<String> =

@@ -16,7 +16,7 @@ fn refunding() -> Plan {
 }
 
 /// Sends a letter to Bob, and gives the mail as Resend has it.
-fn sent(meter: &Meter, subject: &str) -> Mail {
+pub(crate) fn sent(meter: &Meter, subject: &str) -> Mail {
     let reply = meter.signed_in().deliver(&letter(subject));
     assert!(reply.starts_with("250 "), "{reply}");
     until("the mail at Resend", || {
@@ -30,7 +30,7 @@ fn tell(meter: &Meter, mail: &Mail, to: &[&str], news: &News) {
     meter.resend_stand_in().tell(mail, to, news);
 }
 
-fn bounce(meter: &Meter, mail: &Mail) {
+pub(crate) fn bounce(meter: &Meter, mail: &Mail) {
     tell(meter, mail, &["bob@example.net"], &News::hard_bounce());
 }
 
@@ -43,7 +43,7 @@ fn message(meter: &Meter, subject: &str) -> Value {
 }
 
 /// How its refunds stand.
-fn refunds(meter: &Meter, subject: &str) -> Vec<String> {
+pub(crate) fn refunds(meter: &Meter, subject: &str) -> Vec<String> {
     let message = message(meter, subject);
     let refunds = message["refunds"].as_array().unwrap();
     refunds.iter().map(|refund| refund["state"].as_str().unwrap().to_owned()).collect()
@@ -58,7 +58,7 @@ fn available(meter: &Meter) -> i64 {
 }
 
 /// Credits that were given back at Dodo, line by line.
-fn given(meter: &Meter) -> Vec<u64> {
+pub(crate) fn given(meter: &Meter) -> Vec<u64> {
     let lines = meter.dodo().ledger(CUSTOMER_ID).into_iter();
     let refunds =
         lines.filter(|line| line.description.as_deref().is_some_and(|text| text.contains("refund")));

@@ -13,6 +13,7 @@ use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter};
+use crate::refund;
 use crate::subscribe::{shown, subscribe, welcome};
 
 /// Messages that a trouble of the upstream befalls, if not all.
@@ -123,6 +124,12 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
         CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
         CrashPoint::EntryVoided => troubled(1, |meter, _| entries(meter, Reply::status(400), 1)),
+        CrashPoint::EntryDoubted | CrashPoint::DoubtSettled => {
+            troubled(1, |meter, _| answers_are_lost(meter, Misbehaviour::DropAfter)).plan(soon_in_doubt)
+        }
+        CrashPoint::DoubtVoided => {
+            troubled(1, |meter, _| answers_are_lost(meter, Misbehaviour::DropBefore)).plan(soon_in_doubt)
+        }
         CrashPoint::LeasesRenewed => troubled(1, |meter, road| upstream(meter, road, Trouble::Slow))
             .plan(|plan| plan.set("queue", "lease_s = 2")),
         CrashPoint::BalanceRead | CrashPoint::BalanceApplied => {
@@ -151,6 +158,41 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             ..troubled(1, |meter, road| upstream(meter, road, Trouble::Silent))
         },
     }
+}
+
+/// The same for the points that an entry in doubt comes by, where it gives a credit back.
+pub(super) fn of_a_credit(point: CrashPoint) -> Scenario {
+    let deed: fn(&Meter) -> String = match point {
+        CrashPoint::DoubtVoided => |meter| bounces(meter, Misbehaviour::DropBefore),
+        _ => |meter| bounces(meter, Misbehaviour::DropAfter),
+    };
+    Scenario::of_deed(deed, is_given_back_once)
+        .plan(|plan| soon_in_doubt(plan).set("billing", "refund_bounced = true"))
+}
+
+/// Keys are forgotten after two seconds, and no call lasts longer than one.
+fn soon_in_doubt(plan: Plan) -> Plan {
+    plan.set("billing", "key_lifetime_s = 2").set("billing", "lookup_wait_s = 1")
+}
+
+/// Dodo's answer to an entry is lost, and after that it takes no entry.
+fn answers_are_lost(meter: &Meter, misbehaviour: Misbehaviour) {
+    entries(meter, misbehaviour, 1);
+    meter.dodo().faults().push(Fault::new(Reply::status(503)).on("POST", "/ledger-entries").always());
+}
+
+/// A message is debited and bounces, and nobody answers for its refund.
+fn bounces(meter: &Meter, misbehaviour: Misbehaviour) -> String {
+    let mail = refund::sent(meter, "gone");
+    meter.drain();
+    answers_are_lost(meter, misbehaviour);
+    refund::bounce(meter, &mail);
+    String::new()
+}
+
+fn is_given_back_once(meter: &Meter, _: &str) {
+    until_is("the refund", vec!["credited".to_owned()], || refund::refunds(meter, "gone"));
+    assert_eq!(refund::given(meter), [1]);
 }
 
 fn entries(meter: &Meter, misbehaviour: impl Into<Misbehaviour>, times: u64) {
