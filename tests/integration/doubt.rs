@@ -179,7 +179,7 @@ fn decided_wrongly(meter: &Meter, is_applied: bool) -> String {
 fn p3_what_the_operator_gave_away_is_a_remark_of_the_audit() {
     let mut meter = quick().start();
     let entry_id = decided_wrongly(&meter, false);
-    meter.finish();
+    meter.end();
     let said = meter.says(&["audit", "--dodo"]);
     let remark = format!(
         "remark: {CUSTOMER_ID} {entry_id}, 1 credits: settled by the operator's decision; Dodo's ledger shows no \
@@ -187,6 +187,8 @@ fn p3_what_the_operator_gave_away_is_a_remark_of_the_audit() {
     );
     assert!(said.starts_with("ok: ") && said.ends_with(&remark), "{said}");
     assert_eq!(meter.says(&["audit", "--dodo", "--json"]).trim(), "[]");
+    post_at_dodo(&meter, "debit", "1", &format!("after all: {entry_id}"));
+    assert!(!meter.says(&["audit", "--dodo"]).contains("remark"));
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn p3_what_a_customer_paid_twice_by_the_operators_decision_is_wrong_until_it_is_
     let mut meter = quick().start();
     let entry_id = decided_wrongly(&meter, true);
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 3, "for two messages");
-    meter.finish();
+    meter.end();
     let said = meter.run(&["audit", "--dodo"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.out.contains(&entry_id) && said.out.contains("the customer pays it twice"), "{said:?}");
