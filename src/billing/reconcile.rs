@@ -409,7 +409,7 @@ mod tests {
         let given = |amount, name| LedgerLine { is_credit: true, ..line(amount, Some(name)) };
         let debited = |amount, name| line(amount, Some(name));
         // What was decided, what Dodo shows, credits of the difference, whether it is a remark.
-        let table: [(Booked, Vec<LedgerLine>, Option<(i64, bool)>); 13] = [
+        let table = [
             (decided("x", Done, false), vec![], Some((3, true))),
             (decided("x", Done, false), vec![debited(2, "x")], Some((1, true))),
             (decided("x", Done, false), vec![debited(3, "x")], None),
