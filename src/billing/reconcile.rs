@@ -143,7 +143,7 @@ fn without_ledger(books: &Books) -> Vec<Difference> {
     let credits = sum(done()
         .filter(|entry| !may_be_given_away(entry))
         .map(|entry| entry.amount.to_i64())
-        .chain([books.gone]));
+        .chain([books.gone, books.gone_back]));
     let given_away = done().filter(|entry| may_be_given_away(entry)).map(missing);
     let problem = "entries are settled, and Dodo knows no ledger of this customer";
     Vec::from_iter((credits > 0).then(|| Difference::of_sums(problem, credits)).into_iter().chain(given_away))
@@ -172,7 +172,7 @@ pub(crate) fn compare(before: &Books, after: &Books, lines: &[LedgerLine]) -> Ve
     // Reasons come back, and those of the missing did not.
     let is_missing = |entry: &&Booked| entry.state == Standing::Done && !named.contains_key(&entry.entry_id);
     differences.extend(before.entries.iter().filter(is_missing).map(missing));
-    differences.extend(unknown_to_us(&unknown, after.gone));
+    differences.extend(unknown_to_us(&unknown, after));
     differences
 }
 
@@ -231,22 +231,27 @@ fn named(lines: &[LedgerLine]) -> BTreeMap<EntryId, i64> {
     named
 }
 
-/// Ids in Dodo's ledger that the books do not have: old debits, whose rows have
+/// Ids in Dodo's ledger that the books do not have: old entries, whose rows have
 /// left and of which only the sum is known, or what should not be there.
-fn unknown_to_us(unknown: &[(&EntryId, i64)], gone: i64) -> Vec<Difference> {
-    let debits = sum(unknown.iter().map(|(_, debited)| *debited).filter(|debited| *debited > 0));
-    let told = unknown.iter().filter(|(_, debited)| *debited < 0 || (*debited > 0 && gone == 0));
-    let mut differences: Vec<Difference> = told
-        .map(|(entry_id, debited)| Difference {
-            entry_id: Some((*entry_id).clone()),
-            problem: "it stands in Dodo's ledger, and the books do not know it",
-            credits: debited.saturating_abs(),
-            is_remark: false,
-        })
-        .collect();
-    if gone != 0 && debits != gone {
-        let problem = "old debits in Dodo's ledger are not what was settled in rows that have left";
-        differences.push(Difference::of_sums(problem, debits.saturating_sub(gone).saturating_abs()));
+fn unknown_to_us(unknown: &[(&EntryId, i64)], books: &Books) -> Vec<Difference> {
+    let old_debits = "old debits in Dodo's ledger are not what was settled in rows that have left";
+    let old_credits = "old credits in Dodo's ledger are not what was given back in rows that have left";
+    let mut differences = Vec::new();
+    for (sign, gone, problem) in [(1, books.gone, old_debits), (-1, books.gone_back, old_credits)] {
+        let unknown = unknown.iter().filter(|(_, debited)| debited.signum() == sign);
+        if gone == 0 {
+            differences.extend(unknown.map(|(entry_id, debited)| Difference {
+                entry_id: Some((*entry_id).clone()),
+                problem: "it stands in Dodo's ledger, and the books do not know it",
+                credits: debited.saturating_abs(),
+                is_remark: false,
+            }));
+            continue;
+        }
+        let shown = sum(unknown.map(|(_, debited)| debited.saturating_abs()));
+        if shown != gone {
+            differences.push(Difference::of_sums(problem, shown.saturating_sub(gone).saturating_abs()));
+        }
     }
     differences
 }
@@ -281,7 +286,7 @@ fn by_sums(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<Differenc
 /// The sum of what is booked in one direction, with what has left.
 fn booked(books: &Books, is_credit: bool, is_meant: impl Fn(&Booked) -> bool) -> i64 {
     let entries = books.entries.iter().filter(|entry| entry.is_credit == is_credit && is_meant(entry));
-    let gone = if is_credit { 0 } else { books.gone };
+    let gone = if is_credit { books.gone_back } else { books.gone };
     sum(entries.map(|entry| entry.amount.to_i64()).chain([gone]))
 }
 
@@ -317,7 +322,7 @@ mod tests {
     }
 
     fn books(entries: &[Booked]) -> Books {
-        Books { entries: entries.to_vec(), gone: 0 }
+        Books { entries: entries.to_vec(), gone: 0, gone_back: 0 }
     }
 
     /// What differs: the entry (or nothing), its words, its credits.
@@ -385,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn debits_whose_rows_have_left_are_compared_by_their_sum() {
+    fn entries_whose_rows_have_left_are_compared_by_their_sum() {
         let books = Books { gone: 10, ..books(&[entry("a", 3, Standing::Done)]) };
         let old = |credits| [line(3, Some("a")), line(4, Some("old")), line(credits, Some("older"))];
         assert_eq!(compare(&books, &books, &old(6)), []);
@@ -399,6 +404,12 @@ mod tests {
         let found = told(&books, &books, &[a, b, c, given]);
         let problem = "entry-gift: it stands in Dodo's ledger, and the books do not know it";
         assert_eq!(found, [(problem.to_owned(), 1)]);
+        let given = |credits| LedgerLine { is_credit: true, ..line(credits, Some("refund")) };
+        let books = Books { gone_back: 2, ..books };
+        let with = |credits| old(6).into_iter().chain([given(credits)]).collect::<Vec<_>>();
+        assert_eq!(compare(&books, &books, &with(2)), []);
+        let problem = ": old credits in Dodo's ledger are not what was given back in rows that have left";
+        assert_eq!(told(&books, &books, &with(3)), [(problem.to_owned(), 1)]);
     }
 
     #[test]

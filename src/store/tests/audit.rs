@@ -190,7 +190,9 @@ const DRIFTS: &[(i64, &str)] = &[
         "UPDATE account SET closed_captured = closed_captured + 5, closed_price = closed_price + 5
          WHERE customer_id = 'ann'",
     ),
-    (1, "UPDATE entry SET closed = closed + 1 WHERE kind = 'credit' AND state = 'done'"),
+    // Of its refunds that are left, and of those that have left.
+    (2, "UPDATE entry SET closed = closed + 1 WHERE kind = 'credit' AND state = 'done'"),
+    (3, "UPDATE account SET closed_credited = closed_credited + 3 WHERE customer_id = 'ann'"),
 ];
 
 #[tokio::test]

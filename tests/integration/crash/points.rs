@@ -49,7 +49,7 @@ fn at_points(points: &[CrashPoint], scenario: fn(CrashPoint) -> Scenario, road: 
     }
     for points in points.chunks(AT_ONCE) {
         std::thread::scope(|scope| {
-            for point in points {
+            for point in points.iter().filter(|point| scenario(**point).is_over(road)) {
                 let named = std::thread::Builder::new().name(format!("{} over {road:?}", point.as_str()));
                 named.spawn_scoped(scope, move || crash_at(*point, scenario(*point), road)).unwrap();
             }
