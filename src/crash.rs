@@ -114,6 +114,8 @@ crash_points! {
     EntriesLeft = "entries-left",
     /// Some webhooks and checkouts have left.
     MarksLeft = "marks-left",
+    /// The operator's decision about a message is committed; nobody was told.
+    OperatorDecided = "operator-decided",
     /// Keys that have expired are gone; what they kept has not left.
     KeysSwept = "keys-swept",
     /// At a stop: the clients are gone; attempts and entries are under way.

@@ -89,7 +89,8 @@
 //!   unknown it may only raise what is available.
 //! - **Every call to Dodo is drawn from one budget,** whose size is what Dodo's
 //!   answers say; a third of it is for entries alone, and what a client waits for
-//!   goes before what nobody waits for.
+//!   goes before what nobody waits for. `audit --dodo`, a command beside the server,
+//!   keeps to two calls a second of its own.
 //! - **`Sent` wins, everything else needs the current attempt** (the diagram is in
 //!   [`domain::message`]). A lease, never a transaction, spans a network call.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
@@ -140,6 +141,7 @@
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
 //! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
 //! | while old rows leave (`captures-left`, `messages-left`, `entries-left`, `marks-left`) | what had not left yet, and the sums of what had; the next round goes on |
+//! | after the operator's decision about a message (`operator-decided`) | the decision and what it did; it is not repeated |
 //! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
 //! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 

@@ -68,7 +68,7 @@ impl Default for Billing {
             unit: Unit::Message,
             balance_max_age_s: 30,
             outage_max_age_h: 24,
-            key_lifetime_s: 86_400,
+            key_lifetime_s: 82_800,
             lookup_wait_s: 600,
             audit_interval_s: 3_600,
             low_balance_credits: 1_000,

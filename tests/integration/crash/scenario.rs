@@ -9,6 +9,7 @@ use postmeter::sandbox::resend::News;
 use reqwest::Method;
 use serde_json::json;
 
+use crate::harness::meter::ADMIN_TOKEN;
 use crate::harness::plan::Plan;
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
@@ -192,6 +193,10 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
             |meter| meter.number("SELECT count(*) FROM webhook") > 0,
         ),
+        CrashPoint::OperatorDecided => deed(is_sent_again_at_once, |meter, _| {
+            assert_eq!(meter.number("SELECT count(*) FROM decision"), 1);
+        })
+        .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::KeysSwept => deed(|_| String::new(), |meter, _| assert_eq!(meter.number(KEYS), 0))
             .troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
@@ -357,6 +362,16 @@ fn bounces_after_the_debit(meter: &Meter) -> String {
 
 fn sends_without_a_key(meter: &Meter) -> String {
     assert!(meter.signed_in().deliver(&letter("unkeyed")).starts_with("250 "));
+    String::new()
+}
+
+/// A message waits for its next attempt, and the operator has it sent now.
+fn is_sent_again_at_once(meter: &Meter) -> String {
+    sends_without_a_key(meter);
+    let waiting = "SELECT message_id FROM part WHERE state = 'queued'";
+    let message_id = until("the message to wait", || meter.read::<String>(waiting).pop());
+    let retry = meter.request(Method::POST, &format!("/queue/{message_id}/retry"));
+    let _ = try_ask(retry.bearer_auth(ADMIN_TOKEN));
     String::new()
 }
 
