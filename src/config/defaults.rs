@@ -1,14 +1,21 @@
 //! What holds where the file is silent. `example.toml` shows the same values to
 //! the operator; a test keeps the two alike.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::{
-    Billing, Config, Fallback, Http, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
+    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
     UpstreamKind,
 };
 use crate::domain::credits::Unit;
+
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
 
 impl Default for Config {
     fn default() -> Self {
@@ -17,6 +24,7 @@ impl Default for Config {
             database_url: None,
             smtp: Smtp::default(),
             http: Http::default(),
+            limits: Limits::default(),
             billing: Billing::default(),
             senders: Senders::default(),
             upstream: UpstreamConfig::default(),
@@ -38,11 +46,18 @@ impl Default for Smtp {
             max_recipients: 50,
             max_connections: 10_000,
             max_connections_per_ip: 100,
+            max_sessions_per_customer: 1_000,
             trusted_proxies: Vec::new(),
             idle_timeout_s: 300,
             data_timeout_s: 600,
             unauthenticated_timeout_s: 60,
+            handshake_timeout_s: 15,
+            write_timeout_s: 20,
+            min_bytes_per_s: 1_024,
+            min_bytes_grace_s: 60,
             max_errors: 20,
+            max_sign_in_failures: 5,
+            max_idle_commands: 1_000,
             max_bytes_arriving: 512 << 20,
         }
     }
@@ -50,7 +65,26 @@ impl Default for Smtp {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 3000)), metrics_listen: None }
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 3000)),
+            metrics_listen: None,
+            trusted_proxies: LOOPBACK.to_vec(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // What a customer has paid for may come as fast as the machine takes it.
+            messages_per_s: 0,
+            messages_burst: 1_000,
+            sign_in_failures: 10,
+            sign_in_failures_per_address: 50,
+            sign_in_failures_per_username: 100,
+            sign_in_forgive_s: 60,
+            sign_in_max_delay_s: 5,
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod webhooks;
 mod welcome;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +121,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// `smtp.max_recipients`
     pub max_recipients: usize,
+    /// `http.trusted_proxies`
+    pub trusted_proxies: Vec<IpNet>,
     /// `queue.lifetime_h`
     pub lifetime: Duration,
     /// Whether `/metrics` is served here, and not on an address of its own.
@@ -138,8 +142,8 @@ pub struct Site {
     clock: Clock,
     settings: Settings,
     sessions: Sessions,
-    subscribe_throttle: Throttle,
-    poll_throttle: Throttle,
+    subscribe_throttle: Throttle<IpAddr>,
+    poll_throttle: Throttle<()>,
 }
 
 /// The site, as handlers hold it.

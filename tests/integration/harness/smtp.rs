@@ -1,7 +1,7 @@
 //! A client that says exactly what it is told to say, octet for octet.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::Meter;
+use super::RUNTIME;
 use super::meter::Credential;
 
 /// No reply takes longer.
@@ -37,6 +38,15 @@ impl Smtp {
         let mut smtp = Self { wire: Wire::Plain(connect(address)), buffer: Vec::new() };
         let banner = smtp.reply();
         (smtp, banner)
+    }
+
+    /// From an address of this machine, under TLS and after EHLO.
+    pub(crate) fn implicit_from(meter: &Meter, source: IpAddr) -> Self {
+        let tcp = connect_from(source, meter.process().smtps).unwrap();
+        let mut smtp = Self { wire: secure(tcp, &meter.certificate()), buffer: Vec::new() };
+        assert!(smtp.reply().starts_with("220 "));
+        assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
+        smtp
     }
 
     /// In clear text, after the banner.
@@ -226,6 +236,18 @@ impl Smtp {
 pub(crate) fn bdat(octets: &[u8], is_last: bool) -> Vec<u8> {
     let last = if is_last { " LAST" } else { "" };
     [format!("BDAT {}{last}\r\n", octets.len()).as_bytes(), octets].concat()
+}
+
+fn connect_from(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let tcp = RUNTIME.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        socket.connect(address).await?.into_std()
+    })?;
+    tcp.set_nonblocking(false)?;
+    tcp.set_read_timeout(Some(TIMEOUT))?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
