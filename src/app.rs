@@ -333,7 +333,6 @@ async fn start_back(
     let submission = Submission::new(config, tools);
     delivery.start(handed).await?;
     billing.start();
-    tasks.spawn(submission.clone().sweep_keys(stop.clone()));
     let keep = Sweep::keep(&config.queue);
     tasks.spawn(Sweep { store: store.clone(), clock: Clock::system(), keep, stop: stop.clone() }.run());
     Ok(Back { store, metrics, dodo, billing, submission })

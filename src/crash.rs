@@ -92,6 +92,8 @@ crash_points! {
     WebhookActed = "webhook-acted",
     /// A webhook is kept as handled; Dodo was not answered, and the balance perhaps not read.
     WebhookRecorded = "webhook-recorded",
+    /// Keys that have expired are gone; what they kept has not left.
+    KeysSwept = "keys-swept",
     /// At a stop: the clients are gone; attempts and entries are under way.
     FrontStopped = "front-stopped",
 }

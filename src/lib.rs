@@ -42,7 +42,7 @@
 //! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
-//! | [`sweep`] | when old rows leave; the store says which | anything but the store |
+//! | [`sweep`] | when expired keys and old rows leave; the store says which | anything but the store |
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
@@ -66,9 +66,11 @@
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
-//! - **An idempotency key stands for one acceptance:** it is written in that
-//!   transaction and read in every one that decides about it; a retry gets the
-//!   first answer, and a refusal leaves no trace.
+//! - **Under an idempotency key a recipient is accepted once:** that is written in
+//!   the transaction that accepts and read in every one that decides about the key.
+//!   Over SMTP a retry may be for fewer recipients or for others; whoever was not
+//!   accepted makes a message of their own. A retry gets the first answer, and a
+//!   refusal leaves no trace.
 //! - **The ledger line is the message row:** `price = captured + released + still held`.
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.
@@ -126,6 +128,7 @@
 //! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
 //! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
+//! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
 //! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 
 pub mod app;

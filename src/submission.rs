@@ -47,6 +47,7 @@ use crate::telemetry::Metrics;
 use crate::throttle::sign_in::SignIns;
 use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
+use retried::Look;
 
 /// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
 const MAX_RECEIVED: usize = 50;
@@ -235,19 +236,31 @@ impl Submission {
     }
 
     async fn try_submit(&self, who: &SignedIn, mut submitted: Submitted) -> Result<Accepted, Refusal> {
-        let now = self.0.tools.clock.now();
         let inspection = self.inspect(&submitted)?;
-        if let Some(keyed) = retried::in_header(&submitted, &inspection) {
-            if let Some(earlier) = self.look_earlier(who, &keyed).await? {
-                return Ok(earlier);
+        let in_header = retried::in_header(&submitted, &inspection);
+        submitted.keyed = in_header.or(submitted.keyed);
+        // Each time that it is overtaken somebody else was accepted for one of its
+        // recipients at least, and there are only so many.
+        loop {
+            let now = self.0.tools.clock.now();
+            if let Some(keyed) = &mut submitted.keyed {
+                match self.look(who, keyed, submitted.envelope.recipients(), now).await? {
+                    Look::Answered(earlier) => return Ok(earlier),
+                    Look::Served(served) => keyed.served = served,
+                }
             }
-            submitted.keyed = Some(keyed);
+            let senders = &submitted.begun.senders;
+            inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
+            let acceptance = self.acceptance(who, &submitted, &inspection, now)?;
+            if let Some(accepted) = self.accept_to_the_end(acceptance).await? {
+                return Ok(accepted);
+            }
         }
-        let senders = &submitted.begun.senders;
-        inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
-        let acceptance = self.acceptance(who, submitted, &inspection, now)?;
-        // A client that hangs up ends its own task, not this one: what is committed
-        // with a lease must come to delivery, or it would wait until the lease lapses.
+    }
+
+    /// A client that hangs up ends its own task, not the one that this runs in: what is
+    /// committed with a lease must come to delivery, or it would wait until the lease lapses.
+    async fn accept_to_the_end(&self, acceptance: Acceptance) -> Result<Option<Accepted>, Refusal> {
         let submission = self.clone();
         let accepting = self.0.tools.tasks.spawn(async move { submission.accept(acceptance).await });
         accepting.await.unwrap_or_else(|error| {
@@ -275,10 +288,11 @@ impl Submission {
         Refusal::TooManyRecipients { limit: self.0.max_recipients }
     }
 
+    /// What asks to be accepted: the message to those who do not have it under its key.
     fn acceptance(
         &self,
         who: &SignedIn,
-        submitted: Submitted,
+        submitted: &Submitted,
         inspection: &Inspection,
         now: Timestamp,
     ) -> Result<Acceptance, Refusal> {
@@ -286,8 +300,10 @@ impl Submission {
         let stamp =
             Stamp { hostname: &self.0.hostname, now, message_id: &message_id, arrival: &submitted.arrival };
         let bytes = Bytes::from(prepare(&submitted.bytes, inspection, &stamp));
-        let recipients = submitted.envelope.recipients();
-        let parts = self.0.tools.routing.parts(&message_id, &bytes, recipients).map_err(not_carried)?;
+        let served = submitted.keyed.as_ref().map_or(&[][..], |keyed| &keyed.served);
+        let everybody = submitted.envelope.recipients().iter();
+        let recipients: Vec<Mailbox> = everybody.filter(|to| !served.contains(to)).cloned().collect();
+        let parts = self.0.tools.routing.parts(&message_id, &bytes, &recipients).map_err(not_carried)?;
         let price = self.0.unit.price(recipients.len());
         Ok(Acceptance {
             message_id,
@@ -304,11 +320,12 @@ impl Submission {
             lifetime: self.0.tools.routing.lifetime(),
             parts,
             lease_until: None,
-            keyed: submitted.keyed,
+            keyed: submitted.keyed.clone(),
         })
     }
 
-    async fn accept(&self, mut acceptance: Acceptance) -> Result<Accepted, Refusal> {
+    /// `None`: overtaken by another submission under its key.
+    async fn accept(&self, mut acceptance: Acceptance) -> Result<Option<Accepted>, Refusal> {
         let Tools { store, billing, handover, metrics, .. } = &self.0.tools;
         let road = acceptance.parts.first().map(|part| part.road);
         let room =
@@ -331,8 +348,9 @@ impl Submission {
                 available
             }
             accept::Accepted::Before { message_id, available } => {
-                return Ok(retried::answered(&acceptance.customer_id, message_id, available));
+                return Ok(Some(retried::answered(&acceptance.customer_id, message_id, available)));
             }
+            accept::Accepted::Overtaken => return Ok(None),
             accept::Accepted::KeyReused => return Err(Refusal::KeyReused),
             accept::Accepted::OutOfCredit => return Err(billing.out_of_credit(Credits::ZERO)),
             accept::Accepted::BalanceUnknown => return Err(Refusal::BillingUnknown),
@@ -346,7 +364,7 @@ impl Submission {
             hand_over(handover, acceptance, &room);
             store.pass(CrashPoint::HandedOver);
         }
-        Ok(Accepted { message_id, available })
+        Ok(Some(Accepted { message_id, available }))
     }
 }
 
@@ -365,6 +383,7 @@ fn log_accepted(acceptance: &Acceptance, available: Option<Credits>) {
         customer_id = %acceptance.customer_id,
         username = acceptance.username.as_ref().map(Username::as_str),
         recipients = acceptance.parts.iter().map(|part| part.recipients.len()).sum::<usize>(),
+        served_before = acceptance.keyed.as_ref().map(|keyed| keyed.served.len()).filter(|served| *served > 0),
         bytes = acceptance.bytes.len(),
         available = available.map(Credits::get),
         "message accepted"

@@ -1,7 +1,8 @@
-//! The sweep: old rows leave in the background, a little at a time.
+//! The sweep: what has had its time leaves in the background, a little at a time.
 //!
 //! It owns only when; which rows may leave, and what of them stays, is the store's.
-//! Between two steps it pauses, so that mail never waits for more than one of them.
+//! Idempotency keys that have expired go first, since a message stays as long as a
+//! key that names it. Between two steps it pauses, so that mail never waits for more than one of them.
 
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Queue;
+use crate::crash::CrashPoint;
 use crate::store::{Store, StoreError};
 
 /// Between two steps.
 const PAUSE: Duration = Duration::from_millis(20);
+/// So many keys are deleted in one step: acceptances wait for the same writer.
+const KEYS: u32 = 500;
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(60);
 /// The same where rows leave as soon as they may.
@@ -56,6 +60,12 @@ impl Sweep {
     }
 
     async fn round(&self) -> Result<(), StoreError> {
+        while self.store.sweep_keys(self.clock.now(), KEYS).await? > 0 {
+            self.store.pass(CrashPoint::KeysSwept);
+            if !self.wait(PAUSE).await {
+                return Ok(());
+            }
+        }
         let (mut captures, mut messages) = (0, 0);
         while let left @ 1.. = self.store.close_captures(self.before(self.keep)).await? {
             captures += left;
@@ -100,8 +110,10 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::store::webhook::Webhook;
-    use crate::submission::stand_in::store;
+    use crate::submission::Submitted;
+    use crate::submission::stand_in::{signed_in, store, submission, submitted};
 
     #[tokio::test]
     async fn rows_stay_for_as_long_as_the_configuration_says() {
@@ -118,6 +130,27 @@ mod tests {
             sweep.round().await.unwrap();
             assert_eq!(store.is_webhook_handled("dodo", "msg_1").await.unwrap(), is_there, "{days}");
         }
+    }
+
+    #[tokio::test]
+    async fn keys_stay_until_they_expire_and_their_messages_until_then() {
+        let (submission, store, _directory) = submission(&Config::default()).await;
+        let who = signed_in(&store).await;
+        let bytes = [b"X-Postmeter-Idempotency-Key: k\r\n".as_slice(), &submitted().bytes].concat();
+        let keyed = || Submitted { bytes: bytes.clone(), ..submitted() };
+        let first = submission.submit(&who, keyed()).await.unwrap();
+        let clock = Clock::manual(Clock::system().now());
+        let round = || async {
+            let (keep, stop) = (Duration::ZERO, CancellationToken::new());
+            Sweep { store: store.clone(), clock: clock.clone(), keep, stop }.round().await.unwrap();
+        };
+        clock.advance(Duration::from_secs(23 * 3600));
+        round().await;
+        assert_eq!(submission.submit(&who, keyed()).await.unwrap(), first, "it has not expired");
+        clock.advance(Duration::from_secs(2 * 3600));
+        round().await;
+        assert_ne!(submission.submit(&who, keyed()).await.unwrap().message_id, first.message_id);
+        assert_eq!(store.audit().await.unwrap(), []);
     }
 
     #[tokio::test]

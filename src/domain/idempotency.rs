@@ -1,16 +1,22 @@
 //! Retried submissions: a customer's key, and what the customer meant by it.
 //!
 //! A key names one submission for [`KEY_LIFETIME`]. The [`Fingerprint`] tells a
-//! retry, which is answered as the first time, from another message under a key
-//! that was used. It covers what the customer said, never what a relay stamps.
+//! retry from another message under a key that was used. It covers what the
+//! customer said, never what a relay stamps. Whoever was accepted under the key is
+//! not mailed again: a retry for them alone is answered as the first time, and one
+//! for others too is for the others only ([`Used`]).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::address::Mailbox;
 use super::digest::hex;
+use super::ids::MessageId;
 
-/// How long a key is remembered after the acceptance.
+/// How long a key is remembered after the last acceptance under it: nobody who was
+/// told 250 and did not hear it is mailed again within that time.
 pub const KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Longest key, in octets.
@@ -58,6 +64,87 @@ pub struct Keyed {
     pub key: IdempotencyKey,
     /// What was meant by it.
     pub fingerprint: Fingerprint,
+    /// Those of its recipients who have it under the key already, as far as is
+    /// known: they are not mailed again.
+    pub served: Vec<Mailbox>,
+}
+
+/// What was accepted under a key: one content, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    fingerprint: String,
+    messages: u32,
+    /// By which message, and which one of the key's that is.
+    served: BTreeMap<Mailbox, (u32, MessageId)>,
+}
+
+/// What a submission is to what was accepted under its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// Another message.
+    Other,
+    /// The same, and these of its recipients have it; the others do not.
+    Rest(Vec<Mailbox>),
+    /// The same, and all of its recipients have it. The answer that each of its
+    /// tries got, or should have got, names the last message that served one of them:
+    /// whatever was accepted later under the key is for nobody of them.
+    All(MessageId),
+}
+
+impl Used {
+    /// A key that so many messages of this content were accepted under.
+    pub fn new(fingerprint: &str, messages: u32) -> Self {
+        Self { fingerprint: fingerprint.to_owned(), messages, served: BTreeMap::new() }
+    }
+
+    /// What is meant by it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// How many messages were accepted under it.
+    pub fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// A recipient was served by a message, which one of the key's `number` says.
+    pub fn serve(&mut self, recipient: Mailbox, number: u32, message_id: MessageId) {
+        self.served.insert(recipient, (number, message_id));
+    }
+
+    /// One more message is accepted, for these; returns which one of the key's it is.
+    pub fn add<'a>(&mut self, message_id: &MessageId, to: impl IntoIterator<Item = &'a Mailbox>) -> u32 {
+        self.messages = self.messages.saturating_add(1);
+        for recipient in to {
+            self.serve(recipient.clone(), self.messages, message_id.clone());
+        }
+        self.messages
+    }
+
+    /// What a submission of this fingerprint to these is to it.
+    pub fn meaning<'a>(
+        &self,
+        fingerprint: &Fingerprint,
+        to: impl IntoIterator<Item = &'a Mailbox>,
+    ) -> Meaning {
+        if self.fingerprint != fingerprint.as_str() {
+            return Meaning::Other;
+        }
+        let (mut served, mut is_all, mut last) = (Vec::new(), true, None);
+        for recipient in to {
+            match self.served.get(recipient) {
+                Some(by) => {
+                    served.push(recipient.clone());
+                    last = last.max(Some(by));
+                }
+                None => is_all = false,
+            }
+        }
+        match last {
+            Some((_, message_id)) if is_all => Meaning::All(message_id.clone()),
+            _ => Meaning::Rest(served),
+        }
+    }
 }
 
 /// Takes a fingerprint, field by field. Each goes in with its length, so that no
@@ -138,5 +225,39 @@ mod tests {
             assert_ne!(*other, same[0], "{nth}");
             assert_eq!(other.len(), 64);
         }
+    }
+
+    #[test]
+    fn whoever_has_it_is_not_served_again_and_a_retry_gets_its_own_answer() {
+        let fingerprint = |of| Fingerprinting::of(of).end();
+        let mailboxes = |names: &str| -> Vec<Mailbox> {
+            names.chars().map(|name| Mailbox::parse(&format!("{name}@Y.example")).unwrap()).collect()
+        };
+        let id = |nth: u32| MessageId::parse(&format!("m{}", 9 - nth)).unwrap();
+        let mut used = Used::new(fingerprint("w").as_str(), 0);
+        let all = |nth| Meaning::All(id(nth));
+        let rest = |names| Meaning::Rest(mailboxes(names));
+        let meaning = |used: &Used, names| used.meaning(&fingerprint("w"), &mailboxes(names));
+        assert_eq!(meaning(&used, "ab"), rest(""));
+        assert_eq!(used.add(&id(1), &mailboxes("abc")), 1);
+        // Asked for a to e, it was accepted for the two that were left.
+        assert_eq!(meaning(&used, "abcde"), rest("abc"));
+        assert_eq!(used.add(&id(2), &mailboxes("de")), 2);
+        let table = [
+            ("abc", all(1)),
+            ("cab", all(1)),
+            ("b", all(1)),
+            ("de", all(2)),
+            ("abcde", all(2)),
+            ("eabcd", all(2)),
+            ("f", rest("")),
+            ("bf", rest("b")),
+            ("feb", rest("eb")),
+            ("", rest("")),
+        ];
+        for (names, want) in table {
+            assert_eq!(meaning(&used, names), want, "{names}");
+        }
+        assert_eq!(used.meaning(&fingerprint("v"), &mailboxes("a")), Meaning::Other);
     }
 }

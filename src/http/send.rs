@@ -14,6 +14,7 @@ use super::body::{self, JSON, is_type, parse_json};
 use super::error::HttpError;
 use super::listener::Peer;
 use super::{Shared, Site};
+use crate::domain::address::Mailbox;
 use crate::domain::arrival::Arrival;
 use crate::domain::idempotency::{IdempotencyKey, Keyed};
 use crate::domain::ids::MessageId;
@@ -68,8 +69,10 @@ pub(super) async fn submit(
 ) -> Result<MessageId, HttpError> {
     let invalid = |error| HttpError::Invalid(format!("{error}."));
     let composition = Composition::try_from(request).map_err(invalid)?;
-    let keyed = key.map(|key| Keyed { key, fingerprint: composition.fingerprint() });
-    if let Some(id) = earlier(site, who, keyed.as_ref()).await? {
+    let fingerprint = |key| Keyed { key, fingerprint: composition.fingerprint(), served: Vec::new() };
+    let keyed = key.map(fingerprint);
+    let recipients: Vec<Mailbox> = composition.recipients().cloned().collect();
+    if let Some(id) = earlier(site, who, keyed.as_ref(), &recipients).await? {
         return Ok(id);
     }
     let standing = site.store.standing(&who.username).await?.ok_or(Refusal::BadCredential)?;
@@ -79,7 +82,7 @@ pub(super) async fn submit(
     let begun = match site.submission.begin(who, envelope.reverse_path()).await {
         // The last credit may have gone to this very request, tried twice at once.
         Err(refusal @ Refusal::OutOfCredit { .. }) => {
-            return earlier(site, who, keyed.as_ref()).await?.ok_or(refusal.into());
+            return earlier(site, who, keyed.as_ref(), &recipients).await?.ok_or(refusal.into());
         }
         begun => begun?,
     };
@@ -91,9 +94,14 @@ pub(super) async fn submit(
     Ok(site.submission.submit(who, submitted).await?.message_id)
 }
 
-async fn earlier(site: &Site, who: &SignedIn, keyed: Option<&Keyed>) -> Result<Option<MessageId>, HttpError> {
+async fn earlier(
+    site: &Site,
+    who: &SignedIn,
+    keyed: Option<&Keyed>,
+    recipients: &[Mailbox],
+) -> Result<Option<MessageId>, HttpError> {
     let Some(keyed) = keyed else { return Ok(None) };
-    Ok(site.submission.earlier(who, keyed).await?.map(|accepted| accepted.message_id))
+    Ok(site.submission.earlier(who, keyed, recipients).await?.map(|accepted| accepted.message_id))
 }
 
 /// Who a message comes from that does not say: the first address on the list.

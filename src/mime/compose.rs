@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::address_list::NamedMailbox;
 use super::write::{Fields, Part, Seed, file, message, multipart, text};
-use crate::domain::address::ReversePath;
+use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::envelope::{Added, Draft, Envelope};
 use crate::domain::idempotency::{Fingerprint, Fingerprinting};
 
@@ -107,6 +107,11 @@ impl Composition {
         fingerprint.end()
     }
 
+    /// Whom it is for; who is named twice comes twice.
+    pub fn recipients(&self) -> impl Iterator<Item = &Mailbox> {
+        self.to.iter().chain(&self.cc).chain(&self.bcc).map(|named| &named.mailbox)
+    }
+
     /// The message and its envelope: recipients of `bcc` are in the envelope alone.
     /// Date, Message-ID and Received are left to the stamp that every message gets,
     /// so the same request always gives the same bytes.
@@ -136,8 +141,8 @@ impl Composition {
 
     fn envelope(&self, from: &NamedMailbox, max_recipients: usize) -> Result<Envelope, InvalidField> {
         let mut draft = Draft::new(ReversePath::Mailbox(from.mailbox.clone()), max_recipients);
-        for named in self.to.iter().chain(&self.cc).chain(&self.bcc) {
-            if draft.add(named.mailbox.clone()) == Added::Full {
+        for recipient in self.recipients() {
+            if draft.add(recipient.clone()) == Added::Full {
                 let problem = format!("at most {max_recipients} recipients in to, cc and bcc together");
                 return Err(InvalidField::new("to", problem));
             }

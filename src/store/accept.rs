@@ -104,7 +104,8 @@ pub enum Accepted {
         /// Whether available fell below the low-balance mark, and a notice is due.
         low: bool,
     },
-    /// The same submission was accepted under its key before; this one leaves no trace.
+    /// The same submission was accepted under its key for all of its recipients
+    /// before; this one leaves no trace.
     Before {
         /// As this message.
         message_id: MessageId,
@@ -113,6 +114,9 @@ pub enum Accepted {
     },
     /// Its key stands for another submission.
     KeyReused,
+    /// Some whom it is for have it under its key meanwhile, or whom it left out have
+    /// not: it leaves no trace, and whoever asked looks again who is left.
+    Overtaken,
     /// The balance does not cover it.
     OutOfCredit,
     /// No balance was ever read.
@@ -178,6 +182,7 @@ impl Standing {
                 return Accepted::Before { message_id, available };
             }
             Meaning::Other => return Accepted::KeyReused,
+            Meaning::Overtaken => return Accepted::Overtaken,
         }
         if acceptance.kind != Kind::Submission {
             return Accepted::Yes { available: None, low: false };

@@ -329,17 +329,32 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "idempotency_key",
-        "its message is missing, another customer's or younger than the key",
-        "SELECT k.customer_id || ' ' || k.message_id FROM idempotency_key k
-         LEFT JOIN message m ON m.message_id = k.message_id
-         WHERE m.message_id IS NULL OR m.customer_id <> k.customer_id OR m.kind <> 'submission'
-            OR k.expires_at <= m.accepted_at OR length(k.fingerprint) <> 64",
+        "nobody was served under it, more messages than it counts, or it is another customer's or too old",
+        "SELECT k.customer_id || ' ' || k.key FROM idempotency_key k
+         LEFT JOIN idempotency_recipient r ON r.customer_id = k.customer_id AND r.key = k.key
+         LEFT JOIN message m ON m.message_id = r.message_id
+         WHERE r.key IS NULL OR r.number > k.messages OR length(k.fingerprint) <> 64
+            OR k.customer_id NOT IN (SELECT customer_id FROM customer) OR k.expires_at <= m.accepted_at
+         GROUP BY k.customer_id, k.key",
     ),
     check(
-        "idempotency_key",
-        "its message was accepted under another key too",
-        "SELECT customer_id || ' ' || message_id FROM idempotency_key
-         GROUP BY customer_id, message_id HAVING count(*) > 1",
+        "idempotency_recipient",
+        "its key or its message is missing or another customer's, or the message is not for it",
+        "SELECT r.customer_id || ' ' || r.message_id || ' ' || r.address FROM idempotency_recipient r
+         LEFT JOIN message m ON m.message_id = r.message_id
+         WHERE m.message_id IS NULL OR m.customer_id <> r.customer_id OR m.kind <> 'submission'
+            OR NOT EXISTS (SELECT 1 FROM idempotency_key k WHERE k.customer_id = r.customer_id AND k.key = r.key)
+            OR NOT EXISTS (SELECT 1 FROM recipient p
+                WHERE p.message_id = r.message_id AND p.address = r.address)",
+    ),
+    check(
+        "idempotency_recipient",
+        "its message stands under two keys, or its number for two messages",
+        "SELECT min(customer_id || ' ' || message_id) FROM idempotency_recipient GROUP BY message_id
+            HAVING min(customer_id || ' ' || key) <> max(customer_id || ' ' || key) OR min(number) <> max(number)
+         UNION ALL
+         SELECT min(customer_id || ' ' || message_id) FROM idempotency_recipient
+            GROUP BY customer_id, key, number HAVING min(message_id) <> max(message_id)",
     ),
     check(
         "entry",

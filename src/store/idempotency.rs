@@ -1,26 +1,35 @@
 //! The customers' idempotency keys, and what was accepted under them.
 //!
-//! A key is written in the transaction that accepts its message and read in every
-//! transaction that decides about the key, so that of two submissions under one
-//! key only one can ever be accepted, at once or a restart later. What was refused
+//! A key names one content. Who has it under the key stands recipient by recipient,
+//! written in the transaction that accepts their message and read in every
+//! transaction that decides about the key, so that of two submissions under one key
+//! only one can ever be accepted for a recipient, at once or a restart later. Parts
+//! and price were made before, for those who seemed to be left: an acceptance says
+//! whom it left out, and is sent back if that is no longer so. What was refused
 //! leaves no trace. A batch without keys costs no statement here.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqliteExecutor};
 
 use super::accept::Acceptance;
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::account::Account;
+use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
-use crate::domain::idempotency::{IdempotencyKey, KEY_LIFETIME, Keyed};
+use crate::domain::idempotency::{self, IdempotencyKey, KEY_LIFETIME, Keyed, Used};
 use crate::domain::ids::{CustomerId, MessageId};
 
 /// What a key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Earlier {
-    /// For this very submission, which was accepted.
+    /// For this submission; some of its recipients are left, or all of them.
+    Rest {
+        /// Those who have it.
+        served: Vec<Mailbox>,
+    },
+    /// For this submission, which was accepted for all of its recipients.
     Same {
         /// As this message.
         message_id: MessageId,
@@ -32,170 +41,243 @@ pub enum Earlier {
 }
 
 impl Store {
-    /// What was accepted under a key, if it still stands for anything.
+    /// What was accepted under a key for these recipients, if it still stands for anything.
     pub async fn earlier(
         &self,
         customer_id: &CustomerId,
         keyed: &Keyed,
+        recipients: &[Mailbox],
         now: Timestamp,
-    ) -> Result<Option<Earlier>, StoreError> {
-        const READ: &str = "
-            SELECT k.message_id, k.fingerprint, a.balance, a.balance_read_at, a.held, a.owed, a.version
-            FROM idempotency_key k JOIN account a ON a.customer_id = k.customer_id
-            WHERE k.customer_id = ?1 AND k.key = ?2 AND k.expires_at > ?3";
-        let row: Option<EarlierRow> = sqlx::query_as(READ)
-            .bind(customer_id.as_str())
-            .bind(keyed.key.as_str())
-            .bind(millis(now))
-            .fetch_optional(&self.readers)
-            .await?;
-        let Some(row) = row else { return Ok(None) };
-        if row.fingerprint != keyed.fingerprint.as_str() {
-            return Ok(Some(Earlier::Other));
+    ) -> Result<Earlier, StoreError> {
+        let key = keyed.key.as_str();
+        let asked = recipients.iter().map(|to| (customer_id.as_str(), key, to.to_string())).collect();
+        let known = read(&self.readers, asked).await?.pop_first();
+        let live = known.map(|(_, known)| known).filter(|known| known.expires_at > millis(now));
+        match live.map(|live| live.used.meaning(&keyed.fingerprint, recipients)) {
+            None => Ok(Earlier::Rest { served: Vec::new() }),
+            Some(idempotency::Meaning::Rest(served)) => Ok(Earlier::Rest { served }),
+            Some(idempotency::Meaning::Other) => Ok(Earlier::Other),
+            Some(idempotency::Meaning::All(message_id)) => {
+                let account = self.account(customer_id).await?;
+                Ok(Earlier::Same {
+                    message_id,
+                    available: account.as_ref().and_then(Account::available_credits),
+                })
+            }
         }
-        let sums = (row.held, row.owed);
-        let account = Account::from_columns(row.balance, row.balance_read_at, sums, row.version)?;
-        let message_id = stored(MessageId::parse(&row.message_id))?;
-        Ok(Some(Earlier::Same { message_id, available: account.available_credits() }))
     }
 
-    /// Deletes keys that have expired, `limit` at most; how many they were.
+    /// Deletes keys that have expired, and who was served under them: `limit` of each
+    /// at most. Returns how many rows that were; 0: there are none.
     pub async fn sweep_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        const SWEEP: &str = "
+        const ANY: &str = "SELECT EXISTS (SELECT 1 FROM idempotency_key WHERE expires_at <= ?1)";
+        const RECIPIENTS: &str = "
+            DELETE FROM idempotency_recipient WHERE (customer_id, key, address) IN
+                (SELECT r.customer_id, r.key, r.address
+                 FROM idempotency_key k
+                 JOIN idempotency_recipient r ON r.customer_id = k.customer_id AND r.key = k.key
+                 WHERE k.expires_at <= ?1 ORDER BY k.expires_at LIMIT ?2)";
+        const KEYS: &str = "
             DELETE FROM idempotency_key WHERE (customer_id, key) IN
-                (SELECT customer_id, key FROM idempotency_key WHERE expires_at <= ?1
+                (SELECT customer_id, key FROM idempotency_key k WHERE expires_at <= ?1 AND NOT EXISTS
+                    (SELECT 1 FROM idempotency_recipient r WHERE r.customer_id = k.customer_id AND r.key = k.key)
                  ORDER BY expires_at LIMIT ?2)";
+        let any: bool = sqlx::query_scalar(ANY).bind(millis(now)).fetch_one(&self.readers).await?;
+        if !any {
+            return Ok(0);
+        }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let swept = sqlx::query(SWEEP).bind(millis(now)).bind(limit).execute(&mut *tx).await?;
+        let mut swept = 0;
+        for delete in [RECIPIENTS, KEYS] {
+            let done = sqlx::query(delete).bind(millis(now)).bind(limit).execute(&mut *tx).await?;
+            swept += done.rows_affected();
+        }
         tx.commit().await?;
-        Ok(swept.rows_affected())
+        Ok(swept)
     }
 }
 
+/// A key by its name.
+type Name = (CustomerId, IdempotencyKey);
+
+/// A key as it stands in the database, with those who were asked for.
+#[derive(Debug)]
+struct Known {
+    used: Used,
+    expires_at: i64,
+}
+
 #[derive(sqlx::FromRow)]
-struct EarlierRow {
-    message_id: String,
+struct KnownRow {
+    customer_id: String,
+    key: String,
     fingerprint: String,
-    balance: Option<i64>,
-    balance_read_at: Option<i64>,
-    held: i64,
-    owed: i64,
-    version: i64,
+    messages: u32,
+    expires_at: i64,
+    address: Option<String>,
+    message_id: Option<String>,
+    number: Option<u32>,
+}
+
+/// Reads the keys of these (customer, key, recipient), and which of the recipients
+/// have it: what that costs does not grow with those who were served before.
+async fn read(
+    database: impl SqliteExecutor<'_>,
+    asked: Vec<(&str, &str, String)>,
+) -> Result<BTreeMap<Name, Known>, StoreError> {
+    const READ: &str = "
+        SELECT k.customer_id, k.key, k.fingerprint, k.messages, k.expires_at, r.address, r.message_id, r.number
+        FROM json_each(?1) AS a
+        JOIN idempotency_key k ON k.customer_id = a.value ->> 0 AND k.key = a.value ->> 1
+        LEFT JOIN idempotency_recipient r
+             ON r.customer_id = k.customer_id AND r.key = k.key AND r.address = a.value ->> 2";
+    let rows: Vec<KnownRow> = sqlx::query_as(READ).bind(json(&asked)?).fetch_all(database).await?;
+    let mut keys: BTreeMap<Name, Known> = BTreeMap::new();
+    for row in rows {
+        let name = (stored(CustomerId::parse(&row.customer_id))?, stored(IdempotencyKey::parse(&row.key))?);
+        let known = keys.entry(name).or_insert_with(|| Known {
+            used: Used::new(&row.fingerprint, row.messages),
+            expires_at: row.expires_at,
+        });
+        if let (Some(address), Some(message_id), Some(number)) = (row.address, row.message_id, row.number) {
+            let message_id = stored(MessageId::parse(&message_id))?;
+            known.used.serve(stored(Mailbox::parse(&address))?, number, message_id);
+        }
+    }
+    Ok(keys)
 }
 
 /// The keys of one batch, as they stand inside the transaction.
 #[derive(Debug, Default)]
-pub(super) struct Keys<'a> {
-    used: BTreeMap<(CustomerId, IdempotencyKey), Used>,
-    taken: Vec<(&'a Acceptance, &'a Keyed)>,
-}
+pub(super) struct Keys<'a>(BTreeMap<Name, Key<'a>>);
 
 #[derive(Debug)]
-struct Used {
-    fingerprint: String,
-    message_id: MessageId,
-    expires_at: i64,
+struct Key<'a> {
+    known: Known,
+    /// Whether it has a row; and whether that row has expired, and goes before it is taken anew.
+    is_stored: bool,
+    is_over: bool,
+    /// What is accepted under it in this batch, and which ones of its messages they are.
+    taken: Vec<(u32, &'a Acceptance)>,
 }
 
 /// What a key of the batch stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// Nothing yet, or nothing any more.
+    /// For nobody whom the member is for.
     Free,
-    /// This very submission, accepted as this message.
+    /// For this very submission, accepted as this message.
     Same(MessageId),
-    /// Another one.
+    /// For another one.
     Other,
-}
-
-#[derive(sqlx::FromRow)]
-struct UsedRow {
-    customer_id: String,
-    key: String,
-    fingerprint: String,
-    message_id: String,
-    expires_at: i64,
+    /// For this submission, but others are left of its recipients than the member is for.
+    Overtaken,
 }
 
 impl<'a> Keys<'a> {
     /// Reads what the batch's keys stand for.
     pub(super) async fn read(tx: &mut SqliteConnection, batch: &[&Acceptance]) -> Result<Self, StoreError> {
-        const READ: &str = "
-            SELECT k.customer_id, k.key, k.fingerprint, k.message_id, k.expires_at
-            FROM json_each(?1) AS a JOIN idempotency_key k
-                 ON k.customer_id = a.value ->> 0 AND k.key = a.value ->> 1";
-        let asked: Vec<(&str, &str)> = batch
-            .iter()
-            .filter_map(|a| Some((a.customer_id.as_str(), a.keyed.as_ref()?.key.as_str())))
-            .collect();
+        let mut asked = Vec::new();
+        for member in batch {
+            let Some(keyed) = &member.keyed else { continue };
+            let name = (member.customer_id.as_str(), keyed.key.as_str());
+            asked.extend(recipients(member).chain(&keyed.served).map(|to| (name.0, name.1, to.to_string())));
+        }
         if asked.is_empty() {
             return Ok(Self::default());
         }
-        let rows: Vec<UsedRow> = sqlx::query_as(READ).bind(json(&asked)?).fetch_all(tx).await?;
-        let used = rows.into_iter().map(UsedRow::read).collect::<Result<_, _>>()?;
-        Ok(Self { used, taken: Vec::new() })
+        let known = read(tx, asked).await?;
+        let key = |known| Key { known, is_stored: true, is_over: false, taken: Vec::new() };
+        Ok(Self(known.into_iter().map(|(name, known)| (name, key(known))).collect()))
     }
 
     /// What the key of this member stands for. Without a key nothing does.
     pub(super) fn meaning(&self, member: &Acceptance) -> Meaning {
         let Some(keyed) = &member.keyed else { return Meaning::Free };
-        match self.used.get(&(member.customer_id.clone(), keyed.key.clone())) {
-            Some(used) if used.expires_at <= millis(member.accepted_at) => Meaning::Free,
-            Some(used) if used.fingerprint == keyed.fingerprint.as_str() => {
-                Meaning::Same(used.message_id.clone())
-            }
-            Some(_) => Meaning::Other,
-            None => Meaning::Free,
-        }
+        let name = (member.customer_id.clone(), keyed.key.clone());
+        let known = self.0.get(&name).map(|key| &key.known);
+        let live = known.filter(|known| known.expires_at > millis(member.accepted_at));
+        let to = recipients(member).chain(&keyed.served);
+        let served = match live.map(|live| live.used.meaning(&keyed.fingerprint, to)) {
+            Some(idempotency::Meaning::Other) => return Meaning::Other,
+            Some(idempotency::Meaning::All(message_id)) => return Meaning::Same(message_id),
+            Some(idempotency::Meaning::Rest(served)) => served,
+            None => Vec::new(),
+        };
+        if served == keyed.served { Meaning::Free } else { Meaning::Overtaken }
     }
 
     /// A member is accepted: from here on its key stands for it.
     pub(super) fn take(&mut self, member: &'a Acceptance) {
         let Some(keyed) = &member.keyed else { return };
-        let used = Used {
-            fingerprint: keyed.fingerprint.as_str().to_owned(),
-            message_id: member.message_id.clone(),
-            expires_at: expires_at(member),
-        };
-        self.used.insert((member.customer_id.clone(), keyed.key.clone()), used);
-        self.taken.push((member, keyed));
+        let fresh = || Known { used: Used::new(keyed.fingerprint.as_str(), 0), expires_at: 0 };
+        let name = (member.customer_id.clone(), keyed.key.clone());
+        let new = || Key { known: fresh(), is_stored: false, is_over: false, taken: Vec::new() };
+        let key = self.0.entry(name).or_insert_with(new);
+        if key.known.expires_at <= millis(member.accepted_at) {
+            *key =
+                Key { known: fresh(), is_stored: key.is_stored, is_over: key.is_stored, taken: Vec::new() };
+        }
+        let expires_at = millis(member.accepted_at).saturating_add(lifetime());
+        key.known.expires_at = key.known.expires_at.max(expires_at);
+        let number = key.known.used.add(&member.message_id, recipients(member));
+        key.taken.push((number, member));
     }
 
-    /// Writes what was taken, after its messages. A row is replaced only where it
-    /// has expired, so that no bug above can make a key stand for two messages.
+    /// Writes what was taken, after its messages. A row is added to only where it
+    /// says the same, and a recipient's is never replaced, so that no bug above can
+    /// serve anybody twice under a key or make it stand for two contents.
     pub(super) async fn write(self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
         const WRITE: &str = "
-            INSERT INTO idempotency_key (customer_id, key, fingerprint, message_id, expires_at)
-            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true
+            INSERT INTO idempotency_key (customer_id, key, fingerprint, messages, expires_at)
+            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each($1) WHERE true
             ON CONFLICT (customer_id, key) DO UPDATE
-            SET fingerprint = excluded.fingerprint, message_id = excluded.message_id,
-                expires_at = excluded.expires_at
-            WHERE idempotency_key.expires_at <= excluded.expires_at - ?2";
-        if self.taken.is_empty() {
+            SET messages = excluded.messages, expires_at = excluded.expires_at
+            WHERE idempotency_key.fingerprint = excluded.fingerprint
+              AND idempotency_key.messages < excluded.messages;
+
+            INSERT INTO idempotency_recipient (customer_id, key, address, message_id, number)
+            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each($2)";
+        self.remove_expired(tx).await?;
+        let (mut keys, mut served) = (Vec::new(), Vec::new());
+        for ((customer_id, name), key) in self.0.iter().filter(|(_, key)| !key.taken.is_empty()) {
+            let (customer_id, name, used) = (customer_id.as_str(), name.as_str(), &key.known.used);
+            keys.push((customer_id, name, used.fingerprint(), used.messages(), key.known.expires_at));
+            for (number, member) in &key.taken {
+                let id = member.message_id.as_str();
+                served.extend(recipients(member).map(|to| (customer_id, name, to.to_string(), id, *number)));
+            }
+        }
+        if keys.is_empty() {
             return Ok(());
         }
-        let row = |(member, keyed): &(&'a Acceptance, &'a Keyed)| {
-            let (customer_id, message_id) = (member.customer_id.as_str(), member.message_id.as_str());
-            (customer_id, keyed.key.as_str(), keyed.fingerprint.as_str(), message_id, expires_at(member))
-        };
-        let rows: Vec<_> = self.taken.iter().map(row).collect();
-        let done = sqlx::query(WRITE).bind(json(&rows)?).bind(lifetime()).execute(tx).await?;
-        changed("idempotency keys", done.rows_affected(), rows.len())
+        let done = sqlx::query(WRITE).bind(json(&keys)?).bind(json(&served)?).execute(tx).await?;
+        changed("idempotency keys", done.rows_affected(), keys.len() + served.len())
+    }
+
+    /// Keys that are taken anew: who was served when they stood for something else
+    /// goes with them.
+    async fn remove_expired(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+        const DELETE: &str = "
+            DELETE FROM idempotency_key
+            WHERE (customer_id, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1)) AND expires_at <= ?2";
+        let over = self.0.iter().filter(|(_, key)| key.is_over);
+        let names: Vec<_> =
+            over.map(|((customer_id, key), _)| (customer_id.as_str(), key.as_str())).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let taken = self.0.values().flat_map(|key| &key.taken);
+        let latest = taken.map(|(_, member)| millis(member.accepted_at)).max();
+        let done = sqlx::query(DELETE).bind(json(&names)?).bind(latest).execute(tx).await?;
+        changed("expired idempotency keys", done.rows_affected(), names.len())
     }
 }
 
-impl UsedRow {
-    fn read(self) -> Result<((CustomerId, IdempotencyKey), Used), StoreError> {
-        let key = (stored(CustomerId::parse(&self.customer_id))?, stored(IdempotencyKey::parse(&self.key))?);
-        let message_id = stored(MessageId::parse(&self.message_id))?;
-        Ok((key, Used { fingerprint: self.fingerprint, message_id, expires_at: self.expires_at }))
-    }
-}
-
-/// When a key that is taken now is free again.
-fn expires_at(member: &Acceptance) -> i64 {
-    millis(member.accepted_at).saturating_add(lifetime())
+/// Whom an acceptance is for.
+fn recipients(member: &Acceptance) -> impl Iterator<Item = &Mailbox> {
+    member.parts.iter().flat_map(|part| &part.recipients)
 }
 
 fn lifetime() -> i64 {

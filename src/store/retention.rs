@@ -32,7 +32,7 @@ const MARKS: u32 = 500;
 macro_rules! leaves {
     () => {
         "(final_at <= ?1 AND captured = closed AND NOT EXISTS
-            (SELECT 1 FROM idempotency_key k WHERE k.message_id = message.message_id)
+            (SELECT 1 FROM idempotency_recipient k WHERE k.message_id = message.message_id)
           AND NOT EXISTS (SELECT 1 FROM refund f
             WHERE f.message_id = message.message_id AND f.state IN ('waiting', 'due')))"
     };

@@ -9,11 +9,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Submission, Tools};
+use super::{Arrival, Begun, SignedIn, Submission, Submitted, Tools};
 use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::envelope::Draft;
+use crate::domain::ids::{CustomerId, Username};
+use crate::domain::sender::SenderPattern;
 use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::random;
@@ -86,4 +90,40 @@ pub(crate) async fn with_handover(
     let tools =
         Tools { store: store.clone(), billing, handover, routing, clock, metrics, tasks: TaskTracker::new() };
     (Submission::new(config, tools), store, directory, handed)
+}
+
+/// A message of no key, to one.
+pub(crate) fn submitted() -> Submitted {
+    submitted_to(&["a@y.example"])
+}
+
+/// The same to these.
+pub(crate) fn submitted_to(to: &[&str]) -> Submitted {
+    let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9);
+    for to in to {
+        draft.add(Mailbox::parse(to).unwrap());
+    }
+    Submitted {
+        begun: Begun { senders: vec![SenderPattern::Any], available: None },
+        envelope: draft.seal().unwrap(),
+        bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
+        arrival: Arrival {
+            protocol: "ESMTPSA",
+            peer: "192.0.2.1:25".parse().unwrap(),
+            helo: None,
+            tls: None,
+        },
+        keyed: None,
+    }
+}
+
+/// A customer with two credits who may send as anybody.
+pub(crate) async fn signed_in(store: &Store) -> SignedIn {
+    let customer_id = CustomerId::parse("ann").unwrap();
+    let now = Clock::system().now();
+    store.add_customer(&customer_id, None, None, now).await.unwrap();
+    store.allow_sender(&customer_id, &SenderPattern::Any, now).await.unwrap();
+    let leave = store.begin_balance_read(&customer_id).await.unwrap().unwrap();
+    store.apply_balance(&leave, 2, now).await.unwrap();
+    SignedIn { customer_id, username: Username::parse("pm-1").unwrap() }
 }

@@ -1,39 +1,8 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use tokio_util::sync::CancellationToken;
-
-use super::stand_in::with_handover;
+use super::stand_in::{signed_in, submitted, submitted_to, with_handover};
 use super::*;
-use crate::domain::envelope::Draft;
-
-fn submitted() -> Submitted {
-    let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9);
-    draft.add(Mailbox::parse("a@y.example").unwrap());
-    Submitted {
-        begun: Begun { senders: vec![SenderPattern::Any], available: None },
-        envelope: draft.seal().unwrap(),
-        bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
-        arrival: Arrival {
-            protocol: "ESMTPSA",
-            peer: "192.0.2.1:25".parse().unwrap(),
-            helo: None,
-            tls: None,
-        },
-        keyed: None,
-    }
-}
-
-/// A customer with two credits who may send as anybody.
-async fn signed_in(store: &Store) -> SignedIn {
-    let customer_id = CustomerId::parse("ann").unwrap();
-    let now = Clock::system().now();
-    store.add_customer(&customer_id, None, None, now).await.unwrap();
-    store.allow_sender(&customer_id, &SenderPattern::Any, now).await.unwrap();
-    let leave = store.begin_balance_read(&customer_id).await.unwrap().unwrap();
-    store.apply_balance(&leave, 2, now).await.unwrap();
-    SignedIn { customer_id, username: Username::parse("pm-1").unwrap() }
-}
 
 #[tokio::test]
 async fn p1_a_client_that_hangs_up_during_the_commit_has_its_mail_sent_at_once_all_the_same() {
@@ -84,17 +53,33 @@ async fn credit_at_rcpt_is_asked_for_only_beyond_what_was_found() {
 }
 
 #[tokio::test]
-async fn a_sweep_leaves_the_keys_that_have_not_expired_and_hears_the_stop() {
-    let (submission, store, _directory, _handed) = with_handover(&Config::default()).await;
+async fn p3_whoever_was_left_out_at_first_gets_a_message_of_its_own_under_the_same_key() {
+    let config: Config = toml::from_str("[billing]\nunit = \"recipient\"").unwrap();
+    let (submission, store, _directory, mut handed) = with_handover(&config).await;
     let who = signed_in(&store).await;
     let bytes = [b"X-Postmeter-Idempotency-Key: k\r\n".as_slice(), &submitted().bytes].concat();
-    let keyed = || Submitted { bytes: bytes.clone(), ..submitted() };
-    let first = submission.submit(&who, keyed()).await.unwrap();
-    assert_eq!(submission.submit(&who, keyed()).await.unwrap(), first);
-    let stop = CancellationToken::new();
-    stop.cancel();
-    submission.clone().sweep_keys(stop).await;
-    assert_eq!(submission.submit(&who, keyed()).await.unwrap(), first, "it has not expired");
+    let submit = |to: &'static [&'static str]| {
+        let (submission, who) = (submission.clone(), who.clone());
+        let submitted = Submitted { bytes: bytes.clone(), ..submitted_to(to) };
+        async move { submission.submit(&who, submitted).await.unwrap() }
+    };
+    let first = submit(&["a@y.example"]).await;
+    let second = submit(&["a@y.example", "b@Y.example"]).await;
+    assert_eq!(second.available, Some(Credits::ZERO), "it costs what is new");
+    for (accepted, to) in [(&first, "a@y.example"), (&second, "b@y.example")] {
+        let part = handed.try_recv().unwrap().part;
+        assert_eq!((&part.message_id, part.recipients.len()), (&accepted.message_id, 1));
+        assert_eq!(part.recipients[0].to_string(), to);
+    }
+    // Without a credit left: nobody is new.
+    for (to, want) in [
+        (["a@y.example"].as_slice(), &first),
+        (&["b@y.example"], &second),
+        (&["b@y.example", "a@Y.EXAMPLE"], &second),
+    ] {
+        assert_eq!(submit(to).await.message_id, want.message_id, "{to:?}");
+    }
+    assert!(handed.try_recv().is_err());
     assert_eq!(store.audit().await.unwrap(), []);
 }
 

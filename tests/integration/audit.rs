@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 25] = [
+const HANDS: [(&str, &str); 26] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -31,6 +31,7 @@ const HANDS: [(&str, &str); 25] = [
     ("entry", "UPDATE entry SET amount = amount + 1"),
     ("entry", "UPDATE entry SET decided_by = 'operator'"),
     ("idempotency_key", "UPDATE idempotency_key SET expires_at = 1"),
+    ("idempotency_recipient", "UPDATE idempotency_recipient SET address = 'zoe@example.org'"),
     ("decision", "INSERT INTO decision VALUES ('other', 1, 1, 'retry', 'http', 0)"),
     ("refund", "INSERT INTO refund VALUES ('other', '', 'cus_ann', 1, 'capped', NULL, 0, 'because', 1)"),
     ("gate", "INSERT INTO gate VALUES ('resend', 'because', 2, 1)"),

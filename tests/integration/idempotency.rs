@@ -193,7 +193,7 @@ fn p9_another_message_under_a_used_key_is_refused_and_costs_nothing() {
     let id = queued(&smtp.deliver(&keyed("k", &letter("once"))));
     assert_eq!(smtp.deliver(&keyed("k", &letter("other"))), KEY_REUSED);
     smtp.begin("ann@example.com", &["cid@example.net"]);
-    assert_eq!(smtp.message(&keyed("k", &letter("once"))), KEY_REUSED);
+    assert_eq!(smtp.message(&keyed("k", &letter("other"))), KEY_REUSED);
     smtp.begin("bob@example.com", &["bob@example.net"]);
     assert_eq!(smtp.message(&keyed("k", &letter("once"))), KEY_REUSED);
     post(&meter, "k", &request("once")).is_error(409, "idempotency_key_reused");
@@ -216,10 +216,130 @@ fn p9_another_message_under_a_used_key_is_refused_and_costs_nothing() {
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 2);
 }
 
+const OUT_OF_CREDIT: &str = "452 4.7.1 No email credits remaining, top up at https://meter.example\r\n";
+const FIVE: [&str; 5] = ["a@example.net", "b@example.net", "c@example.net", "d@example.net", "e@example.net"];
+
+/// Names recipients as a queueing client does, and sends to those that are taken; the
+/// reply to the message, and those that were not taken.
+fn send_to<'a>(smtp: &mut Smtp, to: &[&'a str], message: &[u8]) -> (String, Vec<&'a str>) {
+    assert!(smtp.say("MAIL FROM:<ann@example.com>").starts_with("250 "));
+    let mut left = Vec::new();
+    for to in to {
+        let reply = smtp.say(&format!("RCPT TO:<{to}>"));
+        if reply == OUT_OF_CREDIT {
+            left.push(*to);
+        } else {
+            assert!(reply.starts_with("250 "), "{reply}");
+        }
+    }
+    assert!(smtp.say("DATA").starts_with("354 "));
+    (smtp.message(message), left)
+}
+
+fn top_up(meter: &Meter, webhook_id: &str, credits: u64) {
+    RUNTIME.block_on(async { meter.dodo().grant(CUSTOMER_ID, credits, None).unwrap() });
+    assert_eq!(meter.webhook(webhook_id, 0, &credit_added(CUSTOMER_ID)).status, 200);
+}
+
+/// Who got mail by the SMTP upstream, mail by mail.
+fn delivered(meter: &Meter) -> Vec<Vec<String>> {
+    meter.drain();
+    let mut to: Vec<_> = meter.sink().mails().into_iter().map(|mail| mail.to).collect();
+    to.sort();
+    to
+}
+
+#[test]
+fn p2_p3_p4_recipients_that_were_refused_are_retried_under_the_same_key() {
+    let mut meter = Meter::smtp().credits(3).set("billing", "unit = \"recipient\"").start();
+    let message = keyed("k", &letter("five"));
+    let (first, left) = send_to(&mut meter.signed_in(), &FIVE, &message);
+    assert!(first.ends_with(", 0 email credits available\r\n"), "{first}");
+    assert_eq!(left, ["d@example.net", "e@example.net"]);
+    assert_eq!(meter.signed_in().say("MAIL FROM:<ann@example.com>"), OUT_OF_CREDIT);
+    top_up(&meter, "msg_1", 2);
+    // A relay on the way stamps each try.
+    let stamped = [b"Received: from queue\r\n".as_slice(), &message].concat();
+    let (second, left) = send_to(&mut meter.signed_in(), &left, &stamped);
+    assert!(second.ends_with(", 0 email credits available\r\n"), "{second}");
+    assert_eq!(left, Vec::<&str>::new());
+    assert_ne!(queued(&first), queued(&second));
+    assert_eq!(delivered(&meter), [FIVE[..3].to_vec(), FIVE[3..].to_vec()]);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 5);
+
+    top_up(&meter, "msg_2", 5);
+    for _ in 0..2 {
+        for (to, answer) in [(&FIVE[..3], &first), (&FIVE[3..], &second), (&FIVE[..], &second)] {
+            let (again, _) = send_to(&mut meter.signed_in(), to, &message);
+            assert_eq!(queued(&again), queued(answer), "{to:?}");
+            assert!(again.ends_with(", 5 email credits available\r\n"), "{again}");
+        }
+        meter.stop();
+        meter.serve();
+    }
+    assert_eq!(delivered(&meter).len(), 2, "P4");
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 5, "P3");
+}
+
+#[test]
+fn p3_p4_a_retry_that_names_old_and_new_recipients_is_for_the_new_ones() {
+    for (meter, price) in
+        [(Meter::smtp().start(), 1), (Meter::smtp().set("billing", "unit = \"recipient\"").start(), 2)]
+    {
+        let message = keyed("k", &letter("some"));
+        let mut smtp = meter.signed_in();
+        let (first, _) = send_to(&mut smtp, &FIVE[..2], &message);
+        let (second, _) = send_to(&mut smtp, &["b@EXAMPLE.net", "c@example.net", "d@example.net"], &message);
+        assert_ne!(queued(&first), queued(&second));
+        assert!(second.ends_with(&format!(", {} email credits available\r\n", 10 - 2 * price)), "{second}");
+        assert_eq!(delivered(&meter), [FIVE[..2].to_vec(), FIVE[2..4].to_vec()]);
+        assert_eq!(meter.dodo().debited(CUSTOMER_ID), 2 * price);
+    }
+}
+
+#[test]
+fn p4_over_resend_each_recipient_under_a_key_gets_one_mail() {
+    let mut meter = Meter::resend().set("billing", "unit = \"recipient\"").start();
+    // d is in no header: a mail of its own.
+    let text = "From: ann@example.com\r\nTo: a@example.net, b@example.net\r\nCc: c@example.net\r\nSubject: s\r\n\r\nx\r\n";
+    let message = keyed("k", text.as_bytes());
+    let (first, _) = send_to(&mut meter.signed_in(), &["b@example.net"], &message);
+    meter.kill();
+    meter.serve();
+    let (second, _) = send_to(&mut meter.signed_in(), &FIVE[..4], &message);
+    assert_ne!(queued(&first), queued(&second));
+    meter.drain();
+    let mails = meter.mails();
+    let mut to: Vec<&str> = mails.iter().flat_map(|mail| mail.email.recipients()).collect();
+    to.sort_unstable();
+    assert_eq!(to, FIVE[..4]);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 4);
+}
+
+#[test]
+fn p2_p3_p4_tries_at_the_same_time_for_different_recipients_serve_each_of_them_once() {
+    let meter = Meter::smtp().credits(5).set("billing", "unit = \"recipient\"").start();
+    let message = keyed("k", &letter("once"));
+    let mut sessions: Vec<(usize, Smtp)> = (0..10).map(|nth| (nth, meter.signed_in())).collect();
+    for (nth, smtp) in &mut sessions {
+        let to = [FIVE[*nth % 5], FIVE[(*nth + 1) % 5], FIVE[(*nth + 3) % 5]];
+        smtp.begin("ann@example.com", &to);
+    }
+    std::thread::scope(|scope| {
+        for (_, smtp) in &mut sessions {
+            scope.spawn(|| queued(&smtp.message(&message)));
+        }
+    });
+    let mut served: Vec<String> = delivered(&meter).concat();
+    served.sort();
+    assert_eq!(served, FIVE);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 5);
+}
+
 #[test]
 fn what_a_key_stands_for_is_forgotten_after_a_day() {
-    const LIFE: &str =
-        "SELECT k.expires_at - m.accepted_at FROM idempotency_key k JOIN message m USING (message_id)";
+    const LIFE: &str = "SELECT k.expires_at - m.accepted_at FROM idempotency_key k
+         JOIN idempotency_recipient USING (customer_id, key) JOIN message m USING (message_id)";
     let mut meter = Meter::resend().start();
     assert_eq!(post(&meter, "k", &request("once")).status, 200);
     meter.drain();

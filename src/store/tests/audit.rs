@@ -34,8 +34,8 @@ async fn lived_in() -> (Store, Directory) {
     store.void_entry(&refused, "no", at(1)).await.unwrap();
     store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap();
     owe(&store, &ann).await;
-    let keyed =
-        Keyed { key: IdempotencyKey::parse("k").unwrap(), fingerprint: Fingerprinting::of("test").end() };
+    let key = IdempotencyKey::parse("k").unwrap();
+    let keyed = Keyed { key, fingerprint: Fingerprinting::of("test").end(), served: Vec::new() };
     let waiting = Acceptance { keyed: Some(keyed), lease_until: None, ..message(&ann, &["a@y.example"]) };
     let waiting = accepted(&store, waiting).await;
     let lifetime = Duration::from_secs(1);
@@ -103,13 +103,23 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("account", "UPDATE account SET closed_price = 1"),
     ("account", "DELETE FROM entry WHERE state = 'open'"),
     ("account", "UPDATE entry SET state = 'void' WHERE first_capture = 1"),
-    ("idempotency_key", "UPDATE idempotency_key SET message_id = 'x'"),
     ("idempotency_key", "UPDATE idempotency_key SET customer_id = 'nobody'"),
     ("idempotency_key", "UPDATE idempotency_key SET expires_at = 1"),
+    ("idempotency_key", "UPDATE idempotency_key SET messages = 0"),
+    ("idempotency_key", "DELETE FROM idempotency_recipient"),
+    ("idempotency_recipient", "UPDATE idempotency_recipient SET message_id = 'x'"),
+    ("idempotency_recipient", "UPDATE idempotency_recipient SET address = 'x'"),
+    ("idempotency_recipient", "DELETE FROM idempotency_key"),
     (
-        "idempotency_key",
+        "idempotency_recipient",
         "INSERT INTO idempotency_key
-            SELECT customer_id, 'other', fingerprint, message_id, expires_at FROM idempotency_key",
+            SELECT customer_id, 'other', fingerprint, messages, expires_at FROM idempotency_key;
+         INSERT INTO idempotency_recipient
+            SELECT customer_id, 'other', address, message_id, number FROM idempotency_recipient",
+    ),
+    (
+        "idempotency_recipient",
+        "INSERT INTO idempotency_recipient SELECT customer_id, key, 'other', 'x', number FROM idempotency_recipient",
     ),
     ("entry", "UPDATE entry SET amount = 2 WHERE kind = 'credit' AND state = 'done'"),
     ("entry", "DELETE FROM refund WHERE state = 'credited'"),

@@ -9,11 +9,21 @@ const DAY_S: i64 = 24 * 60 * 60;
 
 fn keyed(key: &str, meant: &str) -> Keyed {
     let key = IdempotencyKey::parse(key).unwrap();
-    Keyed { key, fingerprint: Fingerprinting::of("test").rest([meant.as_bytes()]) }
+    Keyed { key, fingerprint: Fingerprinting::of("test").rest([meant.as_bytes()]), served: Vec::new() }
 }
 
 fn under(customer_id: &CustomerId, key: &str, meant: &str) -> Acceptance {
     Acceptance { keyed: Some(keyed(key, meant)), ..message(customer_id, &[A]) }
+}
+
+fn mailboxes(to: &[&str]) -> Vec<Mailbox> {
+    to.iter().map(|to| mailbox(to)).collect()
+}
+
+/// For these, a credit each, since those have it already.
+fn rest(customer_id: &CustomerId, to: &[&str], served: &[&str]) -> Acceptance {
+    let keyed = Keyed { served: mailboxes(served), ..keyed("k", "hello") };
+    Acceptance { keyed: Some(keyed), ..per_recipient(customer_id, to) }
 }
 
 fn later(acceptance: Acceptance, seconds: i64) -> Acceptance {
@@ -99,16 +109,115 @@ async fn what_is_looked_up_is_what_would_be_decided() {
     let ann = customer(&store, "ann", Some(9)).await;
     let look = |meant: &'static str, seconds| {
         let (store, ann) = (store.clone(), ann.clone());
-        async move { store.earlier(&ann, &keyed("k", meant), at(seconds)).await.unwrap() }
+        async move { store.earlier(&ann, &keyed("k", meant), &mailboxes(&[A]), at(seconds)).await.unwrap() }
     };
-    assert_eq!(look("hello", 0).await, None);
+    let new = Earlier::Rest { served: Vec::new() };
+    assert_eq!(look("hello", 0).await, new);
     let first = accepted(&store, under(&ann, "k", "hello")).await;
     let same = Earlier::Same { message_id: first.message_id.clone(), available: Some(credits(8)) };
-    assert_eq!(look("hello", DAY_S - 1).await, Some(same));
-    assert_eq!(look("bye", 0).await, Some(Earlier::Other));
-    assert_eq!(look("hello", DAY_S).await, None);
-    let nobody = store.earlier(&id("bob"), &keyed("k", "hello"), at(0)).await;
-    assert_eq!(nobody.unwrap(), None);
+    assert_eq!(look("hello", DAY_S - 1).await, same);
+    assert_eq!(look("bye", 0).await, Earlier::Other);
+    assert_eq!(look("hello", DAY_S).await, new);
+    let nobody = store.earlier(&id("bob"), &keyed("k", "hello"), &mailboxes(&[A]), at(0)).await;
+    assert_eq!(nobody.unwrap(), new);
+    let partly = store.earlier(&ann, &keyed("k", "hello"), &mailboxes(&["b@y.example", A]), at(0)).await;
+    assert_eq!(partly.unwrap(), Earlier::Rest { served: mailboxes(&[A]) });
+}
+
+const B: &str = "b@y.example";
+const C: &str = "c@y.example";
+
+#[tokio::test]
+async fn p3_those_who_are_left_are_accepted_and_nobody_twice() {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let first = accepted(&store, rest(&ann, &[A], &[])).await;
+    for stale in [rest(&ann, &[A, B], &[]), rest(&ann, &[B], &[A, C]), rest(&ann, &[B], &[C])] {
+        assert_eq!(store.accept(stale).await.unwrap(), Accepted::Overtaken);
+    }
+    let second = accepted(&store, rest(&ann, &[B, C], &[A])).await;
+    drop(store);
+    let settings =
+        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    let store = Store::open(&settings, Metrics::new()).await.unwrap();
+    for (again, answered) in [
+        (rest(&ann, &[A], &[]), &first),
+        (rest(&ann, &[C], &[]), &second),
+        (rest(&ann, &[C, A], &[B]), &second),
+    ] {
+        assert_eq!(store.accept(again).await.unwrap(), before(answered, 6));
+    }
+    let other = Acceptance { keyed: Some(keyed("k", "bye")), ..message(&ann, &["d@y.example"]) };
+    assert_eq!(store.accept(other).await.unwrap(), Accepted::KeyReused);
+    assert_eq!((messages(&store).await, sums(&store, &ann).await), (2, (Some(9), 3, 0)));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p2_p3_of_one_commit_each_recipient_is_one_members() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(3)).await;
+    accepted(&store, rest(&ann, &[A], &[])).await;
+    let asked = vec![
+        rest(&ann, &[B], &[A]),
+        rest(&ann, &[B, C], &[A]),
+        rest(&ann, &[B], &[A]),
+        rest(&ann, &[C, "d@y.example"], &[B]),
+        rest(&ann, &[C], &[A, B]),
+    ];
+    let (first, last) = (asked[0].clone(), asked[4].clone());
+    let answers: Vec<_> = together(&store, asked).await.into_iter().map(Result::unwrap).collect();
+    let yes = |left| Accepted::Yes { available: Some(credits(left)), low: false };
+    let poor = Accepted::OutOfCredit;
+    assert_eq!(answers, [yes(1), Accepted::Overtaken, before(&first, 1), poor, yes(0)]);
+    assert_eq!(store.accept(rest(&ann, &[A, B, C], &[])).await.unwrap(), before(&last, 0));
+    assert_eq!((messages(&store).await, sums(&store, &ann).await), (3, (Some(3), 3, 0)));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn a_key_lives_for_a_day_after_the_last_acceptance_under_it() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let first = accepted(&store, rest(&ann, &[A], &[])).await;
+    let second = accepted(&store, later(rest(&ann, &[B], &[A]), DAY_S - 1)).await;
+    let again = |to: &[&str], seconds| store.accept(later(rest(&ann, to, &[]), seconds));
+    assert_eq!(again(&[A], 2 * DAY_S - 2).await.unwrap(), before(&first, 7));
+    assert_eq!(again(&[A, B], 2 * DAY_S - 2).await.unwrap(), before(&second, 7));
+    // Decided on what was so a moment ago.
+    let stale = store.accept(later(rest(&ann, &[C], &[A]), 2 * DAY_S - 1)).await;
+    assert_eq!(stale.unwrap(), Accepted::Overtaken);
+    let third = accepted(&store, later(rest(&ann, &[A], &[]), 2 * DAY_S - 1)).await;
+    assert_eq!(again(&[A], 2 * DAY_S).await.unwrap(), before(&third, 6));
+    assert_eq!(count(&store, "SELECT count(*) FROM idempotency_recipient").await, 1);
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn what_stood_under_a_key_before_the_upgrade_stands_under_it_still() {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let first = accepted(&store, rest(&ann, &[A, B], &[])).await;
+    for undone in [
+        "CREATE TABLE before AS SELECT k.*, r.message_id FROM idempotency_key k
+            JOIN idempotency_recipient r USING (customer_id, key) GROUP BY customer_id, key",
+        "DROP TABLE idempotency_recipient",
+        "DROP TABLE idempotency_key",
+        include_str!("../migrations/sqlite/0003_idempotency.sql"),
+        "INSERT INTO idempotency_key SELECT customer_id, key, fingerprint, message_id, expires_at FROM before",
+        "DROP TABLE before",
+        "DELETE FROM _sqlx_migrations WHERE version = 6",
+    ] {
+        execute(&store, undone).await.unwrap();
+    }
+    drop(store);
+    let settings =
+        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    let store = Store::open(&settings, Metrics::new()).await.unwrap();
+    assert_audit(&store).await;
+    assert_eq!(store.accept(rest(&ann, &[B], &[])).await.unwrap(), before(&first, 7));
+    accepted(&store, rest(&ann, &[C], &[A, B])).await;
+    assert_audit(&store).await;
 }
 
 #[tokio::test]
@@ -122,11 +231,25 @@ async fn expired_keys_are_swept_in_small_steps() {
     let mut swept = Vec::new();
     for _ in 0..4 {
         swept.push(store.sweep_keys(now, 2).await.unwrap());
+        assert_audit(&store).await;
     }
-    assert_eq!(swept, [2, 2, 1, 0]);
+    assert_eq!(swept, [4, 4, 2, 0], "each a key and a recipient");
     assert_eq!(count(&store, "SELECT count(*) FROM idempotency_key").await, 2);
-    assert!(store.earlier(&ann, &keyed("k6", "hello"), at(DAY_S)).await.unwrap().is_some());
-    assert_audit(&store).await;
+    let kept = store.earlier(&ann, &keyed("k6", "hello"), &mailboxes(&[A]), at(DAY_S)).await.unwrap();
+    assert!(matches!(kept, Earlier::Same { .. }), "{kept:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_served_many_is_swept_in_small_steps_too() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    accepted(&store, rest(&ann, &[A, B, C], &[])).await;
+    let mut swept = Vec::new();
+    for _ in 0..3 {
+        swept.push(store.sweep_keys(at(DAY_S), 2).await.unwrap());
+        assert_audit(&store).await;
+    }
+    assert_eq!(swept, [2, 2, 0], "two recipients; the third and the key");
 }
 
 #[tokio::test]

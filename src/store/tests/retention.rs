@@ -456,11 +456,11 @@ async fn p3_a_message_whose_submission_may_be_retried_stays_until_its_key_is_gon
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(50)).await;
     let key = IdempotencyKey::parse("k").unwrap();
-    let keyed = Some(Keyed { key, fingerprint: Fingerprinting::of("test").end() });
+    let keyed = Some(Keyed { key, fingerprint: Fingerprinting::of("test").end(), served: Vec::new() });
     let message = accepted(&store, Acceptance { keyed, ..message(&ann, &[A]) }).await;
     store.report(report(&message, 1, answered(&[A], &[]))).await.unwrap();
     settle(&store, &ann, 2).await;
     assert_eq!(sweep(&store, OLD).await, (1, 0));
-    assert_eq!(store.sweep_keys(at(OLD), 9).await.unwrap(), 1);
+    assert_eq!(store.sweep_keys(at(OLD), 9).await.unwrap(), 2, "the key, and who has it");
     assert_eq!(sweep(&store, OLD).await, (0, 1));
 }

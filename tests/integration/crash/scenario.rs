@@ -15,6 +15,8 @@ use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter};
 use crate::subscribe::{shown, subscribe, welcome};
 
+const KEYS: &str = "SELECT count(*) FROM idempotency_key";
+
 /// Messages that a trouble of the upstream befalls, if not all.
 pub(super) const FEW: u64 = 4;
 
@@ -89,6 +91,11 @@ impl Scenario {
         Self { plan, ..self }
     }
 
+    /// The same with this before it.
+    fn troubles(self, troubles: fn(&Meter, Road)) -> Self {
+        Self { troubles, ..self }
+    }
+
     /// The process dies at the start that follows a life in which this went wrong.
     fn at_start(goes_wrong: fn(&Meter, Road), shows: fn(&Meter) -> bool) -> Self {
         Self { earlier: Some(Earlier { goes_wrong, shows }), has_clients: false, ..Self::ordinary(1) }
@@ -142,6 +149,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| entries(meter, Misbehaviour::HangAfter, 1),
             |meter| meter.dodo().faults().struck() > 0,
         ),
+        CrashPoint::KeysSwept => deed(|_| String::new(), |meter, _| assert_eq!(meter.number(KEYS), 0))
+            .troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
         CrashPoint::PaymentRecorded => deed(subscribes, is_shown_a_credential),
         CrashPoint::WebhookActed => deed(tops_up, |_, _| {}).plan(|plan| plan.credits(0)),
@@ -179,6 +188,12 @@ pub(super) fn upstream(meter: &Meter, road: Road, trouble: Trouble) {
         (Road::Smtp, Trouble::Silent) => sink.hang("DOT"),
         (Road::Smtp, Trouble::Slow) => sink.pause(Duration::from_secs(3)),
     }
+}
+
+fn leaves_an_expired_key(meter: &Meter, _: Road) {
+    const KEY: &str = "INSERT INTO idempotency_key
+        SELECT customer_id, 'old', printf('%064d', 0), 1, 1 FROM customer";
+    meter.tamper(KEY);
 }
 
 fn is_told_to_stop(meter: &Meter) -> String {

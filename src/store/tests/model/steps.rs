@@ -18,8 +18,9 @@ pub(super) const NAMES: [&str; 3] = ["ann", "bob", "eve"];
 pub(super) enum Step {
     /// A message asks to be accepted; it is handed over, or waits in the database.
     Accept(Who, Letter, bool),
-    /// The same is asked again under its key, twice at once; or another under it.
-    Again(u8, bool),
+    /// The same is asked again under its key, twice at once and for whoever is named
+    /// by these bits; or another under it.
+    Again(u8, bool, [u8; 2]),
     /// So many at once, in one commit.
     Rush(Who, u8),
     /// What is due is leased.
@@ -178,7 +179,8 @@ fn one_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (who(), letter(), prop::bool::weighted(0.8)).prop_map(|(who, letter, now)| Step::Accept(who, letter, now)),
         1 => (who(), 2..9u8).prop_map(|(who, many)| Step::Rush(who, many)),
-        1 => (nth(), prop::bool::weighted(0.3)).prop_map(|(nth, is_other)| Step::Again(nth, is_other)),
+        2 => (nth(), prop::bool::weighted(0.2), [nth(), nth()])
+            .prop_map(|(nth, is_other, whom)| Step::Again(nth, is_other, whom)),
         2 => Just(Step::Poll),
         5 => nth().prop_map(Step::SendLeaves),
         5 => (nth(), upstream()).prop_map(|(nth, how)| Step::SendTakesEffect(nth, how)),

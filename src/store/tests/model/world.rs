@@ -129,7 +129,7 @@ impl World {
     pub(super) async fn take(&mut self, step: Step) -> Result<(), Broken> {
         match step {
             Step::Accept(who, letter, at_once) => self.accept(who, letter, at_once).await,
-            Step::Again(nth, is_other) => self.again(nth, is_other).await,
+            Step::Again(nth, is_other, whom) => self.again(nth, is_other, whom).await,
             Step::Rush(who, many) => self.rush(who, many.into()).await.map(drop),
             Step::Poll => self.poll().await,
             Step::SendLeaves(nth) => self.send_leaves(nth).await,
