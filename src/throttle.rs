@@ -81,9 +81,11 @@ impl<K: Hash + Eq> Throttle<K> {
         u32::try_from(lacking).unwrap_or(u32::MAX).min(self.burst)
     }
 
-    /// The bucket of `key` is full again.
-    pub fn refill(&self, key: &K) {
-        self.buckets().full_at.remove(key);
+    /// So many go back into the bucket of `key`.
+    pub fn put_back(&self, key: &K, count: u32) {
+        if let Some(full_at) = self.buckets().full_at.get_mut(key) {
+            *full_at = full_at.saturating_sub(self.interval_us.saturating_mul(i64::from(count)));
+        }
     }
 
     fn room(&self, full_at: i64, now_us: i64) -> Result<(), TooSoon> {
@@ -155,8 +157,10 @@ mod tests {
             assert_eq!(throttle.taken(&"a", at(millis)), taken, "{millis}");
         }
         assert_eq!(throttle.check(&"b", at(100_000)), Ok(()), "another has a bucket of their own");
-        throttle.refill(&"a");
-        assert_eq!((throttle.taken(&"a", at(100_000)), throttle.take("a", at(100_000))), (0, Ok(())));
+        throttle.put_back(&"a", 1);
+        throttle.put_back(&"nobody", 1);
+        assert_eq!((throttle.taken(&"a", at(100_000)), throttle.take("a", at(100_000))), (1, Ok(())));
+        assert_eq!(throttle.take("a", at(100_000)), too_soon(10));
     }
 
     #[test]

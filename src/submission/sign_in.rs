@@ -2,7 +2,8 @@
 //!
 //! A name that does not exist, a wrong secret and a revoked credential are one thing to
 //! whoever asks: one text, the same question to the database, the same comparison, and
-//! an answer at a time that was fixed before the question was asked.
+//! an answer at a time that was fixed before the question was asked. What has failed
+//! before, and what that leads to, is [`crate::throttle::sign_in`]'s to say.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,6 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::Username;
 use crate::domain::refusal::Refusal;
 use crate::telemetry::SignInResult;
-use crate::throttle::TooSoon;
 
 impl Submission {
     /// Checks a credential that was presented from an address. Never waits for Dodo.
@@ -43,26 +43,31 @@ impl Submission {
     ) -> Result<T, Refusal> {
         let (sign_ins, metrics) = (&self.0.sign_ins, &self.0.tools.metrics);
         let (begun, now) = (Instant::now(), self.0.tools.clock.now());
-        let attempt = sign_ins.begin(peer, username, now).map_err(|TooSoon { retry_after_s }| {
-            metrics.sign_in(SignInResult::Limited);
-            Refusal::TooManyFailures { retry_after_s }
-        })?;
-        let answer = check.await;
+        let attempt = sign_ins.begin(peer, username, now);
+        let answer = if attempt.is_looked_at { check.await } else { Err(Refusal::BadCredential) };
         match &answer {
             Ok(_) => {
                 metrics.sign_in(SignInResult::Accepted);
                 sign_ins.succeeded(&attempt, now);
+                return answer;
             }
-            Err(Refusal::BadCredential) => {
+            Err(Refusal::BadCredential) if attempt.is_looked_at => {
                 metrics.sign_in(SignInResult::Refused);
                 sign_ins.failed(&attempt, now);
                 tracing::info!(%peer, "sign-in failed");
-                // Not so long after the answer was found, which would tell how long that took.
-                sleep_until(begun + attempt.answer_after).await;
             }
-            Err(_) => metrics.sign_in(SignInResult::Unavailable),
+            Err(Refusal::BadCredential) => metrics.sign_in(SignInResult::Limited),
+            Err(_) => {
+                metrics.sign_in(SignInResult::Unavailable);
+                return answer;
+            }
         }
-        answer
+        // Not so long after the answer was found, which would tell how long that took.
+        sleep_until(begun + attempt.answer_after).await;
+        match attempt.is_put_off {
+            true => Err(Refusal::TooManyFailures { retry_after_s: sign_ins.retry_after_s() }),
+            false => answer,
+        }
     }
 
     /// Whose credential this is, for [`guarded`](Self::guarded) and nothing else.

@@ -2,20 +2,21 @@
 //!
 //! | counted by | beyond the limit |
 //! |---|---|
-//! | username and address | nothing more is checked until a failure is forgiven |
+//! | username and address | nothing more is looked at until a failure is forgiven |
 //! | address (IPv6: its /64) | the same, but not for a username that has signed in from there lately |
 //! | username, from everywhere | a wrong secret waits longest for its answer; a right one never |
 //!
 //! So nobody can lock a customer out: not from elsewhere, since what others do to a
 //! username never keeps its secret from being looked at, and not from a shared
-//! address, since whoever has signed in from it is judged by their own failures
-//! alone. That costs nothing in strength: a secret has 256 random bits, and the
-//! limits are there to spare the log and the processor.
+//! address, since whoever has signed in from it is kept out by failures of their own
+//! username alone. That costs nothing in strength: a secret has 256 random bits, and
+//! the limits are there to spare the log and the processor.
 //!
-//! A failure is answered at a time that is fixed before anything is looked up, later
-//! with each failure, so that the wait tells nothing about the username. What is not
-//! a customer's is counted like what is. Usernames are kept as keyed hashes of what
-//! was presented. Attempts that run at the same moment may all pass: as many as one
+//! Nothing tells whether a username exists, or has signed in from an address. What is
+//! not a customer's is counted like what is. A failure is answered at a time that is
+//! fixed before anything is looked up; and beyond a limit what was looked at and is
+//! wrong reads like what was not. Usernames are kept as keyed hashes of what was
+//! presented. Attempts that run at the same moment may all pass: as many as one
 //! address may have connections.
 
 use std::collections::HashMap;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Throttle, TooSoon, network_of};
+use super::{Throttle, network_of};
 use crate::config::Limits;
 
 /// How long a username is known at an address after it signed in there.
@@ -49,13 +50,17 @@ pub struct SignIns {
     known: Mutex<HashMap<(IpAddr, Name), Timestamp>>,
 }
 
-/// A sign-in that may be checked.
+/// A sign-in that has begun.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
     address: IpAddr,
     /// A bearer token comes without one.
     username: Option<Name>,
-    /// After this time from its beginning a failure is answered.
+    /// Whether the secret is to be looked at. If not, it is taken to be wrong.
+    pub is_looked_at: bool,
+    /// Whether what is wrong is told to come later, looked at or not.
+    pub is_put_off: bool,
+    /// After this time from its beginning what is wrong is answered.
     pub answer_after: Duration,
 }
 
@@ -73,39 +78,45 @@ impl SignIns {
         }
     }
 
-    /// Whether a sign-in from there may be checked now, and when it is worth another try.
-    pub fn begin(&self, peer: IpAddr, username: Option<&str>, now: Timestamp) -> Result<Attempt, TooSoon> {
+    /// Somebody is about to sign in from there.
+    pub fn begin(&self, peer: IpAddr, username: Option<&str>, now: Timestamp) -> Attempt {
         let address = network_of(peer);
         let username = username.map(|name| self.names.hash_one(name));
         let pair = username.map(|name| (address, name));
         let is_known = pair.is_some_and(|pair| self.is_known(&pair, now));
+        let is_pair_over = pair.is_some_and(|pair| self.by_pair.check(&pair, now).is_err());
+        let is_address_over = self.by_address.check(&address, now).is_err();
         let limits = &self.limits;
-        let mut answer_after = Duration::ZERO;
-        if let Some(pair) = pair {
-            self.by_pair.check(&pair, now)?;
-            answer_after = self.wait(self.by_pair.taken(&pair, now), limits.sign_in_failures);
+        let failures = [
+            (pair.map_or(0, |pair| self.by_pair.taken(&pair, now)), limits.sign_in_failures),
+            (self.by_address.taken(&address, now), limits.sign_in_failures_per_address),
+            (
+                username.map_or(0, |name| self.by_username.taken(&name, now)),
+                limits.sign_in_failures_per_username,
+            ),
+        ];
+        let waits = failures.map(|(failures, limit)| self.wait(failures, limit));
+        Attempt {
+            address,
+            username,
+            is_looked_at: !is_pair_over && (is_known || !is_address_over),
+            is_put_off: is_pair_over || is_address_over,
+            answer_after: waits.into_iter().max().unwrap_or_default(),
         }
-        if !is_known {
-            self.by_address.check(&address, now)?;
-            let failures = self.by_address.taken(&address, now);
-            answer_after = answer_after.max(self.wait(failures, limits.sign_in_failures_per_address));
-            let failures = username.map_or(0, |name| self.by_username.taken(&name, now));
-            answer_after = answer_after.max(self.wait(failures, limits.sign_in_failures_per_username));
-        }
-        Ok(Attempt { address, username, answer_after })
     }
 
-    /// It failed. Who is known there brings nobody else into disrepute.
+    /// When who is put off may come again, in seconds: one time for all, so that it
+    /// does not tell which limit was reached.
+    pub fn retry_after_s(&self) -> u64 {
+        self.limits.sign_in_forgive_s
+    }
+
+    /// What was looked at was wrong.
     pub fn failed(&self, attempt: &Attempt, now: Timestamp) {
-        // Nothing is left to take where the limit is reached, which is what is to be kept.
-        let pair = attempt.username.map(|name| (attempt.address, name));
-        if let Some(pair) = pair {
-            let _ = self.by_pair.take(pair, now);
-        }
-        if !pair.is_some_and(|pair| self.is_known(&pair, now)) {
-            let _ = self.by_address.take(attempt.address, now);
-        }
+        // Where a limit is reached there is nothing left to take, and it stays reached.
+        let _ = self.by_address.take(attempt.address, now);
         if let Some(name) = attempt.username {
+            let _ = self.by_pair.take((attempt.address, name), now);
             let _ = self.by_username.take(name, now);
         }
     }
@@ -114,7 +125,9 @@ impl SignIns {
     /// since it says nothing about the next one.
     pub fn succeeded(&self, attempt: &Attempt, now: Timestamp) {
         let Some(pair) = attempt.username.map(|name| (attempt.address, name)) else { return };
-        self.by_pair.refill(&pair);
+        let slips = self.by_pair.taken(&pair, now);
+        self.by_pair.put_back(&pair, slips);
+        self.by_address.put_back(&attempt.address, slips);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN && !known.contains_key(&pair) {
             known.retain(|_, seen| is_fresh(*seen, now));
@@ -164,41 +177,51 @@ mod tests {
         })
     }
 
+    /// It was not looked at.
+    #[derive(Debug, PartialEq, Eq)]
+    struct PutOff;
+
     impl SignIns {
-        fn try_from(&self, peer: &str, username: &str, now: Timestamp) -> Result<Attempt, TooSoon> {
+        fn attempt(&self, peer: &str, username: &str, now: Timestamp) -> Attempt {
             self.begin(peer.parse().unwrap(), Some(username), now)
         }
 
-        /// A wrong secret: how long it waits for its answer in milliseconds, or for the next try in seconds.
-        fn wrong(&self, peer: &str, username: &str, now: Timestamp) -> Result<u128, u64> {
-            let attempt = self.try_from(peer, username, now).map_err(|too_soon| too_soon.retry_after_s)?;
-            self.failed(&attempt, now);
-            Ok(attempt.answer_after.as_millis())
+        /// A wrong secret: how long it waits for its answer, in milliseconds.
+        fn wrong(&self, peer: &str, username: &str, now: Timestamp) -> Result<u128, PutOff> {
+            let attempt = self.attempt(peer, username, now);
+            if attempt.is_looked_at {
+                self.failed(&attempt, now);
+            }
+            if attempt.is_put_off { Err(PutOff) } else { Ok(attempt.answer_after.as_millis()) }
         }
 
-        fn right(&self, peer: &str, username: &str, now: Timestamp) -> Result<(), TooSoon> {
-            let attempt = self.try_from(peer, username, now)?;
+        fn right(&self, peer: &str, username: &str, now: Timestamp) -> Result<(), PutOff> {
+            let attempt = self.attempt(peer, username, now);
+            if !attempt.is_looked_at {
+                return Err(PutOff);
+            }
             self.succeeded(&attempt, now);
             Ok(())
         }
     }
 
     #[test]
-    fn each_failure_waits_longer_and_then_nothing_is_checked_for_a_while() {
+    fn each_failure_waits_longer_and_then_nothing_is_looked_at_for_a_while() {
         let sign_ins = sign_ins();
         let table = [
             (0, Ok(1_000)),
             (0, Ok(4_000)),
             (0, Ok(9_000)),
-            (0, Err(60)),
-            (59, Err(1)),
+            (0, Err(PutOff)),
+            (59, Err(PutOff)),
             (60, Ok(9_000)),
-            (60, Err(60)),
+            (60, Err(PutOff)),
             (1_000, Ok(1_000)),
         ];
         for (second, want) in table {
             assert_eq!(sign_ins.wrong(HERE, "ann", at(second)), want, "{second}");
         }
+        assert_eq!(sign_ins.retry_after_s(), 60);
     }
 
     #[test]
@@ -217,9 +240,9 @@ mod tests {
         let hosts = ["2001:db8::1", "2001:db8::2", "2001:db8::3"];
         let named = (0..6).map(|n| sign_ins.wrong(hosts[n % 3], &format!("user{n}"), at(0)));
         assert!(named.collect::<Vec<_>>().iter().all(Result::is_ok));
-        assert_eq!(sign_ins.wrong("2001:db8::4", "user7", at(0)), Err(60));
+        assert_eq!(sign_ins.wrong("2001:db8::4", "user7", at(0)), Err(PutOff));
         let token = sign_ins.begin("2001:db8::5".parse().unwrap(), None, at(0));
-        assert!(token.is_err(), "nor is a token looked at");
+        assert!(!token.is_looked_at, "nor is a token");
         assert!(sign_ins.wrong("2001:db8:0:1::1", "user7", at(0)).is_ok());
     }
 
@@ -231,7 +254,6 @@ mod tests {
         }
         assert_eq!(sign_ins.wrong("203.0.113.1", "ann", at(0)), Ok(9_000), "a wrong secret waits longest");
         assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()), "from an address never seen before");
-        assert_eq!(sign_ins.wrong(HERE, "ann", at(0)), Ok(1_000), "where ann is known, her own slips count");
     }
 
     #[test]
@@ -251,6 +273,33 @@ mod tests {
     }
 
     #[test]
+    fn nothing_tells_who_has_signed_in_from_a_shared_address() {
+        let sign_ins = sign_ins();
+        assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));
+        let told = |name: &str| {
+            let attempt = sign_ins.attempt(HERE, name, at(1));
+            if attempt.is_looked_at {
+                sign_ins.failed(&attempt, at(1));
+            }
+            (attempt.is_put_off, attempt.answer_after)
+        };
+        for n in 0..5 {
+            // Turn by turn, from nothing to beyond every limit; each name for the first time.
+            let (ann, nobody) =
+                (sign_ins.attempt(HERE, "ann", at(1)), sign_ins.attempt(HERE, "nobody", at(1)));
+            assert_eq!((ann.is_put_off, ann.answer_after), (nobody.is_put_off, nobody.answer_after), "{n}");
+            told(&format!("user{n}"));
+        }
+        let mut seen = Vec::new();
+        for name in ["ann", "nobody"] {
+            seen.push((0..9).map(|_| told(name)).skip(1).collect::<Vec<_>>());
+        }
+        assert_eq!(seen[0].last(), seen[1].last());
+        assert!(seen.iter().flatten().all(|(is_put_off, _)| *is_put_off), "{seen:?}");
+        assert!(seen.iter().flatten().all(|(_, after)| *after == Duration::from_secs(9)), "{seen:?}");
+    }
+
+    #[test]
     fn a_broken_app_does_not_lock_out_its_neighbours() {
         let sign_ins = sign_ins();
         assert_eq!(sign_ins.right(HERE, "old", at(0)), Ok(()));
@@ -266,7 +315,7 @@ mod tests {
         let sign_ins = sign_ins();
         for n in 0..40_000u32 {
             let peer = IpAddr::V4((0x0a00_0000 + n).into());
-            let attempt = sign_ins.begin(peer, Some(&format!("user{n}")), at(0)).unwrap();
+            let attempt = sign_ins.begin(peer, Some(&format!("user{n}")), at(0));
             sign_ins.failed(&attempt, at(0));
         }
         assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));

@@ -13,7 +13,10 @@ const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 #[test]
 fn failed_sign_ins_are_counted_over_smtp_and_http_together_and_lock_out_nobody_elsewhere() {
-    let meter = Meter::resend().set("limits", "sign_in_failures = 3").start();
+    let meter = Meter::resend()
+        .set("limits", "sign_in_failures = 3")
+        .set("limits", "sign_in_max_delay_s = 1")
+        .start();
     let (username, secret) = (meter.credential.username.clone(), meter.credential.secret.clone());
     let get = || meter.request(Method::GET, "/messages");
     let mut smtp = Smtp::starttls(&meter);

@@ -44,11 +44,12 @@ async fn linger(number: usize, smtp: SocketAddr, smtps: SocketAddr, counts: Arc<
         assert!(said[..octets].starts_with(b"220 "), "{:?}", String::from_utf8_lossy(&said[..octets]));
     }
     counts.there.fetch_add(1, Relaxed);
+    let mut has_begun = false;
     loop {
-        // Only once where more would be no TLS.
-        let written = if address == smtps && said[0] == 1 { Ok(()) } else { stream.write_all(piece).await };
-        said[0] = 1;
-        let heard = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut said[1..])).await;
+        // Once where more would be no TLS.
+        let written = if address == smtps && has_begun { Ok(()) } else { stream.write_all(piece).await };
+        has_begun = true;
+        let heard = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut said)).await;
         if written.is_err() || matches!(heard, Ok(Ok(0) | Err(_))) {
             counts.sent_away.fetch_add(1, Relaxed);
             return;
