@@ -105,9 +105,13 @@
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.
-//! - **What Resend may have is given up by nobody but the operator**, who was told
+//! - **What an upstream may have is given up by nobody but the operator**, who was told
 //!   the risk; the decision is kept with the message ([`domain::decision`]). Over SMTP
-//!   an upstream that puts the mail off later is taken to have none of it.
+//!   nothing that is said later (put off, refused, expired) disproves a copy that was lost
+//!   after the final dot, so each recipient of it keeps the mark `maybe_taken` until it is
+//!   sent. Whoever surely has none of it is bounced alone.
+//! - **Mail that left after it was given up is told**: in the log, in a metric and with
+//!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
 //! - **Every task has an owner** ([`app`]'s two trackers) and hears a stop.
 //! - **Deliberately absent**: statics with state, unsafe code, an open relay in any
@@ -122,7 +126,7 @@
 //! |---|---|
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
-//! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again |
+//! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
 //! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |

@@ -32,7 +32,7 @@ pub struct KnownPart {
     pub state: PartState,
     /// The last attempt.
     pub attempt: u32,
-    /// Whether the outcome of that, or of the one before, is unknown.
+    /// Whether the outcome of that, or of an earlier one, is unknown.
     pub is_unknown: bool,
     /// The upstream's id, once it has answered.
     pub upstream_id: Option<String>,
@@ -82,7 +82,9 @@ impl Store {
     ) -> Result<Option<KnownPart>, StoreError> {
         const PART: &str = "
             SELECT m.customer_id, p.road, p.state, p.attempt, coalesce(p.due_at, p.lease_until, 0) AS time,
-                   p.unknown, p.upstream_id
+                   p.unknown = 1 OR EXISTS (SELECT 1 FROM recipient r WHERE r.message_id = p.message_id
+                       AND r.part_no = p.part_no AND r.state = 'queued' AND r.maybe_taken = 1) AS unknown,
+                   p.upstream_id
             FROM part p JOIN message m ON m.message_id = p.message_id
             WHERE p.message_id = ?1 AND p.part_no = ?2";
         const RECIPIENTS: &str = "

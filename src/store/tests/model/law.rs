@@ -184,10 +184,7 @@ impl World {
             law!(copies <= most, "P4: {}", told());
             match recipient.state.as_str() {
                 "sent" => law!(copies >= 1, "P1: it was not sent. {}", told()),
-                "failed" => {
-                    let may_be_there = !by_resend && unanswered > 0;
-                    law!(copies == 0 || may_be_there, "P3: it was sent. {}", told());
-                }
+                "failed" => law!(copies == 0, "P3: it was sent. {}", told()),
                 _ => law!(is_held, "P1: it stays queued. {}", told()),
             }
         }
