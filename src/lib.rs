@@ -81,7 +81,8 @@
 //!   posted again.
 //! - **A refund is given once, and never outlives what was spent.** While the capture
 //!   is in no entry it is taken back; after that a credit entry in the same lane gives
-//!   it back. Off by default, and one in twenty of a day's messages at most.
+//!   it back. Off by default; at most one in twenty of a day's messages, but one at
+//!   least, and what has left within the day counts. Only who surely bounced is refunded.
 //! - **A balance read is applied only if no entry was opened, settled or voided
 //!   since it began** (the account's `version`), and while an entry's outcome is
 //!   unknown it may only raise what is available.
@@ -131,10 +132,13 @@
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
+//! | when a bounce is told (`bounce-recorded`, `refunds-decided`) | the bounce and what it gives back; Resend tells it again, which changes nothing |
+//! | while credit is given back (`refunds-due`, `credit-opened`) | refunds that are due, those never debited taken back; the open entry, posted again under its key |
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
 //! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
 //! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
+//! | while old rows leave (`captures-left`, `messages-left`, `entries-left`, `marks-left`) | what had not left yet, and the sums of what had; the next round goes on |
 //! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
 //! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 

@@ -5,7 +5,8 @@
 //! is held for the operator, or has a call in doubt; while the first call is under
 //! way its answer is as good and comes by itself. A part that was given up stays as
 //! it is: that it left all the same is told, counted and kept with it. A hard bounce
-//! is written down on its recipients, and may give a credit back.
+//! is written down on its recipients, and may give a credit back; where it is not
+//! told whose it is, it is written down on the part and gives nothing back.
 
 use jiff::Timestamp;
 
@@ -52,7 +53,7 @@ impl Ears<'_> {
         if is_told_more(&subject.part) {
             self.prove(&subject, event.email_id.clone()).await?;
         }
-        if let EventKind::HardBounce { reply } = &event.kind {
+        if let EventKind::HardBounce { reply, .. } = &event.kind {
             self.bounced(&subject, event, reply).await?;
         }
         Ok(Some(subject.part.customer_id))
@@ -110,9 +111,9 @@ impl Ears<'_> {
             .map(|(mailbox, _)| (mailbox, mailbox.to_ascii()))
             .collect();
         let addresses: Vec<&str> = served.iter().map(|(_, address)| address.as_str()).collect();
-        let concerned = event.concerns(&addresses);
-        let concerned = served.iter().filter(|(_, address)| concerned.contains(&address.as_str()));
-        let recipients: Vec<Mailbox> = concerned.map(|(mailbox, _)| (*mailbox).clone()).collect();
+        let bounced = event.bounced(&addresses);
+        let bounced = served.iter().filter(|(_, address)| bounced.contains(&address.as_str()));
+        let recipients: Vec<Mailbox> = bounced.map(|(mailbox, _)| (*mailbox).clone()).collect();
         tracing::info!(
             part_id = %subject.part_id,
             customer_id = %subject.part.customer_id,
@@ -120,6 +121,11 @@ impl Ears<'_> {
             reason = ?reply,
             "bounced"
         );
+        if recipients.is_empty() {
+            self.store.note_bounce(&subject.message_id, subject.part_no, reply).await?;
+            tracing::warn!(part_id = %subject.part_id, to = event.to.len(), "a bounce does not say whose it is: nothing is given back for it");
+            return Ok(());
+        }
         let bounced = Bounced {
             message_id: subject.message_id.clone(),
             customer_id: subject.part.customer_id.clone(),

@@ -105,6 +105,15 @@ const CHECKS: &[Check] = &[
             OR a.closed_price < 0 OR a.closed_captured < 0 OR a.closed_released < 0
             OR a.closed_capture > a.last_entered OR (a.closed_capture = 0 AND a.closed_settled <> 0)",
     ),
+    sums(
+        "account",
+        // What refunds say was given back and what credit entries say, of the rows that have left.
+        "what was given back and has left it does not add up",
+        "SELECT a.customer_id, abs(a.closed_refunded - a.closed_credited - coalesce(e.closed, 0)) FROM account a
+         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry WHERE kind = 'credit'
+                    GROUP BY customer_id) e ON e.customer_id = a.customer_id
+         WHERE a.closed_refunded <> a.closed_credited + coalesce(e.closed, 0)",
+    ),
     check(
         "account",
         "it belongs to no customer, or a count of it is impossible",

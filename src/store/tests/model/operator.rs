@@ -47,7 +47,7 @@ impl World {
         while store.close_captures(cutoff).await? > 0 {}
         let mut after = None;
         loop {
-            after = store.close_messages(cutoff, after.as_ref()).await?.next;
+            after = store.close_messages(cutoff, self.clock.now(), after.as_ref()).await?.next;
             if after.is_none() {
                 break;
             }
