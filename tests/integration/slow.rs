@@ -20,6 +20,8 @@ const CLIENTS: usize = 300;
 const STRANGER_S: usize = 25;
 /// How many come at the same time: the kernel's queue is not what is measured.
 const COMING: usize = 200;
+/// How long each is silent between two octets.
+const PAUSE: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 9;
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ async fn linger(number: usize, smtp: SocketAddr, smtps: SocketAddr, counts: Arc<
         // Once where more would be no TLS.
         let written = if address == smtps && has_begun { Ok(()) } else { stream.write_all(piece).await };
         has_begun = true;
-        let heard = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut said)).await;
+        let heard = tokio::time::timeout(PAUSE, stream.read(&mut said)).await;
         if written.is_err() || matches!(heard, Ok(Ok(0) | Err(_))) {
             counts.sent_away.fetch_add(1, Relaxed);
             return;
