@@ -31,14 +31,15 @@ use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
+use crate::door::{Door, Limits, Network};
 use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
+use crate::smtp;
 use crate::smtp::connection::{Opening, Server};
-use crate::smtp::listener::Front;
 use crate::store::customer::{ChangeError, Credential};
 use crate::store::{self, Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
@@ -246,10 +247,10 @@ impl Running {
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
-        front.0.spawn(http::serve(sockets.http, pages, metrics.clone(), front.1.clone()));
+        start_http(config, (sockets.http, pages), config.http_trusted_proxies(), &metrics, &front);
         if let Some(listener) = sockets.metrics {
             let pages = http::metrics_router(metrics.clone());
-            front.0.spawn(http::serve(listener, pages, metrics, front.1.clone()));
+            start_http(config, (listener, pages), &[], &metrics, &front);
         }
         Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, front, back })
     }
@@ -400,7 +401,7 @@ fn http_settings(
         },
         max_message_bytes: config.smtp.max_message_bytes,
         max_recipients: config.smtp.max_recipients,
-        trusted_proxies: config.http.trusted_proxies.clone(),
+        forwarding_proxies: config.http.forwarding_proxies.clone(),
         lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
         serves_metrics: config.http.metrics_listen.is_none(),
         is_sandbox,
@@ -415,7 +416,13 @@ fn start_smtp(
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<()> {
     let server = Server::new(&config.smtp, config.billing.out_of_credit_reply, rooms.submission.clone());
-    let front = Front::new(server, &config.smtp, tasks.clone(), stop.clone());
+    let door = Door::new(Limits {
+        max_connections: config.smtp.max_connections,
+        max_connections_per_ip: config.smtp.max_connections_per_ip,
+        trusted_proxies: config.smtp.trusted_proxies.clone(),
+        proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
+    });
+    let front = smtp::listener::Front::new(server, door, tasks.clone(), stop.clone());
     for listener in submission {
         let acceptor = TlsAcceptor::from(certificate.server_config()?);
         tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::StartTls(acceptor)));
@@ -425,6 +432,25 @@ fn start_smtp(
         tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::Implicit(acceptor)));
     }
     Ok(())
+}
+
+/// The metrics' own listener trusts no proxy: whoever reads this node's comes directly.
+fn start_http(
+    config: &Config,
+    (listener, pages): (TcpListener, Router),
+    trusted_proxies: &[Network],
+    metrics: &Metrics,
+    front: &(TaskTracker, CancellationToken),
+) {
+    let door = Door::new(Limits {
+        max_connections: config.http.max_connections,
+        max_connections_per_ip: config.http.max_connections_per_ip,
+        trusted_proxies: trusted_proxies.to_vec(),
+        proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
+    });
+    let timeout = Duration::from_secs(config.http.header_timeout_s);
+    let serving = http::listener::Front::new(pages, door, timeout, metrics.clone(), front.clone());
+    front.0.spawn(serving.run(listener));
 }
 
 /// Waits for SIGTERM or ctrl-c.

@@ -36,6 +36,7 @@
 //! | [`http`] | routes, pages, webhooks | SQL, SMTP, how mail leaves |
 //! | [`submission`] | the use case that takes a message in | replies, SQL, wire formats |
 //! | [`mime`] | header inspection, the stamp, our own mail; pure | envelopes' fate, the store |
+//! | [`door`] | how connections come in: limits, who it is (PROXY protocol) | what is said on them |
 //! | [`routing`] | which road a message takes, its parts | sockets, SQL |
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
@@ -49,7 +50,7 @@
 //! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`random`], [`throttle`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
-//! `store`, `upstream`, `mime` → `domain`; `delivery` stands beside `submission` and
+//! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come in); `delivery` stands beside `submission` and
 //! takes from the same rooms (both `delivery` and `billing` write mail of our own:
 //! bounces and notices). Traits stand nowhere: rooms
 //! are concrete and handed in by [`app`]; the two services are reached at base URLs,
@@ -106,6 +107,8 @@
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.
+//! - **A client's address is the socket's, or what a proxy named in the configuration
+//!   says**; nobody else is asked, and such a proxy that says nothing is not served.
 //! - **What an upstream may have is given up by nobody but the operator**, who was told
 //!   the risk; the decision is kept with the message ([`domain::decision`]). Over SMTP
 //!   nothing that is said later (put off, refused, expired) disproves a copy that was lost
@@ -150,6 +153,7 @@ pub mod config;
 pub mod crash;
 pub mod delivery;
 pub mod domain;
+pub mod door;
 pub mod handover;
 pub mod http;
 pub mod mime;

@@ -1,21 +1,15 @@
 //! What holds where the file is silent. `example.toml` shows the same values to
 //! the operator; a test keeps the two alike.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
     UpstreamKind,
 };
 use crate::domain::credits::Unit;
-
-const LOOPBACK: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-];
+use crate::door::Network;
 
 impl Default for Config {
     fn default() -> Self {
@@ -48,10 +42,10 @@ impl Default for Smtp {
             max_connections_per_ip: 100,
             max_sessions_per_customer: 1_000,
             trusted_proxies: Vec::new(),
+            handshake_timeout_s: 15,
             idle_timeout_s: 300,
             data_timeout_s: 600,
             unauthenticated_timeout_s: 60,
-            handshake_timeout_s: 15,
             write_timeout_s: 20,
             min_bytes_per_s: 1_024,
             min_bytes_grace_s: 60,
@@ -68,7 +62,11 @@ impl Default for Http {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 3000)),
             metrics_listen: None,
-            trusted_proxies: LOOPBACK.to_vec(),
+            max_connections: 4_096,
+            max_connections_per_ip: 1_024,
+            trusted_proxies: None,
+            header_timeout_s: 75,
+            forwarding_proxies: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],
         }
     }
 }

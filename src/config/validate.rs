@@ -28,9 +28,9 @@ const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
 pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     let mut findings = Findings(Vec::new());
     findings.roots(config);
-    findings.not_yet(config);
     findings.smtp(&config.smtp);
     findings.listeners(&config.smtp, &config.http);
+    findings.http(&config.http);
     findings.limits(&config.limits);
     findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
@@ -61,13 +61,6 @@ impl Findings {
         self.at_most(key, value, most);
     }
 
-    /// What has a place in the file and no effect yet must not look as if it had one.
-    fn not_yet(&mut self, config: &Config) {
-        self.require(config.smtp.trusted_proxies.is_empty(), "smtp.trusted_proxies", || {
-            "the PROXY protocol is not supported yet; leave it empty".to_owned()
-        });
-    }
-
     fn roots(&mut self, config: &Config) {
         self.require(!config.data_dir.as_os_str().is_empty(), "data_dir", || {
             "is empty; name a directory".to_owned()
@@ -92,10 +85,10 @@ impl Findings {
         self.at_least("smtp.max_connections", smtp.max_connections, 1);
         self.at_least("smtp.max_connections_per_ip", smtp.max_connections_per_ip, 1);
         self.at_least("smtp.max_sessions_per_customer", smtp.max_sessions_per_customer, 1);
+        self.one_to(MOST_SECONDS, "smtp.handshake_timeout_s", smtp.handshake_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.idle_timeout_s", smtp.idle_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.data_timeout_s", smtp.data_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.unauthenticated_timeout_s", smtp.unauthenticated_timeout_s);
-        self.one_to(MOST_SECONDS, "smtp.handshake_timeout_s", smtp.handshake_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.write_timeout_s", smtp.write_timeout_s);
         self.at_most("smtp.min_bytes_per_s", smtp.min_bytes_per_s, MOST_BYTES_PER_S);
         self.one_to(MOST_SECONDS, "smtp.min_bytes_grace_s", smtp.min_bytes_grace_s);
@@ -127,6 +120,12 @@ impl Findings {
             let free = address.port() == 0 || taken.insert(*address);
             self.require(free, key, || format!("{address} is listened on twice; give each its own port"));
         }
+    }
+
+    fn http(&mut self, http: &Http) {
+        self.at_least("http.max_connections", http.max_connections, 1);
+        self.at_least("http.max_connections_per_ip", http.max_connections_per_ip, 1);
+        self.one_to(MOST_SECONDS, "http.header_timeout_s", http.header_timeout_s);
     }
 
     fn limits(&mut self, limits: &Limits) {
