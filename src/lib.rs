@@ -78,8 +78,8 @@
 //! - **An entry is posted under one key with one amount until Dodo says something
 //!   definite, and as long as Dodo surely knows the key.** Only 2xx and 409 settle
 //!   it; only a 400 that no unknown try went before voids it. After that it is
-//!   doubtful: only Dodo's ledger, or the operator, decides it, and it is never
-//!   posted again.
+//!   doubtful: only Dodo's ledger, or the operator, decides it, whoever is first,
+//!   and it is never posted again.
 //! - **A refund is given once, and never outlives what was spent.** While the capture
 //!   is in no entry it is taken back; after that a credit entry in the same lane gives
 //!   it back. Off by default; at most one in twenty of a day's messages, but one at
@@ -135,6 +135,7 @@
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
+//! | while an entry is in doubt (`entry-doubted`, `doubt-settled`, `doubt-voided`) | the doubt, which Dodo's ledger or the operator ends; or its end with who said so |
 //! | when a bounce is told (`bounce-recorded`, `refunds-decided`) | the bounce and what it gives back; Resend tells it again, which changes nothing |
 //! | while credit is given back (`refunds-due`, `credit-opened`) | refunds that are due, those never debited taken back; the open entry, posted again under its key |
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
