@@ -401,6 +401,7 @@ fn http_settings(
         },
         max_message_bytes: config.smtp.max_message_bytes,
         max_recipients: config.smtp.max_recipients,
+        forwarding_proxies: config.http.forwarding_proxies.clone(),
         lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
         serves_metrics: config.http.metrics_listen.is_none(),
         is_sandbox,

@@ -100,6 +100,9 @@
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is
 //!   composed when the message is accepted.
+//! - **Nobody is locked out by what others do**: a right secret is refused unchecked only
+//!   for failures of its own username at its own address, or for those of an address
+//!   from which it has not signed in lately ([`throttle::sign_in`]).
 //! - **Hostile octets meet only pure code**: what parses has no socket, no clock and
 //!   no store, and is bounded in every direction.
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,

@@ -8,9 +8,11 @@
 //!
 //! Where each recipient costs a credit, MAIL's answer says how many it found, and
 //! RCPT asks again only beyond them. A submission that is retried under a key is
-//! answered as the first time (`retried`).
+//! answered as the first time (`retried`). Sign-ins that fail are slowed down and in
+//! the end not looked at (`sign_in`).
 
 mod retried;
+mod sign_in;
 #[cfg(test)]
 pub(crate) mod stand_in;
 
@@ -23,11 +25,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::billing::Billing;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::crash::CrashPoint;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
-use crate::domain::credential::{Secret, SecretHash};
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
 use crate::domain::idempotency::Keyed;
@@ -42,7 +43,9 @@ use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
-use crate::telemetry::{Metrics, SignInResult};
+use crate::telemetry::Metrics;
+use crate::throttle::sign_in::SignIns;
+use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
 use retried::Look;
 
@@ -81,6 +84,9 @@ struct Inner {
     max_message_bytes: usize,
     max_recipients: usize,
     lease: Duration,
+    sign_ins: SignIns,
+    /// `None`: as fast as they come.
+    pace: Option<Throttle<CustomerId>>,
 }
 
 /// Who signed in.
@@ -148,46 +154,14 @@ impl Submission {
             max_message_bytes: config.smtp.max_message_bytes,
             max_recipients: config.smtp.max_recipients,
             lease: Duration::from_secs(config.queue.lease_s),
+            sign_ins: SignIns::new(&config.limits),
+            pace: pace(&config.limits),
         }))
     }
 
-    /// Checks a credential. Never waits for Dodo. Returns who it is and the
-    /// credits available, unless they are unknown.
-    pub async fn sign_in(
-        &self,
-        username: &str,
-        secret: &Secret,
-    ) -> Result<(SignedIn, Option<Credits>), Refusal> {
-        let metrics = &self.0.tools.metrics;
-        // A name that cannot be one is looked up like any other, so that the time tells nothing.
-        let username = Username::parse(username)
-            .or_else(|_| Username::parse("-"))
-            .map_err(|_| Refusal::BadCredential)?;
-        // Hashed and compared whether the name exists or not, for the same reason.
-        let presented = secret.hash();
-        let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
-            tracing::error!(%error, "sign-in could not be checked");
-            metrics.sign_in(SignInResult::Unavailable);
-            Refusal::StoreUnavailable
-        })?;
-        let expected = standing.as_ref().map_or(SecretHash::NOBODYS, |standing| standing.secret_hash);
-        let is_right = expected.is(&presented);
-        match standing {
-            Some(standing) if is_right && !standing.is_revoked => {
-                metrics.sign_in(SignInResult::Accepted);
-                self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
-                let available = standing.account.available_credits();
-                Ok((SignedIn { customer_id: standing.customer_id, username }, available))
-            }
-            _ => {
-                metrics.sign_in(SignInResult::Refused);
-                Err(Refusal::BadCredential)
-            }
-        }
-    }
-
     /// The checks at MAIL: credential still good, customer not suspended, sender
-    /// allowed, credit there.
+    /// allowed, not too fast, credit there. What is told to come later is told before
+    /// its message has been sent to us.
     pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         self.counted(self.try_begin(who, reverse_path).await)
     }
@@ -238,6 +212,10 @@ impl Submission {
             }
         }
         let Standing { customer_id, account, senders, .. } = standing;
+        if let Some(pace) = &self.0.pace {
+            let too_fast = |TooSoon { retry_after_s }| Refusal::TooFast { retry_after_s };
+            pace.take(customer_id.clone(), self.0.tools.clock.now()).map_err(too_fast)?;
+        }
         let available = self.0.tools.billing.check_credit(&customer_id, &account, Credits::ONE).await?;
         Ok(Begun { senders, available: Some(available).filter(|_| self.0.unit == Unit::Recipient) })
     }
@@ -410,6 +388,12 @@ fn log_accepted(acceptance: &Acceptance, available: Option<Credits>) {
         available = available.map(Credits::get),
         "message accepted"
     );
+}
+
+/// The buckets of `limits.messages_per_s`.
+fn pace(limits: &Limits) -> Option<Throttle<CustomerId>> {
+    let interval = Duration::from_secs(1).checked_div(limits.messages_per_s)?;
+    Some(Throttle::new(limits.messages_burst, interval))
 }
 
 /// The parts, leased in the insert, go to delivery without a look at the database.

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::{Billing, Config, Http, Queue, Smtp, UpstreamConfig, web_url};
+use super::{Billing, Config, Http, Limits, Queue, Smtp, UpstreamConfig, web_url};
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
 
@@ -12,6 +12,14 @@ use crate::domain::credits::MAX_CREDITS;
 const LEAST_MESSAGE_BYTES: usize = 65_536;
 /// A lease is renewed before it lapses; in one second there is no room for that.
 const LEAST_LEASE_S: u64 = 2;
+/// Clients greet twice, and some ask NOOP and RSET around each message.
+const LEAST_IDLE_COMMANDS: u32 = 10;
+/// Beyond this the clock is too coarse to tell one message from the next.
+const MOST_MESSAGES_PER_S: u64 = 100_000;
+/// More than a fast line carries, and no message would arrive.
+const MOST_BYTES_PER_S: u64 = 1 << 30;
+/// Clients give up waiting for the answer to AUTH.
+const MOST_DELAY_S: u64 = 30;
 /// Ten years: more is a slip of the keyboard, and dates would leave their range.
 const MOST_HOURS: u64 = 87_600;
 const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
@@ -26,6 +34,7 @@ pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     findings.smtp(&config.smtp);
     findings.listeners(&config.smtp, &config.http);
     findings.http(&config.http);
+    findings.limits(&config.limits);
     findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
@@ -78,11 +87,17 @@ impl Findings {
         self.at_least("smtp.max_recipients", smtp.max_recipients, 1);
         self.at_least("smtp.max_connections", smtp.max_connections, 1);
         self.at_least("smtp.max_connections_per_ip", smtp.max_connections_per_ip, 1);
+        self.at_least("smtp.max_sessions_per_customer", smtp.max_sessions_per_customer, 1);
         self.one_to(MOST_SECONDS, "smtp.handshake_timeout_s", smtp.handshake_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.idle_timeout_s", smtp.idle_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.data_timeout_s", smtp.data_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.unauthenticated_timeout_s", smtp.unauthenticated_timeout_s);
+        self.one_to(MOST_SECONDS, "smtp.write_timeout_s", smtp.write_timeout_s);
+        self.at_most("smtp.min_bytes_per_s", smtp.min_bytes_per_s, MOST_BYTES_PER_S);
+        self.one_to(MOST_SECONDS, "smtp.min_bytes_grace_s", smtp.min_bytes_grace_s);
         self.at_least("smtp.max_errors", smtp.max_errors, 1);
+        self.at_least("smtp.max_sign_in_failures", smtp.max_sign_in_failures, 1);
+        self.at_least("smtp.max_idle_commands", smtp.max_idle_commands, LEAST_IDLE_COMMANDS);
         self.holds_a_message("smtp.max_bytes_arriving", smtp.max_bytes_arriving, smtp.max_message_bytes);
     }
 
@@ -114,6 +129,17 @@ impl Findings {
         self.at_least("http.max_connections", http.max_connections, 1);
         self.at_least("http.max_connections_per_ip", http.max_connections_per_ip, 1);
         self.one_to(MOST_SECONDS, "http.header_timeout_s", http.header_timeout_s);
+    }
+
+    fn limits(&mut self, limits: &Limits) {
+        self.at_most("limits.messages_per_s", limits.messages_per_s.into(), MOST_MESSAGES_PER_S);
+        self.at_least("limits.messages_burst", limits.messages_burst, 1);
+        self.at_least("limits.sign_in_failures", limits.sign_in_failures, 1);
+        let (address, username) = (limits.sign_in_failures_per_address, limits.sign_in_failures_per_username);
+        self.at_least("limits.sign_in_failures_per_address", address, limits.sign_in_failures);
+        self.at_least("limits.sign_in_failures_per_username", username, limits.sign_in_failures);
+        self.one_to(MOST_SECONDS, "limits.sign_in_forgive_s", limits.sign_in_forgive_s);
+        self.at_most("limits.sign_in_max_delay_s", limits.sign_in_max_delay_s, MOST_DELAY_S);
     }
 
     fn billing(&mut self, billing: &Billing, uses_resend: bool) {

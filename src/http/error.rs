@@ -192,11 +192,14 @@ impl HttpError {
 
     fn retry_after_s(&self) -> Option<u64> {
         match self {
-            Self::TooFast { retry_after_s } | Self::Refused(Refusal::TooFast { retry_after_s }) => {
-                Some(*retry_after_s)
-            }
+            Self::TooFast { retry_after_s }
+            | Self::Refused(
+                Refusal::TooFast { retry_after_s } | Refusal::TooManyFailures { retry_after_s },
+            ) => Some(*retry_after_s),
             Self::PaymentsUnavailable
-            | Self::Refused(Refusal::BillingUnknown | Refusal::StoreUnavailable) => Some(OUTAGE_RETRY_S),
+            | Self::Refused(
+                Refusal::BillingUnknown | Refusal::StoreUnavailable | Refusal::TooManySessions { .. },
+            ) => Some(OUTAGE_RETRY_S),
             _ => None,
         }
     }
@@ -267,6 +270,8 @@ fn refusal_face(refusal: &Refusal) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match refusal {
         Refusal::BadCredential => (S::UNAUTHORIZED, "unauthorized"),
+        Refusal::TooManyFailures { .. } => (S::TOO_MANY_REQUESTS, "too_many_failures"),
+        Refusal::TooManySessions { .. } => (S::TOO_MANY_REQUESTS, "too_many_sessions"),
         Refusal::Suspended { .. } => (S::FORBIDDEN, "suspended"),
         Refusal::SenderNotAllowed { .. } => (S::FORBIDDEN, "sender_not_allowed"),
         Refusal::OutOfCredit { .. } => (S::PAYMENT_REQUIRED, "out_of_credit"),
@@ -295,6 +300,14 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         Refusal::BadCredential => {
             "Wrong username or secret, or the credential was revoked. Check both, or make a new one.".into()
+        }
+        Refusal::TooManyFailures { retry_after_s } => format!(
+            "Too many failed sign-ins. Check username and secret, and try again in {retry_after_s} seconds."
+        )
+        .into(),
+        Refusal::TooManySessions { limit } => {
+            format!("This account has {limit} sessions, which is the most. Close some, or try again later.")
+                .into()
         }
         Refusal::Suspended { reason } => {
             format!("This account is suspended: {reason}. Ask the operator to resume it.").into()
@@ -353,6 +366,8 @@ mod tests {
         let mailbox = Mailbox::parse("a@b.example").unwrap();
         let table = [
             (Refusal::BadCredential, 401, "unauthorized"),
+            (Refusal::TooManyFailures { retry_after_s: 7 }, 429, "too_many_failures"),
+            (Refusal::TooManySessions { limit: 7 }, 429, "too_many_sessions"),
             (Refusal::Suspended { reason: "spam".into() }, 403, "suspended"),
             (Refusal::SenderNotAllowed { address: "x@y.example".into() }, 403, "sender_not_allowed"),
             (Refusal::SenderNotAllowed { address: String::new() }, 403, "sender_not_allowed"),

@@ -26,6 +26,7 @@ mod tests;
 mod webhooks;
 mod welcome;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
+use crate::door::Network;
 use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
@@ -112,6 +114,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// `smtp.max_recipients`
     pub max_recipients: usize,
+    /// `http.forwarding_proxies`
+    pub forwarding_proxies: Vec<Network>,
     /// `queue.lifetime_h`
     pub lifetime: Duration,
     /// Whether `/metrics` is served here, and not on an address of its own.
@@ -131,8 +135,8 @@ pub struct Site {
     clock: Clock,
     settings: Settings,
     sessions: Sessions,
-    subscribe_throttle: Throttle,
-    poll_throttle: Throttle,
+    subscribe_throttle: Throttle<IpAddr>,
+    poll_throttle: Throttle<()>,
 }
 
 /// The site, as handlers hold it.

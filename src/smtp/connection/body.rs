@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::super::data::{Decoder, Fed, Kept};
 use super::super::session::{Chunk, Receiving, Step};
 use super::super::stream::{Interrupted, OnStop, Stream};
-use super::{Conversation, KIB};
+use super::{Conversation, Deadlines, KIB};
 
 /// How long a body may go on arriving once the server stops.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -22,16 +22,42 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// is taken for the end it means.
 const DOUBT: Duration = Duration::from_secs(5);
 
+/// The least that must arrive of a message, on average from its beginning. Who is
+/// slower than that and yet never silent would stay for the whole time it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floor {
+    /// Octets a second; 0: anything.
+    pub(super) bytes_per_s: u64,
+    /// How long it may be less.
+    pub(super) grace: Duration,
+}
+
+impl Floor {
+    /// For how long so many octets are enough.
+    fn lasts(&self, octets: usize) -> Option<Duration> {
+        let octets = u64::try_from(octets).unwrap_or(u64::MAX);
+        let earned_ms = octets.saturating_mul(1_000).checked_div(self.bytes_per_s)?;
+        Some(self.grace.saturating_add(Duration::from_millis(earned_ms)))
+    }
+}
+
 /// How long a message may still take to arrive.
 #[derive(Debug)]
 pub(super) struct Patience {
+    begun: Instant,
     until: Instant,
+    floor: Floor,
+    /// What has arrived.
+    octets: usize,
     on_stop: OnStop,
 }
 
 impl Patience {
-    fn new(until: Instant) -> Self {
-        Self { until, on_stop: OnStop::Interrupt }
+    /// A message of which so many octets are there already.
+    fn new(deadlines: &Deadlines, octets: usize) -> Self {
+        let begun = Instant::now();
+        let (until, floor) = (begun + deadlines.data, deadlines.floor);
+        Self { begun, until, floor, octets, on_stop: OnStop::Interrupt }
     }
 
     /// Waits for more of it, at most until `deadline`. A stop cuts the time short
@@ -41,13 +67,21 @@ impl Patience {
         stream: &mut Stream<S>,
         deadline: Instant,
     ) -> Result<(), Interrupted> {
-        match stream.read(deadline.min(self.until), self.on_stop).await {
+        let deadline = deadline.min(self.until);
+        // More than for ever is for ever.
+        let floor = self.floor.lasts(self.octets).and_then(|lasts| self.begun.checked_add(lasts));
+        let too_slow = floor.filter(|floor| *floor < deadline);
+        let before = stream.input.len();
+        let read = stream.read(too_slow.unwrap_or(deadline), self.on_stop).await;
+        self.octets = self.octets.saturating_add(stream.input.len().saturating_sub(before));
+        match read {
             Err(Interrupted::Stopping) => {
                 self.on_stop = OnStop::Finish;
                 self.until = self.until.min(Instant::now() + STOP_GRACE);
                 Ok(())
             }
             Err(Interrupted::TimedOut) if self.on_stop == OnStop::Finish => Err(Interrupted::Stopping),
+            Err(Interrupted::TimedOut) if too_slow.is_some() => Err(Interrupted::TooSlow),
             read => read,
         }
     }
@@ -59,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
         let server = self.visit.server;
         let rules = &server.rules;
         let mut decoder = Decoder::new(rules.max_message_bytes);
-        let mut patience = Patience::new(Instant::now() + server.data);
+        let mut patience = Patience::new(&server.deadlines, self.stream.input.len());
         loop {
             self.hold(Some(decoder.kept()));
             if let Fed::End { consumed } = decoder.feed(&self.stream.input) {
@@ -74,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
             let doubtful = decoder.at_doubtful_end();
             let deadline = if doubtful { Instant::now() + DOUBT } else { patience.until };
             match patience.read(&mut self.stream, deadline).await {
-                Err(Interrupted::TimedOut | Interrupted::Stopping) if doubtful => {
+                Err(Interrupted::TimedOut | Interrupted::TooSlow | Interrupted::Stopping) if doubtful => {
                     return Ok(receiving.ended_in_doubt(decoder.finish(), rules));
                 }
                 read => read?,
@@ -86,10 +120,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     /// first chunk begins and [`message_over`](Self::message_over) ends.
     pub(super) async fn chunk(&mut self, mut chunk: Chunk) -> Result<Step, Interrupted> {
         let server = self.visit.server;
-        let mut patience =
-            self.patience.take().unwrap_or_else(|| Patience::new(Instant::now() + server.data));
+        let here = self.stream.input.len();
+        let patience = self.patience.take();
+        let mut patience = patience.unwrap_or_else(|| Patience::new(&server.deadlines, here));
         if !chunk.is_signed_in() {
-            patience.until = patience.until.min(self.visit.born + server.unauthenticated);
+            patience.until = patience.until.min(self.visit.born + server.deadlines.unauthenticated);
         }
         loop {
             self.hold(chunk.kept());

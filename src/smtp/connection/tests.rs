@@ -1,4 +1,5 @@
 mod chunks;
+mod slow;
 
 use std::path::PathBuf;
 
