@@ -34,6 +34,7 @@ use crate::domain::sender::SenderPattern;
 use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
+use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
@@ -224,6 +225,7 @@ struct Back {
     dodo: Dodo,
     billing: Billing,
     submission: Submission,
+    memory: Memory,
 }
 
 impl Running {
@@ -334,8 +336,11 @@ async fn start_back(
     delivery.start(handed).await?;
     billing.start();
     let keep = Sweep::keep(&config.queue);
-    tasks.spawn(Sweep { store: store.clone(), clock: Clock::system(), keep, stop: stop.clone() }.run());
-    Ok(Back { store, metrics, dodo, billing, submission })
+    let arrives_within = Duration::from_secs(config.smtp.data_timeout_s);
+    let clock = Clock::system();
+    tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
+    let memory = Memory::new(config.smtp.max_bytes_arriving);
+    Ok(Back { store, metrics, dodo, billing, submission, memory })
 }
 
 /// The upstreams that this configuration uses.
@@ -370,6 +375,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),
+        memory: rooms.memory.clone(),
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }
@@ -413,7 +419,9 @@ fn start_smtp(
     (submission, submissions): (Vec<TcpListener>, Vec<TcpListener>),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<()> {
-    let server = Server::new(&config.smtp, config.billing.out_of_credit_reply, rooms.submission.clone());
+    let (submission_room, memory) = (rooms.submission.clone(), rooms.memory.clone());
+    let reply = config.billing.out_of_credit_reply;
+    let server = Server::new(&config.smtp, reply, submission_room, memory);
     let front = Front::new(server, &config.smtp, tasks.clone(), stop.clone());
     for listener in submission {
         let acceptor = TlsAcceptor::from(certificate.server_config()?);

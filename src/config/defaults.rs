@@ -80,6 +80,7 @@ impl Default for UpstreamConfig {
             allow_plaintext: false,
             max_concurrency: 64,
             max_bytes_in_flight: 256 << 20,
+            max_bytes_translating: 128 << 20,
             timeout_s: 60,
         }
     }

@@ -84,7 +84,7 @@ pub struct Smtp {
     pub unauthenticated_timeout_s: u64,
     /// Refused commands before the connection is closed.
     pub max_errors: u32,
-    /// Octets of messages that may be in memory while they arrive, all connections together.
+    /// Octets of messages that may be in memory while they arrive, over SMTP and HTTP, all together.
     pub max_bytes_arriving: usize,
 }
 
@@ -175,6 +175,8 @@ pub struct UpstreamConfig {
     pub max_concurrency: usize,
     /// Octets of messages in memory for delivery.
     pub max_bytes_in_flight: usize,
+    /// Octets in memory for the translation of large messages before they are accepted.
+    pub max_bytes_translating: usize,
     /// Longest wait for one call, in seconds.
     pub timeout_s: u64,
 }

@@ -43,6 +43,7 @@ use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
+use crate::memory::Memory;
 use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
@@ -81,6 +82,8 @@ pub struct Rooms {
     pub metrics: Metrics,
     /// Tells the time.
     pub clock: Clock,
+    /// Is counted for messages that arrive.
+    pub memory: Memory,
 }
 
 /// What a new customer is told to put into an app.
@@ -136,6 +139,7 @@ pub struct Site {
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
+    memory: Memory,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle,
@@ -148,7 +152,7 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock } = rooms;
+        let Rooms { store, submission, billing, dodo, metrics, clock, memory } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -159,6 +163,7 @@ impl Site {
             dodo,
             metrics,
             clock,
+            memory,
             settings,
         })
     }

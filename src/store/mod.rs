@@ -3,7 +3,8 @@
 //! One concrete [`Store`]: a pool of readers, and one writer. What comes often
 //! (acceptances, and the outcomes of attempts) goes through the gathering writer
 //! in `commit`: whatever has gathered while the last commit ran goes into the
-//! next one, with statements per commit rather than per message. What comes
+//! next one, with statements per commit rather than per message; so do the chunks
+//! of large messages, a few at a time ([`spool`]). What comes
 //! rarely (customers, entries, balance reads) takes the same connection for a
 //! transaction of its own. Every write transaction begins IMMEDIATE, so that a
 //! command in another process and the server wait for each other instead of failing.
@@ -30,6 +31,7 @@ pub mod queue;
 pub mod refund;
 pub mod report;
 pub mod retention;
+pub mod spool;
 pub mod standing;
 pub mod webhook;
 mod writer;
@@ -168,6 +170,7 @@ pub struct Store {
     readers: SqlitePool,
     writer: Arc<Mutex<Writer>>,
     hot: mpsc::Sender<commit::Member>,
+    chunks: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
     crash_at: CrashAt,
@@ -218,12 +221,13 @@ impl Store {
             .map_err(|e| unusable(e.to_string()))?;
         let writer = Arc::new(Mutex::new(Writer::new(connection, options)));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
+        let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
-        tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
+        tokio::spawn(commit::run(Arc::clone(&writer), (members, pieces), settings));
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, questions, low_mark, crash_at })
+        Ok(Self { readers, writer, hot, chunks, questions, low_mark, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

@@ -107,6 +107,7 @@ pub(crate) fn submitted_to(to: &[&str]) -> Submitted {
         begun: Begun { senders: vec![SenderPattern::Any], available: None },
         envelope: draft.seal().unwrap(),
         bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
+        spool: None,
         arrival: Arrival {
             protocol: "ESMTPSA",
             peer: "192.0.2.1:25".parse().unwrap(),

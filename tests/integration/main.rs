@@ -32,6 +32,7 @@ mod gate;
 mod harness;
 mod header;
 mod idempotency;
+mod large;
 mod log;
 mod money;
 mod notice;

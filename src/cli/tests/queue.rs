@@ -54,6 +54,7 @@ async fn message(store: &Store, name: &str, news: Option<News>) {
         header_from: "ann@example.com".to_owned(),
         subject: Some("Hello".to_owned()),
         bytes: Bytes::from_static(b"Subject: Hello\r\n\r\nWorld\r\n"),
+        spooled: None,
         unit: Unit::Message,
         price: Credits::ONE,
         accepted_at: now(),

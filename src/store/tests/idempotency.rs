@@ -9,7 +9,11 @@ const DAY_S: i64 = 24 * 60 * 60;
 
 fn keyed(key: &str, meant: &str) -> Keyed {
     let key = IdempotencyKey::parse(key).unwrap();
-    Keyed { key, fingerprint: Fingerprinting::of("test").rest([meant.as_bytes()]), served: Vec::new() }
+    Keyed {
+        key,
+        fingerprint: Fingerprinting::of("test").field("meant", meant.as_bytes()).end(),
+        served: Vec::new(),
+    }
 }
 
 fn under(customer_id: &CustomerId, key: &str, meant: &str) -> Acceptance {
