@@ -170,6 +170,7 @@ async fn open_store(config: &Config, maker: Maker, crash_at: CrashAt) -> anyhow:
         data_dir: config.data_dir.clone(),
         maker,
         low_balance_credits: config.billing.low_balance_credits,
+        min_free_bytes: config.queue.min_free_bytes,
     };
     Ok((Store::open_with(&settings, metrics.clone(), crash_at).await?, metrics))
 }

@@ -82,6 +82,14 @@ crash_points! {
     EntrySettled = "entry-settled",
     /// An entry is void; the balance was not read again.
     EntryVoided = "entry-voided",
+    /// A bounce is committed, and what it gives back decided; the settler was not told.
+    BounceRecorded = "bounce-recorded",
+    /// A refund that waited is decided; the settler was not told.
+    RefundsDecided = "refunds-decided",
+    /// Of the refunds that are due those never debited are taken back; for the others nothing was done.
+    RefundsDue = "refunds-due",
+    /// A credit entry is open; Dodo was not called.
+    CreditOpened = "credit-opened",
     /// Dodo has told a balance; it is not applied.
     BalanceRead = "balance-read",
     /// A balance is applied; whoever waits for it was not told.
@@ -96,6 +104,14 @@ crash_points! {
     WebhookActed = "webhook-acted",
     /// A webhook is kept as handled; Dodo was not answered, and the balance perhaps not read.
     WebhookRecorded = "webhook-recorded",
+    /// Some captures have left; their messages are still there.
+    CapturesLeft = "captures-left",
+    /// Some messages have left; others, and entries, are still there.
+    MessagesLeft = "messages-left",
+    /// Some entries have left.
+    EntriesLeft = "entries-left",
+    /// Some webhooks and checkouts have left.
+    MarksLeft = "marks-left",
     /// Keys that have expired are gone; what they kept has not left.
     KeysSwept = "keys-swept",
     /// At a stop: the clients are gone; attempts and entries are under way.

@@ -86,7 +86,8 @@
 //!   posted again.
 //! - **A refund is given once, and never outlives what was spent.** While the capture
 //!   is in no entry it is taken back; after that a credit entry in the same lane gives
-//!   it back. Off by default, and one in twenty of a day's messages at most.
+//!   it back. Off by default; at most one in twenty of a day's messages, but one at
+//!   least, and what has left within the day counts. Only who surely bounced is refunded.
 //! - **A balance read is applied only if no entry was opened, settled or voided
 //!   since it began** (the account's `version`), and while an entry's outcome is
 //!   unknown it may only raise what is available.
@@ -107,9 +108,13 @@
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.
-//! - **What Resend may have is given up by nobody but the operator**, who was told
+//! - **What an upstream may have is given up by nobody but the operator**, who was told
 //!   the risk; the decision is kept with the message ([`domain::decision`]). Over SMTP
-//!   an upstream that puts the mail off later is taken to have none of it.
+//!   nothing that is said later (put off, refused, expired) disproves a copy that was lost
+//!   after the final dot, so each recipient of it keeps the mark `maybe_taken` until it is
+//!   sent. Whoever surely has none of it is bounced alone.
+//! - **Mail that left after it was given up is told**: in the log, in a metric and with
+//!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
 //! - **Every task has an owner** ([`app`]'s two trackers) and hears a stop.
 //! - **Deliberately absent**: statics with state, unsafe code, an open relay in any
@@ -125,15 +130,18 @@
 //! | while a large message arrives (`chunk-committed`), or its remains are swept (`orphans-swept`) | chunks that no message names; they go at the start |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
-//! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again |
+//! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
 //! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
+//! | when a bounce is told (`bounce-recorded`, `refunds-decided`) | the bounce and what it gives back; Resend tells it again, which changes nothing |
+//! | while credit is given back (`refunds-due`, `credit-opened`) | refunds that are due, those never debited taken back; the open entry, posted again under its key |
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
 //! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
 //! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
+//! | while old rows leave (`captures-left`, `messages-left`, `entries-left`, `marks-left`) | what had not left yet, and the sums of what had; the next round goes on |
 //! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
 //! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 

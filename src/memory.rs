@@ -29,7 +29,7 @@ pub struct Share {
 impl Memory {
     /// A budget of so many octets.
     pub fn new(bytes: usize) -> Self {
-        let total = (bytes / GRAIN).min(u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+        let total = (bytes / GRAIN).min(Semaphore::MAX_PERMITS);
         Self { grains: Arc::new(Semaphore::new(total)), total }
     }
 

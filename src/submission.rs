@@ -462,6 +462,7 @@ fn hand_over(handover: &Handover, acceptance: Acceptance, room: &Room) {
             request_hash: part.request_hash,
             reverse_path: acceptance.reverse_path.clone(),
             recipients: part.recipients,
+            maybe_taken: Vec::new(),
             accepted_at: acceptance.accepted_at,
             expires_at,
             bytes: acceptance.bytes.clone(),

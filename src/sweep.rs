@@ -97,6 +97,7 @@ impl Sweep {
         }
         let (mut captures, mut messages) = (0, 0);
         while let left @ 1.. = self.store.close_captures(self.before(self.keep)).await? {
+            self.store.pass(CrashPoint::CapturesLeft);
             captures += left;
             if !self.wait(PAUSE).await {
                 return Ok(());
@@ -104,7 +105,11 @@ impl Sweep {
         }
         let mut after = None;
         loop {
-            let closed = self.store.close_messages(self.before(self.keep), after.as_ref()).await?;
+            let now = self.clock.now();
+            let closed = self.store.close_messages(self.before(self.keep), now, after.as_ref()).await?;
+            if closed.count > 0 {
+                self.store.pass(CrashPoint::MessagesLeft);
+            }
             messages += closed.count;
             after = closed.next;
             if after.is_none() || !self.wait(PAUSE).await {
@@ -115,9 +120,16 @@ impl Sweep {
             tracing::debug!(captures, messages, "old rows have left; their sums stay");
         }
         let long_ago = self.before(self.keep.max(LEAST));
-        while self.store.close_entries(long_ago).await? + self.store.close_marks(long_ago).await? > 0 {
+        while self.store.close_entries(long_ago).await? > 0 {
+            self.store.pass(CrashPoint::EntriesLeft);
             if !self.wait(PAUSE).await {
-                break;
+                return Ok(());
+            }
+        }
+        while self.store.close_marks(long_ago).await? > 0 {
+            self.store.pass(CrashPoint::MarksLeft);
+            if !self.wait(PAUSE).await {
+                return Ok(());
             }
         }
         Ok(())

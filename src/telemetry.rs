@@ -19,7 +19,7 @@
 //! | `available`, `balance`, `held`, `owed`, `shortfall` | credits of the customer |
 //! | `webhook_id`, `event` | of a webhook |
 //! | `table`, `row`, `problem` | of what the audit found |
-//! | `choice`, `via`, `held_parts` | of a decision: `retry` or `cancel`; `command` or `http`; how many parts were held |
+//! | `choice`, `via`, `held_parts` | of a decision: `retry` or `cancel`; `command` or `http`; of how many parts the risk was told and taken |
 //! | `error` | what went wrong on our side |
 //!
 //! Metrics are OpenMetrics, in base units, without statics: whoever counts is

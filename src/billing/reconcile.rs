@@ -113,7 +113,7 @@ impl Auditor {
 
 fn without_ledger(books: &Books) -> Vec<Difference> {
     let done = books.entries.iter().filter(|entry| entry.state == Standing::Done);
-    let credits = sum(done.map(|entry| entry.amount.to_i64()).chain([books.gone]));
+    let credits = sum(done.map(|entry| entry.amount.to_i64()).chain([books.gone, books.gone_back]));
     let problem = "entries are settled, and Dodo knows no ledger of this customer";
     Vec::from_iter((credits > 0).then_some(Difference { entry_id: None, problem, credits }))
 }
@@ -153,7 +153,7 @@ pub(crate) fn compare(before: &Books, after: &Books, lines: &[LedgerLine]) -> Ve
     for entry in missing {
         differ(&entry.entry_id, "it is settled, and Dodo's ledger does not show it", entry.amount.to_i64());
     }
-    differences.extend(unknown_to_us(&unknown, after.gone));
+    differences.extend(unknown_to_us(&unknown, after));
     differences
 }
 
@@ -169,25 +169,28 @@ fn named(lines: &[LedgerLine]) -> BTreeMap<(EntryId, bool), i64> {
     named
 }
 
-/// Ids in Dodo's ledger that the books do not have: old debits, whose rows have
+/// Ids in Dodo's ledger that the books do not have: old entries, whose rows have
 /// left and of which only the sum is known, or what should not be there.
-fn unknown_to_us(unknown: &[(&EntryId, bool, i64)], gone: i64) -> Vec<Difference> {
-    let problem = "it stands in Dodo's ledger, and the books do not know it";
-    let debits = sum(unknown.iter().filter(|(_, is_credit, _)| !is_credit).map(|(_, _, credits)| *credits));
-    let told = unknown.iter().filter(|(_, is_credit, _)| *is_credit || gone == 0);
-    let mut differences: Vec<Difference> = told
-        .map(|(entry_id, _, credits)| Difference {
-            entry_id: Some((*entry_id).clone()),
-            problem,
-            credits: *credits,
-        })
-        .collect();
-    if gone != 0 && debits != gone {
-        differences.push(Difference {
-            entry_id: None,
-            problem: "old debits in Dodo's ledger are not what was settled in rows that have left",
-            credits: debits.saturating_sub(gone).saturating_abs(),
-        });
+fn unknown_to_us(unknown: &[(&EntryId, bool, i64)], books: &Books) -> Vec<Difference> {
+    let old_debits = "old debits in Dodo's ledger are not what was settled in rows that have left";
+    let old_credits = "old credits in Dodo's ledger are not what was given back in rows that have left";
+    let mut differences = Vec::new();
+    for (is_credit, gone, problem) in [(false, books.gone, old_debits), (true, books.gone_back, old_credits)]
+    {
+        let unknown = unknown.iter().filter(|(_, is_given, _)| *is_given == is_credit);
+        if gone == 0 {
+            differences.extend(unknown.map(|(entry_id, _, credits)| Difference {
+                entry_id: Some((*entry_id).clone()),
+                problem: "it stands in Dodo's ledger, and the books do not know it",
+                credits: *credits,
+            }));
+            continue;
+        }
+        let shown = sum(unknown.map(|(_, _, credits)| *credits));
+        if shown != gone {
+            let credits = shown.saturating_sub(gone).saturating_abs();
+            differences.push(Difference { entry_id: None, problem, credits });
+        }
     }
     differences
 }
@@ -218,7 +221,7 @@ fn by_sums(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<Differenc
 /// The sum of what is booked in one direction, with what has left.
 fn booked(books: &Books, is_credit: bool, is_meant: impl Fn(Standing) -> bool) -> i64 {
     let entries = books.entries.iter().filter(|entry| entry.is_credit == is_credit && is_meant(entry.state));
-    let gone = if is_credit { 0 } else { books.gone };
+    let gone = if is_credit { books.gone_back } else { books.gone };
     sum(entries.map(|entry| entry.amount.to_i64()).chain([gone]))
 }
 
@@ -254,7 +257,7 @@ mod tests {
     }
 
     fn books(entries: &[Booked]) -> Books {
-        Books { entries: entries.to_vec(), gone: 0 }
+        Books { entries: entries.to_vec(), gone: 0, gone_back: 0 }
     }
 
     /// What differs: the entry (or nothing), its words, its credits.
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn debits_whose_rows_have_left_are_compared_by_their_sum() {
+    fn entries_whose_rows_have_left_are_compared_by_their_sum() {
         let books = Books { gone: 10, ..books(&[entry("a", 3, Standing::Done)]) };
         let old = |credits| [line(3, Some("a")), line(4, Some("old")), line(credits, Some("older"))];
         assert_eq!(compare(&books, &books, &old(6)), []);
@@ -336,5 +339,11 @@ mod tests {
         let found = told(&books, &books, &[a, b, c, given]);
         let problem = "entry-gift: it stands in Dodo's ledger, and the books do not know it";
         assert_eq!(found, [(problem.to_owned(), 1)]);
+        let given = |credits| LedgerLine { is_credit: true, ..line(credits, Some("refund")) };
+        let books = Books { gone_back: 2, ..books };
+        let with = |credits| old(6).into_iter().chain([given(credits)]).collect::<Vec<_>>();
+        assert_eq!(compare(&books, &books, &with(2)), []);
+        let problem = ": old credits in Dodo's ledger are not what was given back in rows that have left";
+        assert_eq!(told(&books, &books, &with(3)), [(problem.to_owned(), 1)]);
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::budget::Purpose;
 use super::dodo::credits::Grant;
@@ -22,13 +22,11 @@ use crate::random;
 use crate::store::StoreError;
 use crate::store::bounced::Bounced;
 use crate::store::entry::Entry;
-use crate::store::refund::{Allowance, CreditOpening, Decision, DueRefund, Lapse};
+use crate::store::refund::{CreditOpening, Decision, DueRefund, Lapse};
 use crate::telemetry::{DodoCall, EntryKind, RefundResult};
 
-/// What the cap looks back on.
-const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Customers looked at in one round.
-const ROUND: u32 = 100;
+pub(super) const ROUND: u32 = 100;
 /// First and longest wait before grants that could not be read are read again.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -63,6 +61,20 @@ impl Refunds {
         let progress = self.progress();
         let ready = progress.iter().filter(|(_, progress)| matches!(progress, Progress::Ready(_)));
         ready.map(|(customer_id, _)| customer_id.clone()).collect()
+    }
+
+    /// For whom nothing can be done now: their grants are being read, or it is too
+    /// early to read them again.
+    fn busy(&self) -> Vec<CustomerId> {
+        let now = Instant::now();
+        let is_busy = |progress: &Progress| match progress {
+            Progress::Reading { .. } => true,
+            Progress::Failed { until, .. } => *until > now,
+            Progress::Ready(_) => false,
+        };
+        let progress = self.progress();
+        let busy = progress.iter().filter(|(_, progress)| is_busy(progress));
+        busy.map(|(customer_id, _)| customer_id.clone()).collect()
     }
 
     /// Begins to read grants, unless somebody does, or it is too early after a failure.
@@ -114,19 +126,15 @@ impl Billing {
     /// again changes nothing.
     pub async fn bounced(&self, bounced: &Bounced) -> Result<(), StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
+        let now = clock.now();
         let allowance = match self.0.settings.refund_bounced {
-            true => Some(self.allowance(&bounced.customer_id).await?),
+            true => Some(store.allowance(&bounced.customer_id, now).await?),
             false => None,
         };
-        let decisions = store.record_bounce(bounced, allowance.as_ref(), clock.now()).await?;
+        let decisions = store.record_bounce(bounced, allowance.as_ref(), now).await?;
+        store.pass(CrashPoint::BounceRecorded);
         self.tell(&decisions);
         Ok(())
-    }
-
-    async fn allowance(&self, customer_id: &CustomerId) -> Result<Allowance, StoreError> {
-        let Tools { store, clock, .. } = &self.0.tools;
-        let since = clock.now().checked_sub(DAY).unwrap_or(Timestamp::UNIX_EPOCH);
-        store.captured_since(customer_id, since).await
     }
 
     /// Goes on with every refund that can go on, and is no reason not to settle
@@ -141,14 +149,16 @@ impl Billing {
     async fn go_on_with_refunds(&self) -> Result<usize, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         for (message_id, customer_id) in store.refunds_to_decide().await? {
-            let allowance = self.allowance(&customer_id).await?;
-            self.tell(&store.decide_refunds(&message_id, &allowance, clock.now()).await?);
+            let now = clock.now();
+            let allowance = store.allowance(&customer_id, now).await?;
+            let decisions = store.decide_refunds(&message_id, &allowance, now).await?;
+            store.pass(CrashPoint::RefundsDecided);
+            self.tell(&decisions);
         }
         let mut opened = 0;
-        for customer_id in store.refundable(ROUND).await? {
-            if self.is_left_alone(&customer_id) {
-                continue;
-            }
+        let mut except = self.refused_of_late();
+        except.extend(self.0.refunds.busy());
+        for customer_id in store.refundable(&except, ROUND).await? {
             let Some(refunds) = self.0.refunds.take(&customer_id) else {
                 self.read_grants_in_background(customer_id);
                 continue;
@@ -163,7 +173,7 @@ impl Billing {
             self.tell(&lapsed);
             if let Some(entry) = entry {
                 opened += 1;
-                store.pass(CrashPoint::EntryOpened);
+                store.pass(CrashPoint::CreditOpened);
                 self.post_in_background(entry);
             }
         }
@@ -195,6 +205,7 @@ impl Billing {
         // First the refunds, then the grants: what those debits drew has been drawn by then.
         let due = store.due_refunds(customer_id, clock.now()).await.map_err(|error| error.to_string())?;
         let Some(due) = due else { return Ok(false) };
+        store.pass(CrashPoint::RefundsDue);
         self.tell(&due.released);
         if due.debited.is_empty() {
             return Ok(false);

@@ -196,18 +196,21 @@ impl Billing {
     }
 
     fn left_alone(&self) -> Vec<CustomerId> {
+        let mut left_alone = self.refused_of_late();
+        left_alone.extend(self.0.refunds.ready());
+        left_alone
+    }
+
+    /// Those whose last entry Dodo refused a short while ago.
+    pub(super) fn refused_of_late(&self) -> Vec<CustomerId> {
         let now = Instant::now();
         let mut refused = self.refused();
         refused.retain(|_, refused| now < refused.until + REFUSED_MAX);
         let still = refused.iter().filter(|(_, refused)| refused.until > now);
-        still.map(|(customer_id, _)| customer_id.clone()).chain(self.0.refunds.ready()).collect()
+        still.map(|(customer_id, _)| customer_id.clone()).collect()
     }
 
-    pub(super) fn is_left_alone(&self, customer_id: &CustomerId) -> bool {
-        self.refused().get(customer_id).is_some_and(|refused| refused.until > Instant::now())
-    }
-
-    fn leave_alone(&self, customer_id: &CustomerId) {
+    pub(super) fn leave_alone(&self, customer_id: &CustomerId) {
         let mut refused = self.refused();
         let wait = refused.get(customer_id).map_or(REFUSED_MIN, |before| (before.wait * 2).min(REFUSED_MAX));
         refused.insert(customer_id.clone(), Refused { until: Instant::now() + wait, wait });

@@ -74,7 +74,7 @@ pub enum QueueAction {
         /// The message
         #[arg(value_name = "MESSAGE")]
         message_id: MessageId,
-        /// The risk of giving up what is held is known
+        /// The risk of giving up what is held, or may have been taken, is known
         #[arg(long)]
         yes: bool,
     },
@@ -159,7 +159,7 @@ impl Office<'_> {
                     Choice::Retry => "send it again",
                     Choice::Cancel => "give it up",
                 };
-                self.confirm(&format!("{message_id} is held: {}; {what}?", choice.risk()))?;
+                self.confirm(&format!("{message_id}: {}; {what}?", choice.risk()))?;
                 self.desk.store.decide(message_id, &self.order(choice, true)).await
             }
             decided => decided,
@@ -204,7 +204,7 @@ impl Office<'_> {
                  again by itself, and by `{program} queue retry {id}` at once; cancel when there is an answer, \
                  or when it is held"
             ),
-            NotNow::Unconfirmed => format!("{id} is held, and --yes was not said"),
+            NotNow::Unconfirmed => format!("{id} may have left, and --yes was not said"),
         }
     }
 
@@ -324,7 +324,7 @@ fn summary(message: &QueueMessage) -> String {
     };
     let mut decided: Vec<String> = (message.decisions.iter())
         .map(|decision| {
-            let held = if decision.held_parts > 0 { ", held: the risk was taken" } else { "" };
+            let held = if decision.held_parts > 0 { ", the risk was taken" } else { "" };
             let (choice, via) = (decision.choice.as_str(), decision.via.as_str());
             format!("{choice} at {} by {via}{held}", decision.decided_at)
         })
@@ -351,7 +351,8 @@ fn summary(message: &QueueMessage) -> String {
 fn parts(message: &QueueMessage) -> String {
     let rows: Vec<_> = (message.log.parts.iter().zip(0..))
         .map(|(part, number)| {
-            let unknown = if part.unknown && !is_final(&part.state) { " (outcome unknown)" } else { "" };
+            let is_told = is_final(&part.state) || part.state == Waiting::Held.as_str();
+            let unknown = if part.unknown && !is_told { " (outcome unknown)" } else { "" };
             [
                 number.to_string(),
                 part.road.clone(),
@@ -370,7 +371,13 @@ fn recipients(message: &QueueMessage) -> String {
     let rows: Vec<_> = (message.log.recipients.iter())
         .map(|recipient| {
             let (status, reply) = (recipient.status.as_deref(), recipient.reply.as_deref());
-            [recipient.address.clone(), recipient.state.clone(), or_nothing(status), or_nothing(reply)]
+            let maybe = if recipient.maybe_taken { " (may have it)" } else { "" };
+            [
+                recipient.address.clone(),
+                format!("{}{maybe}", recipient.state),
+                or_nothing(status),
+                or_nothing(reply),
+            ]
         })
         .collect();
     print::table(["RECIPIENT", "STATE", "STATUS", "REPLY"], &rows)

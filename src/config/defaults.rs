@@ -88,6 +88,13 @@ impl Default for UpstreamConfig {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { retry_min_s: 30, retry_max_s: 14_400, lifetime_h: 48, lease_s: 30, keep_log_days: 30 }
+        Self {
+            retry_min_s: 30,
+            retry_max_s: 14_400,
+            lifetime_h: 48,
+            lease_s: 30,
+            keep_log_days: 30,
+            min_free_bytes: 64 << 20,
+        }
     }
 }

@@ -226,6 +226,8 @@ pub struct Queue {
     pub lease_s: u64,
     /// How long the row of a message stays in the log after its end, in days; 0: until it is settled.
     pub keep_log_days: u64,
+    /// Large messages are refused while the disk of `data_dir` has less free, in octets.
+    pub min_free_bytes: u64,
 }
 
 impl Config {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::digest::sha256_hex;
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::store::gate::Gate;
 use crate::store::queue::LeasedPart;
-use crate::store::report::{Answered, News};
+use crate::store::report::{Answered, News, Rest};
 use crate::upstream::resend::KEY_USED_FOR_OTHER_BYTES;
 use crate::upstream::translate::Translatable;
 use crate::upstream::{Outcome, RecipientAnswer};
@@ -18,6 +19,9 @@ use crate::upstream::{Outcome, RecipientAnswer};
 /// Resend forgets a key 24 hours after its first use; an unknown outcome is not
 /// tried again this close to that.
 const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
+
+/// Why somebody is held.
+const EARLIER: &str = "the upstream may have taken it at an earlier attempt";
 
 /// When an attempt ended, and what decides when the next one is due.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +47,7 @@ pub(crate) enum Door<'a> {
 pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Option<News> {
     if let Door::Closed(gate) = door {
         let error = format!("the upstream's gate is closed: {}", gate.reason);
-        return Some(News::Retry { due: gate.try_again_at, error, unknown: part.unknown, counts: false });
+        return Some(put_off(part.unknown, gate.try_again_at, error, false));
     }
     if part.unknown
         && part.road == Road::Resend
@@ -54,18 +58,30 @@ pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Optio
     if expires_at(part, now, door) > now {
         return None;
     }
-    match (part.unknown, part.road) {
-        // The same call again is harmless, and the only way to an answer.
-        (true, Road::Resend) => None,
-        (true, Road::Smtp) => Some(News::Hold {
-            reason: "its lifetime is over, and the outcome of the last attempt is unknown".to_owned(),
-        }),
-        (false, _) => {
-            let answer = Answer::new("4.4.7", "the message could not be sent within its lifetime");
-            let failed = part.recipients.iter().map(|r| (r.clone(), answer.clone())).collect();
-            Some(News::Answered(Answered { failed, ..Answered::default() }))
+    // The same call again is harmless, and the only way to an answer.
+    let is_asked_again = part.unknown && part.road == Road::Resend;
+    (!is_asked_again).then(|| expired(part))
+}
+
+/// Who may have it is not told that it was undeliverable, nor given back what it cost.
+fn expired(part: &LeasedPart) -> News {
+    let answer = Answer::new("4.4.7", "the message could not be sent within its lifetime");
+    let (doubtful, given_up): (Vec<_>, Vec<_>) =
+        part.recipients.iter().cloned().partition(|recipient| part.maybe_taken.contains(recipient));
+    let failed: Vec<_> = given_up.into_iter().map(|recipient| (recipient, answer.clone())).collect();
+    let reason = format!("its lifetime is over, and {EARLIER}");
+    match (doubtful.is_empty(), failed.is_empty()) {
+        (false, true) => News::Hold { reason },
+        (false, false) => {
+            News::Answered(Answered { failed, rest: Rest::Held { reason }, ..Answered::default() })
         }
+        (true, _) => News::Answered(Answered { failed, ..Answered::default() }),
     }
+}
+
+/// Nothing was taken by this attempt; what is known of earlier ones stays as it is.
+fn put_off(unknown: bool, due: Timestamp, error: String, counts: bool) -> News {
+    News::Retry { due, error, unknown, maybe_taken: Vec::new(), counts }
 }
 
 /// When the part is given up: its lifetime stands still while the gate is closed.
@@ -98,7 +114,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
         Outcome::Answered { upstream_id, answers } => answered(part, upstream_id, answers, moment),
         Outcome::Barred(answer) if stays_unknown => {
             let error = format!("{} {}", answer.status, answer.text);
-            News::Retry { due: moment.next_attempt(part, None), error, unknown: true, counts: true }
+            put_off(true, moment.next_attempt(part, None), error, true)
         }
         Outcome::Barred(answer) => {
             answered(part, None, vec![RecipientAnswer::Refused(answer); part.recipients.len()], moment)
@@ -111,23 +127,36 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             };
             let due = if stays_unknown { due } else { within_lifetime(part, due, moment.now) };
             let error = format!("{} {}", answer.status, answer.text);
-            News::Retry { due, error, unknown: stays_unknown, counts }
+            put_off(stays_unknown, due, error, counts)
         }
         Outcome::Closed { reason, retry_after } => {
             let due = moment.after(retry_after);
-            News::Retry { due, error: reason, unknown: stays_unknown, counts: false }
+            put_off(stays_unknown, due, reason, false)
         }
         Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
             News::Hold { reason }
         }
-        Outcome::Unknown { reason, retry_after } => {
+        Outcome::Unknown { reason, retry_after, left_out } => {
             // Told when to ask again for the answer, it asks then, however often it has tried.
             let due = retry_after.map_or_else(|| moment.next_attempt(part, None), |wait| moment.after(wait));
-            News::Retry { due, error: reason, unknown: true, counts: true }
+            let maybe_taken = beyond_asking(part, &left_out);
+            News::Retry { due, error: reason, unknown: true, maybe_taken, counts: true }
         }
     }
 }
 
+/// Who may have it by a call without an answer that cannot be made again to get one:
+/// over SMTP another try is another mail.
+fn beyond_asking(part: &LeasedPart, left_out: &[Mailbox]) -> Vec<Mailbox> {
+    match part.road {
+        Road::Resend => Vec::new(),
+        Road::Smtp => part.recipients.iter().filter(|to| !left_out.contains(to)).cloned().collect(),
+    }
+}
+
+/// A refusal of somebody who may have it by an earlier attempt proves nothing about
+/// that one: the copy may be the very reason for it. It is no proof of a debit either,
+/// so it is left to the operator, unless others are tried again and it with them.
 fn answered(
     part: &LeasedPart,
     upstream_id: Option<String>,
@@ -135,18 +164,27 @@ fn answered(
     moment: Moment,
 ) -> News {
     let mut answered = Answered { upstream_id, ..Answered::default() };
-    let mut deferred = None;
+    let (mut deferred, mut in_vain) = (None, None);
     for (recipient, answer) in part.recipients.iter().zip(answers) {
         match answer {
             RecipientAnswer::Accepted => answered.sent.push(recipient.clone()),
+            RecipientAnswer::Refused(answer) if part.maybe_taken.contains(recipient) => {
+                in_vain = Some(answer)
+            }
             RecipientAnswer::Refused(answer) => answered.failed.push((recipient.clone(), answer)),
             RecipientAnswer::Deferred(answer) => deferred = Some(answer),
         }
     }
-    answered.again = deferred.map(|answer| {
-        let due = moment.next_attempt(part, None);
-        (within_lifetime(part, due, moment.now), answer)
-    });
+    answered.rest = match (deferred, in_vain) {
+        (Some(answer), _) => {
+            let due = moment.next_attempt(part, None);
+            Rest::Again { due: within_lifetime(part, due, moment.now), answer }
+        }
+        (None, Some(Answer { status, text })) => {
+            Rest::Held { reason: format!("refused: {status} {text}; and {EARLIER}") }
+        }
+        (None, None) => Rest::Nobody,
+    };
     News::Answered(answered)
 }
 

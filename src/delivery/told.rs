@@ -1,10 +1,12 @@
 //! What Resend tells about a part after it took it: news of the world, in any
 //! order, perhaps twice, perhaps before its answer to the call was written down.
 //!
-//! Any news of a part proves that Resend took it. That resolves a part whose
-//! outcome is unknown or that is held for the operator; while the first call is
-//! under way its answer is as good and comes by itself. A hard bounce is written
-//! down on its recipients, and may give a credit back.
+//! Any news of a part proves that Resend took it. That resolves a part that waits,
+//! is held for the operator, or has a call in doubt; while the first call is under
+//! way its answer is as good and comes by itself. A part that was given up stays as
+//! it is: that it left all the same is told, counted and kept with it. A hard bounce
+//! is written down on its recipients, and may give a credit back; where it is not
+//! told whose it is, it is written down on the part and gives nothing back.
 
 use jiff::Timestamp;
 
@@ -48,10 +50,10 @@ impl Ears<'_> {
             return Ok(None);
         }
         let Some(subject) = self.subject(event).await? else { return Ok(None) };
-        if is_in_doubt(&subject.part) {
+        if is_told_more(&subject.part) {
             self.prove(&subject, event.email_id.clone()).await?;
         }
-        if let EventKind::HardBounce { reply } = &event.kind {
+        if let EventKind::HardBounce { reply, .. } = &event.kind {
             self.bounced(&subject, event, reply).await?;
         }
         Ok(Some(subject.part.customer_id))
@@ -71,10 +73,10 @@ impl Ears<'_> {
         Ok(Some(Subject { part_id, message_id, part_no, part }))
     }
 
-    /// The part was sent, whatever our calls were answered.
+    /// The part was sent, whatever our calls were answered; too late if it was given up.
     async fn prove(&self, subject: &Subject<'_>, upstream_id: Option<String>) -> Result<(), StoreError> {
-        let queued = subject.part.recipients.iter().filter(|(_, state)| *state == RecipientState::Queued);
-        let sent = queued.map(|(mailbox, _)| mailbox.clone()).collect();
+        let unsent = subject.part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
+        let sent = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
         let report = Report {
             message_id: subject.message_id.clone(),
             part_no: subject.part_no,
@@ -109,9 +111,9 @@ impl Ears<'_> {
             .map(|(mailbox, _)| (mailbox, mailbox.to_ascii()))
             .collect();
         let addresses: Vec<&str> = served.iter().map(|(_, address)| address.as_str()).collect();
-        let concerned = event.concerns(&addresses);
-        let concerned = served.iter().filter(|(_, address)| concerned.contains(&address.as_str()));
-        let recipients: Vec<Mailbox> = concerned.map(|(mailbox, _)| (*mailbox).clone()).collect();
+        let bounced = event.bounced(&addresses);
+        let bounced = served.iter().filter(|(_, address)| bounced.contains(&address.as_str()));
+        let recipients: Vec<Mailbox> = bounced.map(|(mailbox, _)| (*mailbox).clone()).collect();
         tracing::info!(
             part_id = %subject.part_id,
             customer_id = %subject.part.customer_id,
@@ -119,6 +121,11 @@ impl Ears<'_> {
             reason = ?reply,
             "bounced"
         );
+        if recipients.is_empty() {
+            self.store.note_bounce(&subject.message_id, subject.part_no, reply).await?;
+            tracing::warn!(part_id = %subject.part_id, to = event.to.len(), "a bounce does not say whose it is: nothing is given back for it");
+            return Ok(());
+        }
         let bounced = Bounced {
             message_id: subject.message_id.clone(),
             customer_id: subject.part.customer_id.clone(),
@@ -129,11 +136,11 @@ impl Ears<'_> {
     }
 }
 
-/// Whether nothing that comes by itself will tell what became of it.
-fn is_in_doubt(part: &KnownPart) -> bool {
+/// Whether that Resend took it is more than is known, or will be by itself.
+fn is_told_more(part: &KnownPart) -> bool {
     match part.state {
-        PartState::Held => true,
-        PartState::Queued { .. } | PartState::Sending { .. } => part.is_unknown,
-        PartState::Sent | PartState::Failed => false,
+        PartState::Held | PartState::Queued { .. } | PartState::Failed => true,
+        PartState::Sending { .. } => part.is_unknown,
+        PartState::Sent => false,
     }
 }

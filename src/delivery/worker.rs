@@ -6,13 +6,12 @@ use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
 use crate::crash::CrashPoint;
-use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
 use crate::random;
 use crate::store::accept::Kind;
 use crate::store::queue::LeasedPart;
-use crate::store::report::{News, Recorded, Report};
+use crate::store::report::{News, Recorded, Report, Rest};
 use crate::telemetry::AttemptOutcome;
 use crate::upstream::{Outcome, Outgoing};
 
@@ -67,6 +66,7 @@ impl Delivery {
             () = lease.lost.cancelled() => Outcome::Unknown {
                 reason: "the lease was lost during the attempt".to_owned(),
                 retry_after: None,
+                left_out: Vec::new(),
             },
         };
         store.pass(CrashPoint::UpstreamAnswered);
@@ -92,7 +92,8 @@ impl Delivery {
     pub(super) async fn give_back(&self, part: &LeasedPart) {
         let due = self.0.tools.clock.now();
         let error = "the process stopped before the attempt began".to_owned();
-        self.report(part, News::Retry { due, error, unknown: part.unknown, counts: false }).await;
+        let (unknown, maybe_taken) = (part.unknown, Vec::new());
+        self.report(part, News::Retry { due, error, unknown, maybe_taken, counts: false }).await;
     }
 
     /// Writes news down, however long the store takes: sending again would be the alternative.
@@ -131,9 +132,6 @@ impl Delivery {
                 }
             }
             Recorded::Late => {
-                if matches!(&report.news, News::Answered(answered) if !answered.sent.is_empty()) {
-                    self.0.tools.metrics.late_sent();
-                }
                 tracing::warn!(part_id = %part.part_id(), attempt = part.attempt, "this news came too late and changed nothing");
             }
         }
@@ -146,7 +144,7 @@ impl Delivery {
             store.pass(CrashPoint::CaptureCommitted);
         }
         let is_tried_again = match &report.news {
-            News::Answered(answered) => answered.again.is_some(),
+            News::Answered(answered) => matches!(answered.rest, Rest::Again { .. }),
             News::Retry { .. } => true,
             News::Hold { .. } => false,
         };
@@ -169,18 +167,27 @@ fn label(outcome: &Outcome) -> AttemptOutcome {
     }
 }
 
+/// Whether somebody of the part waits for the operator now.
+fn is_held(news: &News) -> bool {
+    match news {
+        News::Hold { .. } => true,
+        News::Answered(answered) => matches!(answered.rest, Rest::Held { .. }),
+        News::Retry { .. } => false,
+    }
+}
+
 fn log_attempt(part: &LeasedPart, report: &Report) {
     let (outcome, reason, retry_at, upstream_id) = match &report.news {
         News::Answered(answered) => {
-            let outcome = match (answered.sent.is_empty(), &answered.again) {
-                (false, _) => "sent",
-                (true, Some(_)) => "deferred",
-                (true, None) => "failed",
+            let said = |answer: &Answer| format!("{} {}", answer.status, answer.text);
+            let failed = answered.failed.first().map(|(_, answer)| said(answer));
+            let (left, reason, due) = match &answered.rest {
+                Rest::Again { due, answer } => ("deferred", failed.or(Some(said(answer))), Some(*due)),
+                Rest::Held { reason } => ("held", Some(reason.clone()), None),
+                Rest::Nobody => ("failed", failed, None),
             };
-            let first: Option<&(Mailbox, Answer)> = answered.failed.first();
-            let said = first.map(|(_, answer)| answer).or(answered.again.as_ref().map(|(_, answer)| answer));
-            let reason = said.map(|answer| format!("{} {}", answer.status, answer.text));
-            (outcome, reason, answered.again.as_ref().map(|(due, _)| *due), answered.upstream_id.as_deref())
+            let outcome = if answered.sent.is_empty() { left } else { "sent" };
+            (outcome, reason, due, answered.upstream_id.as_deref())
         }
         News::Retry { due, error, unknown, .. } => {
             (if *unknown { "unknown" } else { "deferred" }, Some(error.clone()), Some(*due), None)
@@ -200,7 +207,7 @@ fn log_attempt(part: &LeasedPart, report: &Report) {
         "attempt"
     );
     // What an operator must see at a glance, among the lines of every day.
-    if outcome == "held" {
+    if is_held(&report.news) {
         tracing::error!(part_id = %part.part_id(), "a part is held: it is not sent again, and its credits stay on hold");
     }
     if outcome == "failed" && part.kind != Kind::Submission {

@@ -2,7 +2,8 @@
 //!
 //! Addresses are parsed once, at the edge. A [`Mailbox`] keeps the local part as
 //! it was written (only the receiving domain may interpret it) and the domain in
-//! lower case; two mailboxes are equal when the same person would get the mail.
+//! lower case; two mailboxes are [the same](Mailbox::is_same) when the same person would
+//! get the mail, however an internationalised domain is spelt.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -71,6 +72,11 @@ impl Domain {
         &self.0
     }
 
+    /// Whether it is the same domain, in whatever spelling of an internationalised name.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self == other || (!(self.0.is_ascii() && other.0.is_ascii()) && self.to_ascii() == other.to_ascii())
+    }
+
     /// The domain in A-labels (punycode), for roads that carry ASCII only.
     pub fn to_ascii(&self) -> String {
         if self.0.is_ascii() {
@@ -108,7 +114,7 @@ impl Mailbox {
         if text.is_empty() {
             return Err(InvalidAddress::Empty);
         }
-        if text.len() > MAX_MAILBOX_OCTETS + 2 {
+        if text.len() > MAX_MAILBOX_OCTETS {
             return Err(InvalidAddress::TooLong);
         }
         let at = end_of_local_part(text).ok_or(InvalidAddress::NoDomain)?;
@@ -134,6 +140,11 @@ impl Mailbox {
     /// The domain.
     pub fn domain(&self) -> &Domain {
         &self.domain
+    }
+
+    /// Whether the same person would get the mail: the domains may be spelt differently.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.local == other.local && self.domain.is_same(&other.domain)
     }
 
     /// Whether every octet is ASCII; if not, the road must speak SMTPUTF8.

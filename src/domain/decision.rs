@@ -2,8 +2,9 @@
 //!
 //! Pure: from where its parts stand to the step of each, or to the reason why not
 //! now. A part under way is left alone, since its attempt may end either way; one
-//! whose last attempt ended without an answer is not given up, since the upstream
-//! may have it. A held part is decided only by somebody who was told the risk.
+//! whose last call ended without an answer and is made again to get it is not given
+//! up before. A held part is decided, and one that may have been taken is given up,
+//! only by somebody who was told the risk.
 
 use jiff::Timestamp;
 
@@ -33,7 +34,7 @@ impl Choice {
         [Self::Retry, Self::Cancel].into_iter().find(|choice| choice.as_str() == text)
     }
 
-    /// What may come of deciding a held part, for whoever has to confirm it.
+    /// What may come of deciding a part that may have been taken, for whoever has to confirm it.
     pub const fn risk(self) -> &'static str {
         match self {
             Self::Retry => {
@@ -55,10 +56,21 @@ pub struct Standing {
     pub state: PartState,
     /// Attempts made so far.
     pub attempt: u32,
-    /// Whether its last attempt ended without an answer.
+    /// Whether its last attempt ended without an answer, and the same call again will tell.
     pub unknown: bool,
+    /// Whether somebody may have it by an earlier attempt, and no later answer can tell.
+    pub maybe_taken: bool,
     /// Whether some of its recipients have it.
     pub any_sent: bool,
+}
+
+impl Standing {
+    /// Whether the choice needs somebody who knows its risk: a held part always; one
+    /// that may have been taken when it is given up, since it is sent again anyway.
+    pub fn has_risk(&self, choice: Choice) -> bool {
+        let is_held = self.state == PartState::Held;
+        is_held || (choice == Choice::Cancel && self.maybe_taken && !self.state.is_final())
+    }
 }
 
 /// Why a decision is not carried out.
@@ -70,7 +82,7 @@ pub enum NotNow {
     AttemptRunning,
     /// The last attempt ended without an answer.
     OutcomeUnknown,
-    /// A part is held, and the risk was not taken.
+    /// A part is held or may have been taken, and the risk was not taken.
     Unconfirmed,
 }
 
@@ -92,7 +104,7 @@ pub fn decide(
             return Err(NotNow::OutcomeUnknown);
         }
     }
-    if !is_confirmed && parts.iter().any(|part| part.state == PartState::Held) {
+    if !is_confirmed && parts.iter().any(|part| part.has_risk(choice)) {
         return Err(NotNow::Unconfirmed);
     }
     let steps: Vec<_> = parts.iter().map(|part| step(choice, part, now)).collect();
@@ -118,11 +130,11 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// `q` queued, `p` queued for the rest, `u` queued with an unknown outcome, `s` sending, `S` sent,
-    /// `F` failed, `h` held.
+    /// `q` queued, `p` queued for the rest, `u` queued with an unknown outcome, `m` queued and maybe
+    /// taken, `b` both, `s` sending, `S` sent, `F` failed, `h` held.
     fn parts(letters: &str) -> Vec<Standing> {
         let state = |letter| match letter {
-            'q' | 'p' | 'u' => PartState::Queued { due: at(60), attempt: 2 },
+            'q' | 'p' | 'u' | 'm' | 'b' => PartState::Queued { due: at(60), attempt: 2 },
             's' => PartState::Sending { lease: at(60), attempt: 2 },
             'S' => PartState::Sent,
             'F' => PartState::Failed,
@@ -131,7 +143,9 @@ mod tests {
         let standing = |letter| Standing {
             state: state(letter),
             attempt: 2,
-            unknown: matches!(letter, 'u' | 'h'),
+            unknown: matches!(letter, 'u' | 'b' | 'h'),
+            // What is kept of one that was given up asks nobody any more.
+            maybe_taken: matches!(letter, 'm' | 'b' | 'F'),
             any_sent: matches!(letter, 'p' | 'S'),
         };
         letters.chars().map(standing).collect()
@@ -156,10 +170,14 @@ mod tests {
         use NotNow::{AttemptRunning, Final, OutcomeUnknown, Unconfirmed};
         // Choice, parts; without and with the risk taken.
         type Told = Result<&'static str, NotNow>;
-        let table: [(Choice, &str, Told, Told); 24] = [
+        let table: [(Choice, &str, Told, Told); 30] = [
             (Cancel, "q", Ok("c"), Ok("c")),
             (Cancel, "pF", Ok("e-"), Ok("e-")),
             (Cancel, "u", Err(OutcomeUnknown), Err(OutcomeUnknown)),
+            (Cancel, "m", Err(Unconfirmed), Ok("c")),
+            (Cancel, "b", Err(OutcomeUnknown), Err(OutcomeUnknown)),
+            (Cancel, "qm", Err(Unconfirmed), Ok("cc")),
+            (Cancel, "mF", Err(Unconfirmed), Ok("c-")),
             (Cancel, "s", Err(AttemptRunning), Err(AttemptRunning)),
             (Cancel, "h", Err(Unconfirmed), Ok("c")),
             (Cancel, "S", Err(Final), Err(Final)),
@@ -173,6 +191,8 @@ mod tests {
             (Retry, "q", Ok("n"), Ok("n")),
             (Retry, "p", Ok("n"), Ok("n")),
             (Retry, "u", Ok("n"), Ok("n")),
+            (Retry, "m", Ok("n"), Ok("n")),
+            (Retry, "hm", Err(Unconfirmed), Ok("rn")),
             (Retry, "s", Err(AttemptRunning), Err(AttemptRunning)),
             (Retry, "h", Err(Unconfirmed), Ok("r")),
             (Retry, "S", Err(Final), Err(Final)),

@@ -37,7 +37,7 @@ impl Draft {
 
     /// Adds a recipient; a repeated one counts once.
     pub fn add(&mut self, recipient: Mailbox) -> Added {
-        if self.recipients.contains(&recipient) {
+        if self.has(&recipient) {
             return Added::Known;
         }
         if self.recipients.len() >= self.max_recipients {
@@ -49,8 +49,12 @@ impl Draft {
 
     /// How many recipients there would be with this one.
     pub fn count_with(&self, recipient: &Mailbox) -> usize {
-        let is_taken = self.recipients.len() < self.max_recipients && !self.recipients.contains(recipient);
+        let is_taken = self.recipients.len() < self.max_recipients && !self.has(recipient);
         self.recipients.len() + usize::from(is_taken)
+    }
+
+    fn has(&self, recipient: &Mailbox) -> bool {
+        self.recipients.iter().any(|known| known.is_same(recipient))
     }
 
     /// The recipients so far.
@@ -111,6 +115,14 @@ mod tests {
         assert_eq!(draft.count_with(&mailbox("c@x.example")), 2, "it will not be taken");
         assert_eq!(draft.add(mailbox("c@x.example")), Added::Full);
         assert_eq!(draft.seal().unwrap().recipients().len(), 2);
+        let mut draft = Draft::new(ReversePath::Null, 2);
+        for (address, want) in [
+            ("a@bücher.example", Added::New),
+            ("a@xn--bcher-kva.example", Added::Known),
+            ("A@bücher.example", Added::New),
+        ] {
+            assert_eq!(draft.add(mailbox(address)), want, "{address}");
+        }
     }
 
     #[test]

@@ -12,6 +12,11 @@
 //!                                                            └ Sent (late news) → Sent
 //! ```
 //!
+//! A part waits on when somebody in it may have it by an earlier attempt, and no later
+//! answer can tell (a connection lost after the final dot): neither the end of its
+//! lifetime nor a refusal makes that recipient `Failed`. Who surely has nothing of it
+//! fails alone, and when nobody is left to be tried again, the part is held (`Hold`).
+//!
 //! `Hasten` makes a part that waits due at once, and changes nothing else. What the
 //! operator may decide about a whole message is in [`super::decision`].
 //!
@@ -99,7 +104,8 @@ pub enum PartStep {
         /// The attempt that speaks.
         attempt: u32,
     },
-    /// Attempt number `attempt` cannot be repeated safely.
+    /// After attempt number `attempt` the operator decides: it cannot be repeated safely,
+    /// or is not worth repeating and an earlier one may have been taken.
     Hold {
         /// The attempt that speaks.
         attempt: u32,

@@ -51,9 +51,9 @@ impl SenderPattern {
         match self {
             Self::Any => true,
             Self::Address(own) => {
-                own.local().eq_ignore_ascii_case(mailbox.local()) && same(own.domain(), mailbox.domain())
+                own.local().eq_ignore_ascii_case(mailbox.local()) && own.domain().is_same(mailbox.domain())
             }
-            Self::Domain(domain) => same(domain, mailbox.domain()),
+            Self::Domain(domain) => domain.is_same(mailbox.domain()),
             Self::Below(domain) => mailbox
                 .domain()
                 .to_ascii()
@@ -61,10 +61,6 @@ impl SenderPattern {
                 .is_some_and(|below| below.len() > 1 && below.ends_with('.')),
         }
     }
-}
-
-fn same(a: &Domain, b: &Domain) -> bool {
-    a == b || a.to_ascii() == b.to_ascii()
 }
 
 impl fmt::Display for SenderPattern {

@@ -266,10 +266,11 @@ fn not_now_text(choice: Choice, why: NotNow) -> Cow<'static, str> {
                                    there is an answer, or when it is held."
                 .into()
         }
-        NotNow::Unconfirmed => {
-            format!("This message is held: {}. To take that risk send {{\"confirm\": true}}.", choice.risk())
-                .into()
-        }
+        NotNow::Unconfirmed => format!(
+            "This needs a confirmation: {}. To take that risk send {{\"confirm\": true}}.",
+            choice.risk()
+        )
+        .into(),
     }
 }
 

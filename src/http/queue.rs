@@ -30,7 +30,7 @@ pub(super) struct Listing {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Confirmation {
-    /// The risk of deciding a held part is known and taken.
+    /// The risk of deciding a part that may have been taken is known and taken.
     confirm: bool,
 }
 

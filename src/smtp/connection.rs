@@ -240,7 +240,10 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let server = self.visit.server;
         let rules = &server.rules;
         match next {
-            Next::Command(session) => {
+            Next::Unpipelined(_) if !self.stream.input.is_empty() => {
+                Ok(Step { reply: None, next: Next::Close })
+            }
+            Next::Command(session) | Next::Unpipelined(session) => {
                 if !session.is_mid_message() {
                     self.message_over();
                 }

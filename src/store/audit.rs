@@ -107,6 +107,15 @@ const CHECKS: &[Check] = &[
             OR a.closed_price < 0 OR a.closed_captured < 0 OR a.closed_released < 0
             OR a.closed_capture > a.last_entered OR (a.closed_capture = 0 AND a.closed_settled <> 0)",
     ),
+    sums(
+        "account",
+        // What refunds say was given back and what credit entries say, of the rows that have left.
+        "what was given back and has left it does not add up",
+        "SELECT a.customer_id, abs(a.closed_refunded - a.closed_credited - coalesce(e.closed, 0)) FROM account a
+         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry WHERE kind = 'credit'
+                    GROUP BY customer_id) e ON e.customer_id = a.customer_id
+         WHERE a.closed_refunded <> a.closed_credited + coalesce(e.closed, 0)",
+    ),
     check(
         "account",
         "it belongs to no customer, or a count of it is impossible",
@@ -507,20 +516,21 @@ impl Check {
 
 /// Bodies whose octets are not those that were accepted.
 async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
+    /// Message, size, hash of its body; octets and hash of its spool.
+    type Named = (String, i64, String, Option<i64>, Option<String>);
     const NAMES: &str = "
         SELECT m.message_id, m.size, m.body_sha256, s.octets, s.sha256
         FROM message m LEFT JOIN spool s ON s.message_id = m.message_id WHERE m.final_at IS NULL";
     const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
     let mut findings = Vec::new();
-    let names: Vec<(String, i64, String, Option<i64>, Option<String>)> =
-        sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
+    let names: Vec<Named> = sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
     for (message_id, size, hash, octets, spool_hash) in names {
         let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
         let bytes = rows.concat();
         let spooled = octets.unwrap_or(0);
-        let same_size = i64::try_from(bytes.len()).is_ok_and(|len| len + spooled == size);
+        let other_size = i64::try_from(bytes.len()).is_ok_and(|len| len + spooled != size);
         let mut changed = Vec::new();
-        if !rows.is_empty() && !(same_size && sha256_hex(&bytes) == hash) {
+        if !rows.is_empty() && (other_size || sha256_hex(&bytes) != hash) {
             changed.push(("body", message_id.clone()));
         }
         if let Some(spool_hash) = spool_hash

@@ -32,7 +32,7 @@ pub struct KnownPart {
     pub state: PartState,
     /// The last attempt.
     pub attempt: u32,
-    /// Whether the outcome of that, or of the one before, is unknown.
+    /// Whether the outcome of that, or of an earlier one, is unknown.
     pub is_unknown: bool,
     /// The upstream's id, once it has answered.
     pub upstream_id: Option<String>,
@@ -82,7 +82,9 @@ impl Store {
     ) -> Result<Option<KnownPart>, StoreError> {
         const PART: &str = "
             SELECT m.customer_id, p.road, p.state, p.attempt, coalesce(p.due_at, p.lease_until, 0) AS time,
-                   p.unknown, p.upstream_id
+                   p.unknown = 1 OR EXISTS (SELECT 1 FROM recipient r WHERE r.message_id = p.message_id
+                       AND r.part_no = p.part_no AND r.state = 'queued' AND r.maybe_taken = 1) AS unknown,
+                   p.upstream_id
             FROM part p JOIN message m ON m.message_id = p.message_id
             WHERE p.message_id = ?1 AND p.part_no = ?2";
         const RECIPIENTS: &str = "
@@ -139,14 +141,32 @@ impl Store {
         Ok(decisions)
     }
 
-    /// Messages with a refund that waited for a recipient who is final now.
+    /// Notes a bounce of which nobody can say whose it is: it is shown with its part,
+    /// and gives nothing back. Doing it again changes nothing.
+    pub async fn note_bounce(
+        &self,
+        message_id: &MessageId,
+        part_no: u32,
+        reply: &str,
+    ) -> Result<(), StoreError> {
+        const NOTE: &str = "UPDATE part SET last_error = ?3 WHERE message_id = ?1 AND part_no = ?2";
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let error = format!("one of its recipients bounced, which one is not told: {reply}");
+        // It may have left meanwhile.
+        sqlx::query(NOTE).bind(message_id.as_str()).bind(part_no).bind(error).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Messages with a refund that waited for a recipient who is final now, those that
+    /// have waited longest first. Each can be decided, so none keeps others from it.
     pub async fn refunds_to_decide(&self) -> Result<Vec<(MessageId, CustomerId)>, StoreError> {
         const READ: &str = "
-            SELECT DISTINCT f.message_id, f.customer_id
+            SELECT f.message_id, f.customer_id
             FROM refund f JOIN message m ON m.message_id = f.message_id
             WHERE f.state = 'waiting' AND (m.final_at IS NOT NULL OR EXISTS (SELECT 1 FROM recipient r
                 WHERE r.message_id = f.message_id AND r.address = f.address AND r.state <> 'queued'))
-            LIMIT ?1";
+            GROUP BY f.message_id ORDER BY min(f.decided_at), f.message_id LIMIT ?1";
         let rows: Vec<(String, String)> =
             sqlx::query_as(READ).bind(MAX_WAITING).fetch_all(&self.readers).await?;
         rows.iter()

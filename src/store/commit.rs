@@ -12,7 +12,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
-use super::report::{Recorded, Report, report_batch};
+use super::report::{Recorded, Report, TooLate, report_batch};
 use super::spool::{NewChunk, delete_orphans, write_chunk};
 use super::writer::Writer;
 use super::{Store, StoreError};
@@ -227,13 +227,14 @@ async fn write(
     settings: &Settings,
 ) -> Result<(Vec<Accepted>, Vec<Recorded>), Failure> {
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-    let answers = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
+    let (answers, too_late) = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
     let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
     let chunks = !batch.chunks.is_empty();
     settings.pass(reports, CrashPoint::ReportWritten);
     settings.pass(accepts, CrashPoint::AcceptWritten);
     tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
     writer.note(true);
+    too_late.iter().for_each(|news| news.tell(&settings.metrics));
     settings.pass(chunks, CrashPoint::ChunkCommitted);
     settings.pass(accepts, CrashPoint::AcceptCommitted);
     Ok(answers)
@@ -243,7 +244,7 @@ async fn apply(
     tx: &mut SqliteConnection,
     batch: &Batch,
     low_mark: i64,
-) -> Result<(Vec<Accepted>, Vec<Recorded>), StoreError> {
+) -> Result<((Vec<Accepted>, Vec<Recorded>), Vec<TooLate>), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().map(|(r, _)| r.as_ref()).collect();
     for (chunk, _) in &batch.chunks {
@@ -254,9 +255,10 @@ async fn apply(
         delete_orphans(tx, &names).await?;
     }
     // Reports first: what they release may pay for what is accepted.
-    let recorded = if reports.is_empty() { Vec::new() } else { report_batch(tx, &reports).await? };
+    let (recorded, too_late) =
+        if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
     let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
-    Ok((accepted, recorded))
+    Ok(((accepted, recorded), too_late))
 }
 
 /// Answers a batch that was not written, or may have been: by what is really in the database.

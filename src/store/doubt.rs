@@ -49,6 +49,8 @@ pub struct Books {
     pub entries: Vec<Booked>,
     /// Credits settled by debits whose rows have left.
     pub gone: i64,
+    /// Credits given back by entries whose rows have left.
+    pub gone_back: i64,
 }
 
 /// What became of an entry.
@@ -190,14 +192,15 @@ impl Store {
                    coalesce(decided_by, '') = 'operator' AS is_by_operator
             FROM entry WHERE customer_id = ?1 ORDER BY opened_at, entry_id";
         // Whatever was captured and is not owed any more was settled, its rows still there or not.
-        const GONE: &str = "SELECT closed_settled FROM account WHERE customer_id = ?1";
+        const GONE: &str = "SELECT closed_settled, closed_credited FROM account WHERE customer_id = ?1";
         let mut reader = self.readers.acquire().await?;
         let mut tx = reader.begin().await?;
         let rows: Vec<BookedRow> = sqlx::query_as(ALL).bind(customer_id.as_str()).fetch_all(&mut *tx).await?;
-        let gone: Option<i64> =
-            sqlx::query_scalar(GONE).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
+        let gone: Option<(i64, i64)> =
+            sqlx::query_as(GONE).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
         let entries = rows.into_iter().map(BookedRow::read).collect::<Result<Vec<_>, _>>()?;
-        Ok(Books { entries, gone: gone.unwrap_or(0) })
+        let (gone, gone_back) = gone.unwrap_or_default();
+        Ok(Books { entries, gone, gone_back })
     }
 
     /// A doubtful entry stands in Dodo's ledger: the debt is paid. `None`: it is

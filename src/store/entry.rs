@@ -190,10 +190,6 @@ impl Store {
         const MARK: &str = "
             UPDATE account SET last_entered = ?2, version = version + 1
             WHERE customer_id = ?1 AND last_entered = ?3 - 1 AND last_capture >= ?2 AND owed >= ?4";
-        const INSERT: &str = "
-            INSERT INTO entry (entry_id, customer_id, kind, first_capture, last_capture, amount, reason, state,
-                               tries, opened_at)
-            VALUES (?1, ?2, 'debit', ?3, ?4, ?5, ?6, 'open', 1, ?7)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         if is_lane_taken(&mut tx, customer_id).await? {
@@ -213,31 +209,12 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         changed("open entry", done.rows_affected(), 1)?;
-        sqlx::query(INSERT)
-            .bind(entry_id.as_str())
-            .bind(customer_id.as_str())
-            .bind(range.first)
-            .bind(range.last)
-            .bind(range.amount)
-            .bind(&reason)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
+        let captures = (range.first, range.last);
+        let (kind, amount) = (EntryKind::Debit, range.amount);
+        let draft = Draft { entry_id, customer_id, kind, captures, amount, reason, expires_at: None };
+        let entry = write(&mut tx, draft, now).await?;
         tx.commit().await?;
-        Ok(Some(Entry {
-            entry_id: entry_id.clone(),
-            customer_id: customer_id.clone(),
-            kind: EntryKind::Debit,
-            amount: credits(range.amount)?,
-            reason,
-            tries: 1,
-            unknown_tries: 0,
-            opened_at: now,
-            expires_at: None,
-            first_unknown_at: None,
-            last_tried_at: None,
-            doubtful_since: None,
-        }))
+        Ok(Some(entry))
     }
 
     /// Dodo has the entry: the debt is paid, or the credit is there. Paying by itself
@@ -325,6 +302,62 @@ impl Store {
         changed("note try", done.rows_affected(), 1)?;
         Ok(tx.commit().await?)
     }
+}
+
+/// An entry that is to be written down, before its first call.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) entry_id: &'a EntryId,
+    pub(super) customer_id: &'a CustomerId,
+    pub(super) kind: EntryKind,
+    /// The first and the last of the captures that it covers; of a credit: none, (0, 0).
+    pub(super) captures: (i64, i64),
+    pub(super) amount: i64,
+    pub(super) reason: String,
+    /// Of a credit: when it lapses.
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// Writes an entry that is open, with the account's version as it is by now: its
+/// opening has moved it.
+pub(super) async fn write(
+    tx: &mut SqliteConnection,
+    draft: Draft<'_>,
+    now: Timestamp,
+) -> Result<Entry, StoreError> {
+    const INSERT: &str = "
+        INSERT INTO entry (entry_id, customer_id, kind, first_capture, last_capture, amount, reason, state,
+                           tries, opened_at, expires_at, version)
+        SELECT ?1, customer_id, ?3, ?4, ?5, ?6, ?7, 'open', 1, ?8, ?9, version
+        FROM account WHERE customer_id = ?2";
+    let Draft { entry_id, customer_id, kind, captures, amount, reason, expires_at } = draft;
+    let done = sqlx::query(INSERT)
+        .bind(entry_id.as_str())
+        .bind(customer_id.as_str())
+        .bind(kind.as_str())
+        .bind(captures.0)
+        .bind(captures.1)
+        .bind(amount)
+        .bind(&reason)
+        .bind(millis(now))
+        .bind(expires_at.map(millis))
+        .execute(tx)
+        .await?;
+    changed("write entry", done.rows_affected(), 1)?;
+    Ok(Entry {
+        entry_id: entry_id.clone(),
+        customer_id: customer_id.clone(),
+        kind,
+        amount: credits(amount)?,
+        reason,
+        tries: 1,
+        unknown_tries: 0,
+        opened_at: now,
+        expires_at,
+        first_unknown_at: None,
+        last_tried_at: None,
+        doubtful_since: None,
+    })
 }
 
 /// Whether an entry of the customer's is open.

@@ -1,16 +1,18 @@
 //! What a batch of reports reads before it decides, and writes afterwards: one
 //! journey to the database each way, whatever the number of reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::SqliteConnection;
 
+use super::report::TooLate;
 use super::{StoreError, changed, json, millis, timestamp};
-use crate::domain::message::PartState;
+use crate::domain::message::{PartState, Road};
 
 /// A part of the batch as it stands inside the transaction.
 #[derive(Debug)]
 pub(super) struct PartNow {
+    pub(super) road: Road,
     pub(super) state: PartState,
     /// Attempts so far; kept for the states that do not name them.
     pub(super) attempt: u32,
@@ -51,6 +53,14 @@ pub(super) struct Ledger {
     pub(super) parts: BTreeMap<PartKey, PartNow>,
     /// Recipients that are not final, with their part.
     pub(super) recipients: BTreeMap<(String, String), u32>,
+    /// Those of them who may have it by an earlier attempt.
+    pub(super) maybe_taken: BTreeSet<(String, String)>,
+    /// Those of whom that is new.
+    pub(super) doubted: BTreeSet<(String, String)>,
+    /// Recipients who were given up, with their part.
+    pub(super) failed: BTreeMap<(String, String), u32>,
+    /// What has to be told once the batch is committed.
+    pub(super) too_late: Vec<TooLate>,
     pub(super) messages: BTreeMap<String, MessageNow>,
     pub(super) recipient_writes: Vec<RecipientWrite>,
     /// Customer, message, amount, in the order of the reports.
@@ -71,6 +81,7 @@ struct Row {
     chunks: i64,
     last_capture: i64,
     part_no: u32,
+    road: String,
     part_state: String,
     attempt: u32,
     time: i64,
@@ -81,6 +92,7 @@ struct Row {
     last_error: Option<String>,
     address: String,
     state: String,
+    maybe_taken: bool,
 }
 
 impl Ledger {
@@ -90,9 +102,9 @@ impl Ledger {
             SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
                    (SELECT count(*) FROM body b WHERE b.message_id = m.message_id)
                    + (SELECT count(*) FROM spool s WHERE s.message_id = m.message_id) AS chunks,
-                   a.last_capture, p.part_no, p.state AS part_state, p.attempt,
+                   a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
                    coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
-                   p.upstream_id, p.last_error, r.address, r.state
+                   p.upstream_id, p.last_error, r.address, r.state, r.maybe_taken
             FROM message m JOIN account a ON a.customer_id = m.customer_id
                  JOIN part p ON p.message_id = m.message_id
                  JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
@@ -108,6 +120,8 @@ impl Ledger {
     fn add(&mut self, row: Row) -> Result<(), StoreError> {
         let (is_queued, is_sent) = (row.state == "queued", row.state == "sent");
         let state = part_state(&row.part_state, row.attempt, row.time)?;
+        let unknown_road = || StoreError::Corrupt(format!("{} is no road", row.road));
+        let road = Road::parse(&row.road).ok_or_else(unknown_road)?;
         self.last_capture.insert(row.customer_id.clone(), row.last_capture);
         let message = self.messages.entry(row.message_id.clone()).or_insert_with(|| MessageNow {
             customer_id: row.customer_id,
@@ -124,6 +138,7 @@ impl Ledger {
         message.any_sent |= is_sent;
         let key = (row.message_id.clone(), row.part_no);
         let part = self.parts.entry(key).or_insert_with(|| PartNow {
+            road,
             state,
             attempt: row.attempt,
             waiting: 0,
@@ -136,10 +151,28 @@ impl Ledger {
         });
         part.waiting += u32::from(is_queued);
         part.any_sent |= is_sent;
+        let recipient = (row.message_id, row.address);
+        if is_queued && row.maybe_taken {
+            self.maybe_taken.insert(recipient.clone());
+        }
         if is_queued {
-            self.recipients.insert((row.message_id, row.address), row.part_no);
+            self.recipients.insert(recipient, row.part_no);
+        } else if !is_sent {
+            self.failed.insert(recipient, row.part_no);
         }
         Ok(())
+    }
+
+    /// A recipient is final now.
+    pub(super) fn forget(&mut self, recipient: &(String, String)) {
+        self.recipients.remove(recipient);
+        self.maybe_taken.remove(recipient);
+    }
+
+    /// Whether somebody in a part may have it by an earlier attempt.
+    pub(super) fn is_maybe_taken(&self, key: &PartKey) -> bool {
+        let mut doubtful = self.maybe_taken.iter().filter(|recipient| recipient.0 == key.0);
+        doubtful.any(|recipient| self.recipients.get(recipient) == Some(&key.1))
     }
 
     /// Writes what was decided. Every statement names the rows it must change, and
@@ -157,6 +190,11 @@ impl Ledger {
                          value ->> 6 AS key_no, value ->> 7 AS unknown, value ->> 8 AS first_try_at,
                          value ->> 9 AS upstream_id, value ->> 10 AS last_error FROM json_each($1)) AS p
             WHERE part.message_id = p.message_id AND part.part_no = p.part_no;
+
+            UPDATE recipient SET maybe_taken = 1
+            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address FROM json_each($8)) AS r
+            WHERE recipient.message_id = r.message_id AND recipient.address = r.address
+              AND recipient.state = 'queued';
 
             UPDATE recipient SET state = r.state, status = r.status, reply = r.reply
             FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address, value ->> 2 AS state,
@@ -200,9 +238,15 @@ impl Ledger {
             .bind(json(&moves)?)
             .bind(json(&captures)?)
             .bind(at)
+            .bind(json(&self.doubted)?)
             .execute(tx)
             .await?;
-        let rows = parts.len() + self.recipient_writes.len() + messages.len() + moves.len() + captures.len();
+        let rows = parts.len()
+            + self.doubted.len()
+            + self.recipient_writes.len()
+            + messages.len()
+            + moves.len()
+            + captures.len();
         changed("report", done.rows_affected(), rows + usize::try_from(chunks).unwrap_or(0))
     }
 

@@ -69,6 +69,8 @@ pub struct RecipientLog {
     pub status: Option<String>,
     /// What the upstream said.
     pub reply: Option<String>,
+    /// Whether it may have the mail by an attempt whose outcome was never told; false once it is sent.
+    pub maybe_taken: bool,
     /// When the upstream told that the recipient's server had refused it for good after all.
     pub bounced_at: Option<Timestamp>,
     /// What that server said.
@@ -90,7 +92,8 @@ pub struct PartLog {
     pub upstream_id: Option<String>,
     /// The last error.
     pub last_error: Option<String>,
-    /// Whether the last attempt ended without an answer, so that the upstream may have it.
+    /// Whether the last attempt ended without an answer, or an earlier one did and no later answer can
+    /// tell what became of it: the upstream may have it.
     pub unknown: bool,
 }
 
@@ -122,7 +125,8 @@ pub(super) struct MessageRow {
 }
 
 type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool);
-type RecipientRow = (String, String, String, Option<String>, Option<String>, Option<i64>, Option<String>);
+type RecipientRow =
+    (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
 type RefundRow = (String, String, i64, String, Option<String>, Option<String>);
 
 impl Store {
@@ -163,10 +167,13 @@ impl Store {
     pub(super) async fn with_details(&self, rows: Vec<MessageRow>) -> Result<Vec<MessageLog>, StoreError> {
         const PARTS: &str = "
             SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
-                   last_error, unknown
+                   last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
+                       WHERE r.message_id = part.message_id AND r.part_no = part.part_no
+                         AND r.state = 'queued' AND r.maybe_taken = 1)
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
-            SELECT message_id, address, state, status, reply, bounced_at, bounce
+            SELECT message_id, address, state, status, reply, maybe_taken = 1 AND state <> 'sent',
+                   bounced_at, bounce
             FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
         const REFUNDS: &str = "
             SELECT message_id, address, amount, state, reason, entry_id
@@ -214,12 +221,13 @@ impl MessageRow {
 }
 
 fn recipient_log(row: &RecipientRow) -> Result<RecipientLog, StoreError> {
-    let (_, address, state, status, reply, bounced_at, bounce) = row;
+    let (_, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
     Ok(RecipientLog {
         address: address.clone(),
         state: state.clone(),
         status: status.clone(),
         reply: reply.clone(),
+        maybe_taken: *maybe_taken,
         bounced_at: bounced_at.map(timestamp).transpose()?,
         bounce: bounce.clone(),
     })

@@ -51,6 +51,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
+use spool::Reserve;
 use writer::Writer;
 
 static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -162,6 +163,8 @@ pub struct StoreSettings {
     pub maker: Maker,
     /// `billing.low_balance_credits`.
     pub low_balance_credits: u64,
+    /// `queue.min_free_bytes`
+    pub min_free_bytes: u64,
 }
 
 /// The database.
@@ -173,6 +176,7 @@ pub struct Store {
     chunks: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
+    reserve: Reserve,
     crash_at: CrashAt,
 }
 
@@ -189,7 +193,7 @@ impl Store {
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
-        let StoreSettings { data_dir, maker, low_balance_credits } = settings;
+        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
         make_private_dir(data_dir).map_err(|e| unusable(e.to_string()))?;
@@ -225,9 +229,10 @@ impl Store {
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
         tokio::spawn(commit::run(Arc::clone(&writer), (members, pieces), settings));
+        let reserve = Reserve::new(data_dir, *min_free_bytes);
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, chunks, questions, low_mark, crash_at })
+        Ok(Self { readers, writer, hot, chunks, questions, low_mark, reserve, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

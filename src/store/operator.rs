@@ -17,7 +17,7 @@ use super::log::{MessageLog, MessageRow};
 use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::decision::{Choice, NotNow, Standing, decide};
 use crate::domain::ids::{CustomerId, MessageId};
-use crate::domain::message::{PartState, PartStep};
+use crate::domain::message::{PartStep, Road};
 
 /// What the log says of a recipient who was given up by the operator.
 pub const CANCELLED: &str = "cancelled by the operator";
@@ -110,7 +110,7 @@ pub struct Decision {
     pub decided_at: Timestamp,
     /// How it came in.
     pub via: Via,
-    /// Parts that were held: for them the risk was told and taken.
+    /// Parts that were held or, of a message given up, may have been taken: for them the risk was told and taken.
     pub held_parts: u32,
 }
 
@@ -119,7 +119,7 @@ pub struct Decision {
 pub struct Order {
     /// What.
     pub choice: Choice,
-    /// Whether the risk of deciding a held part was told and taken.
+    /// Whether the risk of deciding a part that may have been taken was told and taken.
     pub is_confirmed: bool,
     /// How it came in.
     pub via: Via,
@@ -307,15 +307,16 @@ async fn remember(
 }
 
 impl Ledger {
-    /// Applies a decision to what was read; how many of its parts were held.
+    /// Applies a decision to what was read; for how many of its parts the risk was taken.
     fn decide(&mut self, message_id: &str, order: &Order) -> Result<u32, NotNow> {
         let keys: Vec<PartKey> = self.parts.keys().filter(|key| key.0 == message_id).cloned().collect();
         let standings: Vec<Standing> = keys.iter().filter_map(|key| self.standing(key)).collect();
         let steps = decide(order.choice, &standings, order.is_confirmed, order.now)?;
         let mut held_parts = 0;
-        for (key, step) in keys.iter().zip(steps) {
+        for ((key, standing), step) in keys.iter().zip(&standings).zip(steps) {
             let Some(step) = step else { continue };
-            held_parts += u32::from(self.take(key, step));
+            held_parts += u32::from(standing.has_risk(order.choice));
+            self.take(key, step);
             if order.choice == Choice::Cancel {
                 self.give_up(key);
             }
@@ -326,38 +327,46 @@ impl Ledger {
     fn standing(&self, key: &PartKey) -> Option<Standing> {
         let part = self.parts.get(key)?;
         let (state, attempt) = (part.state.clone(), part.attempt);
-        Some(Standing { state, attempt, unknown: part.unknown, any_sent: part.any_sent })
+        let (unknown, any_sent) = (part.unknown && part.road == Road::Resend, part.any_sent);
+        Some(Standing { state, attempt, unknown, maybe_taken: self.is_maybe_taken(key), any_sent })
     }
 
-    /// Moves a part; whether it was held. A held part that is sent again is another
-    /// call, under another key: the upstream may have forgotten the old one.
-    fn take(&mut self, key: &PartKey, step: PartStep) -> bool {
-        let Some(part) = self.parts.get_mut(key) else { return false };
-        let is_held = part.state == PartState::Held;
+    /// Moves a part. A held part that is sent again is another call, under another key:
+    /// the upstream may have forgotten the old one, and the answer to the new one says
+    /// nothing about it.
+    fn take(&mut self, key: &PartKey, step: PartStep) {
+        let Some(part) = self.parts.get_mut(key) else { return };
         if let Some(state) = part.state.after(step) {
             part.state = state;
         }
-        if matches!(step, PartStep::Resume { .. }) {
-            part.settle_outcome(false);
+        if !matches!(step, PartStep::Resume { .. }) {
+            return;
         }
-        is_held
+        let was_unknown = part.unknown;
+        part.settle_outcome(false);
+        if was_unknown {
+            let waiting = self.waiting(key);
+            self.doubt(key, waiting.into_iter().map(|(_, address)| address));
+        }
+    }
+
+    /// The recipients of a part that are not final.
+    fn waiting(&self, (message_id, part_no): &PartKey) -> Vec<(String, String)> {
+        let own = self.recipients.iter().filter(|((id, _), no)| id == message_id && *no == part_no);
+        own.map(|(recipient, _)| recipient.clone()).collect()
     }
 
     /// Gives the recipients of a part up that are not final, and what is held for them back.
     fn give_up(&mut self, key: &PartKey) {
-        let (message_id, part_no) = key;
-        let waiting: Vec<(String, String)> = (self.recipients.iter())
-            .filter(|((id, _), no)| id == message_id && *no == part_no)
-            .map(|(recipient, _)| recipient.clone())
-            .collect();
+        let waiting = self.waiting(key);
         for recipient in &waiting {
-            self.recipients.remove(recipient);
+            self.forget(recipient);
             let (id, address) = recipient.clone();
             let said = (Some(CANCELLED_STATUS.to_owned()), Some(CANCELLED.to_owned()));
             let write: RecipientWrite = (id, address, "failed", said.0, said.1);
             self.recipient_writes.push(write);
         }
-        self.charge(message_id, 0, i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+        self.charge(&key.0, 0, i64::try_from(waiting.len()).unwrap_or(i64::MAX));
         if let Some(part) = self.parts.get_mut(key) {
             let before = part.last_error.take().map(|error| format!(", after: {error}"));
             part.last_error = Some(format!("{CANCELLED}{}", before.unwrap_or_default()));

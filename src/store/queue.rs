@@ -42,6 +42,8 @@ pub struct LeasedPart {
     pub reverse_path: ReversePath,
     /// The recipients that are not final.
     pub recipients: Vec<Mailbox>,
+    /// Those of them who may have it by an earlier attempt, whatever a later one is answered.
+    pub maybe_taken: Vec<Mailbox>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
     /// When it is given up.
@@ -95,8 +97,8 @@ impl Store {
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
         const LAPSE: &str = "
             UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
-            WHERE state = 'sending'";
-        self.lapse(sqlx::query(LAPSE).bind(millis(now))).await
+            WHERE state = 'sending' RETURNING message_id, part_no, road";
+        self.lapse(sqlx::query_as(LAPSE).bind(millis(now))).await
     }
 
     /// While running: leases that ran out without a word. Those that this process
@@ -111,8 +113,9 @@ impl Store {
             UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
             WHERE state = 'sending' AND lease_until <= ?1 AND NOT EXISTS
                 (SELECT 1 FROM json_each(?2) WHERE value ->> 0 = part.message_id
-                    AND value ->> 1 = part.part_no AND value ->> 2 = part.attempt)";
-        self.lapse(sqlx::query(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
+                    AND value ->> 1 = part.part_no AND value ->> 2 = part.attempt)
+            RETURNING message_id, part_no, road";
+        self.lapse(sqlx::query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
     }
 
     /// Sets a waiting part aside for the operator: what stands in the database
@@ -132,15 +135,26 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// Whatever an attempt had come to that is heard of no more: over SMTP its
+    /// recipients may have the mail.
     async fn lapse(
         &self,
-        query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+        query: sqlx::query::QueryAs<'_, sqlx::Sqlite, (String, u32, String), sqlx::sqlite::SqliteArguments>,
     ) -> Result<u64, StoreError> {
+        const DOUBT: &str = "
+            UPDATE recipient SET maybe_taken = 1
+            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no FROM json_each(?1)) AS p
+            WHERE recipient.message_id = p.message_id AND recipient.part_no = p.part_no
+              AND recipient.state = 'queued'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = query.execute(&mut *tx).await?;
+        let lapsed = query.fetch_all(&mut *tx).await?;
+        let by_smtp = lapsed.iter().filter(|(_, _, road)| road == Road::Smtp.as_str());
+        let by_smtp: Vec<_> = by_smtp.map(|(id, part_no, _)| (id, part_no)).collect();
+        // As many rows as they have recipients: any number of them.
+        sqlx::query(DOUBT).bind(json(&by_smtp)?).execute(&mut *tx).await?;
         tx.commit().await?;
-        Ok(done.rows_affected())
+        Ok(u64::try_from(lapsed.len()).unwrap_or(u64::MAX))
     }
 
     /// Parts that are due on one of `roads`, the longest waiting first.
@@ -228,19 +242,24 @@ async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedP
         FROM part p JOIN message m ON m.message_id = p.message_id
         WHERE p.message_id = ?1 AND p.part_no = ?2";
     const RECIPIENTS: &str = "
-        SELECT address FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
+        SELECT address, maybe_taken FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
         ORDER BY ordinal";
     let id = due.message_id.as_str();
     let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;
-    let recipients: Vec<String> =
-        sqlx::query_scalar(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
+    let recipients: Vec<(String, bool)> =
+        sqlx::query_as(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
     let bytes = read_body(tx, &due.message_id, due.size).await?;
-    let recipients = recipients.iter().map(|r| stored(Mailbox::parse(r))).collect::<Result<_, _>>()?;
-    row.with(recipients, Bytes::from(bytes))
+    row.with(&recipients, Bytes::from(bytes))
 }
 
 impl LeasedRow {
-    fn with(self, recipients: Vec<Mailbox>, bytes: Bytes) -> Result<LeasedPart, StoreError> {
+    fn with(self, rows: &[(String, bool)], bytes: Bytes) -> Result<LeasedPart, StoreError> {
+        let (mut recipients, mut maybe_taken) = (Vec::with_capacity(rows.len()), Vec::new());
+        for (address, is_doubtful) in rows {
+            let mailbox = stored(Mailbox::parse(address))?;
+            maybe_taken.extend(is_doubtful.then(|| mailbox.clone()));
+            recipients.push(mailbox);
+        }
         let unknown_name = |name: &str| StoreError::Corrupt(format!("{name} is no name of ours"));
         Ok(LeasedPart {
             message_id: stored(MessageId::parse(&self.message_id))?,
@@ -255,6 +274,7 @@ impl LeasedRow {
             request_hash: self.request_hash,
             reverse_path: stored(ReversePath::parse(&self.reverse_path))?,
             recipients,
+            maybe_taken,
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
             bytes,

@@ -6,12 +6,11 @@
 //! on its way, the refund waits: the lane is free only when each capture is either
 //! debited or in no entry.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
 
-use super::account::credits;
-use super::entry::{Entry, is_lane_taken};
-use super::{Store, StoreError, changed, millis, stored, timestamp};
+use super::entry::{Draft, Entry, is_lane_taken, write};
+use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::telemetry::{EntryKind, RefundResult};
 
@@ -19,10 +18,17 @@ use crate::telemetry::{EntryKind, RefundResult};
 const AMOUNT: i64 = 1;
 /// Of what was sent in a day one in so many is refunded, and one in any case.
 const ONE_IN: i64 = 20;
+/// What the cap looks back on.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Refunds of one customer that are posted together at most.
 const MAX_TOGETHER: u32 = 1000;
 /// After so many entries that Dodo refused a refund is given up.
 const MAX_VOIDS: i64 = 3;
+
+/// The beginning of the day that the cap looks back on.
+pub(super) fn day_before(now: Timestamp) -> Timestamp {
+    now.checked_sub(DAY).unwrap_or(Timestamp::UNIX_EPOCH)
+}
 
 /// What the cap is reckoned by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,29 +100,37 @@ pub struct CreditOpening {
 }
 
 impl Store {
-    /// Credits that a customer's messages captured since then.
-    pub async fn captured_since(
-        &self,
-        customer_id: &CustomerId,
-        since: Timestamp,
-    ) -> Result<Allowance, StoreError> {
+    /// What a customer's messages captured in the day before `now`, their rows still
+    /// there or not.
+    pub async fn allowance(&self, customer_id: &CustomerId, now: Timestamp) -> Result<Allowance, StoreError> {
         // Captures are numbered as time goes by: only those of the last day are read.
+        // Those that have left count with the entry that was opened for them since
+        // then: its id sorts by that time, and it stays for more than a day.
         const READ: &str = "
-            SELECT coalesce(sum(amount), 0) FROM capture WHERE customer_id = ?1 AND number > coalesce(
-                (SELECT number FROM capture WHERE customer_id = ?1 AND captured_at <= ?2
-                 ORDER BY number DESC LIMIT 1), 0)";
+            SELECT (SELECT coalesce(sum(amount), 0) FROM capture WHERE customer_id = ?1 AND number > coalesce(
+                        (SELECT number FROM capture WHERE customer_id = ?1 AND captured_at <= ?2
+                         ORDER BY number DESC LIMIT 1), 0))
+                 + (SELECT coalesce(sum(closed), 0) FROM entry
+                    WHERE customer_id = ?1 AND entry_id > ?3 AND kind = 'debit')";
+        let since = day_before(now);
+        let first = EntryId::generate(since, [0; 16]);
         let query = sqlx::query_scalar(READ).bind(customer_id.as_str()).bind(millis(since));
+        let query = query.bind(first.as_str());
         Ok(Allowance { sent: query.fetch_one(&self.readers).await?, since })
     }
 
-    /// Customers with refunds to be posted and no entry open.
-    pub async fn refundable(&self, limit: u32) -> Result<Vec<CustomerId>, StoreError> {
+    /// Customers with refunds to be posted and no entry open: those who have waited
+    /// longest first, so that nobody starves, and without those for whom nothing can
+    /// be done now, so that they starve nobody.
+    pub async fn refundable(&self, except: &[CustomerId], limit: u32) -> Result<Vec<CustomerId>, StoreError> {
         const READ: &str = "
-            SELECT DISTINCT f.customer_id FROM refund f
+            SELECT f.customer_id FROM refund f
             WHERE f.state = 'due' AND f.entry_id IS NULL
+              AND f.customer_id NOT IN (SELECT value FROM json_each(?2))
               AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.customer_id = f.customer_id AND e.state = 'open')
-            LIMIT ?1";
-        let rows: Vec<String> = sqlx::query_scalar(READ).bind(limit).fetch_all(&self.readers).await?;
+            GROUP BY f.customer_id ORDER BY min(f.decided_at), f.customer_id LIMIT ?1";
+        let rows: Vec<String> =
+            sqlx::query_scalar(READ).bind(limit).bind(json(&except)?).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
@@ -207,11 +221,6 @@ async fn insert(
     now: Timestamp,
 ) -> Result<Entry, StoreError> {
     const MARK: &str = "UPDATE account SET version = version + 1 WHERE customer_id = ?1";
-    const INSERT: &str = "
-        INSERT INTO entry (entry_id, customer_id, kind, first_capture, last_capture, amount, reason, state,
-                           tries, opened_at, expires_at, version)
-        SELECT ?1, customer_id, 'credit', 0, 0, ?3, ?4, 'open', 1, ?5, ?6, version
-        FROM account WHERE customer_id = ?2";
     let CreditOpening { customer_id, entry_id, .. } = opening;
     let amount = given.iter().map(|_| AMOUNT).sum();
     let reason = match given {
@@ -220,30 +229,16 @@ async fn insert(
     };
     let done = sqlx::query(MARK).bind(customer_id.as_str()).execute(&mut *tx).await?;
     changed("open credit", done.rows_affected(), 1)?;
-    let done = sqlx::query(INSERT)
-        .bind(entry_id.as_str())
-        .bind(customer_id.as_str())
-        .bind(amount)
-        .bind(&reason)
-        .bind(millis(now))
-        .bind(expires_at.map(millis))
-        .execute(&mut *tx)
-        .await?;
-    changed("open credit", done.rows_affected(), 1)?;
-    Ok(Entry {
-        entry_id: entry_id.clone(),
-        customer_id: customer_id.clone(),
+    let draft = Draft {
+        entry_id,
+        customer_id,
         kind: EntryKind::Credit,
-        amount: credits(amount)?,
+        captures: (0, 0),
+        amount,
         reason,
-        tries: 1,
-        unknown_tries: 0,
-        opened_at: now,
         expires_at,
-        first_unknown_at: None,
-        last_tried_at: None,
-        doubtful_since: None,
-    })
+    };
+    write(tx, draft, now).await
 }
 
 impl Claim {

@@ -19,6 +19,10 @@ use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
 use crate::domain::ids::MessageId;
 use crate::domain::message::{PartState, PartStep};
+use crate::telemetry::Metrics;
+
+/// What stands with a part that was given up, and left all the same.
+const TOOK_IT: &str = "the upstream took it all the same";
 
 /// What a worker has to say about one attempt.
 #[derive(Debug, Clone)]
@@ -50,6 +54,8 @@ pub enum News {
         error: String,
         /// Whether the outcome is unknown: the next try must be the same call.
         unknown: bool,
+        /// Who may have it by this attempt, and no later answer can tell.
+        maybe_taken: Vec<Mailbox>,
         /// Whether the attempt counts.
         counts: bool,
     },
@@ -60,7 +66,7 @@ pub enum News {
     },
 }
 
-/// Answers, recipient by recipient; who is in neither list is tried again.
+/// Answers, recipient by recipient; who is in neither list is left for the rest.
 #[derive(Debug, Clone, Default)]
 pub struct Answered {
     /// The upstream's id of what it accepted.
@@ -69,8 +75,28 @@ pub struct Answered {
     pub sent: Vec<Mailbox>,
     /// Recipients that failed for good.
     pub failed: Vec<(Mailbox, Answer)>,
-    /// When the others are tried again, and why they were not taken.
-    pub again: Option<(Timestamp, Answer)>,
+    /// What becomes of the others.
+    pub rest: Rest,
+}
+
+/// What becomes of recipients that have no final answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Rest {
+    /// Nobody is known to be left; if somebody is, it is tried at once.
+    #[default]
+    Nobody,
+    /// They are tried again.
+    Again {
+        /// When.
+        due: Timestamp,
+        /// Why they were not taken.
+        answer: Answer,
+    },
+    /// They may have it by an earlier attempt, and are not tried again; the operator decides.
+    Held {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Whether a report was applied.
@@ -85,6 +111,33 @@ pub enum Recorded {
     Late,
 }
 
+/// News that mail left which had been given up: it is told, since nothing can be mended.
+#[derive(Debug)]
+pub(super) struct TooLate {
+    message_id: String,
+    part_no: u32,
+    customer_id: String,
+    recipients: usize,
+    upstream_id: Option<String>,
+}
+
+impl TooLate {
+    /// Tells the operator, once the commit that keeps it has happened.
+    pub(super) fn tell(&self, metrics: &Metrics) {
+        let Self { message_id, part_no, customer_id, recipients, upstream_id } = self;
+        metrics.late_sent();
+        tracing::warn!(
+            %message_id,
+            part_no,
+            %customer_id,
+            recipients,
+            upstream_id,
+            "the upstream took mail that had been given up: its recipients have it, their log says failed, \
+             and nobody is billed for them"
+        );
+    }
+}
+
 /// What a report changed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Change {
@@ -92,11 +145,11 @@ struct Change {
     captured: i64,
 }
 
-/// Applies a batch of reports.
+/// Applies a batch of reports. Returns also what has to be told of them after the commit.
 pub(super) async fn report_batch(
     tx: &mut SqliteConnection,
     batch: &[&Report],
-) -> Result<Vec<Recorded>, StoreError> {
+) -> Result<(Vec<Recorded>, Vec<TooLate>), StoreError> {
     let message_ids: BTreeSet<&str> = batch.iter().map(|report| report.message_id.as_str()).collect();
     let message_ids: Vec<&str> = message_ids.into_iter().collect();
     let mut ledger = Ledger::read(tx, &message_ids).await?;
@@ -114,8 +167,9 @@ pub(super) async fn report_batch(
         }
         answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }
+    let too_late = std::mem::take(&mut ledger.too_late);
     ledger.write(tx, at).await?;
-    Ok(answers)
+    Ok((answers, too_late))
 }
 
 impl Ledger {
@@ -123,7 +177,7 @@ impl Ledger {
     fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
         match &report.news {
-            News::Retry { due, error, unknown, counts } => {
+            News::Retry { due, error, unknown, maybe_taken, counts } => {
                 let part = self.parts.get_mut(&key)?;
                 let step = PartStep::Retry { attempt: report.attempt, due: *due };
                 let Some(PartState::Queued { due, attempt }) = part.state.after(step) else { return None };
@@ -131,11 +185,13 @@ impl Ledger {
                 part.state = PartState::Queued { due, attempt };
                 part.settle_outcome(*unknown);
                 part.last_error = Some(error.clone());
+                self.doubt(&key, maybe_taken.iter().map(ToString::to_string));
                 Some(Change::default())
             }
             News::Hold { reason } => {
                 let part = self.parts.get_mut(&key)?;
                 part.state = part.state.after(PartStep::Hold { attempt: report.attempt })?;
+                part.unknown = true;
                 part.last_error = Some(reason.clone());
                 Some(Change::default())
             }
@@ -144,6 +200,7 @@ impl Ledger {
     }
 
     fn answered(&mut self, key: &PartKey, report: &Report, answered: &Answered) -> Option<Change> {
+        self.note_too_late(key, answered);
         let part = self.parts.get_mut(key)?;
         let is_current =
             matches!(part.state, PartState::Sending { attempt, .. } if attempt == report.attempt);
@@ -167,6 +224,44 @@ impl Ledger {
         Some(Change { newly_failed, captured })
     }
 
+    /// Notes recipients who have it though they were given up: with the part, so that
+    /// the same news again is none.
+    fn note_too_late(&mut self, key: &PartKey, answered: &Answered) {
+        let is_given_up =
+            |mailbox: &&Mailbox| self.failed.get(&(key.0.clone(), mailbox.to_string())) == Some(&key.1);
+        let recipients = answered.sent.iter().filter(is_given_up).count();
+        let (Some(part), Some(message)) = (self.parts.get_mut(key), self.messages.get(&key.0)) else {
+            return;
+        };
+        let is_known = part.state == PartState::Failed
+            && part.upstream_id.is_some()
+            && part.upstream_id == answered.upstream_id;
+        if recipients == 0 || is_known {
+            return;
+        }
+        if part.upstream_id.is_none() {
+            part.upstream_id = answered.upstream_id.clone();
+        }
+        let before = part.last_error.take().map(|error| format!("{error}; ")).unwrap_or_default();
+        part.last_error = Some(format!("{before}{TOOK_IT}"));
+        self.too_late.push(TooLate {
+            message_id: key.0.clone(),
+            part_no: key.1,
+            customer_id: message.customer_id.clone(),
+            recipients,
+            upstream_id: answered.upstream_id.clone(),
+        });
+    }
+
+    /// Marks recipients of the part who may have it, and of whom no later answer can tell.
+    pub(super) fn doubt(&mut self, (id, part_no): &PartKey, addresses: impl Iterator<Item = String>) {
+        let recipients = addresses.map(|address| (id.clone(), address));
+        let queued = recipients.filter(|recipient| self.recipients.get(recipient) == Some(part_no));
+        let queued: Vec<_> = queued.collect();
+        self.doubted.extend(queued.iter().cloned());
+        self.maybe_taken.extend(queued);
+    }
+
     /// Makes a queued recipient of the part final.
     fn finish(
         &mut self,
@@ -179,7 +274,10 @@ impl Ledger {
         if self.recipients.get(&recipient) != Some(&key.1) {
             return false;
         }
-        self.recipients.remove(&recipient);
+        self.forget(&recipient);
+        if state == "failed" {
+            self.failed.insert(recipient.clone(), key.1);
+        }
         let (id, address) = recipient;
         let status = answer.map(|a| a.status.clone());
         let text = answer.map(|a| a.text.clone());
@@ -233,20 +331,25 @@ impl PartNow {
         if let Some(id) = &answered.upstream_id {
             self.upstream_id = Some(id.clone());
         }
-        if let Some((_, answer)) = &answered.again {
-            self.last_error = Some(format!("{} {}", answer.status, answer.text));
-        } else if let Some((_, answer)) = answered.failed.last() {
-            self.last_error = Some(format!("{} {}", answer.status, answer.text));
-        }
-        let due = answered.again.as_ref().map_or(report.at, |(due, _)| *due);
-        let step = match (self.waiting, self.any_sent) {
-            (0, true) => PartStep::Sent,
-            (0, false) => PartStep::Failed { attempt: report.attempt },
-            _ => PartStep::Retry { attempt: report.attempt, due },
+        let said = |answer: &Answer| format!("{} {}", answer.status, answer.text);
+        let error = match &answered.rest {
+            Rest::Again { answer, .. } => Some(said(answer)),
+            Rest::Held { reason } => Some(reason.clone()),
+            Rest::Nobody => answered.failed.last().map(|(_, answer)| said(answer)),
+        };
+        self.last_error = error.or(self.last_error.take());
+        let attempt = report.attempt;
+        let step = match (self.waiting, self.any_sent, &answered.rest) {
+            (0, true, _) => PartStep::Sent,
+            (0, false, _) => PartStep::Failed { attempt },
+            (_, _, Rest::Held { .. }) => PartStep::Hold { attempt },
+            (_, _, Rest::Again { due, .. }) => PartStep::Retry { attempt, due: *due },
+            (_, _, Rest::Nobody) => PartStep::Retry { attempt, due: report.at },
         };
         if let Some(state) = self.state.after(step) {
+            let is_held = state == PartState::Held;
             self.state = state;
-            self.settle_outcome(false);
+            self.settle_outcome(is_held);
         }
     }
 }

@@ -3,10 +3,15 @@
 //! Captures leave in the order of their numbers once a settled entry covers them;
 //! what they came to stays with their message and with their entry (`closed`).
 //! Messages leave, with all that belongs to them, once they are final and none of
-//! their captures is left; their sums stay with the account. Entries leave last,
-//! once all of their captures have; their sums stay with the account too. So what
-//! is not settled stays, and the audit can prove at any time that what was captured
-//! and what was settled are the same.
+//! their captures is left; their sums stay with the account, and those of their
+//! refunds with the credit entries too. Entries leave last, once all of their
+//! captures or refunds have, or they were void; their sums stay with the account.
+//! So what is not settled stays, and the audit can prove at any time that what was
+//! captured and what was settled are the same, and what was refunded and credited.
+//!
+//! The cap on refunds looks back a day, whatever leaves within it: a message with a
+//! refund stays until a day after that was decided, and what a customer captured is
+//! counted by its entry where its captures are gone, which stays longer.
 //!
 //! Each step is one short transaction: the gathering writer waits for it no longer
 //! than for a commit of its own.
@@ -14,6 +19,7 @@
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
+use super::refund::day_before;
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::ids::MessageId;
 
@@ -26,15 +32,16 @@ const MESSAGES: u32 = 250;
 /// Webhooks and checkouts that leave in one step.
 const MARKS: u32 = 500;
 
-/// Which messages leave: final for long enough, none of their captures is left,
-/// nobody can retry their submission any more, and no refund is on its way. Rows of other tables that need a
-/// message longer say so here.
+/// Which messages leave: final before ?1, none of their captures is left, nobody can
+/// retry their submission any more, no refund is on its way, and none was decided
+/// after ?2. Rows of other tables that need a message longer say so here.
 macro_rules! leaves {
     () => {
         "(final_at <= ?1 AND captured = closed AND NOT EXISTS
             (SELECT 1 FROM idempotency_recipient k WHERE k.message_id = message.message_id)
           AND NOT EXISTS (SELECT 1 FROM refund f
-            WHERE f.message_id = message.message_id AND f.state IN ('waiting', 'due')))"
+            WHERE f.message_id = message.message_id
+              AND (f.state IN ('waiting', 'due') OR f.decided_at > ?2)))"
     };
 }
 
@@ -75,21 +82,25 @@ impl Store {
     }
 
     /// Looks at some messages from `after` on; those that were final before
-    /// `cutoff` and are settled leave with all that belongs to them.
+    /// `cutoff`, are settled, and of which the cap of today counts no refund, leave
+    /// with all that belongs to them.
     pub async fn close_messages(
         &self,
         cutoff: Timestamp,
+        now: Timestamp,
         after: Option<&MessageId>,
     ) -> Result<MessagesClosed, StoreError> {
         // Ids sort by time of acceptance, which is before that of the end.
         const PAGE: &str = concat!(
             "SELECT message_id, ",
             leaves!(),
-            " IS TRUE FROM message WHERE message_id > ?2 AND message_id < ?3 ORDER BY message_id LIMIT ?4"
+            " IS TRUE FROM message WHERE message_id > ?3 AND message_id < ?4 ORDER BY message_id LIMIT ?5"
         );
         let later = cutoff.checked_add(jiff::SignedDuration::from_millis(1)).unwrap_or(cutoff);
+        let before = (cutoff, day_before(now));
         let page: Vec<(String, bool)> = sqlx::query_as(PAGE)
-            .bind(millis(cutoff))
+            .bind(millis(before.0))
+            .bind(millis(before.1))
             .bind(after.map_or("", MessageId::as_str))
             .bind(MessageId::generate(later, [0; 16]).as_str())
             .bind(MESSAGES)
@@ -103,19 +114,20 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let count = remove_messages(&mut tx, &leaving, cutoff).await?;
+        let count = remove_messages(&mut tx, &leaving, before).await?;
         tx.commit().await?;
         Ok(MessagesClosed { count, next })
     }
 
-    /// Some entries that ended before `cutoff` leave, if all of their captures have.
-    /// Returns how many; 0: there are none.
+    /// Some entries that ended before `cutoff` leave, if all of their captures or
+    /// refunds have. Returns how many; 0: there are none.
     pub async fn close_entries(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
-        // Void ones cover what others settled.
+        // Void debits cover what others settled, and void credits nothing.
         const OLD: &str = "
             SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
-            WHERE e.state <> 'open' AND e.closed_at <= ?1 AND e.kind = 'debit'
-              AND e.last_capture <= a.closed_capture
+            WHERE e.state <> 'open' AND e.closed_at <= ?1
+              AND CASE e.kind WHEN 'debit' THEN e.last_capture <= a.closed_capture
+                              ELSE e.state = 'void' OR e.closed = e.amount END
             ORDER BY e.closed_at LIMIT ?2";
         let leaving: Vec<String> =
             sqlx::query_scalar(OLD).bind(millis(cutoff)).bind(ENTRIES).fetch_all(&self.readers).await?;
@@ -230,9 +242,11 @@ async fn remove_entries(tx: &mut SqliteConnection, leaving: &[String]) -> Result
     const CUSTOMERS: &str = "
         SELECT count(DISTINCT customer_id) FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1))";
     const KEEP: &str = "
-        UPDATE account SET closed_settled = closed_settled + e.amount
-        FROM (SELECT customer_id, sum(CASE state WHEN 'done' THEN amount ELSE 0 END) AS amount FROM entry
-              WHERE entry_id IN (SELECT value FROM json_each(?1)) GROUP BY customer_id) AS e
+        UPDATE account SET closed_settled = closed_settled + e.debited,
+               closed_credited = closed_credited + e.credited
+        FROM (SELECT customer_id, sum(CASE WHEN state = 'done' AND kind = 'debit' THEN amount ELSE 0 END) AS debited,
+                     sum(CASE WHEN state = 'done' AND kind = 'credit' THEN amount ELSE 0 END) AS credited
+              FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1)) GROUP BY customer_id) AS e
         WHERE account.customer_id = e.customer_id";
     const DELETE: &str = "
         DELETE FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1))
@@ -249,10 +263,10 @@ async fn remove_entries(tx: &mut SqliteConnection, leaving: &[String]) -> Result
 async fn remove_messages(
     tx: &mut SqliteConnection,
     leaving: &[String],
-    cutoff: Timestamp,
+    before: (Timestamp, Timestamp),
 ) -> Result<u64, StoreError> {
     const STILL: &str = concat!(
-        "SELECT message_id FROM message WHERE message_id IN (SELECT value FROM json_each(?2)) AND ",
+        "SELECT message_id FROM message WHERE message_id IN (SELECT value FROM json_each(?3)) AND ",
         leaves!()
     );
     const CUSTOMERS: &str = "
@@ -263,7 +277,13 @@ async fn remove_messages(
         FROM (SELECT customer_id, sum(price) AS price, sum(captured) AS captured, sum(released) AS released
               FROM message WHERE message_id IN (SELECT value FROM json_each(?1)) GROUP BY customer_id) AS m
         WHERE account.customer_id = m.customer_id";
-    // What the refunds came to stays with their entries.
+    // What the refunds came to stays with their accounts and their entries.
+    const KEEP_REFUNDED: &str = "
+        UPDATE account SET closed_refunded = closed_refunded + r.amount
+        FROM (SELECT customer_id, sum(amount) AS amount FROM refund
+              WHERE message_id IN (SELECT value FROM json_each(?1)) AND state = 'credited'
+              GROUP BY customer_id) AS r
+        WHERE account.customer_id = r.customer_id";
     const KEEP_OF_ENTRIES: &str = "
         UPDATE entry SET closed = closed + r.amount
         FROM (SELECT entry_id, sum(amount) AS amount FROM refund
@@ -277,12 +297,17 @@ async fn remove_messages(
         "DELETE FROM part WHERE message_id IN (SELECT value FROM json_each(?1))",
     ];
     const DELETE: &str = "DELETE FROM message WHERE message_id IN (SELECT value FROM json_each(?1))";
-    let ids: Vec<String> =
-        sqlx::query_scalar(STILL).bind(millis(cutoff)).bind(json(&leaving)?).fetch_all(&mut *tx).await?;
+    let ids: Vec<String> = sqlx::query_scalar(STILL)
+        .bind(millis(before.0))
+        .bind(millis(before.1))
+        .bind(json(&leaving)?)
+        .fetch_all(&mut *tx)
+        .await?;
     let names = json(&ids)?;
     let customers: u32 = sqlx::query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
     let done = sqlx::query(KEEP).bind(&names).execute(&mut *tx).await?;
     changed("closed sums", done.rows_affected(), usize::try_from(customers).unwrap_or(0))?;
+    sqlx::query(KEEP_REFUNDED).bind(&names).execute(&mut *tx).await?;
     sqlx::query(KEEP_OF_ENTRIES).bind(&names).execute(&mut *tx).await?;
     for delete in BELONGINGS {
         sqlx::query(delete).bind(&names).execute(&mut *tx).await?;

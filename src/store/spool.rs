@@ -6,6 +6,13 @@
 //! message, and goes when its client is refused or lost, or with the sweep. Chunks
 //! have a lane of their own into the gathering writer, and few of them share a
 //! commit, so that acceptances never wait for many octets.
+//!
+//! What was written ahead and then deleted gives its room back to later mail, not to
+//! the disk; so a chunk is written only while the disk keeps a [`Reserve`], and what is
+//! too large for a nearly full disk stops nobody else's mail.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
@@ -41,9 +48,35 @@ pub struct Spooled {
     pub sha256: String,
 }
 
+/// What large messages leave free on the disk for everything else.
+#[derive(Debug, Clone)]
+pub(super) struct Reserve {
+    data_dir: Arc<Path>,
+    min_free_bytes: u64,
+}
+
+impl Reserve {
+    pub(super) fn new(data_dir: &Path, min_free_bytes: u64) -> Self {
+        Self { data_dir: data_dir.into(), min_free_bytes }
+    }
+
+    /// Whether it is there. A disk that does not say how much is free is tried.
+    fn is_there(&self) -> bool {
+        rustix::fs::statvfs(&*self.data_dir)
+            .map_or(true, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= self.min_free_bytes)
+    }
+}
+
 impl Store {
     /// Writes a chunk; returns after its commit.
+    ///
+    /// # Errors
+    /// Also when the disk has less free than `queue.min_free_bytes`.
     pub async fn write_chunk(&self, chunk: NewChunk) -> Result<(), StoreError> {
+        if !self.reserve.is_there() {
+            let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
+            return Err(StoreError::Unavailable(what.to_owned()));
+        }
         let lane = &self.chunks;
         self.gather(lane, |answer| Member::Chunk(Box::new(chunk), answer)).await
     }

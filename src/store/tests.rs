@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::accept::{Acceptance, Accepted, Kind, NewPart};
 use super::account::ReadOutcome;
 use super::queue::DuePart;
-use super::report::{Answered, News, Recorded, Report};
+use super::report::{Answered, News, Recorded, Report, Rest};
 use super::*;
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
@@ -123,12 +123,18 @@ fn answered(sent: &[&str], failed: &[&str]) -> News {
         upstream_id: (!sent.is_empty()).then(|| "up-1".to_owned()),
         sent: sent.iter().map(|to| mailbox(to)).collect(),
         failed: failed.iter().map(|to| (mailbox(to), refusal.clone())).collect(),
-        again: Some((at(60), Answer::new("4.2.2", "full"))),
+        rest: Rest::Again { due: at(60), answer: Answer::new("4.2.2", "full") },
     })
 }
 
 fn retry(unknown: bool) -> News {
-    News::Retry { due: at(60), error: "451 later".to_owned(), unknown, counts: true }
+    News::Retry { due: at(60), error: "451 later".to_owned(), unknown, maybe_taken: Vec::new(), counts: true }
+}
+
+/// An attempt by SMTP without an answer, which was for these.
+fn lost(to: &[&str]) -> News {
+    let maybe_taken = to.iter().map(|to| mailbox(to)).collect();
+    News::Retry { due: at(60), error: "lost".to_owned(), unknown: true, maybe_taken, counts: true }
 }
 
 fn applied(captured: u64) -> Recorded {

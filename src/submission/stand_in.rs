@@ -44,8 +44,12 @@ impl Drop for Directory {
 /// An empty database in a directory of its own.
 pub(crate) async fn store() -> (Store, Directory) {
     let directory = Directory::new();
-    let settings =
-        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    let settings = StoreSettings {
+        data_dir: directory.0.clone(),
+        maker: Maker::Serve,
+        low_balance_credits: 10,
+        min_free_bytes: 0,
+    };
     (Store::open(&settings, Metrics::new()).await.unwrap(), directory)
 }
 

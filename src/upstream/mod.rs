@@ -67,6 +67,8 @@ pub enum Outcome {
         reason: String,
         /// How long to wait before the same call is made again, if the upstream said.
         retry_after: Option<Duration>,
+        /// Recipients that the call was surely not for: whatever became of it, they have nothing of it.
+        left_out: Vec<Mailbox>,
     },
 }
 

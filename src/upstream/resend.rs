@@ -121,9 +121,11 @@ impl Resend {
                 retry_after: None,
                 counts: true,
             },
-            Err(CallFailure::Lost(reason)) => {
-                Outcome::Unknown { reason: format!("no answer from Resend: {reason}"), retry_after: None }
-            }
+            Err(CallFailure::Lost(reason)) => Outcome::Unknown {
+                reason: format!("no answer from Resend: {reason}"),
+                retry_after: None,
+                left_out: Vec::new(),
+            },
         }
     }
 

@@ -54,16 +54,6 @@ fn a_message_in_chunks_leaves_byte_for_byte_on_both_ports() {
 }
 
 #[test]
-fn a_last_line_without_its_end_gets_one() {
-    let meter = Meter::smtp().start();
-    let mut smtp = meter.signed_in();
-    smtp.address(TO_BOB.0, TO_BOB.1);
-    let message = [SOUND.as_bytes(), b"\r\nno end"].concat();
-    assert!(smtp.chunk(&message, true).starts_with("250 2.0.0 Queued as "));
-    assert_eq!(relayed(&meter, 0), [&message[..], b"\r\n"].concat());
-}
-
-#[test]
 fn a_whole_transaction_fits_in_one_write() {
     let meter = Meter::smtp().start();
     let mut smtp = meter.signed_in();
@@ -105,16 +95,4 @@ fn p7_a_message_that_is_refused_in_the_middle_costs_nothing_and_leaves_the_sessi
     assert_eq!(meter.credits()["held"], 0);
     let reply = smtp.deliver(&letter("sound"));
     assert!(reply.ends_with(", 9 email credits available\r\n"), "{reply}");
-}
-
-#[test]
-fn p7_what_a_chunk_brings_is_no_command_before_a_sign_in_either() {
-    let meter = Meter::smtp().start();
-    let mut smtp = Smtp::plain(meter.process().smtp);
-    assert!(smtp.say("EHLO client.example").contains("250-CHUNKING\r\n"));
-    assert_eq!(smtp.chunk(b"STARTTLS\r\nQUIT\r\n", true), "503 5.5.1 Send MAIL first\r\n");
-    assert_eq!(smtp.say("NOOP"), "250 2.0.0 OK\r\n");
-    smtp.send(b"BDAT 99999999999999999999\r\nNOOP\r\n");
-    assert_eq!(smtp.reply(), "501 5.5.4 Syntax: BDAT octets [LAST], closing the connection\r\n");
-    assert_eq!(smtp.reply(), "");
 }

@@ -101,6 +101,8 @@ fn p1_a_disk_that_fills_while_a_large_mail_arrives_refuses_it_and_keeps_nothing_
     const ROWS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
     let Some((mut meter, disk)) = on_a_small_disk() else { return };
     let mut smtp = meter.signed_in();
+    // There is room for the beginning.
+    disk.grow();
     let message = much(3 << 20);
     smtp.begin("ann@example.com", &["bob@example.net"]);
     smtp.send(&message[..1 << 20]);

@@ -188,3 +188,45 @@ fn p3_a_cancel_that_races_with_the_attempt_is_whole_or_nothing() {
     assert_eq!(failed, cancelled.into_iter().collect::<Vec<_>>());
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), u64::try_from(sent).unwrap());
 }
+
+#[test]
+fn p3_mail_that_left_after_it_was_given_up_is_told() {
+    const BUSY: &str = r#"{"statusCode":409,"name":"resource_locked","message":"Come again."}"#;
+    let meter = Meter::resend().set("queue", "retry_min_s = 3600").start();
+    meter.resend_stand_in().faults().push(Fault::new(Reply::status(409).body(BUSY)).on("POST", "/emails"));
+    let id = meter.accepted("left");
+    meter.until_part_is(&id, "queued", false);
+    meter.says(&["queue", "cancel", &id]);
+    for event in ["sent", "delivered"] {
+        let tags = json!({ "postmeter": format!("{id}-0") });
+        let data = json!({ "email_id": "re_1", "to": ["bob@example.net"], "tags": tags });
+        let body = json!({ "type": format!("email.{event}"), "data": data }).to_string();
+        assert_eq!(meter.resend_webhook(&format!("msg_{event}"), &body).status, 200);
+        let page = meter.get("/metrics").body;
+        assert!(
+            page.contains("\npostmeter_late_sent_total 1\n"),
+            "once, whatever else is told of it: {page}"
+        );
+    }
+    assert!(meter.log().contains("the upstream took mail that had been given up"), "{}", meter.log());
+    let part = meter.queued(&id)["parts"][0].clone();
+    assert_eq!((&part["state"], &part["upstream_id"]), (&"failed".into(), &"re_1".into()), "{part}");
+    assert_eq!(part["last_error"].as_str().unwrap().matches("the upstream took it all the same").count(), 1);
+    meter.drain();
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0);
+}
+
+#[test]
+fn p4_a_webhook_proves_what_was_sent_while_it_waits() {
+    const BUSY: &str = r#"{"statusCode":409,"name":"resource_locked","message":"Come again."}"#;
+    let meter = Meter::resend().set("queue", "retry_min_s = 3600").start();
+    meter.resend_stand_in().faults().push(Fault::new(Reply::status(409).body(BUSY)).on("POST", "/emails"));
+    let id = meter.accepted("left");
+    meter.until_part_is(&id, "queued", false);
+    let data =
+        json!({ "email_id": "re_1", "to": ["bob@example.net"], "tags": { "postmeter": format!("{id}-0") } });
+    let body = json!({ "type": "email.delivered", "data": data }).to_string();
+    assert_eq!(meter.resend_webhook("msg_1", &body).status, 200);
+    meter.drain();
+    assert_eq!((meter.resend_stand_in().count(), meter.dodo().debited(CUSTOMER_ID)), (0, 1));
+}

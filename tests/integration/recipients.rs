@@ -102,28 +102,6 @@ fn one_part_that_is_refused_bounces_for_its_recipient_alone() {
 }
 
 #[test]
-fn p6_an_address_that_resend_cannot_carry_is_refused_at_once() {
-    let meter = Meter::resend().start();
-    let mut smtp = meter.signed_in();
-    assert!(smtp.say("MAIL FROM:<ann@example.com> SMTPUTF8").starts_with("250 "));
-    let reply = smtp.say("RCPT TO:<jürgen@example.net>");
-    assert!(reply.starts_with("550 5.6.7 "), "{reply}");
-    assert!(smtp.say("RCPT TO:<bob@bücher.example>").starts_with("250 "), "a domain can be written in ASCII");
-}
-
-#[test]
-fn an_smtp_upstream_that_takes_unicode_gets_it() {
-    let meter = Meter::smtp().start();
-    let mut smtp = meter.signed_in();
-    assert!(smtp.say("MAIL FROM:<ann@example.com> SMTPUTF8").starts_with("250 "));
-    assert!(smtp.say("RCPT TO:<jürgen@example.net>").starts_with("250 "));
-    assert!(smtp.say("DATA").starts_with("354 "));
-    assert!(smtp.message(&letter("unicode")).starts_with("250 "));
-    meter.drain();
-    assert_eq!(meter.sink().mails()[0].to, ["jürgen@example.net"]);
-}
-
-#[test]
 fn p6_a_message_that_the_upstream_cannot_carry_comes_back() {
     let meter = Meter::smtp().start();
     meter.sink().reply("EHLO", "250-sink.example\r\n250-AUTH PLAIN\r\n250 HELP");

@@ -65,6 +65,10 @@ fn given(meter: &Meter) -> Vec<u64> {
     refunds.map(|line| line.amount).collect()
 }
 
+fn is_settled_credit(line: &str) -> bool {
+    line.contains("entry settled") && line.contains("kind=\"credit\"") && line.contains("amount=1")
+}
+
 #[test]
 fn p3_by_default_a_bounce_is_shown_and_changes_no_bill() {
     let meter = Meter::resend().start();
@@ -97,7 +101,10 @@ fn p3_a_bounce_after_the_debit_gives_the_credit_back_once_and_says_so() {
     assert_eq!((given(&meter), meter.dodo().debited(CUSTOMER_ID)), (vec![1], 1));
     let shown = message(&meter, "gone");
     assert_eq!((&shown["debit"], &shown["refunded"]), (&json!(1), &json!(1)), "{shown}");
-    assert!(meter.log().contains("outcome=\"credited\"") || meter.log().contains("kind=\"credit\""));
+    let settled = meter.log().lines().filter(|line| is_settled_credit(line)).count();
+    assert_eq!(settled, 1, "the log says once that Dodo has the credit: {}", meter.log());
+    let due = meter.log().lines().filter(|line| line.contains("outcome=\"due\"")).count();
+    assert_eq!(due, 1, "and once that it was due: {}", meter.log());
     let metrics = meter.get_as_operator("/metrics").body;
     assert!(metrics.contains("postmeter_refunds_total{result=\"credited\"} 1"), "{metrics}");
     until("the duplicates to be told apart", || {
@@ -177,6 +184,33 @@ fn p3_per_recipient_each_that_bounces_gives_one_back() {
     tell(&meter, &mail, &to[2..], &News::hard_bounce());
     until_is("both", ["credited", "capped"].map(str::to_owned).to_vec(), || refunds(&meter, "three"));
     assert_eq!(given(&meter), [1]);
+}
+
+#[test]
+fn a_bounce_that_does_not_say_whose_it_is_gives_nothing_back_and_is_shown() {
+    let meter = refunding().set("billing", "unit = \"recipient\"").start();
+    let to = ["b@example.net", "c@example.net"];
+    let answer = meter.post_send(&json!({
+        "from": "ann@example.com", "to": to, "subject": "two", "text": "Hello",
+    }));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mail = until("the mail at Resend", || meter.mails().pop());
+    meter.drain();
+    for named in [to.as_slice(), &[], &["elsewhere@example.org"]] {
+        tell(&meter, &mail, named, &News::hard_bounce());
+    }
+    until("all to be heard", || {
+        let said = "a bounce does not say whose it is";
+        (meter.log().matches(said).count() == 3).then_some(())
+    });
+    let shown = message(&meter, "two");
+    assert!(shown["parts"][0]["last_error"].as_str().unwrap().contains("user unknown"), "{shown}");
+    assert!(shown["recipients"].as_array().unwrap().iter().all(|to| to["bounced_at"].is_null()), "{shown}");
+    assert_eq!((refunds(&meter, "two"), given(&meter), available(&meter)), (vec![], vec![], 8));
+    // One that says it is believed afterwards too.
+    tell(&meter, &mail, &to[1..], &News::hard_bounce());
+    until_is("the refund", vec!["credited".to_owned()], || refunds(&meter, "two"));
+    assert_eq!(message(&meter, "two")["refunds"][0]["recipient"], "c@example.net");
 }
 
 #[test]

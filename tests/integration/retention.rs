@@ -1,9 +1,10 @@
 //! Old rows leave while mail flows, and everything still adds up.
 
 use postmeter::sandbox::faults::{Fault, Reply};
+use postmeter::sandbox::resend::News;
 
 use crate::harness::wait::until_is;
-use crate::harness::{CUSTOMER_ID, Meter, letter};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter};
 
 /// Entries stay for a week, and name nobody's mail.
 const ROWS: &str = "
@@ -59,6 +60,35 @@ fn p3_what_is_owed_stays_until_it_is_settled() {
     assert_eq!(meter.read::<i64>("SELECT captured FROM message WHERE kind = 'submission'"), [1]);
     meter.dodo().faults().clear();
     until_is("rows that are left", 0, || meter.number(ROWS));
+}
+
+#[test]
+fn the_cap_on_refunds_counts_what_has_left() {
+    let refunding = Meter::resend().set("billing", "refund_bounced = true");
+    let meter = refunding.set("queue", "keep_log_days = 0").credits(100).start();
+    let mut smtp = meter.signed_in();
+    for nth in 0..39 {
+        assert!(smtp.deliver(&letter(&format!("n{nth}"))).starts_with("250 "));
+    }
+    until_is("rows that are left", 0, || meter.number(ROWS));
+    // What is owed stays, and with it two of forty-two bounce before it is debited.
+    let refuses = Reply::status(500);
+    meter.dodo().faults().push(Fault::new(refuses).on("POST", "/ledger-entries").always());
+    for subject in ["a", "b", "c"] {
+        assert!(smtp.deliver(&letter(subject)).starts_with("250 "));
+    }
+    let sent = "SELECT count(*) FROM recipient WHERE state = 'sent'";
+    until_is("what was sent", 3, || meter.number(sent));
+    for mail in &meter.mails()[39..] {
+        let _in_runtime = RUNTIME.enter();
+        meter.resend_stand_in().tell(mail, &["bob@example.net"], &News::hard_bounce());
+    }
+    until_is("refunds", 3, || meter.number("SELECT count(*) FROM refund WHERE state <> 'waiting'"));
+    assert_eq!(meter.number("SELECT count(*) FROM refund WHERE state = 'capped'"), 1);
+    meter.dodo().faults().clear();
+    // Those with a refund stay, and go on being counted.
+    until_is("captures that are left", 0, || meter.number("SELECT count(*) FROM capture"));
+    until_is("messages that are left", 3, || meter.number("SELECT count(*) FROM message"));
 }
 
 #[test]

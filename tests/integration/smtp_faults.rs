@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
+use serde_json::json;
 
 use crate::harness::plan::Upstream;
 use crate::harness::sink::{CLOSE, Security, SinkMail, TAKE_AND_CLOSE};
@@ -187,6 +188,101 @@ fn p3_a_mail_that_was_taken_before_the_connection_was_lost_is_sent_again_and_cos
     meter.drain();
     assert_eq!(arrivals(&meter, "thrice"), (3, 0), "to lose mail would be worse");
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+}
+
+/// A mail whose answer is lost after it was taken, and that is put off from then on; its id.
+fn lost_then_put_off(meter: &Meter, subject: &str) -> String {
+    meter.sink().reply_times(1, "DOT", TAKE_AND_CLOSE);
+    let reply = meter.signed_in().deliver(&letter(subject));
+    let id = reply.strip_prefix("250 2.0.0 Queued as ").and_then(|rest| rest.split(',').next()).unwrap();
+    until("the answer to be lost", || (meter.sink().pending() == 0).then_some(()));
+    meter.sink().reply("MAIL", "450 4.2.0 come again");
+    until("it to be put off", || {
+        let part = meter.get_as_operator(&format!("/queue/{id}")).json()["parts"][0].clone();
+        let is_put_off = part["last_error"].as_str().is_some_and(|error| error.contains("come again"));
+        is_put_off.then_some(())
+    });
+    id.to_owned()
+}
+
+fn until_held(meter: &Meter, id: &str, reason: &str) {
+    until("it to be held", || {
+        let shown = meter.get_as_operator(&format!("/queue/{id}")).json();
+        let is_held = shown["state"] == "held" && shown["recipients"][0]["maybe_taken"] == true;
+        (is_held && shown["last_error"].as_str()?.contains(reason)).then_some(())
+    });
+}
+
+#[test]
+fn p3_a_mail_that_may_have_arrived_does_not_expire_but_is_held() {
+    let meter = upstream();
+    let id = lost_then_put_off(&meter, "perhaps");
+    meter.tamper("UPDATE message SET expires_at = accepted_at + 1 WHERE final_at IS NULL");
+    until_held(&meter, &id, "its lifetime is over, and the upstream may have taken it");
+    assert_eq!((&meter.credits()["available"], &meter.credits()["held"]), (&999.into(), &1.into()));
+    let cancel = format!("/queue/{id}/cancel");
+    meter.post_as_operator(&cancel, &json!({})).is_error(409, "confirmation_needed");
+    meter.sink().behave();
+    assert_eq!(meter.post_as_operator(&cancel, &json!({ "confirm": true })).status, 200);
+    meter.drain();
+    assert_eq!(arrivals(&meter, "perhaps"), (1, 0), "nobody is told that it was undeliverable");
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0, "the operator's decision");
+    assert!(meter.log().contains("the operator decided"), "{}", meter.log());
+}
+
+#[test]
+fn p3_a_mail_that_may_have_arrived_is_cancelled_only_by_who_takes_the_risk() {
+    let meter = upstream();
+    let id = lost_then_put_off(&meter, "perhaps");
+    // An attempt may be under way at any moment.
+    let said = until("it to wait", || {
+        let said = meter.run(&["queue", "cancel", &id]);
+        (!said.err.contains("is under way")).then_some(said)
+    });
+    assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
+    assert!(said.err.contains("it is not billed, even if they have it"), "{said:?}");
+    until("it to be given up", || {
+        (meter.run(&["queue", "cancel", &id, "--yes"]).code == Some(0)).then_some(())
+    });
+    meter.sink().behave();
+    meter.drain();
+    assert_eq!((arrivals(&meter, "perhaps"), meter.dodo().debited(CUSTOMER_ID)), ((1, 0), 0));
+}
+
+#[test]
+fn p3_a_refusal_does_not_disprove_that_an_earlier_copy_arrived() {
+    let meter = upstream();
+    let id = lost_then_put_off(&meter, "perhaps");
+    meter.sink().behave();
+    meter.sink().reply("RCPT", "550 5.7.1 you sent this already");
+    until_held(&meter, &id, "refused: 5.7.1");
+    assert_eq!(meter.number("SELECT sum(released) FROM message"), 0);
+    meter.sink().behave();
+    meter.says(&["queue", "retry", &id, "--yes"]);
+    meter.drain();
+    assert_eq!(arrivals(&meter, "perhaps"), (2, 0));
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1, "it was sent after all");
+}
+
+#[test]
+fn p3_only_who_was_in_the_lost_copy_is_held() {
+    let meter = upstream();
+    // Gone is put off when the copy is lost, and refused afterwards; bob may have it.
+    meter.sink().reply_times(1, "RCPT TO:<gone@", "450 4.2.1 busy");
+    meter.sink().reply_times(1, "DOT", TAKE_AND_CLOSE);
+    let mut smtp = meter.signed_in();
+    smtp.begin("ann@example.com", &["bob@example.net", "gone@example.net"]);
+    let reply = smtp.message(&letter("perhaps"));
+    let id = reply.strip_prefix("250 2.0.0 Queued as ").and_then(|rest| rest.split(',').next()).unwrap();
+    until("the answer to be lost", || (meter.sink().pending() == 0).then_some(()));
+    meter.sink().reply_times(2, "RCPT", "550 5.1.1 no such user");
+    until_held(&meter, id, "refused: 5.1.1");
+    until("the bounce", || (arrivals(&meter, "perhaps") == (1, 1)).then_some(()));
+    let mails = meter.sink().mails();
+    let bounce = String::from_utf8_lossy(&named(&mails, "Undelivered: perhaps")[0].bytes).into_owned();
+    assert!(bounce.contains("gone@example.net") && !bounce.contains("rfc822; bob@"), "{bounce}");
+    meter.says(&["queue", "cancel", id, "--yes"]);
+    meter.drain();
 }
 
 #[test]

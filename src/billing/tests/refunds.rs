@@ -2,8 +2,11 @@
 //! than what was spent would have lasted.
 
 use super::*;
+use crate::billing::refund::ROUND;
+use crate::domain::ids::EntryId;
 use crate::sandbox::dodo::RepeatedKey;
 use crate::store::bounced::Bounced;
+use crate::store::entry::Settled;
 
 impl Bench {
     /// With refunds, and a balance that is known.
@@ -96,30 +99,6 @@ async fn p3_a_lost_answer_gives_back_once() {
 }
 
 #[tokio::test]
-async fn p3_a_bounce_before_the_debit_never_reaches_dodo() {
-    let bench = Bench::refunding(10).await;
-    let message_id = bench.send().await;
-    bench.send().await;
-    bench.bounce(&message_id).await;
-    bench.until_refund(&message_id, "released").await;
-    bench.billing.start();
-    bench.until_settled(9).await;
-    assert_eq!((bench.debits(), bench.credits_given()), (vec![1], vec![]));
-}
-
-#[tokio::test]
-async fn p3_a_bounce_during_the_call_for_its_entry_is_given_back_after_it() {
-    let bench = Bench::refunding(10).await;
-    bench.fault(Fault::new(Misbehaviour::Late { delay_ms: 200 }).on("POST", ENTRIES));
-    bench.billing.start();
-    let message_id = bench.send().await;
-    bench.until("an entry is open", |account| account.version > 1).await;
-    bench.bounce(&message_id).await;
-    bench.until_refund(&message_id, "credited").await;
-    bench.until_settled(10).await;
-}
-
-#[tokio::test]
 async fn p3_a_refund_gets_its_turn_however_much_is_sent() {
     let bench = Bench::refunding(1_000).await;
     bench.billing.start();
@@ -188,53 +167,27 @@ async fn p8_refunds_wait_for_a_dodo_that_tells_the_grants() {
 }
 
 #[tokio::test]
-async fn p3_after_a_restart_an_open_credit_is_posted_again_under_its_key() {
-    let bench = Bench::refunding(5).await;
-    let stop = bench.billing.0.tools.stop.clone();
-    bench.billing.start();
-    let message_id = bench.settled(4).await;
-    bench.fault(Fault::new(Misbehaviour::HangAfter).on("POST", ENTRIES));
-    bench.bounce(&message_id).await;
-    let faults = bench.services.dodo.faults().clone();
-    bench.until("the credit is on its way", |_| faults.struck() > 0).await;
-    stop.cancel();
-    bench.billing.0.tools.tasks.close();
-    bench.billing.0.tools.tasks.wait().await;
-    let bench = bench.restarted();
-    bench.billing.start();
-    bench.until_refund(&message_id, "credited").await;
-    bench.until_settled(5).await;
-    assert_eq!(bench.credits_given().len(), 1);
-}
-
-impl Bench {
-    /// The same with a billing of another process.
-    fn restarted(self) -> Self {
-        let Inner { tools, settings, .. } = &*self.billing.0;
-        let tools = Tools {
-            store: tools.store.clone(),
-            dodo: tools.dodo.clone(),
-            routing: tools.routing,
-            clock: tools.clock.clone(),
-            metrics: Metrics::new(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        };
-        let billing = Billing::new(tools, settings.clone());
-        Self { billing, ..self }
+async fn customers_whom_dodo_refuses_starve_nobody_of_a_refund() {
+    let bench = Bench::refunding(10).await;
+    let now = bench.clock.now();
+    for nth in 0..=ROUND {
+        let payer = bench.add(&format!("payer{nth}"), 0).await;
+        // Known, and in no need of a call.
+        let leave = bench.store.begin_balance_read(&payer).await.unwrap().unwrap();
+        bench.store.apply_balance(&leave, 1, now).await.unwrap();
+        let message_id = bench.sent(&payer, 1).await.unwrap();
+        let entry_id = EntryId::generate(now, random::octets());
+        let entry = bench.store.open_entry(&payer, &entry_id, None, now).await.unwrap().unwrap();
+        bench.store.settle_entry(&entry, Settled::Sometime, now).await.unwrap();
+        let recipients = vec![Mailbox::parse("a0@y.example").unwrap()];
+        let reply = "550 5.1.1 user unknown".to_owned();
+        let bounced = Bounced { message_id, customer_id: payer.clone(), recipients, reply };
+        bench.billing.bounced(&bounced).await.unwrap();
+        bench.billing.leave_alone(&payer);
     }
-}
-
-#[tokio::test]
-async fn with_refunds_off_nothing_is_given_back() {
-    let bench = Bench::new(10).await;
-    bench.ask().await.unwrap();
+    bench.clock.advance(Duration::from_secs(1));
     bench.billing.start();
     let message_id = bench.settled(9).await;
     bench.bounce(&message_id).await;
-    bench.settled(8).await;
-    let log = bench.store.message(&message_id).await.unwrap().unwrap();
-    assert_eq!((log.refunds, log.captured), (vec![], 1));
-    assert!(log.recipients[0].bounced_at.is_some(), "the news is shown all the same");
-    assert_eq!(bench.credits_given(), []);
+    bench.until_refund(&message_id, "credited").await;
 }

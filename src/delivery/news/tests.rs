@@ -13,6 +13,10 @@ fn mailbox(address: &str) -> Mailbox {
     Mailbox::parse(address).unwrap()
 }
 
+fn recipients() -> Vec<Mailbox> {
+    vec![mailbox("a@y.example"), mailbox("b@y.example")]
+}
+
 /// A part to two recipients that was first tried at 0 and is given up at 1000.
 fn part(road: Road, unknown: bool) -> LeasedPart {
     let bytes = Bytes::from_static(
@@ -30,7 +34,8 @@ fn part(road: Road, unknown: bool) -> LeasedPart {
         unknown,
         request_hash: None,
         reverse_path: ReversePath::parse("app@x.example").unwrap(),
-        recipients: vec![mailbox("a@y.example"), mailbox("b@y.example")],
+        recipients: recipients(),
+        maybe_taken: if road == Road::Smtp && unknown { recipients() } else { Vec::new() },
         accepted_at: at(0),
         expires_at: at(1_000),
         bytes,
@@ -60,11 +65,12 @@ fn word(news: Option<&News>) -> String {
             )
         }
         Some(News::Answered(answered)) => {
-            let again = answered
-                .again
-                .as_ref()
-                .map_or(String::new(), |(due, _)| format!(", again at {}", due.as_second()));
-            format!("{} sent, {} failed{again}", answered.sent.len(), answered.failed.len())
+            let rest = match &answered.rest {
+                Rest::Nobody => String::new(),
+                Rest::Again { due, .. } => format!(", again at {}", due.as_second()),
+                Rest::Held { .. } => ", the rest held".to_owned(),
+            };
+            format!("{} sent, {} failed{rest}", answered.sent.len(), answered.failed.len())
         }
     }
 }
@@ -115,10 +121,19 @@ fn every_outcome_has_one_meaning() {
     let seconds = |s| Some(Duration::from_secs(s));
     let transient = |retry_after, counts| Outcome::Transient { answer: answer(), retry_after, counts };
     let closed = Outcome::Closed { reason: "key".to_owned(), retry_after: Duration::from_secs(300) };
-    let unknown = |reason: &str, retry_after| Outcome::Unknown { reason: reason.to_owned(), retry_after };
+    let unknown = |reason: &str, retry_after| Outcome::Unknown {
+        reason: reason.to_owned(),
+        retry_after,
+        left_out: Vec::new(),
+    };
     // The outcome; what it means after nothing, and after an unknown try by Resend; by SMTP.
     let table = [
-        (Outcome::Barred(answer()), "0 sent, 2 failed", "retry at 110, unknown", "0 sent, 2 failed"),
+        (
+            Outcome::Barred(answer()),
+            "0 sent, 2 failed",
+            "retry at 110, unknown",
+            "0 sent, 0 failed, the rest held",
+        ),
         (transient(None, true), "retry at 110", "retry at 110, unknown", "retry at 110"),
         (transient(seconds(500), true), "retry at 510", "retry at 510, unknown", "retry at 510"),
         (
@@ -174,6 +189,64 @@ fn whoever_will_not_be_tried_again_in_time_is_told_when_the_time_is_up() {
         "retry at 3100",
         "its gate was closed meanwhile"
     );
-    let lost = Outcome::Unknown { reason: "lost".to_owned(), retry_after: None };
+    let lost = Outcome::Unknown { reason: "lost".to_owned(), retry_after: None, left_out: Vec::new() };
     assert_eq!(word(Some(&of(&part, lost, moment(10)))), "retry at 1610, unknown");
+}
+
+/// A part by SMTP whose first recipient may have it by an earlier attempt.
+fn half_taken() -> LeasedPart {
+    LeasedPart { maybe_taken: vec![mailbox("a@y.example")], ..part(Road::Smtp, false) }
+}
+
+#[test]
+fn p3_who_may_have_it_is_not_given_up_by_a_later_answer() {
+    use RecipientAnswer::{Accepted, Deferred, Refused};
+    let no = || Refused(Answer::new("5.1.1", "no"));
+    let later = || Deferred(Answer::new("4.2.2", "full"));
+    // The first may have it, the second surely has not.
+    let table = [
+        (vec![Accepted, no()], "1 sent, 1 failed"),
+        (vec![no(), Accepted], "1 sent, 0 failed, the rest held"),
+        (vec![no(), no()], "0 sent, 1 failed, the rest held"),
+        (vec![later(), no()], "0 sent, 1 failed, again at 110"),
+        (vec![no(), later()], "0 sent, 0 failed, again at 110"),
+    ];
+    for (answers, want) in table {
+        let outcome = Outcome::Answered { upstream_id: None, answers };
+        let news = of(&half_taken(), outcome.clone(), moment(10));
+        assert_eq!(word(Some(&news)), want, "{outcome:?}");
+    }
+    let News::Answered(Answered { rest: Rest::Held { reason }, failed, .. }) =
+        before(&half_taken(), at(1_001), Door::Open).unwrap()
+    else {
+        panic!("its lifetime is over")
+    };
+    assert_eq!(failed[0].0, mailbox("b@y.example"), "who has nothing of it expires");
+    assert_eq!(reason, "its lifetime is over, and the upstream may have taken it at an earlier attempt");
+    // A held part that Resend was asked for again, under another key.
+    for news in [
+        before(&LeasedPart { maybe_taken: recipients(), ..part(Road::Resend, false) }, at(1_001), Door::Open),
+        before(&LeasedPart { maybe_taken: recipients(), ..part(Road::Smtp, false) }, at(1_001), Door::Open),
+    ] {
+        assert_eq!(word(news.as_ref()), "hold");
+    }
+}
+
+#[test]
+fn p3_a_call_without_an_answer_concerns_those_whom_it_was_for() {
+    let lost = |left_out| Outcome::Unknown { reason: "lost".to_owned(), retry_after: None, left_out };
+    let table = [
+        (Road::Smtp, vec![], recipients()),
+        (Road::Smtp, vec![mailbox("a@y.example")], vec![mailbox("b@y.example")]),
+        // The same call again will tell.
+        (Road::Resend, vec![], vec![]),
+    ];
+    for (road, left_out, want) in table {
+        let News::Retry { maybe_taken, unknown: true, .. } =
+            of(&part(road, false), lost(left_out), moment(10))
+        else {
+            panic!("{road:?}")
+        };
+        assert_eq!(maybe_taken, want, "{road:?}");
+    }
 }

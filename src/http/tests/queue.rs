@@ -33,7 +33,13 @@ impl Town {
 
     fn retry(&self, unknown: bool) -> Option<News> {
         let due = self.clock.now() + Duration::from_secs(600);
-        Some(News::Retry { due, error: "451 later".to_owned(), unknown, counts: true })
+        Some(News::Retry {
+            due,
+            error: "451 later".to_owned(),
+            unknown,
+            maybe_taken: Vec::new(),
+            counts: true,
+        })
     }
 }
 

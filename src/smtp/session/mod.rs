@@ -84,6 +84,9 @@ pub struct Step {
 pub enum Next {
     /// Read a command line.
     Command(Session),
+    /// The same, unless octets have come already: a DATA was refused, and behind it
+    /// stands a body that did not wait for the answer (RFC 2920 §3.1).
+    Unpipelined(Session),
     /// Read a response to a SASL challenge.
     Response(Authenticating),
     /// Make a TLS handshake.
@@ -129,6 +132,14 @@ impl Step {
 
     fn close(reply: Reply) -> Self {
         Self { reply: Some(reply), next: Next::Close }
+    }
+
+    /// This step, but nothing that has come already is a command.
+    fn unpipelined(self) -> Self {
+        match self.next {
+            Next::Command(session) => Self { next: Next::Unpipelined(session), ..self },
+            _ => self,
+        }
     }
 }
 
@@ -195,6 +206,7 @@ impl Session {
                 let step = Self(stage).refuse(reply, rules);
                 match misplaced {
                     Command::Bdat(bdat) => step.after_dropping(bdat, rules),
+                    Command::Data => step.unpipelined(),
                     _ => step,
                 }
             }

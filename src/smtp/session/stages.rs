@@ -110,7 +110,7 @@ impl Mail {
     pub(super) fn data(self, rules: &Rules) -> Step {
         match self.sealed(rules) {
             Ok(receiving) => Step::reply(Reply::go_ahead(), Next::Body(receiving)),
-            Err(refused) => *refused,
+            Err(refused) => refused.unpipelined(),
         }
     }
 

@@ -109,6 +109,11 @@ impl Talk {
                         Accepted { message_id: MessageId::parse("m1").unwrap(), available: Credits::new(6) };
                     submit.submitting.answered(&world.submit.clone().map(|()| accepted), &rules())
                 }
+                // This client waits for every answer.
+                Next::Unpipelined(session) => {
+                    self.next = Next::Command(session);
+                    return;
+                }
                 next @ (Next::Command(_) | Next::Response(_) | Next::Close) => {
                     self.next = next;
                     return;

@@ -94,7 +94,9 @@ async fn p3_what_may_be_with_the_upstream_is_not_cancelled() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
     let sending = accepted(&store, message(&ann, &[A])).await;
-    let unknown = deferred(&store, message(&ann, &[A]), true).await;
+    let by_resend = NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None };
+    let by_resend = Acceptance { parts: vec![by_resend], ..message(&ann, &[]) };
+    let unknown = deferred(&store, by_resend, true).await;
     let held = held(&store, message(&ann, &[A])).await;
     let sent = accepted(&store, message(&ann, &[A])).await;
     store.report(report(&sent, 1, answered(&[A], &[]))).await.unwrap();
@@ -219,8 +221,12 @@ async fn the_queue_shows_what_is_not_final_and_can_be_asked_for_less() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p3_of_a_cancel_and_an_attempt_from_two_processes_one_wins() {
     let (server, directory) = store().await;
-    let settings =
-        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Command, low_balance_credits: 0 };
+    let settings = StoreSettings {
+        data_dir: directory.0.clone(),
+        maker: Maker::Command,
+        low_balance_credits: 0,
+        min_free_bytes: 0,
+    };
     let command = Store::open(&settings, Metrics::new()).await.unwrap();
     let ann = customer(&server, "ann", Some(500)).await;
     let (mut leased, mut cancelled) = (0, 0);
@@ -245,4 +251,42 @@ async fn p3_of_a_cancel_and_an_attempt_from_two_processes_one_wins() {
     assert_eq!(leased + cancelled, 200);
     assert_eq!(sums(&server, &ann).await, (Some(500), leased, 0));
     assert_audit(&server).await;
+}
+
+#[tokio::test]
+async fn p3_what_may_have_been_taken_is_given_up_only_by_who_was_told_the_risk() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    for is_put_off_later in [false, true] {
+        let message = accepted(&store, message(&ann, &[A])).await;
+        store.report(report(&message, 1, lost(&[A]))).await.unwrap();
+        if is_put_off_later {
+            store.lease(&first_part(&message), at(60), at(90)).await.unwrap().unwrap();
+            store.report(report(&message, 2, retry(false))).await.unwrap();
+        }
+        assert_eq!(cancel(&store, &message, false).await, Err(NotNow::Unconfirmed));
+        assert_eq!(sums(&store, &ann).await, (Some(5), 1, 0));
+        assert_eq!(retry_now(&store, &message, false).await, Ok("Queued queued".to_owned()));
+        assert_eq!(cancel(&store, &message, true).await, Ok("Failed failed".to_owned()));
+        assert_eq!(sums(&store, &ann).await, (Some(5), 0, 0));
+        let shown = store.queue_message(&message.message_id).await.unwrap().unwrap();
+        let taken: Vec<_> = shown.decisions.iter().map(|decision| decision.held_parts).collect();
+        assert_eq!(taken, [0, 1], "the risk was taken by the second");
+        assert!(shown.log.recipients[0].maybe_taken, "that it may be there stays with it");
+    }
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p3_the_doubt_about_a_held_part_outlives_its_key() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let by_resend = NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None };
+    let message = held(&store, Acceptance { parts: vec![by_resend], ..message(&ann, &[]) }).await;
+    assert_eq!(retry_now(&store, &message, true).await, Ok("Queued queued".to_owned()));
+    let part = store.lease(&first_part(&message), at(10), at(40)).await.unwrap().unwrap();
+    assert_eq!((part.unknown, part.key_no, part.maybe_taken), (false, 1, vec![mailbox(A)]));
+    store.report(report(&message, 2, retry(false))).await.unwrap();
+    assert_eq!(cancel(&store, &message, false).await, Err(NotNow::Unconfirmed));
+    assert_audit(&store).await;
 }

@@ -65,7 +65,13 @@ async fn whoever_was_put_off_by_a_gate_falls_due_when_it_opens_or_the_process_st
     let (put_off, waits_for_itself) = (at(301), at(3_000));
     for due in [put_off, waits_for_itself] {
         let message = accepted(&store, message(&ann, &["a@y.example"])).await;
-        let news = News::Retry { due, error: "not now".to_owned(), unknown: false, counts: true };
+        let news = News::Retry {
+            due,
+            error: "not now".to_owned(),
+            unknown: false,
+            maybe_taken: Vec::new(),
+            counts: true,
+        };
         store.report(report(&message, 1, news)).await.unwrap();
     }
     let due = || async { store.due(at(10), &[Road::Smtp], 9).await.unwrap().len() };

@@ -86,7 +86,13 @@ async fn p4_an_unknown_outcome_keeps_its_key_and_a_definite_one_does_not() {
         assert_eq!(part.attempt, attempt + 1);
     }
     assert_eq!(sums(&store, &ann).await, (Some(5), 1, 0));
-    let given_back = News::Retry { due: at(1), error: "stop".to_owned(), unknown: false, counts: false };
+    let given_back = News::Retry {
+        due: at(1),
+        error: "stop".to_owned(),
+        unknown: false,
+        maybe_taken: Vec::new(),
+        counts: false,
+    };
     store.report(report(&message, 3, given_back)).await.unwrap();
     let part = store.lease(&first_part(&message), at(9), at(39)).await.unwrap().unwrap();
     assert_eq!(part.attempt, 3, "an attempt that was none does not count");
@@ -184,5 +190,112 @@ async fn p3_parts_of_one_message_cost_it_once() {
     let sent = Report { attempt: 2, ..of(0, answered(&[A], &[])) };
     assert_eq!(store.report(sent).await.unwrap(), applied(1));
     assert_eq!(sums(&store, &ann).await, (Some(5), 0, 1));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p3_that_a_recipient_may_have_it_is_forgotten_by_no_definite_answer_but_sent() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, message(&ann, &[A, B])).await;
+    assert_eq!(store.report(report(&message, 1, lost(&[A]))).await.unwrap(), applied(0));
+    for attempt in 2..4 {
+        let part = store.lease(&first_part(&message), at(60), at(90)).await.unwrap().unwrap();
+        assert_eq!((part.attempt, part.maybe_taken), (attempt, vec![mailbox(A)]));
+        store.report(report(&message, attempt, retry(false))).await.unwrap();
+        let log = store.message(&message.message_id).await.unwrap().unwrap();
+        let doubtful: Vec<_> = log.recipients.iter().map(|to| to.maybe_taken).collect();
+        assert!(log.parts[0].unknown && doubtful == [true, false], "{log:?}");
+    }
+    store.lease(&first_part(&message), at(60), at(90)).await.unwrap().unwrap();
+    let held = News::Answered(Answered {
+        failed: vec![(mailbox(B), Answer::new("4.4.7", "too late"))],
+        rest: Rest::Held { reason: "its lifetime is over".to_owned() },
+        ..Answered::default()
+    });
+    assert_eq!(store.report(report(&message, 4, held)).await.unwrap(), applied(0));
+    assert_eq!(state(&store, &message).await, "Held held");
+    assert_eq!(sums(&store, &ann).await, (Some(5), 1, 0), "its credit stays on hold");
+    assert_audit(&store).await;
+    assert_eq!(store.report(report(&message, 1, answered(&[A], &[]))).await.unwrap(), applied(1));
+    assert_eq!(state(&store, &message).await, "Sent sent");
+    let log = store.message(&message.message_id).await.unwrap().unwrap();
+    assert!(!log.parts[0].unknown && log.recipients.iter().all(|to| !to.maybe_taken), "{log:?}");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p3_a_lease_that_lapsed_leaves_a_doubt_that_only_resend_can_end() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    for (road, want) in [(Road::Smtp, vec![mailbox(A)]), (Road::Resend, vec![])] {
+        let part = NewPart { road, recipients: vec![mailbox(A)], request_hash: None };
+        let message = accepted(&store, Acceptance { parts: vec![part], ..message(&ann, &[]) }).await;
+        assert_eq!(store.lapse_all(at(1)).await.unwrap(), 1);
+        let part = store.lease(&first_part(&message), at(60), at(90)).await.unwrap().unwrap();
+        assert_eq!((part.unknown, part.maybe_taken), (true, want), "{road:?}");
+        store.report(report(&message, 2, answered(&[A], &[]))).await.unwrap();
+    }
+    assert_audit(&store).await;
+}
+
+/// The last error and the upstream's id of a message's first part.
+async fn traces(store: &Store, of: &Acceptance) -> (String, Option<String>) {
+    let part = store.message(&of.message_id).await.unwrap().unwrap().parts.remove(0);
+    (part.last_error.unwrap_or_default(), part.upstream_id)
+}
+
+/// A store whose counters are looked at.
+async fn counted() -> (Store, Directory, Metrics) {
+    let (directory, metrics) = (Directory::new(), Metrics::new());
+    let data_dir = directory.0.clone();
+    let settings =
+        StoreSettings { data_dir, maker: Maker::Serve, low_balance_credits: 10, min_free_bytes: 0 };
+    (Store::open(&settings, metrics.clone()).await.unwrap(), directory, metrics)
+}
+
+/// Parts of which it was told that they left after they were given up.
+fn too_late(metrics: &Metrics) -> u32 {
+    let page = metrics.encode();
+    let count = page.lines().find_map(|line| line.strip_prefix("postmeter_late_sent_total "));
+    count.unwrap_or("0").parse().unwrap()
+}
+
+#[tokio::test]
+async fn p3_mail_that_left_after_it_was_given_up_is_told_once_and_kept_with_it() {
+    let (store, _directory, metrics) = counted().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, message(&ann, &[A])).await;
+    store.lapse_expired(&[], at(30)).await.unwrap();
+    store.lease(&first_part(&message), at(30), at(60)).await.unwrap().unwrap();
+    store.report(report(&message, 2, answered(&[], &[A]))).await.unwrap();
+    assert_eq!(state(&store, &message).await, "Failed failed");
+    assert_eq!(too_late(&metrics), 0);
+    for _ in 0..2 {
+        let late = report(&message, 1, answered(&[A], &[]));
+        assert_eq!(store.report(late).await.unwrap(), Recorded::Late);
+        assert_eq!(too_late(&metrics), 1);
+        let (error, upstream_id) = traces(&store, &message).await;
+        assert!(error.ends_with("; the upstream took it all the same"), "{error}");
+        assert_eq!(upstream_id.as_deref(), Some("up-1"));
+    }
+    assert_eq!(sums(&store, &ann).await, (Some(5), 0, 0), "nobody is billed for it");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p3_of_a_part_that_waits_it_is_told_too_who_had_been_given_up() {
+    let (store, _directory, metrics) = counted().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, message(&ann, &[A, B])).await;
+    store.lapse_expired(&[], at(30)).await.unwrap();
+    store.lease(&first_part(&message), at(30), at(60)).await.unwrap().unwrap();
+    store.report(report(&message, 2, answered(&[], &[A]))).await.unwrap();
+    assert_eq!(store.report(report(&message, 1, answered(&[A, B], &[]))).await.unwrap(), applied(1));
+    assert_eq!(too_late(&metrics), 1);
+    assert_eq!(state(&store, &message).await, "Sent sent", "b was not given up");
+    // What was sent and is told again is no news.
+    assert_eq!(store.report(report(&message, 1, answered(&[B], &[]))).await.unwrap(), Recorded::Late);
+    assert_eq!(too_late(&metrics), 1);
     assert_audit(&store).await;
 }

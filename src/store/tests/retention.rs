@@ -7,7 +7,10 @@ use crate::store::audit::findings;
 use crate::store::entry::{Entry, Settled};
 use crate::store::operator::{DecisionError, Order, Via};
 use crate::store::queue::LeasedPart;
+use crate::store::refund::Lapse;
+use crate::store::tests::refunds::{PLENTY, bounce, bounce_at, open_credit, sent};
 use crate::store::webhook::Webhook;
+use crate::telemetry::RefundResult;
 
 const A: &str = "a@y.example";
 const B: &str = "b@y.example";
@@ -40,7 +43,7 @@ async fn sweep(store: &Store, second: i64) -> (u64, u64) {
     }
     let mut after = None;
     loop {
-        let closed = store.close_messages(at(second), after.as_ref()).await.unwrap();
+        let closed = store.close_messages(at(second), at(second), after.as_ref()).await.unwrap();
         assert_audit(store).await;
         messages += closed.count;
         after = closed.next;
@@ -150,7 +153,7 @@ async fn a_long_entry_leaves_in_steps_and_the_oldest_first() {
         500
     );
     assert_audit(&store).await;
-    let some = store.close_messages(at(2), None).await.unwrap();
+    let some = store.close_messages(at(2), at(2), None).await.unwrap();
     assert!(some.count > 0 && some.count < 500 && some.next.is_some(), "{some:?}");
     assert_audit(&store).await;
     let (captures, messages) = sweep(&store, 2).await;
@@ -203,6 +206,8 @@ const LIES: &[(&str, &str)] = &[
     ("account", "UPDATE account SET closed_price = closed_price + 1, closed_captured = closed_captured + 1"),
     ("account", "UPDATE account SET closed_released = closed_released - 1"),
     ("account", "UPDATE account SET closed_settled = closed_settled + 1"),
+    ("account", "UPDATE account SET closed_refunded = closed_refunded + 1"),
+    ("account", "UPDATE account SET closed_credited = closed_credited + 1"),
     ("capture", "UPDATE account SET closed_capture = closed_capture - 1"),
     ("capture", "UPDATE account SET closed_capture = closed_capture + 1"),
     ("message", "UPDATE message SET closed = closed + 1 WHERE captured > 0"),
@@ -368,7 +373,7 @@ impl Life {
             }
             Step::CapturesLeave => drop(self.store.close_captures(at(OLD)).await.unwrap()),
             Step::EntriesLeave => drop(self.store.close_entries(at(OLD)).await.unwrap()),
-            Step::MessagesLeave => drop(self.store.close_messages(at(OLD), None).await.unwrap()),
+            Step::MessagesLeave => drop(self.store.close_messages(at(OLD), at(OLD), None).await.unwrap()),
         }
     }
 
@@ -430,6 +435,88 @@ proptest! {
     }
 }
 
+/// A message that was settled, bounced and credited; the entry that gave it back.
+async fn given_back(store: &Store, customer_id: &CustomerId) -> Entry {
+    let bounced = sent(store, message(customer_id, &[A])).await;
+    settle(store, customer_id, 2).await;
+    assert_eq!(bounce(store, &bounced, &[A], PLENTY).await, [RefundResult::Due]);
+    open_credit(store, customer_id, Lapse::Never).await.unwrap()
+}
+
+#[tokio::test]
+async fn p3_credits_given_back_leave_and_their_sums_stay() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    let void = given_back(&store, &ann).await;
+    store.void_entry(&void, "no such entitlement", at(11)).await.unwrap();
+    let credit = open_credit(&store, &ann, Lapse::Never).await.unwrap();
+    assert_eq!(sweep(&store, OLD).await, (1, 0), "a refund that is being posted stays");
+    assert_eq!(count(&store, "SELECT count(*) FROM entry").await, 1, "and its entry; the void one has gone");
+    store.settle_entry(&credit, Settled::Sometime, at(12)).await.unwrap();
+    let before = sums(&store, &ann).await;
+    // Of its message nothing has left: neither may the entry.
+    assert_eq!(store.close_entries(at(OLD)).await.unwrap(), 0);
+    assert_eq!(store.close_messages(at(OLD), at(OLD), None).await.unwrap().count, 1);
+    assert_audit(&store).await;
+    assert_eq!(count(&store, "SELECT closed_refunded - closed_credited FROM account").await, 1);
+    for lie in ["UPDATE entry SET closed = 0", "DELETE FROM entry", "UPDATE account SET closed_refunded = 0"]
+    {
+        execute(&store, "SAVEPOINT before").await.unwrap();
+        assert!(execute(&store, lie).await.unwrap() > 0, "{lie}");
+        let found = findings(store.writer.lock().await.connection()).await.unwrap();
+        assert!(found.iter().any(|finding| finding.table == "account"), "{lie}: {found:?}");
+        execute(&store, "ROLLBACK TO before").await.unwrap();
+        execute(&store, "RELEASE before").await.unwrap();
+    }
+    assert_eq!(store.close_entries(at(OLD)).await.unwrap(), 1);
+    assert_audit(&store).await;
+    assert_eq!(count(&store, "SELECT count(*) FROM entry").await, 0);
+    assert_eq!(count(&store, "SELECT closed_refunded + closed_credited FROM account").await, 2);
+    assert_eq!((sums(&store, &ann).await, closed(&store, &ann).await), (before, (1, 1, 0, 1)));
+    let books = store.books(&ann).await.unwrap();
+    assert_eq!((books.entries.len(), books.gone, books.gone_back), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn what_the_cap_counts_is_counted_whatever_has_left() {
+    const DAY: i64 = 24 * 3600;
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(100)).await;
+    let mut messages = Vec::new();
+    for _ in 0..40 {
+        messages.push(sent(&store, message(&ann, &[A])).await);
+    }
+    settle(&store, &ann, 2).await;
+    // Entries stay for a week.
+    let leave = async |second: i64| {
+        let captures = store.close_captures(at(second)).await.unwrap();
+        let closed = store.close_messages(at(second), at(second), None).await.unwrap();
+        assert_audit(&store).await;
+        (captures, closed.count)
+    };
+    let given = async |message: &Acceptance, second: i64| {
+        let allowance = store.allowance(&ann, at(second)).await.unwrap();
+        bounce_at(&store, message, &[A], (allowance, at(second))).await
+    };
+    assert_eq!(given(&messages[0], 3).await, [RefundResult::Due]);
+    let credit = open_credit(&store, &ann, Lapse::Never).await.unwrap();
+    store.settle_entry(&credit, Settled::Sometime, at(11)).await.unwrap();
+    // Rows leave as soon as they may, but for three messages that came to be later.
+    for _ in 0..3 {
+        messages.push(sent(&store, message(&ann, &[A])).await);
+    }
+    assert_eq!(leave(12).await, (40, 39), "the refund of today stays");
+    assert_eq!(store.allowance(&ann, at(12)).await.unwrap().sent, 43);
+    assert_eq!(given(&messages[40], 13).await, [RefundResult::Released], "two of forty");
+    assert_eq!(leave(14).await, (0, 0), "that one stays too");
+    assert_eq!(given(&messages[41], 15).await, [RefundResult::Capped]);
+    // A day later nothing of it counts, and one is given in any case.
+    assert_eq!(leave(14 + DAY).await, (0, 2));
+    assert_eq!(store.allowance(&ann, at(14 + DAY)).await.unwrap().sent, 0);
+    assert_eq!(given(&messages[42], 14 + DAY).await, [RefundResult::Released]);
+    assert_audit(&store).await;
+}
+
 #[tokio::test]
 async fn entries_may_stay_longer_than_what_they_settled() {
     let (store, _directory) = store().await;
@@ -439,7 +526,7 @@ async fn entries_may_stay_longer_than_what_they_settled() {
         settle(&store, &ann, second).await;
     }
     assert_eq!(store.close_captures(at(OLD)).await.unwrap(), 2);
-    assert_eq!(store.close_messages(at(OLD), None).await.unwrap().count, 2);
+    assert_eq!(store.close_messages(at(OLD), at(OLD), None).await.unwrap().count, 2);
     assert_audit(&store).await;
     assert_eq!(closed(&store, &ann).await, (2, 2, 0, 0));
     owe(&store, &ann).await;

@@ -46,6 +46,8 @@ pub enum EventKind {
     HardBounce {
         /// What it said, in one line.
         reply: String,
+        /// The same as it came: of each recipient that bounced, if Resend says so much.
+        words: Vec<String>,
     },
     /// Whatever else proves that Resend took the mail.
     Accepted,
@@ -68,27 +70,33 @@ impl ResendEvent {
         })
     }
 
-    /// Which of the recipients of the call it is about: those that the server's words
-    /// name, else those that the event names. An event that names none of them speaks
-    /// of the whole call: the address may be one that a recipient forwards to.
-    pub fn concerns<'a>(&self, recipients: &[&'a str]) -> Vec<&'a str> {
+    /// Which of the recipients of the call bounced, as far as that is certain: those
+    /// that the server's words name; else the only one that the event names, or all
+    /// that it names if there is a word for each; else the only one that there was:
+    /// the address may be one that he forwards to. An event may name a whole call of
+    /// which one has bounced, or nobody that we know: then it is nobody.
+    pub fn bounced<'a>(&self, recipients: &[&'a str]) -> Vec<&'a str> {
+        let EventKind::HardBounce { words, .. } = &self.kind else { return Vec::new() };
         let named: Vec<&str> = recipients
             .iter()
             .copied()
             .filter(|recipient| self.to.iter().any(|to| to.eq_ignore_ascii_case(recipient)))
             .collect();
-        let among = if named.is_empty() { recipients.to_vec() } else { named };
-        let EventKind::HardBounce { reply } = &self.kind else { return among };
-        let said: Vec<&str> = among.iter().copied().filter(|recipient| names(reply, recipient)).collect();
-        if said.is_empty() { among } else { said }
+        let is_named = !named.is_empty();
+        let among = if is_named { named } else { recipients.to_vec() };
+        let is_said = |recipient: &&str| words.iter().any(|word| names(word, recipient));
+        let said: Vec<&str> = among.iter().copied().filter(is_said).collect();
+        if !said.is_empty() {
+            return said;
+        }
+        let has_each_a_word = is_named && words.len() == among.len();
+        if among.len() == 1 || has_each_a_word { among } else { Vec::new() }
     }
 }
 
 fn kind(event_type: &str, data: &Value) -> EventKind {
     match event_type {
-        "email.bounced" if text(data, "/bounce/type").as_deref() == Some("Permanent") => {
-            EventKind::HardBounce { reply: reply(data) }
-        }
+        "email.bounced" if text(data, "/bounce/type").as_deref() == Some("Permanent") => hard_bounce(data),
         "email.sent"
         | "email.delivered"
         | "email.delivery_delayed"
@@ -100,18 +108,19 @@ fn kind(event_type: &str, data: &Value) -> EventKind {
     }
 }
 
-/// `Permanent General: smtp; 550 5.1.1 user unknown`
-fn reply(data: &Value) -> String {
+/// Its reply reads `Permanent General: smtp; 550 5.1.1 user unknown`.
+fn hard_bounce(data: &Value) -> EventKind {
     let bounce = data.get("bounce").unwrap_or(&Value::Null);
     let kinds = [text(bounce, "/type"), text(bounce, "/subType")];
-    let mut said = texts(bounce.get("diagnosticCode"));
-    if said.is_empty() {
-        said.extend(text(bounce, "/message"));
+    let mut words = texts(bounce.get("diagnosticCode"));
+    if words.is_empty() {
+        words.extend(text(bounce, "/message"));
     }
     let kinds: Vec<String> = kinds.into_iter().flatten().collect();
-    let line = format!("{}: {}", kinds.join(" "), said.join(" | "));
+    let line = format!("{}: {}", kinds.join(" "), words.join(" | "));
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(MAX_REPLY_CHARS).collect()
+    let reply = line.chars().filter(|c| !c.is_control()).take(MAX_REPLY_CHARS).collect();
+    EventKind::HardBounce { reply, words }
 }
 
 /// Whether a text names this address, and not a longer one with it inside.
@@ -188,8 +197,9 @@ mod tests {
         assert_eq!(event.email_id.as_deref(), Some("56761188-7520-42d8-8898-ff6fc54ce618"));
         assert_eq!(event.to, ["Bob@Example.net"]);
         let reply = "Permanent NoEmail: smtp; 550 5.1.1 user unknown".to_owned();
-        assert_eq!(event.kind, EventKind::HardBounce { reply });
-        assert_eq!(event.concerns(&["bob@example.net", "cid@example.net"]), ["bob@example.net"]);
+        let words = vec!["smtp; 550 5.1.1\r\n user unknown".to_owned()];
+        assert_eq!(event.kind, EventKind::HardBounce { reply, words });
+        assert_eq!(event.bounced(&["bob@example.net", "cid@example.net"]), ["bob@example.net"]);
     }
 
     #[test]
@@ -223,22 +233,39 @@ mod tests {
     }
 
     #[test]
-    fn who_bounced_is_told_by_the_servers_words_then_by_the_event_then_it_is_everybody() {
+    fn who_bounced_is_told_by_the_servers_words_then_by_the_event_and_nobody_is_guessed() {
         let all = ["a@x.example", "aa@x.example", "b@x.example.org"];
         let code = |said: &str| json!({ "type": "Permanent", "diagnosticCode": [said] });
+        let codes = |said: &[&str]| json!({ "type": "Permanent", "diagnosticCode": said });
+        let message = |said: &str| json!({ "type": "Permanent", "message": said });
+        let no = "550 no such user";
         let table = [
             (code("550 no such user"), json!(["a@x.example"]), vec![all[0]]),
             (code("550 no such user"), json!("A@X.example"), vec![all[0]]),
-            (code("550 no such user"), json!(["a@x.example", "aa@x.example"]), vec![all[0], all[1]]),
+            (code(no), json!(["a@x.example", "aa@x.example"]), vec![]),
+            (codes(&[no, no]), json!(["a@x.example", "aa@x.example"]), vec![all[0], all[1]]),
+            (codes(&[no, no, no]), json!(all), all.to_vec()),
+            (codes(&[no, no]), json!(all), vec![]),
+            (codes(&[no, no, no]), json!([]), vec![]),
+            (message("no such user"), json!(all), vec![]),
+            (message("there is no aa@x.example"), json!(all), vec![all[1]]),
+            (message("no such user"), json!(["b@x.example.org", "elsewhere@z.example"]), vec![all[2]]),
             (code("550 <aa@x.example>: no."), json!(["a@x.example", "aa@x.example"]), vec![all[1]]),
             (code("550 no a@x.example."), json!(all), vec![all[0]]),
             (code("550 no b@x.example.org"), json!([]), vec![all[2]]),
-            (code("550 no b@x.example"), json!(["elsewhere@z.example"]), all.to_vec()),
-            (json!({ "type": "Permanent" }), json!(null), all.to_vec()),
+            (code("550 no b@x.example"), json!(["elsewhere@z.example"]), vec![]),
+            (json!({ "type": "Permanent" }), json!(null), vec![]),
         ];
         for (bounce, to, wanted) in table {
-            assert_eq!(bounced(&bounce, &to).concerns(&all), wanted, "{bounce} {to}");
+            assert_eq!(bounced(&bounce, &to).bounced(&all), wanted, "{bounce} {to}");
         }
+        // Who was alone in the call is meant, whatever the event names.
+        for to in [json!(null), json!(["elsewhere@z.example"]), json!(["a@x.example", "elsewhere@z.example"])]
+        {
+            assert_eq!(bounced(&code(no), &to).bounced(&all[..1]), all[..1], "{to}");
+        }
+        let soft = json!({ "type": "Transient", "diagnosticCode": [no] });
+        assert_eq!(bounced(&soft, &json!(all)).bounced(&all[..1]), Vec::<&str>::new());
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Verdict<'_> {
         match self.name() {
             KEY_USED_FOR_OTHER_BYTES => {
                 let reason = format!("{KEY_USED_FOR_OTHER_BYTES}: Resend saw this key with other bytes");
-                Outcome::Unknown { reason, retry_after: None }
+                Outcome::Unknown { reason, retry_after: None, left_out: Vec::new() }
             }
             "resource_locked" => self.transient(),
             _ => self.unknown(Some(self.answer.rate.retry_after.unwrap_or(CONCURRENT_RETRY))),
@@ -182,7 +182,7 @@ impl Verdict<'_> {
     }
 
     fn unknown(&self, retry_after: Option<Duration>) -> Outcome {
-        Outcome::Unknown { reason: one_line(&self.text()), retry_after }
+        Outcome::Unknown { reason: one_line(&self.text()), retry_after, left_out: Vec::new() }
     }
 }
 

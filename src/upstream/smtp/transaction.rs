@@ -65,9 +65,11 @@ async fn message(connection: &mut Connection, outgoing: &Outgoing, answers: Vec<
         (Ok(reply), _) if reply.code().severity == Severity::PositiveCompletion => {
             answered(Some(text_of(&reply)), answers)
         }
-        (Ok(reply), _) => unknown(&format!("to the final dot: {}", text_of(&reply))),
+        (Ok(reply), _) => unknown(outgoing, &answers, &format!("to the final dot: {}", text_of(&reply))),
         (Err(Trouble::Reply { code, answer }), _) => refused(answers, code, &answer),
-        (Err(Trouble::Lost(answer)), true) => unknown(&format!("after the final dot, {}", answer.text)),
+        (Err(Trouble::Lost(answer)), true) => {
+            unknown(outgoing, &answers, &format!("after the final dot, {}", answer.text))
+        }
         (Err(Trouble::Lost(answer)), false) => {
             Ended::With(Outcome::Transient { answer, retry_after: None, counts: true })
         }
@@ -142,8 +144,12 @@ fn refused_for_all(outgoing: &Outgoing, answer: &Answer) -> Ended {
     answered(None, vec![RecipientAnswer::Refused(answer.clone()); outgoing.recipients.len()])
 }
 
-fn unknown(reason: &str) -> Ended {
-    Ended::With(Outcome::Unknown { reason: Answer::new("", reason).text, retry_after: None })
+/// Those may have it who were taken at RCPT, and nobody else.
+fn unknown(outgoing: &Outgoing, answers: &[RecipientAnswer], reason: &str) -> Ended {
+    let asked = outgoing.recipients.iter().zip(answers);
+    let left_out = asked.filter(|(_, answer)| **answer != RecipientAnswer::Accepted);
+    let left_out = left_out.map(|(recipient, _)| recipient.clone()).collect();
+    Ended::With(Outcome::Unknown { reason: Answer::new("", reason).text, retry_after: None, left_out })
 }
 
 fn text_of(reply: &Response) -> String {

@@ -11,16 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use postmeter::sandbox::faults::{Fault, Faults, Misbehaviour, Reply};
+use postmeter::sandbox::resend::{Mail, ResendStandIn};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::tally::Tally;
-use crate::harness::meter::Credential;
+use crate::harness::meter::{ADMIN_TOKEN, Credential};
 use crate::harness::plan::Plan;
 use crate::harness::sink::CLOSE;
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::within;
-use crate::harness::web::{request, try_ask};
+use crate::harness::web::{request, signed_by_resend, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, letter};
 
 /// Connections that send at once over SMTP, and over HTTP.
@@ -49,6 +50,11 @@ impl Dice {
     fn below(&mut self, limit: u64) -> u64 {
         self.roll() % limit
     }
+
+    /// Nobody acts without a breath; a backlog of minutes would prove nothing more.
+    fn pause(&mut self) {
+        std::thread::sleep(Duration::from_millis(self.below(MOST_PAUSE_MS)));
+    }
 }
 
 /// A number from the environment.
@@ -76,19 +82,33 @@ struct Setup {
     credits: (u64, u64),
     /// Faults of one life.
     faults: fn(&Meter, &mut Dice),
+    /// What the operator does to the queue. Over SMTP nothing is cancelled: a message
+    /// that was lost from sight after its final dot may have arrived.
+    operator: &'static [&'static str],
+    /// Whether mails bounce afterwards, as Resend alone tells.
+    has_bounces: bool,
 }
+
+/// Credits come back for what bounces.
+const REFUNDS: &str = "refund_bounced = true";
+/// Rows leave as soon as they may.
+const LEAVING: &str = "keep_log_days = 0";
 
 #[test]
 fn p1_p3_p4_random_kills_over_resend() {
     run(&Setup {
         name: "resend",
-        plan: || Meter::resend().set("upstream", "timeout_s = 2"),
+        plan: || {
+            Meter::resend().set("upstream", "timeout_s = 2").set("billing", REFUNDS).set("queue", LEAVING)
+        },
         others: &[],
         credits: (1_000_000, 0),
         faults: |meter, dice| {
             resend_misbehaves(meter, dice);
             dodo_misbehaves(meter, dice);
         },
+        operator: &["retry", "cancel"],
+        has_bounces: true,
     });
 }
 
@@ -96,13 +116,18 @@ fn p1_p3_p4_random_kills_over_resend() {
 fn p1_p3_random_kills_over_an_smtp_server() {
     run(&Setup {
         name: "smtp",
-        plan: || Meter::smtp().set("upstream", "timeout_s = 2").set("billing", "unit = \"recipient\""),
+        plan: || {
+            let plan = Meter::smtp().set("upstream", "timeout_s = 2").set("queue", LEAVING);
+            plan.set("billing", "unit = \"recipient\"")
+        },
         others: &[],
         credits: (1_000_000, 0),
         faults: |meter, dice| {
             sink_misbehaves(meter, dice);
             dodo_misbehaves(meter, dice);
         },
+        operator: &["retry"],
+        has_bounces: false,
     });
 }
 
@@ -114,6 +139,8 @@ fn p1_p3_random_kills_over_a_slow_smtp_server() {
         others: &[],
         credits: (1_000_000, 0),
         faults: |meter, dice| meter.sink().pause(Duration::from_millis(dice.below(2_500))),
+        operator: &["retry"],
+        has_bounces: false,
     });
 }
 
@@ -121,18 +148,26 @@ fn p1_p3_random_kills_over_a_slow_smtp_server() {
 fn p2_random_kills_with_several_customers_who_run_out_of_credit() {
     run(&Setup {
         name: "scarce credit",
-        plan: || Meter::resend().set("upstream", "timeout_s = 2"),
+        plan: || Meter::resend().set("upstream", "timeout_s = 2").set("billing", REFUNDS),
         others: &["cus_bea", "cus_cid"],
         credits: (80, 40),
         faults: |meter, dice| {
             resend_misbehaves(meter, dice);
             dodo_misbehaves(meter, dice);
         },
+        operator: &["retry", "cancel"],
+        has_bounces: true,
     });
 }
 
 fn resend_misbehaves(meter: &Meter, dice: &mut Dice) {
-    misbehave(meter.resend_stand_in().faults(), "/emails", dice, 100);
+    let faults = meter.resend_stand_in().faults();
+    misbehave(faults, "/emails", dice, 100);
+    if dice.below(3) == 0 {
+        // The gate closes, and mail waits of which Resend surely has nothing.
+        let locked = Reply::status(401).body(r#"{"name":"invalid_api_key","message":"API key is invalid"}"#);
+        faults.push(Fault::new(locked).on("POST", "/emails").after(dice.below(60)).times(20));
+    }
 }
 
 fn dodo_misbehaves(meter: &Meter, dice: &mut Dice) {
@@ -196,6 +231,26 @@ struct Door {
     is_over: AtomicBool,
 }
 
+impl Door {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a server is there; `None`: there is none any more.
+    fn opens(&self, dice: &mut Dice) -> Option<(SocketAddr, SocketAddr)> {
+        loop {
+            if self.is_over() {
+                return None;
+            }
+            let addresses = *self.addresses.lock().unwrap();
+            if addresses.is_some() {
+                return addresses;
+            }
+            dice.pause();
+        }
+    }
+}
+
 fn live_and_die(setup: &Setup, kills: u64, dice: &mut Dice) {
     let mut meter = (setup.plan)().credits(setup.credits.0).prepare();
     let mut customers = vec![(CUSTOMER_ID, meter.credential.clone())];
@@ -209,6 +264,14 @@ fn live_and_die(setup: &Setup, kills: u64, dice: &mut Dice) {
             let dice = Dice(dice.roll());
             let client = Client { tally: &tally, door: &door, certificate: &certificate, credential, dice };
             scope.spawn(move || if nth < SMTP_CLIENTS { client.by_smtp() } else { client.by_http() });
+        }
+        let operator =
+            Operator { tally: &tally, door: &door, choices: setup.operator, dice: Dice(dice.roll()) };
+        scope.spawn(move || operator.decides());
+        if setup.has_bounces {
+            let news =
+                Newsmonger { resend: meter.resend_stand_in().clone(), door: &door, dice: Dice(dice.roll()) };
+            scope.spawn(move || news.tells());
         }
         for _ in 0..kills {
             (setup.faults)(&meter, dice);
@@ -304,23 +367,23 @@ struct Client<'a> {
 
 impl Client<'_> {
     fn by_smtp(mut self) {
-        while let Some((smtp, _)) = self.opens() {
+        while let Some((smtp, _)) = self.door.opens(&mut self.dice) {
             let Some(mut smtp) = Smtp::try_signed_in(smtp, self.certificate, self.credential) else {
                 continue;
             };
-            while !self.is_over() {
+            while !self.door.is_over() {
                 let reply = smtp.attempt(self.recipients(), &letter(&self.subject()));
                 self.tally.note(&reply);
                 if reply.is_empty() {
                     break;
                 }
-                self.pause();
+                self.dice.pause();
             }
         }
     }
 
     fn by_http(mut self) {
-        while let Some((_, http)) = self.opens() {
+        while let Some((_, http)) = self.door.opens(&mut self.dice) {
             let subject = self.subject();
             let mail = json!({ "from": "ann@example.com", "to": "bob@example.net", "subject": subject, "text": "t" });
             let request = request(Method::POST, &format!("http://{http}/send"));
@@ -328,25 +391,7 @@ impl Client<'_> {
             if let Some(answer) = answer.filter(|answer| answer.status == 200) {
                 self.tally.acknowledge(answer.json()["id"].as_str().unwrap().to_owned());
             }
-            self.pause();
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.door.is_over.load(Ordering::SeqCst)
-    }
-
-    /// Waits until a server is there; `None`: there is none any more.
-    fn opens(&mut self) -> Option<(SocketAddr, SocketAddr)> {
-        loop {
-            if self.is_over() {
-                return None;
-            }
-            let addresses = *self.door.addresses.lock().unwrap();
-            if addresses.is_some() {
-                return addresses;
-            }
-            self.pause();
+            self.dice.pause();
         }
     }
 
@@ -358,9 +403,86 @@ impl Client<'_> {
     fn subject(&mut self) -> String {
         format!("s{:016x}", self.dice.roll())
     }
+}
 
-    /// Nobody sends without a breath; a backlog of minutes would prove nothing more.
-    fn pause(&mut self) {
-        std::thread::sleep(Duration::from_millis(self.dice.below(MOST_PAUSE_MS)));
+/// The operator, who decides about some of what waits.
+struct Operator<'a> {
+    tally: &'a Tally,
+    door: &'a Door,
+    choices: &'static [&'static str],
+    dice: Dice,
+}
+
+impl Operator<'_> {
+    fn decides(mut self) {
+        while let Some((_, http)) = self.door.opens(&mut self.dice) {
+            let asks = |method, path: &str| {
+                try_ask(request(method, &format!("http://{http}{path}")).bearer_auth(ADMIN_TOKEN))
+            };
+            let listed =
+                asks(Method::GET, "/queue?state=queued&limit=20").filter(|answer| answer.status == 200);
+            let waiting = listed.map_or(Vec::new(), |answer| answer.json().as_array().unwrap().clone());
+            for message in &waiting {
+                let choice = self.choices[self.dice.below(self.choices.len() as u64) as usize];
+                let id = message["message_id"].as_str().unwrap();
+                let is_ours = message["kind"] == "submission";
+                if !is_ours || self.dice.below(3) > 0 {
+                    continue;
+                }
+                if choice == "cancel" {
+                    self.tally.cancel(id, false);
+                }
+                let answer = asks(Method::POST, &format!("/queue/{id}/{choice}"));
+                if choice == "cancel" && answer.is_some_and(|answer| answer.status == 200) {
+                    self.tally.cancel(id, true);
+                }
+            }
+            self.dice.pause();
+        }
+    }
+}
+
+/// Resend, telling that mails bounced; what is not heard is told again, in the next life too.
+struct Newsmonger<'a> {
+    resend: ResendStandIn,
+    door: &'a Door,
+    dice: Dice,
+}
+
+impl Newsmonger<'_> {
+    fn tells(mut self) {
+        let mut unheard: Vec<(String, String)> = Vec::new();
+        while let Some((_, http)) = self.door.opens(&mut self.dice) {
+            if unheard.is_empty() {
+                unheard = self.news();
+            }
+            unheard.retain(|(id, body)| {
+                let answer = try_ask(signed_by_resend(&format!("http://{http}"), id, body));
+                answer.is_none_or(|answer| answer.status != 200)
+            });
+            self.dice.pause();
+        }
+    }
+
+    /// Some mails bounce, for one of their recipients: one of the last, of which it
+    /// is perhaps not known yet that they were sent, or any.
+    fn news(&mut self) -> Vec<(String, String)> {
+        let mails = self.resend.mails().unwrap();
+        let among = |mails: &[Mail], dice: &mut Dice| {
+            let nth = dice.below(mails.len().max(1) as u64) as usize;
+            mails.get(nth).cloned()
+        };
+        let last = &mails[mails.len().saturating_sub(5)..];
+        let bounced = [among(last, &mut self.dice), among(&mails, &mut self.dice)];
+        let event = |mail: &Mail| {
+            let to: Vec<&str> = mail.email.recipients().take(1).collect();
+            let body = json!({ "type": "email.bounced", "data": {
+                "email_id": mail.id, "to": to, "tags": { "postmeter": mail.email.tag("postmeter") },
+                "bounce": { "type": "Permanent", "diagnosticCode": ["smtp; 550 5.1.1 user unknown"] },
+            }});
+            body.to_string()
+        };
+        let bounced = bounced.iter().flatten();
+        bounced.map(|mail| (format!("msg_{:016x}", self.dice.roll()), event(mail))).collect()
     }
 }

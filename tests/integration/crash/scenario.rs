@@ -5,6 +5,7 @@ use std::time::Duration;
 use postmeter::crash::CrashPoint;
 use postmeter::sandbox::dodo::Payer;
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
+use postmeter::sandbox::resend::News;
 use reqwest::Method;
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use crate::harness::plan::Plan;
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
-use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 use crate::large::much;
 use crate::subscribe::{shown, subscribe, welcome};
 
@@ -51,6 +52,8 @@ pub(super) enum Trouble {
 pub(super) struct Scenario {
     /// At which passage it dies.
     pub(super) passage: u64,
+    /// The only road over which it comes there, if not both.
+    only_over: Option<Road>,
     pub(super) plan: fn(Plan) -> Plan,
     /// An earlier life of the process, in which clients send and this goes wrong.
     pub(super) earlier: Option<Earlier>,
@@ -75,6 +78,7 @@ impl Scenario {
     fn ordinary(passage: u64) -> Self {
         Self {
             passage,
+            only_over: None,
             plan: |plan| plan,
             earlier: None,
             troubles: |_, _| {},
@@ -102,6 +106,28 @@ impl Scenario {
     /// The process dies at the start that follows a life in which this went wrong.
     fn at_start(goes_wrong: fn(&Meter, Road), shows: fn(&Meter) -> bool) -> Self {
         Self { earlier: Some(Earlier { goes_wrong, shows }), has_clients: false, ..Self::ordinary(1) }
+    }
+
+    /// Whether the process comes to the point over that road.
+    pub(super) fn is_over(&self, road: Road) -> bool {
+        self.only_over.is_none_or(|only| only == road)
+    }
+
+    /// The deed ends in a mail that bounces, which is refunded once: Resend alone tells of that.
+    fn of_bounce(deed: fn(&Meter) -> String) -> Self {
+        let only_over = Some(Road::Resend);
+        Self { only_over, ..Self::of_deed(deed, is_refunded_once) }
+            .plan(|plan| plan.set("billing", "refund_bounced = true").set("upstream", "timeout_s = 2"))
+    }
+
+    /// Rows leave as soon as they may.
+    fn of_leaving(self) -> Self {
+        self.plan(|plan| plan.set("queue", "keep_log_days = 0"))
+    }
+
+    /// The process dies at the start, when these rows have become old.
+    fn of_old(make_old: fn(&Meter, Road), shows: fn(&Meter) -> bool) -> Self {
+        Self { troubles: make_old, ..Self::at_start(|_, _| {}, shows) }.of_leaving()
     }
 
     /// Nobody sends but what the deed does.
@@ -160,6 +186,21 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             deed(|_| String::new(), |meter, _| until_is(ORPHANS, 0, || meter.number(SPOOLS)))
                 .troubles(leaves_an_orphan)
         }
+        CrashPoint::BounceRecorded => Scenario::of_bounce(bounces_early),
+        CrashPoint::RefundsDecided => {
+            Scenario { troubles: first_call_hangs, ..Scenario::of_bounce(bounces_early) }
+        }
+        CrashPoint::RefundsDue | CrashPoint::CreditOpened => Scenario::of_bounce(bounces_after_the_debit),
+        CrashPoint::CapturesLeft => ordinary(1).of_leaving(),
+        CrashPoint::MessagesLeft => deed(sends_without_a_key, |_, _| {}).of_leaving(),
+        CrashPoint::EntriesLeft => Scenario::of_old(
+            |meter, _| meter.tamper("UPDATE entry SET closed_at = closed_at - 8 * 86400000"),
+            is_settled,
+        ),
+        CrashPoint::MarksLeft => Scenario::of_old(
+            |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
+            |meter| meter.number("SELECT count(*) FROM webhook") > 0,
+        ),
         CrashPoint::KeysSwept => deed(|_| String::new(), |meter, _| assert_eq!(meter.number(KEYS), 0))
             .troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
@@ -260,6 +301,51 @@ fn pays_a_debt(meter: &Meter) -> String {
     meter.dodo().grant(CUSTOMER_ID, 5, None).unwrap();
     let _ = try_ask(meter.webhook_request("msg_1", 0, &credit_added(CUSTOMER_ID)));
     String::new()
+}
+
+/// Resend takes the first mail, and we do not hear of it for a while.
+fn first_call_hangs(meter: &Meter, _: Road) {
+    let hangs = Fault::new(Misbehaviour::HangAfter).on("POST", "/emails");
+    meter.resend_stand_in().faults().push(hangs.times(1));
+}
+
+fn is_settled(meter: &Meter) -> bool {
+    meter.drain();
+    meter.number("SELECT count(*) FROM entry WHERE state = 'done'") > 0
+}
+
+/// A mail bounces while it is perhaps not yet known here that it was sent.
+fn bounces_early(meter: &Meter) -> String {
+    let mail = sends_without_a_key(meter);
+    bounce(meter);
+    mail
+}
+
+fn bounces_after_the_debit(meter: &Meter) -> String {
+    let mail = sends_without_a_key(meter);
+    meter.drain();
+    bounce(meter);
+    mail
+}
+
+fn sends_without_a_key(meter: &Meter) -> String {
+    assert!(meter.signed_in().deliver(&letter("unkeyed")).starts_with("250 "));
+    String::new()
+}
+
+/// Resend tells of it until it is heard, by this process or the next.
+fn bounce(meter: &Meter) {
+    let mail = until("the mail at Resend", || meter.mails().pop());
+    let _in_runtime = RUNTIME.enter();
+    meter.resend_stand_in().tell(&mail, &["bob@example.net"], &News::hard_bounce());
+}
+
+fn is_refunded_once(meter: &Meter, _: &str) {
+    until_is("refunds", vec!["given".to_owned()], || {
+        meter.read(
+            "SELECT CASE WHEN state IN ('released', 'credited') THEN 'given' ELSE state END FROM refund",
+        )
+    });
 }
 
 fn is_out_of_debt(meter: &Meter, _: &str) {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use postmeter::sandbox::resend::Mail;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 
@@ -14,6 +15,9 @@ use crate::harness::{Meter, RUNTIME};
 /// How long a backlog may take to leave and to be settled, on a busy machine.
 const DRAIN: Duration = Duration::from_secs(240);
 
+/// Where mail of our own comes from.
+const NOTICES_FROM: &str = "postmaster@example.com";
+
 /// What clients were told, and what stood on the brink at each crash.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -22,6 +26,8 @@ pub(super) struct Tally {
     under_way: Mutex<BTreeMap<String, u64>>,
     /// How many messages the upstream was to refuse for good, at most.
     refusals: usize,
+    /// Messages that the operator asked to cancel; whether they were, if that was told.
+    cancelled: Mutex<BTreeMap<String, bool>>,
 }
 
 /// A message and one of its recipients.
@@ -38,12 +44,20 @@ pub(super) struct Sums {
     pub(super) refused: usize,
     /// Of those that left, those that an SMTP server got more than once.
     pub(super) doubled: usize,
+    /// Messages that the operator cancelled, as far as that was told.
+    pub(super) cancelled: usize,
+    /// Credits for mail that left and bounced: those never debited, and those given back by Dodo.
+    pub(super) refunded: (u64, u64),
+    /// Messages whose rows have left.
+    pub(super) gone: usize,
 }
 
 impl fmt::Display for Sums {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { acknowledged, left, doubled, .. } = self;
-        write!(f, "{acknowledged} acknowledged, 0 lost, {left} left, {doubled} of them twice by SMTP")
+        let Self { acknowledged, left, doubled, cancelled, refunded: (released, credited), gone, .. } = self;
+        write!(f, "{acknowledged} acknowledged, 0 lost, {left} left, {doubled} of them twice by SMTP, ")?;
+        write!(f, "{cancelled} cancelled, {released} released and {credited} credited for bounces, ")?;
+        write!(f, "the rows of {gone} gone")
     }
 }
 
@@ -63,6 +77,11 @@ impl Tally {
     /// Keeps the id of a message that a client was told.
     pub(super) fn acknowledge(&self, message_id: String) {
         self.acknowledged.lock().unwrap().push(message_id);
+    }
+
+    /// The operator is about to cancel a message, or was told that it is cancelled.
+    pub(super) fn cancel(&self, message_id: &str, is_told: bool) {
+        *self.cancelled.lock().unwrap().entry(message_id.to_owned()).or_default() |= is_told;
     }
 
     /// How many were acknowledged so far.
@@ -88,20 +107,27 @@ impl Tally {
         assert_eq!(distinct.len(), acknowledged.len(), "an id was given twice");
         let left = left(meter);
         let messages: BTreeSet<&String> = left.keys().map(|(id, _)| id).collect();
+        let cancelled = self.cancelled.lock().unwrap().clone();
         let refused = self.refused(meter);
         assert_eq!(messages.iter().find(|id| refused.contains(**id)), None, "P3: left and not captured");
+        let is_given_up = |id: &String| refused.contains(id) || cancelled.contains_key(id);
         let lost: Vec<_> =
-            distinct.iter().filter(|id| !messages.contains(**id) && !refused.contains(**id)).collect();
+            distinct.iter().filter(|id| !messages.contains(**id) && !is_given_up(id)).collect();
         assert_eq!(lost, Vec::<&&String>::new(), "P1: acknowledged and lost");
-        let asked = pairs(meter, "SELECT message_id || ' ' || address FROM recipient");
-        let asked = asked.into_iter().filter(|(id, _)| messages.contains(id));
-        assert_eq!(asked.collect::<BTreeSet<_>>(), left.keys().cloned().collect(), "P5: who got what");
+        // One statement, since rows may be leaving at this moment.
+        const RECIPIENTS: &str = "
+            SELECT r.message_id || ' ' || r.address || ' ' || r.state FROM recipient r
+            JOIN message m ON m.message_id = r.message_id WHERE m.kind = 'submission'";
+        let recipients = pairs(meter, RECIPIENTS);
+        let kept: BTreeSet<&String> = recipients.iter().map(|(id, _)| id).collect();
+        let sent = recipients
+            .iter()
+            .filter_map(|(id, rest)| Some((id.clone(), rest.strip_suffix(" sent")?.to_owned())));
+        let left_and_kept = left.keys().filter(|(id, _)| kept.contains(id)).cloned();
+        assert_eq!(sent.collect::<BTreeSet<_>>(), left_and_kept.collect(), "P5: who got what");
         self.left_once(meter, &left);
-        let per_recipient = meter.number("SELECT count(*) FROM message WHERE unit = 'recipient'") > 0;
-        let price = if per_recipient { left.len() } else { messages.len() };
-        let customers: Vec<String> = meter.read("SELECT customer_id FROM customer");
-        let debited: u64 = customers.iter().map(|id| meter.dodo().debited(id)).sum();
-        assert_eq!(debited, price as u64, "P3: a debit for what left, and no other");
+        let price = if per_recipient(meter) { left.len() } else { messages.len() };
+        let refunded = self.refunded(meter, price as u64);
         let doubled: BTreeSet<_> =
             left.iter().filter(|(_, times)| **times > 1).map(|((id, _), _)| id).collect();
         Sums {
@@ -109,15 +135,50 @@ impl Tally {
             left: messages.len(),
             refused: refused.len(),
             doubled: doubled.len(),
+            cancelled: cancelled.values().filter(|is_told| **is_told).count(),
+            refunded,
+            gone: messages.iter().filter(|id| !kept.contains(*id)).count(),
         }
     }
 
-    /// Messages that went to nobody. Each has bounced once, and there are no more than were to be refused.
+    /// What Dodo debited and gave back is the price of what left, without what was
+    /// refunded: credits that were never debited, and those that were given back.
+    #[track_caller]
+    fn refunded(&self, meter: &Meter, price: u64) -> (u64, u64) {
+        const RELEASED: &str = "SELECT coalesce(sum(amount), 0) FROM refund WHERE state = 'released'";
+        const CREDITED: &str = "
+            SELECT (SELECT coalesce(sum(amount), 0) FROM refund WHERE state = 'credited')
+                 + (SELECT coalesce(sum(closed_refunded), 0) FROM account)";
+        let customers: Vec<String> = meter.read("SELECT customer_id FROM customer");
+        let debited: u64 = customers.iter().map(|id| meter.dodo().debited(id)).sum();
+        let lines = customers.iter().flat_map(|id| meter.dodo().ledger(id));
+        let is_refund =
+            |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains("email refund"));
+        let given: u64 = lines.filter(|line| is_refund(&line.description)).map(|line| line.amount).sum();
+        let (released, credited) = (meter.number(RELEASED) as u64, meter.number(CREDITED) as u64);
+        assert_eq!(given, credited, "P3: a credit for what is refunded, and no other");
+        assert_eq!(debited + released, price, "P3: a debit for what left, and no other");
+        (released, credited)
+    }
+
+    /// Messages that went to nobody, and were not cancelled. Each has bounced once,
+    /// and there are no more than were to be refused.
     #[track_caller]
     fn refused(&self, meter: &Meter) -> BTreeSet<String> {
-        const REFUSED: &str = "SELECT message_id FROM message WHERE kind = 'submission' AND captured = 0";
-        let refused: BTreeSet<String> = meter.read(REFUSED).into_iter().collect();
+        const REFUSED: &str = "
+            SELECT message_id FROM message m WHERE kind = 'submission' AND NOT EXISTS
+                (SELECT 1 FROM recipient r WHERE r.message_id = m.message_id AND r.state = 'sent')";
+        const FAILED: &str = "
+            SELECT DISTINCT r.message_id FROM recipient r JOIN message m ON m.message_id = r.message_id
+            WHERE m.kind = 'submission' AND r.state = 'failed'";
+        let cancelled = self.cancelled.lock().unwrap();
+        let others = |sql| {
+            let ids = meter.read::<String>(sql).into_iter();
+            ids.filter(|id| !cancelled.contains_key(id)).collect::<BTreeSet<_>>()
+        };
+        let refused = others(REFUSED);
         assert!(refused.len() <= self.refusals, "P1: given up: {refused:?}");
+        assert_eq!(others(FAILED), refused, "P1: given up for some");
         let bounces = meter.number("SELECT count(*) FROM message WHERE kind = 'bounce'");
         assert_eq!(bounces, refused.len() as i64, "a bounce for each message that was refused");
         refused
@@ -146,17 +207,23 @@ fn drain(meter: &Meter) {
     meter.drain();
 }
 
-/// How often each customer's message came to the upstream for whom. Mail of our own is not among them.
+/// Whether each recipient costs a credit.
+fn per_recipient(meter: &Meter) -> bool {
+    let config = std::fs::read_to_string(meter.directory().join("postmeter.toml")).unwrap();
+    config.contains("unit = \"recipient\"")
+}
+
+/// How often each customer's message came to the upstream for whom. Mail of our own
+/// is not among them: over SMTP it carries no stamp.
 fn left(meter: &Meter) -> BTreeMap<Delivered, u64> {
-    let own: BTreeSet<String> =
-        meter.read("SELECT message_id FROM message WHERE kind <> 'submission'").into_iter().collect();
+    let is_own = |mail: &Mail| mail.email.from.as_deref().is_some_and(|from| from.contains(NOTICES_FROM));
     let mut left = BTreeMap::new();
     let mut note = |message_id: &str, recipients: Vec<String>| {
         for recipient in recipients {
             *left.entry((message_id.to_owned(), recipient)).or_default() += 1;
         }
     };
-    for mail in meter.mails() {
+    for mail in meter.mails().into_iter().filter(|mail| !is_own(mail)) {
         let (message_id, _) = mail.email.tag("postmeter").unwrap().rsplit_once('-').unwrap();
         note(message_id, mail.email.recipients().map(str::to_owned).collect());
     }
@@ -165,7 +232,6 @@ fn left(meter: &Meter) -> BTreeMap<Delivered, u64> {
             note(&message_id, mail.to);
         }
     }
-    left.retain(|(id, _), _| !own.contains(id));
     left
 }
 

@@ -55,14 +55,7 @@ impl Client {
     /// Sends the letter; what the client printed, with the server's last reply
     /// in it. `None`: this machine has no such client.
     pub(crate) fn send(self, meter: &Meter, port: Port) -> Option<String> {
-        let process = meter.process();
-        let address = if port == Port::StartTls { process.smtp } else { process.smtps };
-        let door = Door {
-            port,
-            number: address.port().to_string(),
-            certificate: meter.certificate(),
-            credential: meter.credential.clone(),
-        };
+        let door = Door::new(meter, port);
         match self {
             Self::Swaks => door.swaks(),
             Self::Curl => door.curl(meter),
@@ -112,6 +105,14 @@ fn nodemailer() -> OsString {
 /// Runs a client with this on its stdin; it must succeed.
 #[track_caller]
 pub(crate) fn run(mut command: Command, input: &[u8]) -> String {
+    let said = said(&mut command, input);
+    assert_eq!(said.code, Some(0), "{command:?}\n{}\n{}", said.out, said.err);
+    said.out + &said.err
+}
+
+/// Runs a client with this on its stdin, whatever becomes of it.
+#[track_caller]
+fn said(command: &mut Command, input: &[u8]) -> Said {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -119,9 +120,17 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> String {
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     child.stdin.take().unwrap().write_all(input).unwrap();
-    let said = Said::from(child.wait_with_output().unwrap());
-    assert_eq!(said.code, Some(0), "{command:?}\n{}\n{}", said.out, said.err);
-    said.out + &said.err
+    Said::from(child.wait_with_output().unwrap())
+}
+
+/// A letter to Bob by swaks with more arguments, whatever becomes of it. `None`: this
+/// machine has no swaks.
+pub(crate) fn swaks(meter: &Meter, port: Port, arguments: &[&str], letter: &[u8]) -> Option<Said> {
+    has("swaks", &["--version"]).then(|| {
+        let mut swaks = Door::new(meter, port).swaks_from_ann();
+        swaks.args(["--to", TO, "--data", "-"]).args(arguments);
+        said(&mut swaks, letter)
+    })
 }
 
 /// The letter for clients that take a finished message.
@@ -134,16 +143,28 @@ fn raw() -> Vec<u8> {
 }
 
 impl Door {
+    fn new(meter: &Meter, port: Port) -> Self {
+        let process = meter.process();
+        let address = if port == Port::StartTls { process.smtp } else { process.smtps };
+        let number = address.port().to_string();
+        Self { port, number, certificate: meter.certificate(), credential: meter.credential.clone() }
+    }
+
     fn swaks(&self) -> Option<String> {
         has("swaks", &["--version"]).then(|| {
-            let mut swaks = tool("swaks");
-            let tls = if self.port == Port::StartTls { "--tls" } else { "--tls-on-connect" };
-            swaks.args(["--server", "127.0.0.1", "--port", &self.number, tls, "--auth", "PLAIN"]);
-            swaks.args(["--auth-user", &self.credential.username]);
-            swaks.args(["--auth-password", &self.credential.secret]);
-            swaks.args(["--from", FROM, "--to", &format!("{TO},{BCC}"), "--data", "-"]);
+            let mut swaks = self.swaks_from_ann();
+            swaks.args(["--to", &format!("{TO},{BCC}"), "--data", "-"]);
             run(swaks, &raw())
         })
+    }
+
+    fn swaks_from_ann(&self) -> Command {
+        let mut swaks = tool("swaks");
+        let tls = if self.port == Port::StartTls { "--tls" } else { "--tls-on-connect" };
+        swaks.args(["--server", "127.0.0.1", "--port", &self.number, tls, "--auth", "PLAIN"]);
+        swaks.args(["--auth-user", &self.credential.username]);
+        swaks.args(["--auth-password", &self.credential.secret, "--from", FROM]);
+        swaks
     }
 
     fn curl(&self, meter: &Meter) -> Option<String> {

@@ -283,7 +283,7 @@ impl Meter {
         const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
             + (SELECT count(*) FROM account WHERE held <> 0 OR owed <> 0)
             + (SELECT count(*) FROM entry WHERE state = 'open')
-            + (SELECT count(*) FROM refund WHERE state = 'due')";
+            + (SELECT count(*) FROM refund WHERE state IN ('waiting', 'due'))";
         until_is("what is neither final nor settled", 0, || self.number(LEFT));
     }
 

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
 use super::Meter;
 use super::meter::Credential;
@@ -53,18 +53,28 @@ impl Smtp {
 
     /// The same, wherever that is.
     pub(crate) fn starttls_at(address: SocketAddr, certificate: &Path) -> Self {
+        Self::starttls_as(address, trusting(certificate))
+    }
+
+    /// The same, as this TLS client.
+    pub(crate) fn starttls_as(address: SocketAddr, client: Arc<ClientConfig>) -> Self {
         let mut smtp = Self::plain(address);
         assert!(smtp.say("EHLO client.example").contains("STARTTLS"));
         assert_eq!(smtp.say("STARTTLS"), "220 2.0.0 Ready to start TLS\r\n");
         let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
-        smtp.wire = secure(tcp, certificate);
+        smtp.wire = secure(tcp, client);
         assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
         smtp
     }
 
     /// On the port with implicit TLS, after EHLO.
     pub(crate) fn implicit(meter: &Meter) -> Self {
-        let wire = secure(connect(meter.process().smtps), &meter.certificate());
+        Self::implicit_as(meter.process().smtps, trusting(&meter.certificate()))
+    }
+
+    /// The same, wherever that is and as this TLS client.
+    pub(crate) fn implicit_as(address: SocketAddr, client: Arc<ClientConfig>) -> Self {
+        let wire = secure(connect(address), client);
         let mut smtp = Self { wire, buffer: Vec::new() };
         assert!(smtp.reply().starts_with("220 "));
         assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
@@ -209,10 +219,16 @@ impl Smtp {
         hears(smtp.say("EHLO client.example"), "250")?;
         hears(smtp.say("STARTTLS"), "220 ")?;
         let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
-        smtp.wire = secure(tcp, certificate);
+        smtp.wire = secure(tcp, trusting(certificate));
         hears(smtp.say("EHLO client.example"), "250")?;
         hears(smtp.auth_plain(&credential.username, &credential.secret), "235 ")?;
         Some(smtp)
+    }
+
+    /// How the TLS session began.
+    pub(crate) fn handshake(&self) -> Option<HandshakeKind> {
+        let Wire::Tls(tls) = &self.wire else { panic!("no TLS") };
+        tls.conn.handshake_kind()
     }
 
     /// The certificate that the server showed.
@@ -239,7 +255,14 @@ fn try_connect(address: SocketAddr) -> Option<TcpStream> {
     Some(tcp)
 }
 
-fn secure(tcp: TcpStream, certificate: &Path) -> Wire {
+fn secure(tcp: TcpStream, client: Arc<ClientConfig>) -> Wire {
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(client, name).unwrap();
+    Wire::Tls(Box::new(StreamOwned::new(tls, tcp)))
+}
+
+/// A TLS client that trusts this certificate and no other.
+pub(crate) fn trusting(certificate: &Path) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -247,7 +270,5 @@ fn secure(tcp: TcpStream, certificate: &Path) -> Wire {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-    Wire::Tls(Box::new(StreamOwned::new(tls, tcp)))
+    Arc::new(config)
 }

@@ -77,6 +77,15 @@ pub(crate) fn credit_added(customer_id: &str) -> String {
     json!({ "type": "credit.added", "data": { "customer_id": customer_id, "amount": "1000000" } }).to_string()
 }
 
+/// A webhook as Resend signs it, for the server at this base URL.
+pub(crate) fn signed_by_resend(base_url: &str, id: &str, body: &str) -> RequestBuilder {
+    let key = SigningKey::parse(&SecretString::from(RESEND_WEBHOOK_SECRET)).unwrap();
+    let at = Timestamp::now();
+    let request = request(Method::POST, &format!("{base_url}/webhooks/resend")).header("svix-id", id);
+    let request = request.header("svix-timestamp", at.as_second().to_string());
+    request.header("svix-signature", key.sign(id, at, body.as_bytes())).body(body.to_owned())
+}
+
 impl Meter {
     /// A request by nobody.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -124,11 +133,7 @@ impl Meter {
 
     /// A webhook as Resend signs it.
     pub(crate) fn resend_webhook(&self, id: &str, body: &str) -> Answer {
-        let key = SigningKey::parse(&SecretString::from(RESEND_WEBHOOK_SECRET)).unwrap();
-        let at = Timestamp::now();
-        let request = self.request(Method::POST, "/webhooks/resend").header("svix-id", id);
-        let request = request.header("svix-timestamp", at.as_second().to_string());
-        ask(request.header("svix-signature", key.sign(id, at, body.as_bytes())).body(body.to_owned()))
+        ask(signed_by_resend(&format!("http://{}", self.process().http), id, body))
     }
 
     /// The customer's credits.

@@ -266,6 +266,7 @@ fn handed_over(acceptance: Acceptance) -> impl Iterator<Item = LeasedPart> {
         request_hash: part.request_hash,
         reverse_path: reverse_path.clone(),
         recipients: part.recipients,
+        maybe_taken: Vec::new(),
         accepted_at,
         expires_at: accepted_at + lifetime,
         bytes: bytes.clone(),

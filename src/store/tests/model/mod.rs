@@ -137,6 +137,23 @@ const SENT: [Step; 4] = [
     Step::SendAnswered(0, Fate::Arrives),
 ];
 
+#[test]
+fn p3_a_mail_that_was_taken_and_refused_later_is_not_given_up() {
+    let steps = [
+        Step::Accept(0, Letter::One, true),
+        Step::SendLeaves(0),
+        Step::SendTakesEffect(0, Upstream::Takes),
+        Step::SendAnswered(0, Fate::Lost),
+        Step::Wait(60),
+        Step::Poll,
+        Step::SendLeaves(0),
+        Step::SendTakesEffect(0, Upstream::Refuses),
+        Step::SendAnswered(0, Fate::Arrives),
+    ];
+    live(Manners::default(), &steps, None).unwrap();
+    assert!(live(Manners::default(), &steps, Some(Mutation::ForgetsWhoMayHaveIt)).is_err());
+}
+
 /// What is owed is posted, and this becomes of the answer.
 const fn posted(fate: Fate) -> [Step; 3] {
     [Step::EntryLeaves(0), Step::EntryTakesEffect(0, Manner::Well), Step::EntryAnswered(0, fate)]

@@ -22,6 +22,8 @@ pub(super) enum Mutation {
     TrustsOpenEntries,
     /// A mail whose answer was lost is taken for refused, and its hold released.
     TakesUnansweredForRefused,
+    /// A mail whose answer was lost over SMTP is taken for sent to nobody by the next definite answer.
+    ForgetsWhoMayHaveIt,
     /// A mail whose answer was lost is sent again under another key.
     NewMailKeyAfterUnknown,
     /// An entry is posted again when Dodo may have forgotten its key.

@@ -12,12 +12,16 @@ use crate::store::operator::{DecisionError, Order, Via};
 use crate::store::tests::id;
 
 impl World {
-    /// A message is retried or given up; of a held one only by somebody who knows the risk.
+    /// A message is retried or given up; a held one is decided, and one that may have been taken is
+    /// given up, only by somebody who knows the risk.
     pub(super) async fn decide(&mut self, nth: u8, choice: Choice, knows: bool) -> Result<(), Broken> {
         let Some(nth) = pick(nth, self.truth.acknowledged.len()) else { return Ok(()) };
         let message_id = self.truth.acknowledged[nth].0.clone();
         let before = self.process.store.message(&message_id).await?;
-        let was_held = before.is_some_and(|log| log.parts.iter().any(|part| part.state == "held"));
+        let parts = before.map(|log| log.parts).unwrap_or_default();
+        let was_held = parts.iter().any(|part| part.state == "held");
+        let was_unknown = parts.iter().any(|part| part.state == "queued" && part.unknown);
+        let is_risky = was_held || (choice == Choice::Cancel && was_unknown);
         let is_running = self.process.sending.iter().any(|sending| sending.is_running(&message_id));
         let (now, lifetime) = (self.clock.now(), Duration::from_secs(48 * 3600));
         let order = Order { choice, is_confirmed: knows, via: Via::Command, now, lifetime };
@@ -26,9 +30,9 @@ impl World {
             Err(_) => return Ok(()),
             Ok(_) => {}
         }
-        law!(knows || !was_held, "P4: {choice:?} of {message_id} without a word about the risk");
+        law!(knows || !is_risky, "P4: {choice:?} of {message_id} without a word about the risk");
         law!(choice == Choice::Retry || !is_running, "P3: {message_id} is given up while it is sent");
-        if was_held {
+        if is_risky {
             self.truth.decided.insert(message_id);
         }
         Ok(())
@@ -43,7 +47,7 @@ impl World {
         while store.close_captures(cutoff).await? > 0 {}
         let mut after = None;
         loop {
-            after = store.close_messages(cutoff, after.as_ref()).await?.next;
+            after = store.close_messages(cutoff, self.clock.now(), after.as_ref()).await?.next;
             if after.is_none() {
                 break;
             }

@@ -47,6 +47,6 @@ impl World {
     }
 
     pub(super) async fn is_refundable(&self, who: Who) -> Result<bool, Broken> {
-        Ok(self.process.store.refundable(9).await?.contains(&id(NAMES[who])))
+        Ok(self.process.store.refundable(&[], 9).await?.contains(&id(NAMES[who])))
     }
 }

@@ -100,7 +100,7 @@ impl World {
         let store = &self.process.store;
         let totals = store.totals().await?;
         let is_refunding =
-            !store.refundable(9).await?.is_empty() || !store.refunds_to_decide().await?.is_empty();
+            !store.refundable(&[], 9).await?.is_empty() || !store.refunds_to_decide().await?.is_empty();
         Ok(is_refunding || totals.parts_queued > 0 || totals.owed > 0 || totals.entries_open > 0)
     }
 

@@ -169,8 +169,11 @@ impl World {
                 let failed = addresses(part).iter().map(|to| (mailbox(to), answer.clone())).collect();
                 News::Answered(Answered { failed, ..Answered::default() })
             }
-            (Some(Mutation::NewMailKeyAfterUnknown), News::Retry { due, error, counts, .. }) => {
-                News::Retry { due, error, counts, unknown: false }
+            (Some(Mutation::NewMailKeyAfterUnknown), News::Retry { due, error, maybe_taken, counts, .. }) => {
+                News::Retry { due, error, maybe_taken, counts, unknown: false }
+            }
+            (Some(Mutation::ForgetsWhoMayHaveIt), News::Retry { due, error, unknown, counts, .. }) => {
+                News::Retry { due, error, unknown, counts, maybe_taken: Vec::new() }
             }
             (_, news) => news,
         }

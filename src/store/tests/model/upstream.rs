@@ -122,7 +122,7 @@ fn by_smtp(part: &LeasedPart, how: Upstream) -> (Outcome, Vec<String>) {
 
 /// The outcome of a call without an answer.
 pub(super) fn lost() -> Outcome {
-    Outcome::Unknown { reason: "no answer".to_owned(), retry_after: None }
+    Outcome::Unknown { reason: "no answer".to_owned(), retry_after: None, left_out: Vec::new() }
 }
 
 /// The recipients that a part is still for.

@@ -1,0 +1,121 @@
+//! The client's end of a dialog: octets out, lines in, nothing added and nothing guessed.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use tokio::net::TcpSocket;
+
+use crate::harness::RUNTIME;
+
+/// No reply takes longer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+static VISITORS: AtomicU32 = AtomicU32::new(0);
+
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Gone,
+}
+
+/// A connection.
+pub(super) struct Wire {
+    socket: Socket,
+    heard: Vec<u8>,
+}
+
+impl Wire {
+    /// Connects from an address of loopback that nobody else has, so that what is
+    /// counted by address concerns one dialog alone.
+    pub(super) fn connect(to: SocketAddr) -> Self {
+        let visitor = 1 + VISITORS.fetch_add(1, Ordering::Relaxed);
+        let from = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + visitor);
+        let tcp = RUNTIME.block_on(async {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((from, 0).into()).unwrap();
+            socket.connect(to).await.unwrap().into_std().unwrap()
+        });
+        tcp.set_nonblocking(false).unwrap();
+        tcp.set_read_timeout(Some(TIMEOUT)).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        Self { socket: Socket::Plain(tcp), heard: Vec::new() }
+    }
+
+    /// Makes the handshake.
+    pub(super) fn secure(&mut self, config: &Arc<ClientConfig>) -> Result<(), String> {
+        let Socket::Plain(tcp) = std::mem::replace(&mut self.socket, Socket::Gone) else {
+            return Err("is under TLS already".to_owned());
+        };
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = ClientConnection::new(Arc::clone(config), name).unwrap();
+        let mut tls = Box::new(StreamOwned::new(client, tcp));
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock).map_err(|error| format!("no TLS handshake: {error}"))?;
+        }
+        self.socket = Socket::Tls(tls);
+        Ok(())
+    }
+
+    /// Sends octets. A server that has gone shows in what is heard next.
+    pub(super) fn send(&mut self, octets: &[u8], at_a_time: usize) {
+        for piece in octets.chunks(at_a_time.max(1)) {
+            let sent = match &mut self.socket {
+                Socket::Plain(tcp) => tcp.write_all(piece),
+                Socket::Tls(tls) => tls.write_all(piece).and_then(|()| tls.flush()),
+                Socket::Gone => return,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Goes away without a word.
+    pub(super) fn hang_up(&mut self) {
+        self.socket = Socket::Gone;
+    }
+
+    /// The next line without its CRLF; `None`: the server has closed.
+    pub(super) fn line(&mut self) -> Result<Option<String>, String> {
+        loop {
+            if let Some(end) = self.heard.windows(2).position(|octets| octets == b"\r\n") {
+                let line: Vec<u8> = self.heard.drain(..end + 2).collect();
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            if !self.hear()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Everything until the server closes.
+    pub(super) fn rest(&mut self) -> Result<String, String> {
+        while self.hear()? {}
+        Ok(String::from_utf8_lossy(&std::mem::take(&mut self.heard)).into_owned())
+    }
+
+    fn hear(&mut self) -> Result<bool, String> {
+        let mut chunk = [0; 4096];
+        let read = match &mut self.socket {
+            Socket::Plain(tcp) => tcp.read(&mut chunk),
+            Socket::Tls(tls) => tls.read(&mut chunk),
+            Socket::Gone => Ok(0),
+        };
+        match read {
+            Ok(read) => {
+                self.heard.extend_from_slice(&chunk[..read]);
+                Ok(read > 0)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(format!("nothing was said in {TIMEOUT:?}"))
+            }
+            // However it goes away.
+            Err(_) => Ok(false),
+        }
+    }
+}
