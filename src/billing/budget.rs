@@ -8,10 +8,10 @@
 mod buckets;
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::time::Instant;
 
 use super::dodo::DodoError;
 use crate::outbound::RateInfo;
@@ -61,6 +61,12 @@ impl Budget {
     /// Waits until a call for `purpose` may be made, and counts it.
     pub async fn take(&self, purpose: Purpose) {
         let _turn = self.queue(purpose).lock().await;
+        self.take_next(purpose).await;
+    }
+
+    /// The same for whoever goes on with what had its turn: a list's next page. Those
+    /// who have queued up meanwhile wait for just what it says.
+    pub async fn take_next(&self, purpose: Purpose) {
         loop {
             let back = self.back.notified();
             let wait = self.buckets().try_take(purpose, Instant::now());

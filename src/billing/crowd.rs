@@ -113,7 +113,7 @@ impl Billing {
         let mut found = BTreeMap::new();
         for page in 0.. {
             if page > 0 {
-                self.0.budget.take(purpose).await;
+                self.0.budget.take_next(purpose).await;
             }
             let reply = self.0.tools.dodo.balances(page).await;
             let list = self.made(DodoCall::ListBalances, reply).inspect_err(|error| {

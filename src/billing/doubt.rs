@@ -15,9 +15,10 @@ pub(crate) use judge::Window;
 pub(crate) use judge::{Judgement, judge, window};
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::budget::Purpose;
 use super::dodo::DodoError;

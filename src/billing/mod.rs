@@ -5,8 +5,10 @@
 //! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
 //! bounced, `doubt` finds out what became of entries that no answer can tell about,
 //! `watch` looks whether the sums agree, `notice` tells who runs low. The sums
-//! themselves are moved by the store, in one transaction with the mail. What this
-//! room must not know: SMTP, SQL, how mail leaves.
+//! themselves are moved by the store, in one transaction with the mail. Waits and
+//! what they are measured by go by tokio's clock, which a test can stop; what is
+//! written down goes by the clock that is handed in. What this room must not know:
+//! SMTP, SQL, how mail leaves.
 
 mod balance;
 pub mod budget;
@@ -17,16 +19,17 @@ pub mod events;
 pub(crate) mod ledger;
 mod notice;
 pub mod reconcile;
-mod refund;
+pub(crate) mod refund;
 mod settle;
 pub(crate) mod verdict;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

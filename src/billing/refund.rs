@@ -8,9 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::budget::Purpose;
 use super::dodo::credits::Grant;
@@ -270,7 +271,7 @@ impl Billing {
 /// When the refund of a debit lapses that was made between `accepted_at` and now.
 /// Pure. It can have drawn whatever is not whole any more and had not expired
 /// before; Dodo draws "oldest first", or what expires first, and does not say.
-fn lapse(grants: &[Grant], accepted_at: Timestamp, now: Timestamp) -> Lapse {
+pub(crate) fn lapse(grants: &[Grant], accepted_at: Timestamp, now: Timestamp) -> Lapse {
     let drawn = grants.iter().filter(|grant| grant.is_drawn);
     let earliest = drawn.filter_map(|grant| grant.expires_at).filter(|at| *at > accepted_at).min();
     match earliest {

@@ -9,9 +9,10 @@
 //! applied (P3). While Dodo is away hardly any entry is opened: what is owed waits
 //! where it is, and what is open tries now and then, all the sooner when Dodo is back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::budget::Purpose;
 use super::dodo::EntryAnswer;

@@ -27,6 +27,7 @@ mod outage;
 mod refunds;
 mod settlement;
 mod shortfall;
+mod simulated;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,7 +11,9 @@
 //! that the faster the others are, the slower we go. While Dodo does not answer at
 //! all, calls that nobody waits for are made one at a time and ever more seldom.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Purpose;
 use crate::outbound::RateInfo;

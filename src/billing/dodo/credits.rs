@@ -56,7 +56,7 @@ impl Dodo {
 }
 
 /// A grant whose expiry cannot be read makes the page worthless: it may be the one that was spent.
-fn grant_page(list: &Value) -> Option<GrantPage> {
+pub(crate) fn grant_page(list: &Value) -> Option<GrantPage> {
     let items = list.get("items")?.as_array()?;
     let grants = items.iter().map(grant).collect::<Option<Vec<_>>>()?;
     Some(GrantPage { grants, is_last: items.len() < MAX_PAGE })

@@ -1,50 +1,98 @@
 //! Dodo away for an hour (P8).
 
+use std::sync::Arc;
+
+use super::simulated::Simulation;
 use super::*;
 
 fn answers(services: &StandIns) -> u64 {
     services.dodo.calls()
 }
 
-#[tokio::test]
-async fn p8_an_hour_without_dodo_costs_nobody_a_mail_and_nobody_a_credit_too_many() {
-    let bench = Bench::new(20).await;
-    let ben = bench.add("ben", 3).await;
-    let stranger = bench.add("stranger", 50).await;
-    bench.ask().await.unwrap();
-    bench.ask_for(&ben).await.unwrap();
-    bench.fault(Fault::new(Misbehaviour::DropBefore).always());
-    bench.billing.start();
-    let (mut sent, mut refused) = ([0_u64; 2], [0_u64; 2]);
-    for _minute in 0..60 {
-        bench.clock.advance(Duration::from_secs(60));
-        for (index, customer_id) in [&bench.ann, &ben].into_iter().enumerate() {
-            match bench.ask_for(customer_id).await {
-                Ok(()) if bench.try_send(customer_id, 1).await => sent[index] += 1,
-                Ok(()) | Err(Refusal::OutOfCredit { .. }) => refused[index] += 1,
+/// What became of a customer's messages, one a minute.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Hour {
+    sent: u64,
+    out_of_credit: u64,
+    unknown: u64,
+}
+
+async fn live_through(bench: Arc<Bench>, customer_id: CustomerId, delay: Duration, hour: Arc<Mutex<Hour>>) {
+    tokio::time::sleep(delay).await;
+    let mut minute = tokio::time::interval(Duration::from_secs(60));
+    for _ in 0..60 {
+        minute.tick().await;
+        let asked = bench.ask_for(&customer_id).await;
+        let is_sent = asked.is_ok() && bench.try_send(&customer_id, 1).await;
+        {
+            let mut hour = hour.lock().unwrap();
+            match asked {
+                Ok(()) if is_sent => hour.sent += 1,
+                Ok(()) | Err(Refusal::OutOfCredit { .. }) => hour.out_of_credit += 1,
+                Err(Refusal::BillingUnknown) => hour.unknown += 1,
                 Err(other) => panic!("{other:?}"),
             }
         }
     }
-    assert_eq!((sent, refused), ([20, 3], [40, 57]), "to the last credit, exactly");
-    assert_eq!(bench.ask_for(&stranger).await, Err(Refusal::BillingUnknown));
-    assert!(!bench.billing.0.tools.metrics.is_dodo_up());
-    assert_eq!(bench.debits(), [0; 0]);
-    let debts = bench.store.debts().await.unwrap();
-    let waited = bench.clock.now().as_millisecond() - debts.oldest_capture_at.unwrap();
-    assert_eq!((waited / 60_000, debts.uncovered), (59, 0));
+}
+
+#[tokio::test]
+async fn p8_an_hour_without_dodo_costs_nobody_a_mail_and_nobody_a_credit_too_many() {
+    let mut simulation = Simulation::new(Duration::from_secs(1)).await;
+    let bench = Arc::clone(&simulation.bench);
+    let credits = [("ben", 3), ("cleo", 20), ("dan", 45), ("eve", 100), ("stranger", 50)];
+    let mut hours = Vec::new();
+    for (index, (name, credits)) in (1..).zip(credits) {
+        let customer_id = bench.add(name, credits).await;
+        if name != "stranger" {
+            bench.ask_for(&customer_id).await.unwrap();
+        }
+        hours.push((customer_id, Duration::from_secs(7 * index), Arc::new(Mutex::new(Hour::default()))));
+    }
+    bench.billing.start();
+    bench.fault(Fault::new(Misbehaviour::DropBefore).always());
+    for (customer_id, delay, hour) in hours.clone() {
+        simulation.customers.spawn(live_through(Arc::clone(&bench), customer_id, delay, hour));
+    }
+    // What an operator sees in the middle of it.
+    while simulation.now() < Duration::from_secs(1_800) {
+        simulation.tick().await;
+    }
+    assert!(!bench.billing.0.tools.metrics.is_dodo_up(), "as readyz says");
+    assert_eq!(simulation.metric("postmeter_dodo_up"), 0);
+    let age = simulation.metric("postmeter_oldest_capture_age_seconds");
+    assert!((1_780..=1_800).contains(&age), "{age}");
+    let sent: u64 = hours.iter().map(|(_, _, hour)| hour.lock().unwrap().sent).sum();
+    assert_eq!(u64::try_from(bench.store.totals().await.unwrap().owed).unwrap(), sent);
+    simulation.until("the hour ends", Duration::from_secs(1_900), |s| s.customers.is_empty()).await;
+
+    let hours: Vec<_> = hours.iter().map(|(_, _, hour)| *hour.lock().unwrap()).collect();
+    let known = |sent| Hour { sent, out_of_credit: 60 - sent, unknown: 0 };
+    let stranger = Hour { sent: 0, out_of_credit: 0, unknown: 60 };
+    assert_eq!(hours, [known(3), known(20), known(45), known(60), stranger], "to the last credit, exactly");
+    for (name, _) in credits {
+        assert_eq!(bench.services.dodo.debited(name), 0);
+    }
+    // Both loops went on trying, ever more seldom.
+    for (call, tries) in [("post_entry", 120..400), ("read_balance", 30..400)] {
+        let series = format!("postmeter_dodo_calls_total{{call=\"{call}\",result=\"unanswered\"}}");
+        let tried = simulation.metric(&series);
+        assert!(tries.contains(&tried), "{call}: {tried}");
+    }
+    assert_eq!(bench.store.audit().await.unwrap(), []);
 
     bench.services.dodo.faults().clear();
-    let began = answers(&bench.services);
-    bench.until_settled(0).await;
-    while bench.account_of(&ben).await.owed > Credits::ZERO {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let began = bench.services.dodo.calls();
+    let debts = [("ben", 3), ("cleo", 20), ("dan", 45), ("eve", 60), ("stranger", 0)];
+    let is_paid =
+        |_: &Simulation| debts.iter().all(|(name, sent)| bench.services.dodo.debited(name) == *sent);
+    simulation.until("everything is paid", Duration::from_secs(15), is_paid).await;
+    simulation.tick().await;
+    assert!(bench.services.dodo.calls() - began < 30, "what gathered goes in few calls");
     assert!(bench.billing.0.tools.metrics.is_dodo_up());
-    assert_eq!(bench.debits().iter().sum::<u64>(), 20);
-    assert_eq!((bench.services.dodo.debited("ben"), bench.services.dodo.balance("ben")), (3, Some(0)));
-    assert!(answers(&bench.services) - began < 20, "what gathered goes in few calls");
-    assert_eq!(bench.ask_for(&stranger).await, Ok(()));
+    assert_eq!(simulation.metric("postmeter_dodo_up"), 1);
+    assert_eq!(bench.store.totals().await.unwrap().owed, 0);
+    assert_eq!(bench.ask_for(&CustomerId::parse("stranger").unwrap()).await, Ok(()));
     assert_eq!(bench.store.audit().await.unwrap(), []);
 }
 

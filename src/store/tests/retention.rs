@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
 use crate::domain::decision::Choice;
@@ -16,6 +17,10 @@ const A: &str = "a@y.example";
 const B: &str = "b@y.example";
 /// When everything of these tests is old.
 const OLD: i64 = 1_000_000;
+/// Histories in a run.
+const HISTORIES: u32 = 48;
+/// Where the seeds of what failed are kept, from the root of the project.
+const REGRESSIONS: &str = "tests/regressions/retention.txt";
 
 async fn open(store: &Store, customer_id: &CustomerId, at_most: Option<u64>, second: i64) -> Entry {
     let at_most = at_most.map(credits);
@@ -419,8 +424,17 @@ impl Life {
     }
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: HISTORIES,
+        max_shrink_iters: 400,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn p3_any_history_with_decisions_and_rows_that_leave_adds_up(steps in prop::collection::vec(step(), 1..80)) {

@@ -62,7 +62,7 @@ impl World {
         // Not everybody gives a key.
         let is_keyed = !self.serial.is_multiple_of(3);
         acceptance.keyed = is_keyed.then(|| keyed(self.truth.asked.len(), letter));
-        let answer = self.process.store.accept(acceptance.clone()).await?;
+        let answer = self.submit(vec![acceptance.clone()]).await?.remove(0)?;
         let mut asked = Asked { who, letter, accepted: Vec::new() };
         if let Accepted::Yes { available, .. } = answer {
             law!(available.is_some(), "P2: {letter:?} was accepted on no balance");
@@ -87,6 +87,7 @@ impl World {
     /// key. Each try looks first who is left, and looks again when it was overtaken.
     pub(super) async fn again(&mut self, nth: u8, is_other: bool, whom: [u8; 2]) -> Result<(), Broken> {
         let Some(nth) = pick(nth, self.truth.asked.len()) else { return Ok(()) };
+        let nth = self.truth.asked.len() - 1 - nth;
         let letter = self.truth.asked[nth].letter;
         let meant = if is_other { Letter::Three } else { letter };
         let mut tries: Vec<Vec<Mailbox>> = whom.map(|whom| some_of(meant, whom)).into();
@@ -98,7 +99,7 @@ impl World {
                 }
             }
             let asked = asking.iter().map(|(_, acceptance)| acceptance.clone()).collect();
-            for ((to, own), answer) in asking.into_iter().zip(together(&self.process.store, asked).await) {
+            for ((to, own), answer) in asking.into_iter().zip(self.submit(asked).await?) {
                 if self.answered_again(nth, meant, (&to, own), answer?)? {
                     tries.push(to);
                 }

@@ -7,7 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use axum::response::Response;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::util::ServiceExt;
 
 use super::steps::{Manner, Manners, NAMES, Who};
@@ -21,6 +21,30 @@ use crate::store::entry::Entry;
 pub(super) struct Dodo {
     stand_in: DodoStandIn,
     routes: Router,
+}
+
+/// A grant.
+#[derive(Debug)]
+pub(super) struct Holding {
+    pub(super) id: String,
+    pub(super) remaining: u64,
+    /// When it lapses; `MAX`: never.
+    pub(super) until: Timestamp,
+}
+
+impl Holding {
+    fn read(grant: &Value) -> Self {
+        let remaining = &grant["remaining_amount"];
+        let until = grant["expires_at"].as_str().map(|at| at.parse().unwrap());
+        Self {
+            id: grant["id"].as_str().unwrap().to_owned(),
+            remaining: remaining
+                .as_str()
+                .map_or_else(|| remaining.as_u64(), |text| text.parse().ok())
+                .unwrap(),
+            until: until.unwrap_or(Timestamp::MAX),
+        }
+    }
 }
 
 /// What a call that took effect saw.
@@ -74,6 +98,7 @@ impl Dodo {
             "entry_type": entry.kind.as_str(),
             "amount": entry.amount.to_string(),
             "idempotency_key": entry.entry_id.as_str(),
+            "expires_at": entry.expires_at.map(|at| at.to_string()),
             "reason": entry.reason,
         });
         let request = Request::post(uri).header("content-type", "application/json");
@@ -96,6 +121,28 @@ impl Dodo {
         let query = format!("page_size=100&page_number={page}&start_date={from}");
         let request = Request::get(format!("{}/{}/ledger?{query}", balances(), NAMES[who]));
         self.take(request.header("authorization", bearer()).body(Body::empty()).unwrap(), manner).await
+    }
+
+    /// A page of a customer's grants is read.
+    pub(super) async fn grants(&self, who: Who, page: u32, manner: Manner) -> Seen {
+        let uri = format!("{}/{}/grants?page_size=100&page_number={page}", balances(), NAMES[who]);
+        let request = Request::get(uri).header("authorization", bearer());
+        self.take(request.body(Body::empty()).unwrap(), manner).await
+    }
+
+    /// All of a customer's grants, as they really are.
+    pub(super) async fn holdings(&self, who: Who) -> Vec<Holding> {
+        let mut holdings = Vec::new();
+        for page in 0.. {
+            let body = self.grants(who, page, Manner::Well).await.answer.unwrap().body;
+            let page: Value = serde_json::from_slice(&body).unwrap();
+            let grants = page["items"].as_array().unwrap();
+            holdings.extend(grants.iter().map(Holding::read));
+            if grants.len() < 100 {
+                break;
+            }
+        }
+        holdings
     }
 
     async fn take(&self, request: Request<Body>, manner: Manner) -> Seen {

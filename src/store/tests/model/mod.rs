@@ -8,7 +8,7 @@
 //! call is three steps (it leaves, it takes effect, its answer arrives or is lost),
 //! and any other step may fall between. Time is simulated.
 //!
-//! `steps` says what may happen, `world` keeps everything, `customer`, `settler`,
+//! `steps` says what may happen, `world` keeps everything, `customer`, `keys`, `settler`,
 //! `doubt`, `sender`, `refund`, `operator`, `dodo` and `upstream` take the steps,
 //! `law` says what must hold, `rest` brings everything to its end, and `mutation` is
 //! the proof that the laws have teeth.
@@ -16,6 +16,7 @@
 mod customer;
 mod dodo;
 mod doubt;
+mod keys;
 mod law;
 mod mutation;
 mod operator;
@@ -32,7 +33,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{FileFailurePersistence, RngAlgorithm, TestRng, TestRunner};
 
 use mutation::Mutation;
-use steps::{Fate, Letter, Manner, Manners, Step, Upstream, history};
+use steps::{Fate, Letter, Manner, Manners, Step, Upstream, history, plenty};
 use world::World;
 
 /// Histories in an ordinary run; `PROPTEST_CASES` says otherwise.
@@ -126,6 +127,13 @@ mistakes_that_are_found! {
     the_model_sees_a_mail_sent_again_under_another_key: NewMailKeyAfterUnknown,
     the_model_sees_a_forgotten_key_posted_again: PostsForgottenKeys,
     the_model_sees_an_early_look_at_the_ledger_trusted: TrustsEarlyLooks,
+    the_model_sees_a_refund_given_twice: GivesRefundsTwice,
+    the_model_sees_a_refund_that_outlives_what_was_spent: OutlivesTheGrant,
+    the_model_sees_refunds_above_the_cap: IgnoresTheCap,
+    the_model_sees_a_key_that_stands_for_a_refusal: RemembersRefusals,
+    the_model_sees_a_key_read_outside_the_transaction: ReadsKeysTooEarly,
+    the_model_sees_rows_leave_without_their_sums: ForgetsSums,
+    the_model_sees_a_message_leave_that_is_not_settled: LeavesUnsettled,
     the_model_sees_credits_counted_from_a_webhook: CountsWebhooks,
 }
 
@@ -167,9 +175,63 @@ fn p2_a_read_that_is_answered_after_an_entry_gives_nothing_back() {
     live(Manners::default(), &steps, None).unwrap();
 }
 
+/// A message of one credit is sent and settled, and bounces.
+fn bounced() -> Vec<Step> {
+    [SENT.as_slice(), &posted(Fate::Arrives), &[Step::Bounce(0, true)]].concat()
+}
+
+/// The customer's grants are read.
+const GRANTS: [Step; 3] =
+    [Step::GrantsLeave(0), Step::GrantsTakeEffect(0, Manner::Well), Step::GrantsAnswered(0, Fate::Arrives)];
+
+/// What became of refunds after these steps: how many were given, how many were not.
+fn given_and_capped(steps: &[Step]) -> (i64, i64) {
+    const READ: &str = "
+        SELECT coalesce(sum(state IN ('due', 'released')), 0), coalesce(sum(state = 'capped'), 0) FROM refund";
+    runtime().block_on(async {
+        let mut world = World::new(Manners::default(), None).await;
+        for step in steps {
+            world.take(*step).await.unwrap();
+        }
+        world.check().await.unwrap();
+        let counts = {
+            let mut writer = world.process.store.writer.lock().await;
+            sqlx::query_as(READ).fetch_one(writer.connection()).await.unwrap()
+        };
+        world.come_to_rest().await.unwrap();
+        counts
+    })
+}
+
+#[test]
+fn p3_of_a_day_one_in_twenty_is_given_back_and_one_in_any_case() {
+    let one = bounced();
+    assert_eq!(given_and_capped(&one), (1, 0));
+    assert_eq!(given_and_capped(&one.repeat(2)), (1, 1));
+    let days = [one.as_slice(), &[Step::Wait(50_000)], &[Step::Wait(50_000)], &one].concat();
+    assert_eq!(given_and_capped(&days), (2, 0));
+    // Of 42 credits.
+    for is_debited in [false, true] {
+        assert_eq!(given_and_capped(&plenty(0, is_debited)), (2, 1));
+    }
+}
+
+#[test]
+fn p3_a_grant_that_lapses_before_its_refund_is_opened_or_posted_is_outlived_by_nothing() {
+    let bought = [Step::TopUp(0, 9, Some(1))];
+    let lapses = [Step::Wait(4_000)];
+    let entry = posted(Fate::Arrives);
+    let before_reading = [bounced(), lapses.to_vec(), GRANTS.to_vec(), entry.to_vec()];
+    let before_opening = [bounced(), GRANTS.to_vec(), lapses.to_vec(), entry.to_vec()];
+    let before_posting = [bounced(), GRANTS.to_vec(), entry[..1].to_vec(), lapses.to_vec(), entry.to_vec()];
+    for steps in [before_reading.concat(), before_opening.concat(), before_posting.concat()] {
+        live(Manners::default(), &[bought.as_slice(), &steps].concat(), None).unwrap();
+    }
+}
+
 #[test]
 fn p2_p3_a_credit_whose_answer_was_lost_is_counted_once() {
-    let debited = [SENT.as_slice(), &posted(Fate::Arrives), &[Step::Bounce(0, true)]].concat();
+    let debited = [bounced().as_slice(), &GRANTS].concat();
     let read =
         [Step::ReadLeaves(0), Step::ReadTakesEffect(0, Manner::Well), Step::ReadAnswered(0, Fate::Arrives)];
     for between in [read.as_slice(), &[Step::Crash], &[Step::TopUp(0, 3, None)], &[]] {

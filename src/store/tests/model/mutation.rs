@@ -30,6 +30,20 @@ pub(super) enum Mutation {
     PostsForgottenKeys,
     /// An entry that is not in the ledger is given up while a call for it may be under way.
     TrustsEarlyLooks,
+    /// A credit whose answer was lost is given up, and given again under another key.
+    GivesRefundsTwice,
+    /// What is given back lasts for ever, whatever was spent.
+    OutlivesTheGrant,
+    /// Everything that bounces is given back.
+    IgnoresTheCap,
+    /// A key stands for the refusal that its first submission got.
+    RemembersRefusals,
+    /// What a key stands for is looked up before the transaction that takes it.
+    ReadsKeysTooEarly,
+    /// Rows leave, and their sums with them.
+    ForgetsSums,
+    /// A message leaves although its captures are not settled.
+    LeavesUnsettled,
     /// The credits that a webhook speaks of are added to the balance.
     CountsWebhooks,
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Broken;
 use super::law::law;
+use super::mutation::Mutation;
 use super::steps::NAMES;
 use super::world::{World, pick};
 use crate::domain::decision::Choice;
@@ -54,6 +55,7 @@ impl World {
         }
         store.close_entries(cutoff).await?;
         store.close_marks(cutoff).await?;
+        self.leave_mistakenly().await;
         let kept = self.log().await?;
         for message in before {
             if !kept.iter().any(|log| log.message_id == message.message_id) {
@@ -65,6 +67,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What only a mistake does.
+    async fn leave_mistakenly(&self) {
+        const FORGET: &[&str] =
+            &["UPDATE account SET closed_price = 0, closed_captured = 0, closed_released = 0"];
+        const UNSETTLED: &[&str] = &[
+            "PRAGMA foreign_keys = OFF",
+            "UPDATE account SET closed_price = closed_price + m.price, closed_captured = closed_captured + m.captured,
+                    closed_released = closed_released + m.released
+             FROM (SELECT customer_id, sum(price) AS price, sum(captured) AS captured, sum(released) AS released
+                   FROM message WHERE final_at IS NOT NULL AND captured > closed GROUP BY customer_id) AS m
+             WHERE account.customer_id = m.customer_id",
+            "DELETE FROM message WHERE final_at IS NOT NULL AND captured > closed",
+            "PRAGMA foreign_keys = ON",
+        ];
+        let mistakes = match self.mutation {
+            Some(Mutation::ForgetsSums) => FORGET,
+            Some(Mutation::LeavesUnsettled) => UNSETTLED,
+            _ => return,
+        };
+        let mut writer = self.process.store.writer.lock().await;
+        for mistake in mistakes {
+            sqlx::query(*mistake).execute(writer.connection()).await.unwrap();
+        }
     }
 
     async fn log(&self) -> Result<Vec<MessageLog>, Broken> {

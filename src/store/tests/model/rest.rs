@@ -21,18 +21,12 @@ impl World {
         for _ in 0..ROUNDS_IN_DEBT {
             self.round(1).await?;
         }
-        // Whoever is in debt buys credits, and pays the debt first.
-        for (who, name) in NAMES.into_iter().enumerate() {
-            let account = account(&self.process.store, &id(name)).await;
-            let debt = account.owed.to_i64() + account.held.to_i64() - self.dodo.balance(who);
-            if let Ok(credits @ 1..) = u8::try_from(debt) {
-                self.take(Step::TopUp(who, credits + 1, None)).await?;
-            }
-        }
         let mut rounds = 0;
         while self.is_busy().await? {
             law!(rounds < ROUNDS, "something is never done: {:?}", self.process.store.totals().await?);
             rounds += 1;
+            // Again and again, since what was bought for some hours may lapse meanwhile.
+            self.pay_debts().await?;
             self.round(1800).await?;
             // What Dodo's ledger does not tell us, it tells the operator.
             for who in (0..NAMES.len()).filter(|_| rounds > ROUNDS_IN_DOUBT) {
@@ -51,6 +45,18 @@ impl World {
         self.spend_everything().await
     }
 
+    /// Whoever is in debt buys credits, and pays the debt first.
+    async fn pay_debts(&mut self) -> Result<(), Broken> {
+        for (who, name) in NAMES.into_iter().enumerate() {
+            let account = account(&self.process.store, &id(name)).await;
+            let debt = account.owed.to_i64() + account.held.to_i64() - self.dodo.balance(who);
+            if let Ok(credits @ 1..) = u8::try_from(debt) {
+                self.take(Step::TopUp(who, credits + 1, None)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything that can happen now happens.
     async fn round(&mut self, seconds: u32) -> Result<(), Broken> {
         while !self.wind.is_empty() {
@@ -66,11 +72,13 @@ impl World {
             self.take(Step::SendTakesEffect(0, Upstream::Takes)).await?;
             self.take(Step::SendAnswered(0, Fate::Arrives)).await?;
         }
-        let has_waited = !self.process.store.refunds_to_decide().await?.is_empty();
         for (who, name) in NAMES.into_iter().enumerate() {
+            self.take(Step::GrantsLeave(who)).await?;
+            self.take(Step::GrantsTakeEffect(who, Manner::Well)).await?;
+            self.take(Step::GrantsAnswered(who, Fate::Arrives)).await?;
             let is_open = self.process.store.open_entries().await?.iter().any(|e| e.customer_id == id(name));
             let is_owed = account(&self.process.store, &id(name)).await.owed.get() > 0;
-            if is_open || is_owed || self.is_refundable(who).await? || has_waited {
+            if is_open || is_owed || self.is_refundable(who).await? {
                 self.take(Step::EntryLeaves(who)).await?;
                 self.take(Step::EntryTakesEffect(who, Manner::Well)).await?;
                 self.take(Step::EntryAnswered(who, Fate::Arrives)).await?;

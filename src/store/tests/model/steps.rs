@@ -19,7 +19,7 @@ pub(super) enum Step {
     /// A message asks to be accepted; it is handed over, or waits in the database.
     Accept(Who, Letter, bool),
     /// The same is asked again under its key, twice at once and for whoever is named
-    /// by these bits; or another under it.
+    /// by these bits; or another under it. The last that was asked, or so many before it.
     Again(u8, bool, [u8; 2]),
     /// So many at once, in one commit.
     Rush(Who, u8),
@@ -42,7 +42,12 @@ pub(super) enum Step {
     ListLeaves,
     ReadTakesEffect(u8, Manner),
     ReadAnswered(u8, Fate),
-    /// A mail that was taken bounces, for all who got it or for the first of them.
+    /// A customer's grants are read, because refunds are due; in the same three steps.
+    GrantsLeave(Who),
+    GrantsTakeEffect(Who, Manner),
+    GrantsAnswered(Who, Fate),
+    /// A mail that was taken bounces, for all who got it or for the first of them; the
+    /// last that was accepted, or so many before it.
     Bounce(u8, bool),
     /// The operator decides about a message, told about the risk or not.
     Decide(u8, Choice, bool),
@@ -195,6 +200,9 @@ fn one_step() -> impl Strategy<Value = Step> {
         3 => (nth(), manner()).prop_map(|(nth, how)| Step::ReadTakesEffect(nth, how)),
         3 => (nth(), fate()).prop_map(|(nth, fate)| Step::ReadAnswered(nth, fate)),
         2 => (nth(), any::<bool>()).prop_map(|(nth, for_all)| Step::Bounce(nth, for_all)),
+        2 => who().prop_map(Step::GrantsLeave),
+        2 => (who(), manner()).prop_map(|(who, how)| Step::GrantsTakeEffect(who, how)),
+        2 => (who(), fate()).prop_map(|(who, fate)| Step::GrantsAnswered(who, fate)),
         1 => (nth(), choice(), any::<bool>()).prop_map(|(nth, choice, knows)| Step::Decide(nth, choice, knows)),
         1 => prop_oneof![Just(0), Just(1), Just(30)].prop_map(Step::LeaveBehind),
         2 => who().prop_map(Step::LookLeaves),
@@ -222,6 +230,8 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         3 => settled_late(),
         2 => doubted(),
         2 => mailed_late(),
+        3 => refunded(),
+        1 => refused(),
         1 => left_behind(),
         1 => bought(),
     ]
@@ -229,14 +239,16 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
 
 /// A message is accepted and sent.
 fn sent() -> impl Strategy<Value = Vec<Step>> {
-    (who(), letter()).prop_map(|(who, letter)| {
-        vec![
-            Step::Accept(who, letter, true),
-            Step::SendLeaves(0),
-            Step::SendTakesEffect(0, Upstream::Takes),
-            Step::SendAnswered(0, Fate::Arrives),
-        ]
-    })
+    (who(), letter()).prop_map(|(who, letter)| sent_of(who, letter))
+}
+
+fn sent_of(who: Who, letter: Letter) -> Vec<Step> {
+    vec![
+        Step::Accept(who, letter, true),
+        Step::SendLeaves(0),
+        Step::SendTakesEffect(0, Upstream::Takes),
+        Step::SendAnswered(0, Fate::Arrives),
+    ]
 }
 
 /// What is owed is settled, or not.
@@ -321,6 +333,55 @@ fn mailed_late() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
+/// What may last only so long is bought and spent, the message bounces, and its credit
+/// is given back; something may happen before the grants are known, and after it.
+fn refunded() -> impl Strategy<Value = Vec<Step>> {
+    let hours = prop::option::weighted(0.7, 1..30u8);
+    (who(), hours, between(), between(), manner(), fate()).prop_map(
+        |(who, hours, before, after, how, fate)| {
+            let mut steps = vec![Step::TopUp(who, 2, hours)];
+            steps.extend(debit(who, Manner::Well, Step::EntryAnswered(who, Fate::Arrives)));
+            steps.extend([Step::Bounce(0, true), Step::GrantsLeave(who)]);
+            steps.push(Step::GrantsTakeEffect(who, Manner::Well));
+            steps.extend(before);
+            steps.push(Step::GrantsAnswered(who, Fate::Arrives));
+            steps.extend(after);
+            steps.extend([Step::EntryLeaves(who), Step::EntryTakesEffect(who, how)]);
+            steps.push(Step::EntryAnswered(who, fate));
+            steps
+        },
+    )
+}
+
+/// Nothing is left, and what is refused is asked again when there is.
+fn refused() -> impl Strategy<Value = Vec<Step>> {
+    (who(), between()).prop_map(|(who, meanwhile)| {
+        let read = || balance_read(who, Vec::new(), Fate::Arrives);
+        let mut steps = [vec![Step::Expire(who)], read(), meanwhile].concat();
+        steps.extend([Step::Accept(who, Letter::One, true); 2]);
+        steps.push(Step::TopUp(who, 9, None));
+        steps.extend(read());
+        steps.extend([Step::Again(0, false, [u8::MAX; 2]), Step::Again(1, false, [u8::MAX; 2])]);
+        steps
+    })
+}
+
+/// So much is sent in a day that more than one bounce is given back, and not all of
+/// them; now and then they are taken back before they are debited.
+pub(super) fn plenty(who: Who, is_debited: bool) -> Vec<Step> {
+    let mut steps = vec![Step::TopUp(who, 60, None)];
+    steps.extend(balance_read(who, Vec::new(), Fate::Arrives));
+    for _ in 0..14 {
+        steps.extend(sent_of(who, Letter::Each));
+    }
+    if is_debited {
+        let debited = [Step::EntryLeaves(who), Step::EntryTakesEffect(who, Manner::Well)];
+        steps.extend(debited.into_iter().chain([Step::EntryAnswered(who, Fate::Arrives)]));
+    }
+    steps.push(Step::Bounce(0, true));
+    steps
+}
+
 /// A message is settled, perhaps it bounces, and then whatever may leaves.
 fn left_behind() -> impl Strategy<Value = Vec<Step>> {
     (who(), prop::option::weighted(0.3, any::<u8>())).prop_map(|(who, bounced)| {
@@ -364,7 +425,9 @@ fn balance_read(who: Who, meanwhile: Vec<Step>, fate: Fate) -> Vec<Step> {
 /// A history: Dodo's manners, and what happens.
 pub(super) fn history() -> impl Strategy<Value = (Manners, Vec<Step>)> {
     let steps = prop::collection::vec(phrase(), 1..40).prop_map(|phrases| phrases.concat());
-    (manners(), steps)
+    let plenty = (who(), any::<bool>()).prop_map(|(who, is_debited)| plenty(who, is_debited));
+    let begun = prop::option::weighted(0.05, plenty).prop_map(Option::unwrap_or_default);
+    (manners(), (begun, steps).prop_map(|(begun, steps)| [begun, steps].concat()))
 }
 
 /// What of Dodo's behaviour the documentation leaves open.

@@ -7,17 +7,21 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::Broken;
 use super::customer::Asked;
 use super::dodo::Dodo;
 use super::doubt::Looking;
 use super::mutation::Mutation;
+use super::refund::Refunding;
 use super::sender::{Late, Sending};
 use super::settler::{Posting, Reading};
 use super::steps::{Fate, Manner, Manners, NAMES, Step, Upstream, Who};
 use super::upstream::Upstreams;
 use crate::clock::Clock;
-use crate::domain::ids::{EntryId, MessageId};
+use crate::domain::idempotency::IdempotencyKey;
+use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::random;
 use crate::sandbox;
 use crate::store::entry::Entry;
@@ -61,6 +65,10 @@ pub(super) struct Process {
     pub(super) reads: Vec<Reading>,
     /// Looks at ledgers under way.
     pub(super) looks: Vec<Looking>,
+    /// How far refunds have come.
+    pub(super) refunding: [Option<Refunding>; NAMES.len()],
+    /// Keys whose submissions were refused; only a mistake looks at them.
+    pub(super) refused: BTreeSet<(CustomerId, IdempotencyKey)>,
     /// Leased parts.
     pub(super) sending: Vec<Sending>,
 }
@@ -84,6 +92,10 @@ pub(super) struct Truth {
     pub(super) left: BTreeSet<MessageId>,
     /// What each entry that was opened takes; less than nothing: what it gives.
     pub(super) opened: BTreeMap<EntryId, i64>,
+    /// Until when the grants last that a message's debits drew.
+    pub(super) spent: BTreeMap<MessageId, Timestamp>,
+    /// What each customer's messages had captured before time passed.
+    pub(super) captured: Vec<(Timestamp, [i64; NAMES.len()])>,
     /// Attempts of a part that ended without an answer.
     pub(super) unanswered: BTreeMap<(MessageId, u32), u32>,
     /// Lines of each customer's ledger of which the process can know: those that it
@@ -144,6 +156,12 @@ impl World {
             Step::ListLeaves => self.list_leaves().await,
             Step::ReadTakesEffect(nth, how) => self.read_takes_effect(nth, how).await,
             Step::ReadAnswered(nth, fate) => self.read_answered(nth, fate).await,
+            Step::GrantsLeave(who) => self.grants_leave(who).await,
+            Step::GrantsTakeEffect(who, how) => self.grants_take_effect(who, how).await,
+            Step::GrantsAnswered(who, fate) => {
+                self.grants_answered(who, fate);
+                Ok(())
+            }
             Step::Bounce(nth, for_all) => self.bounce(nth, for_all).await,
             Step::Decide(nth, choice, knows) => self.decide(nth, choice, knows).await,
             Step::LeaveBehind(hours) => self.leave_behind(hours).await,
@@ -171,7 +189,7 @@ impl World {
         let Some(nth) = pick(nth, self.wind.len()) else { return Ok(()) };
         match self.wind.remove(nth) {
             Gone::Entry(entry) => {
-                self.dodo.post(&entry, Manner::Well).await;
+                self.post(&entry, Manner::Well).await?;
             }
             Gone::Mail(part) => {
                 let (_, taken) = self.upstreams.take(&part, Upstream::Takes, self.clock.now()).await;
@@ -214,12 +232,15 @@ impl World {
             }
             self.process.reads.clear();
             self.process.looks.clear();
+            (0..NAMES.len()).for_each(|who| self.grants_answered(who, Fate::Lost));
             self.give_up_sending().await?;
             while self.serial.is_multiple_of(2) && !self.wind.is_empty() {
                 self.wind_blows(0).await?;
             }
             self.wind.clear();
         }
+        let captured = self.captured().await;
+        self.truth.captured.push((self.clock.now(), captured));
         self.clock.advance(Duration::from_secs(seconds.into()));
         Ok(())
     }
@@ -260,6 +281,8 @@ impl Process {
         Self {
             store,
             posting: [const { None }; 3],
+            refunding: [const { None }; 3],
+            refused: BTreeSet::new(),
             reads: Vec::new(),
             looks: Vec::new(),
             sending: Vec::new(),
