@@ -18,7 +18,6 @@ use crate::large::much;
 use crate::subscribe::{shown, subscribe, welcome};
 
 const SPOOLS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
-const ORPHANS: &str = "what was written ahead for nobody";
 const KEYS: &str = "SELECT count(*) FROM idempotency_key";
 
 /// Messages that a trouble of the upstream befalls, if not all.
@@ -178,14 +177,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| entries(meter, Misbehaviour::HangAfter, 1),
             |meter| meter.dodo().faults().struck() > 0,
         ),
-        CrashPoint::ChunkCommitted => Scenario {
-            passage: 2,
-            ..deed(sends_much, |meter, _| until_is(ORPHANS, 0, || meter.number(SPOOLS)))
-        },
-        CrashPoint::OrphansSwept => {
-            deed(|_| String::new(), |meter, _| until_is(ORPHANS, 0, || meter.number(SPOOLS)))
-                .troubles(leaves_an_orphan)
-        }
+        CrashPoint::ChunkCommitted => Scenario { passage: 2, ..deed(sends_much, is_swept) },
+        CrashPoint::OrphansSwept => deed(|_| String::new(), is_swept).troubles(leaves_an_orphan),
         CrashPoint::BounceRecorded => Scenario::of_bounce(bounces_early),
         CrashPoint::RefundsDecided => {
             Scenario { troubles: first_call_hangs, ..Scenario::of_bounce(bounces_early) }
@@ -252,6 +245,10 @@ fn leaves_an_expired_key(meter: &Meter, _: Road) {
 fn leaves_an_orphan(meter: &Meter, _: Road) {
     meter.tamper("INSERT INTO spool (spool_id, begun_at) VALUES ('spool-1', 1)");
     meter.tamper("INSERT INTO chunk VALUES ('spool-1', 0, zeroblob(262144))");
+}
+
+fn is_swept(meter: &Meter, _: &str) {
+    until_is("what was written ahead for nobody", 0, || meter.number(SPOOLS));
 }
 
 fn sends_much(meter: &Meter) -> String {
