@@ -31,6 +31,7 @@ use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
+use crate::door::{Door, Limits, Network};
 use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
@@ -38,8 +39,8 @@ use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
+use crate::smtp;
 use crate::smtp::connection::{Opening, Server};
-use crate::smtp::listener::Front;
 use crate::store::customer::{ChangeError, Credential};
 use crate::store::{self, Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
@@ -249,10 +250,10 @@ impl Running {
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
-        front.0.spawn(http::serve(sockets.http, pages, metrics.clone(), front.1.clone()));
+        start_http(config, (sockets.http, pages), config.http_trusted_proxies(), &metrics, &front);
         if let Some(listener) = sockets.metrics {
             let pages = http::metrics_router(metrics.clone());
-            front.0.spawn(http::serve(listener, pages, metrics, front.1.clone()));
+            start_http(config, (listener, pages), &[], &metrics, &front);
         }
         Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, front, back })
     }
@@ -423,7 +424,13 @@ fn start_smtp(
     let (submission_room, memory) = (rooms.submission.clone(), rooms.memory.clone());
     let reply = config.billing.out_of_credit_reply;
     let server = Server::new(&config.smtp, reply, submission_room, memory);
-    let front = Front::new(server, &config.smtp, tasks.clone(), stop.clone());
+    let door = Door::new(Limits {
+        max_connections: config.smtp.max_connections,
+        max_connections_per_ip: config.smtp.max_connections_per_ip,
+        trusted_proxies: config.smtp.trusted_proxies.clone(),
+        proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
+    });
+    let front = smtp::listener::Front::new(server, door, tasks.clone(), stop.clone());
     for listener in submission {
         let acceptor = TlsAcceptor::from(certificate.server_config()?);
         tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::StartTls(acceptor)));
@@ -433,6 +440,25 @@ fn start_smtp(
         tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::Implicit(acceptor)));
     }
     Ok(())
+}
+
+/// The metrics' own listener trusts no proxy: whoever reads this node's comes directly.
+fn start_http(
+    config: &Config,
+    (listener, pages): (TcpListener, Router),
+    trusted_proxies: &[Network],
+    metrics: &Metrics,
+    front: &(TaskTracker, CancellationToken),
+) {
+    let door = Door::new(Limits {
+        max_connections: config.http.max_connections,
+        max_connections_per_ip: config.http.max_connections_per_ip,
+        trusted_proxies: trusted_proxies.to_vec(),
+        proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
+    });
+    let timeout = Duration::from_secs(config.http.header_timeout_s);
+    let serving = http::listener::Front::new(pages, door, timeout, metrics.clone(), front.clone());
+    front.0.spawn(serving.run(listener));
 }
 
 /// Waits for SIGTERM or ctrl-c.

@@ -82,6 +82,12 @@ crash_points! {
     EntrySettled = "entry-settled",
     /// An entry is void; the balance was not read again.
     EntryVoided = "entry-voided",
+    /// An entry is in doubt; Dodo's ledger was not searched for it.
+    EntryDoubted = "entry-doubted",
+    /// A doubtful entry is settled by Dodo's ledger; what follows from that was not done.
+    DoubtSettled = "doubt-settled",
+    /// A doubtful entry is void by Dodo's ledger; the balance was not read again.
+    DoubtVoided = "doubt-voided",
     /// A bounce is committed, and what it gives back decided; the settler was not told.
     BounceRecorded = "bounce-recorded",
     /// A refund that waited is decided; the settler was not told.

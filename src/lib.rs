@@ -37,6 +37,7 @@
 //! | [`http`] | routes, pages, webhooks | SQL, SMTP, how mail leaves |
 //! | [`submission`] | the use case that takes a message in | replies, SQL, wire formats |
 //! | [`mime`] | header inspection, the stamp, our own mail; pure | envelopes' fate, the store |
+//! | [`door`] | how connections come in: limits, who it is (PROXY protocol) | what is said on them |
 //! | [`routing`] | which road a message takes, its parts | sockets, SQL |
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
 //! | [`memory`] | the budget for what arrives; who finds no room is refused, nobody waits | what a message is |
@@ -51,7 +52,7 @@
 //! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`random`], [`throttle`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
-//! `store`, `upstream`, `mime` → `domain`; `delivery` stands beside `submission` and
+//! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come in); `delivery` stands beside `submission` and
 //! takes from the same rooms (both `delivery` and `billing` write mail of our own:
 //! bounces and notices). Traits stand nowhere: rooms
 //! are concrete and handed in by [`app`]; the two services are reached at base URLs,
@@ -82,8 +83,8 @@
 //! - **An entry is posted under one key with one amount until Dodo says something
 //!   definite, and as long as Dodo surely knows the key.** Only 2xx and 409 settle
 //!   it; only a 400 that no unknown try went before voids it. After that it is
-//!   doubtful: only Dodo's ledger, or the operator, decides it, and it is never
-//!   posted again.
+//!   doubtful: only Dodo's ledger, or the operator, decides it, whoever is first,
+//!   and it is never posted again.
 //! - **A refund is given once, and never outlives what was spent.** While the capture
 //!   is in no entry it is taken back; after that a credit entry in the same lane gives
 //!   it back. Off by default; at most one in twenty of a day's messages, but one at
@@ -108,6 +109,8 @@
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.
+//! - **A client's address is the socket's, or what a proxy named in the configuration
+//!   says**; nobody else is asked, and such a proxy that says nothing is not served.
 //! - **What an upstream may have is given up by nobody but the operator**, who was told
 //!   the risk; the decision is kept with the message ([`domain::decision`]). Over SMTP
 //!   nothing that is said later (put off, refused, expired) disproves a copy that was lost
@@ -135,6 +138,7 @@
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
+//! | while an entry is in doubt (`entry-doubted`, `doubt-settled`, `doubt-voided`) | the doubt, which Dodo's ledger or the operator ends; or its end with who said so |
 //! | when a bounce is told (`bounce-recorded`, `refunds-decided`) | the bounce and what it gives back; Resend tells it again, which changes nothing |
 //! | while credit is given back (`refunds-due`, `credit-opened`) | refunds that are due, those never debited taken back; the open entry, posted again under its key |
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
@@ -153,6 +157,7 @@ pub mod config;
 pub mod crash;
 pub mod delivery;
 pub mod domain;
+pub mod door;
 pub mod handover;
 pub mod http;
 pub mod memory;

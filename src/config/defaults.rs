@@ -39,6 +39,7 @@ impl Default for Smtp {
             max_connections: 10_000,
             max_connections_per_ip: 100,
             trusted_proxies: Vec::new(),
+            handshake_timeout_s: 15,
             idle_timeout_s: 300,
             data_timeout_s: 600,
             unauthenticated_timeout_s: 60,
@@ -50,7 +51,14 @@ impl Default for Smtp {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 3000)), metrics_listen: None }
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 3000)),
+            metrics_listen: None,
+            max_connections: 4_096,
+            max_connections_per_ip: 1_024,
+            trusted_proxies: None,
+            header_timeout_s: 75,
+        }
     }
 }
 

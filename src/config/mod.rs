@@ -21,12 +21,12 @@ pub use secrets::{MissingEnv, Secrets};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::domain::address::InvalidAddress;
 use crate::domain::credits::Unit;
 use crate::domain::sender::SenderPolicy;
+use crate::door::Network;
 
 /// Everything in the file. Every field has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -74,8 +74,10 @@ pub struct Smtp {
     pub max_connections: usize,
     /// Most connections from one address.
     pub max_connections_per_ip: usize,
-    /// CIDRs that may speak the PROXY protocol.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Networks whose connections begin with a PROXY header, on every listener.
+    pub trusted_proxies: Vec<Network>,
+    /// Longest TLS handshake, and longest wait for a PROXY header, in seconds.
+    pub handshake_timeout_s: u64,
     /// Longest wait for a command, in seconds (RFC 5321 §4.5.3.2 asks for 300).
     pub idle_timeout_s: u64,
     /// Longest time a message may take to arrive, in seconds.
@@ -94,8 +96,16 @@ pub struct Smtp {
 pub struct Http {
     /// Where the HTTP side listens. `PORT` in the environment replaces its port.
     pub listen: SocketAddr,
-    /// Another address for `/metrics`; unset: on `listen`.
+    /// Another address for `/metrics`; unset: on `listen`. The PROXY protocol is not spoken there.
     pub metrics_listen: Option<SocketAddr>,
+    /// Most connections in all; more wait.
+    pub max_connections: usize,
+    /// Most connections from one address.
+    pub max_connections_per_ip: usize,
+    /// The same as `smtp.trusted_proxies`, which holds where this is unset.
+    pub trusted_proxies: Option<Vec<Network>>,
+    /// Longest wait for a request's header, the time between two requests included, in seconds.
+    pub header_timeout_s: u64,
 }
 
 /// `[billing]`
@@ -245,6 +255,11 @@ impl Config {
         self.upstream.kind == UpstreamKind::Smtp || self.upstream.fallback == Fallback::Smtp
     }
 
+    /// Whose connections to the HTTP side begin with a PROXY header.
+    pub fn http_trusted_proxies(&self) -> &[Network] {
+        self.http.trusted_proxies.as_deref().unwrap_or(&self.smtp.trusted_proxies)
+    }
+
     /// Who bounces and notices come from: `notices.from`, or else
     /// `Postmeter <postmaster@HOSTNAME>`. A loaded configuration never errs here.
     pub fn notices_from(&self) -> Result<NoticesFrom, InvalidAddress> {
@@ -256,7 +271,13 @@ impl Config {
 
     /// What is allowed and yet worth a second look, one line each.
     pub fn warnings(&self) -> Vec<String> {
+        let mut proxies = self.smtp.trusted_proxies.iter().chain(self.http_trusted_proxies());
         let doubts = [
+            (
+                proxies.any(Network::is_everybody),
+                "trusted_proxies names every address there is: whoever connects may claim to be anybody; \
+                 name your proxies alone",
+            ),
             (
                 self.billing.unit == Unit::Message && self.smtp.max_recipients > 1 && self.uses_resend(),
                 "billing.unit is \"message\" and smtp.max_recipients is more than 1: Resend counts each \

@@ -98,7 +98,18 @@ fn what_is_not_a_setting_is_told_with_line_and_key() {
             "[smtp]\nsubmission = [\n  \"587\",\n]",
             "line 3, column 3: smtp.submission: invalid socket address",
         ),
-        ("[smtp]\ntrusted_proxies = [\"10.0.0.0/99\"]", "line 2, column 20: smtp.trusted_proxies: "),
+        (
+            "[smtp]\ntrusted_proxies = [\"10.0.0.0/99\"]",
+            "line 2, column 19: smtp.trusted_proxies: \"10.0.0.0/99\" is not a network such as 10.0.0.0/8",
+        ),
+        (
+            "[smtp]\ntrusted_proxies = [\"::1/128\", \"10.0.0.5/8\"]",
+            "line 2, column 19: smtp.trusted_proxies: 10.0.0.5/8 names an address within 10.0.0.0/8",
+        ),
+        (
+            "[http]\ntrusted_proxies = [\"10.0.0.1\"]",
+            "line 2, column 19: http.trusted_proxies: \"10.0.0.1\" is",
+        ),
         (
             "[billing]\nout_of_credit_reply = 500",
             "billing.out_of_credit_reply: out_of_credit_reply is 500; it can be",
@@ -131,6 +142,10 @@ fn senseless_values_are_told_with_line_and_key() {
         ("[smtp]\nmax_recipients = 0", "smtp.max_recipients: is 0; must be at least 1"),
         ("[smtp]\nmax_connections = 0", "smtp.max_connections: is 0"),
         ("[smtp]\nmax_connections_per_ip = 0", "smtp.max_connections_per_ip: is 0"),
+        ("[smtp]\nhandshake_timeout_s = 0", "smtp.handshake_timeout_s: is 0"),
+        ("[http]\nmax_connections = 0", "http.max_connections: is 0"),
+        ("[http]\nmax_connections_per_ip = 0", "http.max_connections_per_ip: is 0"),
+        ("[http]\nheader_timeout_s = 0", "http.header_timeout_s: is 0"),
         ("[smtp]\nidle_timeout_s = 0", "smtp.idle_timeout_s: is 0"),
         ("[smtp]\ndata_timeout_s = 0", "smtp.data_timeout_s: is 0"),
         ("[smtp]\nunauthenticated_timeout_s = 0", "smtp.unauthenticated_timeout_s: is 0"),
@@ -243,6 +258,21 @@ fn notices_come_from_whom_the_file_says_or_from_postmaster() {
 }
 
 #[test]
+fn the_http_side_trusts_the_proxies_of_smtp_unless_it_has_its_own() {
+    let table = [
+        ("", false),
+        ("[smtp]\ntrusted_proxies = [\"10.0.0.0/8\"]", true),
+        ("[smtp]\ntrusted_proxies = [\"10.0.0.0/8\"]\n[http]\ntrusted_proxies = []", false),
+        ("[http]\ntrusted_proxies = [\"10.0.0.0/8\"]", true),
+    ];
+    for (text, want) in table {
+        let config = Config::parse(text).unwrap();
+        let trusted = config.http_trusted_proxies().iter().any(|it| it.contains([10, 1, 2, 3].into()));
+        assert_eq!(trusted, want, "{text}");
+    }
+}
+
+#[test]
 fn doubtful_settings_are_warned_of() {
     let table = [
         ("", "each recipient", true),
@@ -251,6 +281,9 @@ fn doubtful_settings_are_warned_of() {
         ("", "smtp.hostname", true),
         ("smtp.hostname = \"smtp.example.com\"", "smtp.hostname is", false),
         ("notices.from = \"a@example.com\"", "notices.from is not set", false),
+        ("smtp.trusted_proxies = [\"0.0.0.0/0\"]", "trusted_proxies names every address", true),
+        ("http.trusted_proxies = [\"::/0\"]", "trusted_proxies names every address", true),
+        ("smtp.trusted_proxies = [\"10.0.0.0/8\"]", "trusted_proxies", false),
         ("upstream.allow_plaintext = true", "allow_plaintext does nothing", true),
         ("upstream.allow_plaintext = true\nupstream.kind = \"smtp\"", "allow_plaintext does nothing", false),
         ("upstream.kind = \"smtp\"\nupstream.fallback = \"smtp\"", "fallback does nothing", true),

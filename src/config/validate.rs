@@ -22,9 +22,9 @@ const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
 pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     let mut findings = Findings(Vec::new());
     findings.roots(config);
-    findings.not_yet(config);
     findings.smtp(&config.smtp);
     findings.listeners(&config.smtp, &config.http);
+    findings.http(&config.http);
     findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
@@ -54,13 +54,6 @@ impl Findings {
         self.at_most(key, value, most);
     }
 
-    /// What has a place in the file and no effect yet must not look as if it had one.
-    fn not_yet(&mut self, config: &Config) {
-        self.require(config.smtp.trusted_proxies.is_empty(), "smtp.trusted_proxies", || {
-            "the PROXY protocol is not supported yet; leave it empty".to_owned()
-        });
-    }
-
     fn roots(&mut self, config: &Config) {
         self.require(!config.data_dir.as_os_str().is_empty(), "data_dir", || {
             "is empty; name a directory".to_owned()
@@ -84,6 +77,7 @@ impl Findings {
         self.at_least("smtp.max_recipients", smtp.max_recipients, 1);
         self.at_least("smtp.max_connections", smtp.max_connections, 1);
         self.at_least("smtp.max_connections_per_ip", smtp.max_connections_per_ip, 1);
+        self.one_to(MOST_SECONDS, "smtp.handshake_timeout_s", smtp.handshake_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.idle_timeout_s", smtp.idle_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.data_timeout_s", smtp.data_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.unauthenticated_timeout_s", smtp.unauthenticated_timeout_s);
@@ -113,6 +107,12 @@ impl Findings {
             let free = address.port() == 0 || taken.insert(*address);
             self.require(free, key, || format!("{address} is listened on twice; give each its own port"));
         }
+    }
+
+    fn http(&mut self, http: &Http) {
+        self.at_least("http.max_connections", http.max_connections, 1);
+        self.at_least("http.max_connections_per_ip", http.max_connections_per_ip, 1);
+        self.one_to(MOST_SECONDS, "http.header_timeout_s", http.header_timeout_s);
     }
 
     fn billing(&mut self, billing: &Billing, uses_resend: bool) {

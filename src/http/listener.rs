@@ -1,73 +1,118 @@
-//! The door of the HTTP side: how many come in at once, and how long one that
-//! says nothing may stay. What comes through it is not looked at here.
+//! Takes connections in: gives each a task of its own, and says how long one that
+//! says nothing, or little, may stay. What comes through is not looked at here.
+//!
+//! Who may come in, and who it is, the [`Door`] says. One connection too many in all
+//! waits in the kernel's queue; one too many of a client is closed. Tasks belong to
+//! a tracker and hear a stop.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::http::Request;
 use axum::http::request::Parts;
-use axum::serve::{IncomingStream, Listener};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
+use crate::door::{self, Door, Refused};
 use crate::telemetry::{self, Metrics, OpenConnection};
 
-/// Connections at the same time; the next waits in the kernel's queue.
-const MAX_CONNECTIONS: usize = 4_096;
 /// A connection on which not an octet moves for so long is closed.
 const IDLE: Duration = Duration::from_secs(75);
+/// How long a stop waits for answers that are under way.
+const GRACE: Duration = Duration::from_secs(20);
 
-/// A listener that counts and bounds what it lets in.
+/// Takes connections in for some routes.
 #[derive(Debug)]
-pub(super) struct Door {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
+pub struct Front {
+    router: Router,
+    door: Door,
+    header_timeout: Duration,
     metrics: Metrics,
+    tracker: TaskTracker,
+    stop: CancellationToken,
 }
 
-impl Door {
-    pub(super) fn new(listener: TcpListener, metrics: Metrics) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)), metrics }
+impl Front {
+    /// A front that waits at most `header_timeout` for the header of a request.
+    /// Connections become tasks of the tracker; at the stop they finish what is under
+    /// way, within 20 seconds.
+    pub fn new(
+        router: Router,
+        door: Door,
+        header_timeout: Duration,
+        metrics: Metrics,
+        (tracker, stop): (TaskTracker, CancellationToken),
+    ) -> Arc<Self> {
+        Arc::new(Self { router, door, header_timeout, metrics, tracker, stop })
     }
-}
 
-impl Listener for Door {
-    type Io = Connection;
-    type Addr = SocketAddr;
+    /// Accepts on one socket until the stop; run it as a task of the same tracker.
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        let next = async || (self.door.free_place().await, door::accept(&listener).await);
+        while let Some((place, (socket, peer))) = self.stop.run_until_cancelled(next()).await {
+            let front = Arc::clone(&self);
+            self.tracker.spawn(async move {
+                front.receive(socket, peer).await;
+                drop(place);
+            });
+        }
+    }
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        // Only speed is at stake.
-        let _ = stream.set_nodelay(true);
-        let connection = Connection {
-            stream,
-            idle: Box::pin(tokio::time::sleep(IDLE)),
-            _permit: permit,
-            _counted: self.metrics.connection(telemetry::Listener::Http),
+    async fn receive(&self, mut socket: TcpStream, peer: SocketAddr) {
+        let guest = match self.stop.run_until_cancelled(self.door.enter(&mut socket, peer)).await {
+            Some(Ok(guest)) => guest,
+            Some(Err(Refused::Crowded(peer))) => {
+                tracing::debug!(%peer, "too many connections");
+                return;
+            }
+            Some(Err(Refused::Unannounced(_))) | None => return,
         };
-        (connection, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        let peer = Peer(guest.address);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            self.router.clone().oneshot(request)
+        });
+        let io = TokioIo::new(Connection {
+            stream: socket,
+            idle: Box::pin(tokio::time::sleep(IDLE)),
+            _counted: self.metrics.connection(telemetry::Listener::Http),
+        });
+        let mut serving = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.header_timeout)
+                .serve_connection(io, service)
+        );
+        // How it ends is the client's business: it is gone, or silent, or has been answered.
+        if self.stop.run_until_cancelled(serving.as_mut()).await.is_none() {
+            serving.as_mut().graceful_shutdown();
+            let _ = timeout(GRACE, serving).await;
+        }
     }
 }
 
 /// A connection that ends when nothing moves on it.
 #[derive(Debug)]
-pub(super) struct Connection {
+struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
     _counted: OpenConnection,
 }
 
@@ -128,17 +173,11 @@ impl AsyncWrite for Connection {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-impl Connected<IncomingStream<'_, Door>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
 impl<S: Sync> FromRequestParts<S> for Peer {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        let info = parts.extensions.get::<ConnectInfo<Self>>();
-        Ok(info.map_or(Self((Ipv6Addr::UNSPECIFIED, 0).into()), |ConnectInfo(peer)| *peer))
+        let peer = parts.extensions.get::<Self>();
+        Ok(peer.copied().unwrap_or(Self((Ipv6Addr::UNSPECIFIED, 0).into())))
     }
 }

@@ -13,7 +13,7 @@ mod checkout;
 mod credits;
 pub mod error;
 mod health;
-mod listener;
+pub mod listener;
 mod messages;
 mod pages;
 mod provision;
@@ -26,7 +26,6 @@ mod tests;
 mod webhooks;
 mod welcome;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +34,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use secrecy::SecretString;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
@@ -53,12 +50,8 @@ use crate::throttle::Throttle;
 pub use health::metrics_router;
 
 use error::{HttpError, PageError};
-use listener::{Door, Peer};
 use session::Sessions;
 use signature::SigningKey;
-
-/// How long a stop waits for answers that are under way.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// Checkouts that one network may begin at once, and how often after that.
 const SUBSCRIBE_BURST: u32 = 20;
@@ -241,27 +234,4 @@ async fn secured(mut response: Response) -> Response {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
-}
-
-/// Serves until `stop`, then finishes what is under way, at most 20 seconds.
-///
-/// # Errors
-/// When the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    metrics: Metrics,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let door = Door::new(listener, metrics);
-    let served = axum::serve(door, service).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let overdue = async {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        done = served.into_future() => done,
-        () = overdue => Ok(()),
-    }
 }

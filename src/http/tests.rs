@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::connect_info::ConnectInfo;
 use axum::http::{HeaderMap, Request};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::listener::Peer;
+use super::listener::{Front, Peer};
 use super::signature::SigningKey;
 use super::{Rooms, Settings, Shared, Site, SmtpAccess, router};
 use crate::billing::dodo::{Dodo, DodoSettings};
@@ -33,6 +32,7 @@ use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::{SenderPattern, SenderPolicy};
+use crate::door::{Door, Limits};
 use crate::handover::Handover;
 use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
@@ -106,7 +106,7 @@ impl Town {
 
     async fn call(&self, mut request: Request<Body>) -> Answer {
         let peer = "192.0.2.7:1234".parse().unwrap();
-        request.extensions_mut().insert(ConnectInfo(Peer(peer)));
+        request.extensions_mut().insert(Peer(peer));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, 1 << 22).await.unwrap();
@@ -252,9 +252,17 @@ async fn a_stop_answers_what_is_under_way_and_ends() {
     let town = Town::new().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let stop = CancellationToken::new();
-    let router = town.router.clone();
-    let served = tokio::spawn(super::serve(listener, router, town.site.metrics.clone(), stop.clone()));
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let door = Door::new(Limits {
+        max_connections: 10,
+        max_connections_per_ip: 10,
+        trusted_proxies: Vec::new(),
+        proxy_header_timeout: Duration::from_secs(5),
+    });
+    let tasks = (tracker.clone(), stop.clone());
+    let metrics = town.site.metrics.clone();
+    let front = Front::new(town.router.clone(), door, Duration::from_secs(5), metrics, tasks);
+    tracker.spawn(front.run(listener));
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let begun = b"POST /checkout/subscribe HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
         content-type: application/json\r\ncontent-length: 2\r\n\r\n";
@@ -268,6 +276,7 @@ async fn a_stop_answers_what_is_under_way_and_ends() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 422 ") && answer.contains("missing field `email`"), "{answer}");
-    served.await.unwrap().unwrap();
+    tracker.close();
+    tracker.wait().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }

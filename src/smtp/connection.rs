@@ -32,15 +32,13 @@ use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
 use body::Patience;
 
-/// Longest TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// What all connections share.
 #[derive(Debug)]
 pub struct Server {
     pub(super) rules: Rules,
     submission: Submission,
     memory: Memory,
+    handshake: Duration,
     idle: Duration,
     data: Duration,
     unauthenticated: Duration,
@@ -65,6 +63,7 @@ impl Server {
             },
             submission,
             memory,
+            handshake: Duration::from_secs(config.handshake_timeout_s),
             idle: Duration::from_secs(config.idle_timeout_s),
             data: Duration::from_secs(config.data_timeout_s),
             unauthenticated: Duration::from_secs(config.unauthenticated_timeout_s),
@@ -155,7 +154,7 @@ impl Visit<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let deadline = Instant::now() + self.server.handshake;
         let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
             Ok(socket) => socket,
             Err(Interrupted::Stopping) => return End::Stopped,

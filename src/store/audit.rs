@@ -87,25 +87,31 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "account",
+        // Entries that the operator decided outlive later ones.
         "last_entered is not the last capture that an open or done entry covers",
         "SELECT a.customer_id FROM account a WHERE a.last_entered <>
-            (SELECT coalesce(max(e.last_capture), a.closed_capture) FROM entry e
+            (SELECT max(coalesce(max(e.last_capture), 0), a.closed_capture) FROM entry e
              WHERE e.customer_id = a.customer_id AND e.state IN ('open', 'done') AND e.kind = 'debit')",
     ),
-    check(
+    sums(
         "account",
         // What messages say was captured and what entries say was settled, of the rows that have left.
         "what has left it does not add up",
-        "SELECT a.customer_id FROM account a
+        "SELECT a.customer_id, abs(a.closed_captured + coalesce(m.closed, 0) - a.closed_settled - coalesce(e.closed, 0))
+         FROM account a
          LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM message WHERE closed > 0 GROUP BY customer_id) m
             ON m.customer_id = a.customer_id
          LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry
                     WHERE state <> 'void' AND kind = 'debit' GROUP BY customer_id) e
             ON e.customer_id = a.customer_id
-         WHERE a.closed_captured + coalesce(m.closed, 0) <> a.closed_settled + coalesce(e.closed, 0)
-            OR a.closed_price <> a.closed_captured + a.closed_released
-            OR a.closed_price < 0 OR a.closed_captured < 0 OR a.closed_released < 0
-            OR a.closed_capture > a.last_entered OR (a.closed_capture = 0 AND a.closed_settled <> 0)",
+         WHERE a.closed_captured + coalesce(m.closed, 0) <> a.closed_settled + coalesce(e.closed, 0)",
+    ),
+    check(
+        "account",
+        "what has left it cannot be",
+        "SELECT customer_id FROM account
+         WHERE closed_price < 0 OR closed_captured < 0 OR closed_released < 0
+            OR closed_capture > last_entered OR (closed_capture = 0 AND closed_settled <> 0)",
     ),
     sums(
         "account",
@@ -193,8 +199,10 @@ const CHECKS: &[Check] = &[
         "message",
         "captured and released are not what became of its recipients",
         "SELECT m.message_id, CASE m.unit
-            WHEN 'recipient' THEN abs(m.captured - r.sent) + abs(m.released - r.failed)
-            ELSE abs(m.captured - (r.sent > 0)) + abs(m.released - (r.sent = 0 AND r.queued = 0)) END
+            WHEN 'recipient' THEN abs(m.captured - r.sent + coalesce(b.amount, 0))
+                                + abs(m.released - r.failed - coalesce(b.amount, 0))
+            ELSE abs(m.captured - (r.sent > 0) + coalesce(b.amount, 0))
+               + abs(m.released - (r.sent = 0 AND r.queued = 0) - coalesce(b.amount, 0)) END
          FROM message m JOIN
             (SELECT message_id, sum(state = 'sent') AS sent, sum(state = 'failed') AS failed,
                     sum(state = 'queued') AS queued FROM recipient GROUP BY message_id) r
@@ -316,19 +324,22 @@ const CHECKS: &[Check] = &[
          WHERE e.kind = 'debit' AND (e.first_capture < 1 OR e.last_capture < e.first_capture
             OR e.last_capture - e.first_capture >= e.amount OR (e.state <> 'void' AND e.last_capture > a.last_capture))",
     ),
-    check(
+    sums(
         "entry",
+        // A capture that has left counts as one.
         "it covers captures that another entry covers",
-        "SELECT entry_id FROM
-            (SELECT entry_id, first_capture, max(last_capture) OVER
+        "SELECT e.entry_id, max(min(e.covered, e.last_capture) - e.first_capture + 1,
+            (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = e.customer_id
+                AND c.number BETWEEN e.first_capture AND min(e.covered, e.last_capture)))
+         FROM (SELECT entry_id, customer_id, first_capture, last_capture, max(last_capture) OVER
                 (PARTITION BY customer_id ORDER BY first_capture, entry_id
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
-             FROM entry WHERE state <> 'void' AND kind = 'debit') WHERE covered >= first_capture",
+               FROM entry WHERE state <> 'void' AND kind = 'debit') AS e WHERE e.covered >= e.first_capture",
     ),
-    check(
+    sums(
         "entry",
         "it leaves captures out between it and the entry before it",
-        "SELECT e.entry_id FROM
+        "SELECT e.entry_id, e.first_capture - 1 - max(coalesce(e.covered, 0), coalesce(a.closed_capture, 0)) FROM
             (SELECT entry_id, customer_id, first_capture, max(last_capture) OVER
                 (PARTITION BY customer_id ORDER BY first_capture, entry_id
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
@@ -348,7 +359,7 @@ const CHECKS: &[Check] = &[
         "SELECT entry_id FROM entry WHERE tries < 1 OR unknown_tries < 0
             OR (unknown_tries > 0) <> (first_unknown_at IS NOT NULL)
             OR (doubtful_since IS NOT NULL AND (unknown_tries = 0 OR last_tried_at IS NULL))
-            OR (decided_by IS NOT NULL AND doubtful_since IS NULL)",
+            OR (decided_by IS NOT NULL) <> (doubtful_since IS NOT NULL AND state <> 'open')",
     ),
     check(
         "entry",
@@ -386,16 +397,19 @@ const CHECKS: &[Check] = &[
          SELECT min(customer_id || ' ' || message_id) FROM idempotency_recipient
             GROUP BY customer_id, key, number HAVING min(message_id) <> max(message_id)",
     ),
-    check(
+    sums(
         "entry",
         "its amount is not the sum of its refunds",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void' AND e.amount - e.closed <>
-            (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id)",
+        "SELECT entry_id, abs(amount - refunded) FROM
+            (SELECT e.entry_id, e.amount - e.closed AS amount,
+                (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id) AS refunded
+             FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void') s
+         WHERE amount <> refunded",
     ),
-    check(
+    sums(
         "refund",
         "it is not what became of its entry",
-        "SELECT r.message_id || ' ' || r.address FROM refund r LEFT JOIN entry e ON e.entry_id = r.entry_id
+        "SELECT r.message_id || ' ' || r.address, r.amount FROM refund r LEFT JOIN entry e ON e.entry_id = r.entry_id
          WHERE CASE r.state
             WHEN 'credited' THEN e.state IS NOT 'done' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id
             WHEN 'due' THEN r.entry_id IS NOT NULL
@@ -417,10 +431,10 @@ const CHECKS: &[Check] = &[
             AND (f.address = '' OR r.address = f.address)
          WHERE f.state <> 'waiting' AND r.state <> 'failed' AND r.bounced_at IS NULL",
     ),
-    check(
+    sums(
         "refund",
         "more is given back than was captured",
-        "SELECT f.message_id FROM refund f JOIN message m ON m.message_id = f.message_id
+        "SELECT f.message_id, sum(f.amount) - max(m.captured) FROM refund f JOIN message m ON m.message_id = f.message_id
          WHERE f.state IN ('due', 'credited') GROUP BY f.message_id HAVING sum(f.amount) > max(m.captured)",
     ),
     check(

@@ -138,15 +138,33 @@ fn drift_is_on_the_metrics_page_and_in_readyz_while_it_lasts() {
     assert!(said.out.contains("cus_ann") && said.out.contains(" 3 "), "{said:?}");
     meter.tamper("UPDATE account SET held = held - 3");
     until_is("drift", "0".to_owned(), || drift(&meter));
+    // An entry that covers the capture of another, and sums of what has left.
+    for (credits, hand, undone) in [
+        (
+            "2",
+            "UPDATE entry SET first_capture = 1 WHERE last_capture = 2",
+            "UPDATE entry SET first_capture = 2 WHERE last_capture = 2",
+        ),
+        (
+            "4",
+            "UPDATE account SET closed_settled = closed_settled + 4",
+            "UPDATE account SET closed_settled = closed_settled - 4",
+        ),
+    ] {
+        meter.tamper(hand);
+        until_is(hand, credits.to_owned(), || drift(&meter));
+        meter.tamper(undone);
+        until_is(undone, "0".to_owned(), || drift(&meter));
+    }
     assert_eq!(meter.get("/readyz").json()["problems"], json!([]));
 }
 
 /// Posts an entry at Dodo behind the program's back.
-fn post_at_dodo(meter: &Meter, reason: &str) {
+pub(crate) fn post_at_dodo(meter: &Meter, kind: &str, amount: &str, reason: &str) {
     let url = meter.environment().remove("DODO_PAYMENTS_BASE_URL").unwrap();
     let entitlement_id = postmeter::sandbox::ENTITLEMENT_ID;
     let path = format!("/credit-entitlements/{entitlement_id}/balances/{CUSTOMER_ID}/ledger-entries");
-    let body = json!({ "entry_type": "debit", "amount": "2", "reason": reason });
+    let body = json!({ "entry_type": kind, "amount": amount, "reason": reason });
     let request = crate::harness::web::request(reqwest::Method::POST, &format!("{url}{path}"));
     let _in_runtime = RUNTIME.enter();
     assert_eq!(ask(request.bearer_auth(postmeter::sandbox::DODO_API_KEY).json(&body)).status, 201);
@@ -173,7 +191,7 @@ fn audit_compares_the_books_with_dodos_own_and_names_who_disagrees() {
     meter.dodo().faults().push(Fault::new(limited).on("GET", "/ledger"));
     assert_eq!(found_at_dodo(&meter), [], "a 429 is waited out");
     meter.finish();
-    post_at_dodo(&meter, "by hand");
+    post_at_dodo(&meter, "debit", "2", "by hand");
     assert_eq!(found_at_dodo(&meter), [], "what somebody else debits is no business of ours");
     meter.dodo().behave(|behaviour| behaviour.reason_in_ledger = false);
     let more = "more was debited in Dodo's ledger than was settled, and it does not say by whom".to_owned();
@@ -186,7 +204,7 @@ fn audit_compares_the_books_with_dodos_own_and_names_who_disagrees() {
     let named = said.out.lines().any(|line| line.starts_with("dodo ") && line.ends_with(&given_up.0));
     assert!(named, "{said:?}");
     meter.tamper("UPDATE entry SET state = 'done' WHERE first_capture = 2");
-    post_at_dodo(&meter, "email send somewhere entry-0123456789");
+    post_at_dodo(&meter, "debit", "2", "email send somewhere entry-0123456789");
     let unknown = "it stands in Dodo's ledger, and the books do not know it".to_owned();
     assert_eq!(found_at_dodo(&meter), [(unknown, 2)]);
     meter.set_environment("DODO_PAYMENTS_API_KEY", "dodo_test_bad");

@@ -18,6 +18,7 @@ use crate::tls::{CertificateStore, ensure_development};
 use super::super::listener::Front;
 use super::body::STOP_GRACE;
 use super::*;
+use crate::door::{Door, Limits};
 
 /// What sits behind the connection; these tests never get as far as a message
 /// that it would take.
@@ -42,6 +43,15 @@ fn server(config: &Smtp) -> Arc<Server> {
 
 fn config() -> Smtp {
     Smtp { hostname: "mx.example".to_owned(), ..Smtp::default() }
+}
+
+fn door(config: &Smtp) -> Door {
+    Door::new(Limits {
+        max_connections: config.max_connections,
+        max_connections_per_ip: config.max_connections_per_ip,
+        trusted_proxies: config.trusted_proxies.clone(),
+        proxy_header_timeout: Duration::from_secs(config.handshake_timeout_s),
+    })
 }
 
 /// A development certificate on disk, for both ends.
@@ -257,7 +267,7 @@ async fn other_protocols_are_turned_away() {
 async fn one_connection_too_many_is_turned_away_and_the_others_hear_a_stop() {
     let config = Smtp { max_connections_per_ip: 1, ..config() };
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    let front = Front::new(server(&config), &config, tracker.clone(), stop.clone());
+    let front = Front::new(server(&config), door(&config), tracker.clone(), stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let opening = Opening::StartTls(Certificate::new("crowd").acceptor());

@@ -15,6 +15,7 @@ use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 use crate::large::much;
+use crate::refund;
 use crate::subscribe::{shown, subscribe, welcome};
 
 const SPOOLS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
@@ -158,6 +159,7 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
         CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
         CrashPoint::EntryVoided => troubled(1, |meter, _| entries(meter, Reply::status(400), 1)),
+        CrashPoint::EntryDoubted | CrashPoint::DoubtSettled | CrashPoint::DoubtVoided => of_a_debit(point),
         CrashPoint::LeasesRenewed => troubled(1, |meter, road| upstream(meter, road, Trouble::Slow))
             .plan(|plan| plan.set("queue", "lease_s = 2")),
         CrashPoint::BalanceRead | CrashPoint::BalanceApplied => {
@@ -205,6 +207,53 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             ..troubled(1, |meter, road| upstream(meter, road, Trouble::Silent))
         },
     }
+}
+
+/// The points that a debit in doubt comes by.
+fn of_a_debit(point: CrashPoint) -> Scenario {
+    let troubles: fn(&Meter, Road) = match point {
+        CrashPoint::DoubtVoided => |meter, _| answers_are_lost(meter, Misbehaviour::DropBefore),
+        _ => |meter, _| answers_are_lost(meter, Misbehaviour::DropAfter),
+    };
+    Scenario::troubled(1, troubles).plan(soon_in_doubt)
+}
+
+/// The same points, where the entry gives a credit back.
+pub(super) fn of_a_credit(point: CrashPoint) -> Scenario {
+    let deed: fn(&Meter) -> String = match point {
+        CrashPoint::DoubtVoided => |meter| bounces(meter, Misbehaviour::DropBefore),
+        _ => |meter| bounces(meter, Misbehaviour::DropAfter),
+    };
+    Scenario::of_deed(deed, is_given_back_once)
+        .plan(|plan| soon_in_doubt(plan).credits(0).set("billing", "refund_bounced = true"))
+}
+
+/// Keys are forgotten after two seconds, and no call lasts longer than one.
+fn soon_in_doubt(plan: Plan) -> Plan {
+    plan.set("billing", "key_lifetime_s = 2").set("billing", "lookup_wait_s = 1")
+}
+
+/// Dodo's answer to an entry is lost, and after that it takes no entry.
+fn answers_are_lost(meter: &Meter, misbehaviour: Misbehaviour) {
+    entries(meter, misbehaviour, 1);
+    meter.dodo().faults().push(Fault::new(Reply::status(503)).on("POST", "/ledger-entries").always());
+}
+
+/// A message is debited and bounces, and nobody answers for its refund. Its credits
+/// were bought, since a gift of the same day could be the refund that is looked for.
+fn bounces(meter: &Meter, misbehaviour: Misbehaviour) -> String {
+    tops_up(meter);
+    until("credits", || (meter.credits()["available"].as_i64() > Some(0)).then_some(()));
+    let mail = sends_without_a_key(meter);
+    meter.drain();
+    answers_are_lost(meter, misbehaviour);
+    bounce(meter);
+    mail
+}
+
+fn is_given_back_once(meter: &Meter, mail: &str) {
+    is_refunded_once(meter, mail);
+    assert_eq!(refund::given(meter), [1]);
 }
 
 fn entries(meter: &Meter, misbehaviour: impl Into<Misbehaviour>, times: u64) {

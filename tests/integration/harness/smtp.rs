@@ -1,7 +1,7 @@
 //! A client that says exactly what it is told to say, octet for octet.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use tokio::net::TcpSocket;
 
-use super::Meter;
 use super::meter::Credential;
+use super::{Meter, RUNTIME};
 
 /// No reply takes longer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,14 +35,23 @@ pub(crate) struct Smtp {
 impl Smtp {
     /// In clear text, with whatever is said first.
     pub(crate) fn open(address: SocketAddr) -> (Self, String) {
-        let mut smtp = Self { wire: Wire::Plain(connect(address)), buffer: Vec::new() };
+        Self::open_over(connect(address))
+    }
+
+    /// The same, over a connection that is there.
+    pub(crate) fn open_over(tcp: TcpStream) -> (Self, String) {
+        let mut smtp = Self { wire: Wire::Plain(tcp), buffer: Vec::new() };
         let banner = smtp.reply();
         (smtp, banner)
     }
 
     /// In clear text, after the banner.
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        let (smtp, banner) = Self::open(address);
+        Self::plain_over(connect(address))
+    }
+
+    fn plain_over(tcp: TcpStream) -> Self {
+        let (smtp, banner) = Self::open_over(tcp);
         assert!(banner.starts_with("220 "), "{banner}");
         smtp
     }
@@ -58,7 +68,12 @@ impl Smtp {
 
     /// The same, as this TLS client.
     pub(crate) fn starttls_as(address: SocketAddr, client: Arc<ClientConfig>) -> Self {
-        let mut smtp = Self::plain(address);
+        Self::starttls_over(connect(address), client)
+    }
+
+    /// The same, over a connection that is there.
+    pub(crate) fn starttls_over(tcp: TcpStream, client: Arc<ClientConfig>) -> Self {
+        let mut smtp = Self::plain_over(tcp);
         assert!(smtp.say("EHLO client.example").contains("STARTTLS"));
         assert_eq!(smtp.say("STARTTLS"), "220 2.0.0 Ready to start TLS\r\n");
         let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
@@ -74,8 +89,12 @@ impl Smtp {
 
     /// The same, wherever that is and as this TLS client.
     pub(crate) fn implicit_as(address: SocketAddr, client: Arc<ClientConfig>) -> Self {
-        let wire = secure(connect(address), client);
-        let mut smtp = Self { wire, buffer: Vec::new() };
+        Self::implicit_over(connect(address), client)
+    }
+
+    /// The same, over a connection that is there.
+    pub(crate) fn implicit_over(tcp: TcpStream, client: Arc<ClientConfig>) -> Self {
+        let mut smtp = Self { wire: secure(tcp, client), buffer: Vec::new() };
         assert!(smtp.reply().starts_with("220 "));
         assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
         smtp
@@ -249,10 +268,24 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 fn try_connect(address: SocketAddr) -> Option<TcpStream> {
-    let tcp = TcpStream::connect(address).ok()?;
+    TcpStream::connect(address).ok().map(patient)
+}
+
+/// A connection from another address of this machine.
+pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
+    let tcp = RUNTIME.block_on(async {
+        let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        socket.connect(address).await.unwrap().into_std().unwrap()
+    });
+    tcp.set_nonblocking(false).unwrap();
+    patient(tcp)
+}
+
+fn patient(tcp: TcpStream) -> TcpStream {
     tcp.set_read_timeout(Some(TIMEOUT)).unwrap();
     tcp.set_nodelay(true).unwrap();
-    Some(tcp)
+    tcp
 }
 
 fn secure(tcp: TcpStream, client: Arc<ClientConfig>) -> Wire {
