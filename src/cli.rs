@@ -224,6 +224,7 @@ impl Desk {
             data_dir: config.data_dir.clone(),
             maker: Maker::Command,
             low_balance_credits: config.billing.low_balance_credits,
+            min_free_bytes: 0,
         };
         let store = Store::open(&settings, Metrics::new()).await?;
         let option = place.config_path.map(|path| format!(" --config {}", print::shell_word(path)));

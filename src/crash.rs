@@ -42,6 +42,10 @@ crash_points! {
     LeasesLapsed = "leases-lapsed",
     /// At the start: open entries are marked as of unknown outcome; none is posted yet.
     EntriesDistrusted = "entries-distrusted",
+    /// Some of what was written ahead for messages that were never accepted is gone; more may be there.
+    OrphansSwept = "orphans-swept",
+    /// Chunks of large messages are committed; more of them is to come.
+    ChunkCommitted = "chunk-committed",
     /// Acceptances are written, not committed.
     AcceptWritten = "accept-written",
     /// Acceptances are committed; nobody was told.

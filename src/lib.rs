@@ -12,6 +12,7 @@
 //!                        │ envelope, bytes
 //! http ──────────────────┤
 //!                   submission      sender allowed? header sound? price? room?
+//!                        │          a large body is written ahead in chunks: store::spool
 //!                        │          mime::inspect, mime::trace, routing
 //!                   store::accept   ONE transaction: hold + message + bytes        → 250
 //!                        │
@@ -39,11 +40,12 @@
 //! | [`door`] | how connections come in: limits, who it is (PROXY protocol) | what is said on them |
 //! | [`routing`] | which road a message takes, its parts | sockets, SQL |
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
+//! | [`memory`] | the budget for what arrives; who finds no room is refused, nobody waits | what a message is |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
 //! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
-//! | [`sweep`] | when expired keys and old rows leave; the store says which | anything but the store |
+//! | [`sweep`] | when orphans, expired keys and old rows leave; the store says which | anything but the store |
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
@@ -65,6 +67,9 @@
 //!
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
+//! - **Memory does not grow with a message**: beyond 256 KiB a body is on disk before
+//!   more of it is read, and what is kept counts against [`memory`]. The acceptance
+//!   names what was written ahead, and finds it whole, or is none.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
 //! - **Under an idempotency key a recipient is accepted once:** that is written in
@@ -129,6 +134,7 @@
 //!
 //! | killed | what is there after the restart |
 //! |---|---|
+//! | while a large message arrives (`chunk-committed`), or its remains are swept (`orphans-swept`) | chunks that no message names; they go at the start |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
@@ -159,6 +165,7 @@ pub mod domain;
 pub mod door;
 pub mod handover;
 pub mod http;
+pub mod memory;
 pub mod mime;
 pub mod outbound;
 pub mod random;

@@ -293,6 +293,7 @@ async fn commands_work_on_the_sandbox_database_too() {
         data_dir: office.directory.join("data"),
         maker: Maker::Sandbox,
         low_balance_credits: 0,
+        min_free_bytes: 0,
     };
     drop(Store::open(&settings, Metrics::new()).await.unwrap());
     assert!(office.says("audit").await.starts_with("ok: "));

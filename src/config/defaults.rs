@@ -112,6 +112,7 @@ impl Default for UpstreamConfig {
             allow_plaintext: false,
             max_concurrency: 64,
             max_bytes_in_flight: 256 << 20,
+            max_bytes_translating: 128 << 20,
             timeout_s: 60,
         }
     }
@@ -119,6 +120,13 @@ impl Default for UpstreamConfig {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { retry_min_s: 30, retry_max_s: 14_400, lifetime_h: 48, lease_s: 30, keep_log_days: 30 }
+        Self {
+            retry_min_s: 30,
+            retry_max_s: 14_400,
+            lifetime_h: 48,
+            lease_s: 30,
+            keep_log_days: 30,
+            min_free_bytes: 64 << 20,
+        }
     }
 }

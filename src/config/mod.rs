@@ -100,7 +100,7 @@ pub struct Smtp {
     pub max_sign_in_failures: u32,
     /// Commands between two messages that bring no message nearer, before the connection is closed.
     pub max_idle_commands: u32,
-    /// Octets of messages that may be in memory while they arrive, all connections together.
+    /// Octets of messages that may be in memory while they arrive, over SMTP and HTTP, all together.
     pub max_bytes_arriving: usize,
 }
 
@@ -221,6 +221,8 @@ pub struct UpstreamConfig {
     pub max_concurrency: usize,
     /// Octets of messages in memory for delivery.
     pub max_bytes_in_flight: usize,
+    /// Octets in memory for the translation of large messages before they are accepted.
+    pub max_bytes_translating: usize,
     /// Longest wait for one call, in seconds.
     pub timeout_s: u64,
 }
@@ -270,6 +272,8 @@ pub struct Queue {
     pub lease_s: u64,
     /// How long the row of a message stays in the log after its end, in days; 0: until it is settled.
     pub keep_log_days: u64,
+    /// Large messages are refused while the disk of `data_dir` has less free, in octets.
+    pub min_free_bytes: u64,
 }
 
 impl Config {

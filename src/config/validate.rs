@@ -10,6 +10,8 @@ use crate::domain::credits::MAX_CREDITS;
 
 /// Every client may send messages of this size (RFC 5321 §4.5.3.1.7).
 const LEAST_MESSAGE_BYTES: usize = 65_536;
+/// What one large message needs while it arrives, and some room for others.
+const LEAST_BYTES_ARRIVING: usize = 1 << 20;
 /// A lease is renewed before it lapses; in one second there is no room for that.
 const LEAST_LEASE_S: u64 = 2;
 /// Clients greet twice, and some ask NOOP and RSET around each message.
@@ -98,7 +100,7 @@ impl Findings {
         self.at_least("smtp.max_errors", smtp.max_errors, 1);
         self.at_least("smtp.max_sign_in_failures", smtp.max_sign_in_failures, 1);
         self.at_least("smtp.max_idle_commands", smtp.max_idle_commands, LEAST_IDLE_COMMANDS);
-        self.holds_a_message("smtp.max_bytes_arriving", smtp.max_bytes_arriving, smtp.max_message_bytes);
+        self.at_least("smtp.max_bytes_arriving", smtp.max_bytes_arriving, LEAST_BYTES_ARRIVING);
     }
 
     fn holds_a_message(&mut self, key: &'static str, bytes: usize, message: usize) {
@@ -182,6 +184,7 @@ impl Findings {
     fn upstream(&mut self, upstream: &UpstreamConfig, message: usize) {
         self.at_least("upstream.max_concurrency", upstream.max_concurrency, 1);
         self.holds_a_message("upstream.max_bytes_in_flight", upstream.max_bytes_in_flight, message);
+        self.holds_a_message("upstream.max_bytes_translating", upstream.max_bytes_translating, message);
         self.one_to(MOST_SECONDS, "upstream.timeout_s", upstream.timeout_s);
     }
 

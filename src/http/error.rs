@@ -30,6 +30,8 @@ const PAGE_CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"Pos
 /// Seconds after which it is worth asking again when something of ours or of the
 /// payment service is down.
 const OUTAGE_RETRY_S: u64 = 30;
+/// The same when only many messages are arriving.
+const NO_ROOM_RETRY_S: u64 = 5;
 
 /// Why a request is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub enum HttpError {
     },
     /// The body did not arrive in time, or stopped.
     BodyIncomplete,
+    /// There is no room in memory for another message now.
+    NoRoom,
     /// The body is of another media type.
     WrongMediaType {
         /// What this route takes.
@@ -141,6 +145,7 @@ impl HttpError {
             Self::NotNow(_, NotNow::Unconfirmed) => (S::CONFLICT, "confirmation_needed"),
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large"),
             Self::BodyIncomplete => (S::REQUEST_TIMEOUT, "body_incomplete"),
+            Self::NoRoom => (S::SERVICE_UNAVAILABLE, "no_room"),
             Self::WrongMediaType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::NotJson(_) => (S::BAD_REQUEST, "not_json"),
             Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid"),
@@ -173,6 +178,11 @@ impl HttpError {
                 format!("The request is too large: at most {limit_bytes} octets are taken here.").into()
             }
             Self::BodyIncomplete => "The request did not arrive completely in time. Send it again.".into(),
+            Self::NoRoom => {
+                "Too many messages are arriving at the moment. Nothing was sent; send it again in \
+                             a few seconds."
+                    .into()
+            }
             Self::WrongMediaType { wanted } => format!("Send the header `Content-Type: {wanted}`.").into(),
             Self::NotJson(what) => format!("The body is not JSON: {what}.").into(),
             Self::Invalid(what) => what.clone().into(),
@@ -196,6 +206,7 @@ impl HttpError {
             | Self::Refused(
                 Refusal::TooFast { retry_after_s } | Refusal::TooManyFailures { retry_after_s },
             ) => Some(*retry_after_s),
+            Self::NoRoom => Some(NO_ROOM_RETRY_S),
             Self::PaymentsUnavailable
             | Self::Refused(
                 Refusal::BillingUnknown | Refusal::StoreUnavailable | Refusal::TooManySessions { .. },

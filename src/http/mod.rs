@@ -42,6 +42,7 @@ use crate::clock::Clock;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
+use crate::memory::Memory;
 use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
@@ -76,6 +77,8 @@ pub struct Rooms {
     pub metrics: Metrics,
     /// Tells the time.
     pub clock: Clock,
+    /// Is counted for messages that arrive.
+    pub memory: Memory,
 }
 
 /// What a new customer is told to put into an app.
@@ -133,6 +136,7 @@ pub struct Site {
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
+    memory: Memory,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle<IpAddr>,
@@ -145,7 +149,7 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock } = rooms;
+        let Rooms { store, submission, billing, dodo, metrics, clock, memory } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -156,6 +160,7 @@ impl Site {
             dodo,
             metrics,
             clock,
+            memory,
             settings,
         })
     }

@@ -34,6 +34,7 @@ use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::door::{Door, Limits};
 use crate::handover::Handover;
+use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::outbound::stand_in::{Given, StandIn};
 use crate::routing::Routing;
@@ -159,7 +160,8 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         tasks: tasks.clone(),
     };
     let submission = Submission::new(&config, tools);
-    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone() }
+    let memory = Memory::new(config.smtp.max_bytes_arriving);
+    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), memory }
 }
 
 fn settings() -> Settings {

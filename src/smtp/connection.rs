@@ -2,10 +2,10 @@
 //!
 //! Everything that waits is here: for octets, for a handshake, for
 //! [`Submission`]. Each wait is bounded, and each ends early and politely when the
-//! server stops; only a message whose body is arriving is finished first. A body is
-//! kept in memory within a budget that all connections share; what does not fit is
-//! read to its true end and refused. What this must not know: what any command or
-//! reply means.
+//! server stops; only a message whose body is arriving is finished first. What is
+//! kept of a body counts against a budget that all connections share, and a large
+//! one goes to [`Spool`] chunk by chunk; what does not fit is read to its true end
+//! and refused. What this must not know: what any command or reply means.
 
 mod body;
 
@@ -16,14 +16,14 @@ use std::time::Duration;
 use bytes::Buf;
 use rustls::{CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{OutOfCreditReply, Smtp};
 use crate::domain::refusal::Refusal;
-use crate::submission::{Arrival, Submission, Submitted};
+use crate::memory::{Memory, Share};
+use crate::submission::{Arrival, Spool, Submission, Submitted};
 
 use super::line::{Expected, Flaw, Framed, Framer};
 use super::reply::Reply;
@@ -33,16 +33,12 @@ use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
 use body::{Floor, Patience};
 
-/// The unit in which the memory budget is counted, in octets.
-const KIB: usize = 1 << 10;
-
 /// What all connections share.
 #[derive(Debug)]
 pub struct Server {
     pub(super) rules: Rules,
     submission: Submission,
-    /// KiB of bodies that may be in memory.
-    arriving: Arc<Semaphore>,
+    memory: Memory,
     seats: Arc<Seats>,
     deadlines: Deadlines,
 }
@@ -59,9 +55,14 @@ struct Deadlines {
 }
 
 impl Server {
-    /// A server by its configuration, handing messages to `submission`.
-    pub fn new(config: &Smtp, out_of_credit_reply: OutOfCreditReply, submission: Submission) -> Arc<Self> {
-        let budget_kib = (config.max_bytes_arriving / KIB).min(Semaphore::MAX_PERMITS);
+    /// A server by its configuration, handing messages to `submission`, with `memory`
+    /// for what arrives.
+    pub fn new(
+        config: &Smtp,
+        out_of_credit_reply: OutOfCreditReply,
+        submission: Submission,
+        memory: Memory,
+    ) -> Arc<Self> {
         Arc::new(Self {
             rules: Rules {
                 hostname: config.hostname.clone(),
@@ -73,7 +74,7 @@ impl Server {
                 out_of_credit_reply,
             },
             submission,
-            arriving: Arc::new(Semaphore::new(budget_kib)),
+            memory,
             seats: Seats::new(config.max_sessions_per_customer),
             deadlines: Deadlines {
                 handshake: Duration::from_secs(config.handshake_timeout_s),
@@ -221,7 +222,9 @@ struct Conversation<'v, 'a, S> {
     stream: Stream<S>,
     framer: Framer,
     /// The share of the memory budget that the message in hand takes.
-    held: Option<OwnedSemaphorePermit>,
+    share: Share,
+    /// What of it is on disk.
+    spool: Option<Spool>,
     /// One of the sessions that the customer may have, while signed in.
     seat: Option<Seat>,
     /// Set while a message arrives in chunks.
@@ -237,7 +240,8 @@ enum Outcome<S> {
 impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     fn new(visit: &'v mut Visit<'a>, socket: S, alarm: Alarm) -> Self {
         let stream = Stream::new(socket, alarm, visit.server.deadlines.write);
-        Self { visit, stream, framer: Framer::default(), held: None, seat: None, patience: None }
+        let share = visit.server.memory.share();
+        Self { visit, stream, framer: Framer::default(), share, spool: None, seat: None, patience: None }
     }
 
     async fn run(mut self, mut step: Step) -> Outcome<S> {
@@ -372,7 +376,11 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
 
     async fn submit(&mut self, submit: Submit) -> Step {
         let server = self.visit.server;
-        let Submit { envelope, bytes, submitting } = submit;
+        let Submit { envelope, whole, submitting } = submit;
+        let spool = match self.spooled(whole.rest).await {
+            Ok(spool) => spool,
+            Err(refusal) => return submitting.answered(&Err(refusal), &server.rules),
+        };
         let arrival = Arrival {
             protocol: "ESMTPSA",
             peer: self.visit.peer,
@@ -380,7 +388,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             tls: self.visit.tls.clone(),
         };
         let begun = submitting.begun().clone();
-        let submitted = Submitted { begun, envelope, bytes, arrival, keyed: None };
+        let submitted = Submitted { begun, envelope, bytes: whole.head, spool, arrival, keyed: None };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         if answer.is_ok() {
             self.visit.accepted += 1;

@@ -8,10 +8,12 @@
 //! behind: `closed` of the message and of the entry that a capture belonged to, and
 //! the `closed_…` columns of the account for whole messages and entries.
 
+use sha2::{Digest, Sha256};
 use sqlx::{Connection, Row, SqliteConnection};
 
+use super::spool::chunk_of;
 use super::{Store, StoreError};
-use crate::domain::digest::sha256_hex;
+use crate::domain::digest::{hex, sha256_hex};
 
 /// Something that does not add up.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -269,6 +271,25 @@ const CHECKS: &[Check] = &[
         "SELECT m.message_id FROM message m WHERE m.final_at IS NULL
             AND NOT EXISTS (SELECT 1 FROM body b WHERE b.message_id = m.message_id)",
     ),
+    check(
+        "spool",
+        "its message is final, or there is none",
+        "SELECT s.spool_id FROM spool s LEFT JOIN message m ON m.message_id = s.message_id
+         WHERE s.message_id IS NOT NULL AND (m.message_id IS NULL OR m.final_at IS NOT NULL)",
+    ),
+    check(
+        "spool",
+        "its message was never accepted, and the sweep has left it for more than a day",
+        "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < (unixepoch() - 86400) * 1000",
+    ),
+    check(
+        "chunk",
+        "it belongs to no spool, or one before it is missing",
+        "SELECT c.spool_id || ' ' || c.chunk_no FROM chunk c LEFT JOIN spool s ON s.spool_id = c.spool_id
+         WHERE s.spool_id IS NULL OR c.chunk_no < 0
+            OR (c.chunk_no > 0 AND NOT EXISTS (SELECT 1 FROM chunk b
+                WHERE b.spool_id = c.spool_id AND b.chunk_no = c.chunk_no - 1))",
+    ),
     sums(
         "capture",
         "its message is missing or another customer's",
@@ -509,19 +530,47 @@ impl Check {
 
 /// Bodies whose octets are not those that were accepted.
 async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
-    const NAMES: &str = "SELECT message_id, size, body_sha256 FROM message WHERE final_at IS NULL";
+    /// Message, size, hash of its body; octets and hash of its spool.
+    type Named = (String, i64, String, Option<i64>, Option<String>);
+    const NAMES: &str = "
+        SELECT m.message_id, m.size, m.body_sha256, s.octets, s.sha256
+        FROM message m LEFT JOIN spool s ON s.message_id = m.message_id WHERE m.final_at IS NULL";
     const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
     let mut findings = Vec::new();
-    let names: Vec<(String, i64, String)> = sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
-    for (message_id, size, hash) in names {
-        let chunks: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
-        let bytes = chunks.concat();
-        let same_size = i64::try_from(bytes.len()).is_ok_and(|len| len == size);
-        let is_whole = same_size && sha256_hex(&bytes) == hash;
-        if !chunks.is_empty() && !is_whole {
-            let problem = "its octets are not those that were accepted";
-            findings.push(Finding { table: "body", row: message_id, problem, credits: None });
+    let names: Vec<Named> = sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
+    for (message_id, size, hash, octets, spool_hash) in names {
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
+        let bytes = rows.concat();
+        let spooled = octets.unwrap_or(0);
+        let other_size = i64::try_from(bytes.len()).is_ok_and(|len| len + spooled != size);
+        let mut changed = Vec::new();
+        if !rows.is_empty() && (other_size || sha256_hex(&bytes) != hash) {
+            changed.push(("body", message_id.clone()));
         }
+        if let Some(spool_hash) = spool_hash
+            && hash_of_chunks(tx, &message_id).await? != (spooled, spool_hash)
+        {
+            changed.push(("chunk", message_id));
+        }
+        let problem = "its octets are not those that were accepted";
+        findings.extend(changed.into_iter().map(|(table, row)| Finding {
+            table,
+            row,
+            problem,
+            credits: None,
+        }));
     }
     Ok(findings)
+}
+
+/// Octets and hash of what a message has in its spool; one chunk in memory at a time.
+async fn hash_of_chunks(tx: &mut SqliteConnection, message_id: &str) -> Result<(i64, String), StoreError> {
+    let (mut hash, mut octets) = (Sha256::new(), 0);
+    let mut chunk_no = 0;
+    while let Some(chunk) = chunk_of(tx, message_id, chunk_no).await? {
+        octets += i64::try_from(chunk.len()).unwrap_or(0);
+        hash.update(&chunk);
+        chunk_no += 1;
+    }
+    Ok((octets, hex(&hash.finalize())))
 }

@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 26] = [
+const HANDS: [(&str, &str); 28] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -26,6 +26,8 @@ const HANDS: [(&str, &str); 26] = [
     ("recipient", "UPDATE recipient SET state = 'failed' WHERE state = 'sent'"),
     ("recipient", "UPDATE recipient SET part_no = 7"),
     ("body", "INSERT INTO body SELECT message_id, 0, x'00' FROM message LIMIT 1"),
+    ("spool", "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, printf('%064d', 0))"),
+    ("chunk", "INSERT INTO chunk VALUES ('spool-1', 0, x'00')"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'other' WHERE number = 1"),
     ("entry", "UPDATE entry SET amount = amount + 1"),

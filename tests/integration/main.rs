@@ -35,6 +35,7 @@ mod haproxy;
 mod harness;
 mod header;
 mod idempotency;
+mod large;
 mod log;
 mod money;
 mod notice;

@@ -41,7 +41,8 @@ impl Office {
 
 /// Opens the database as the server beside the commands does.
 pub(super) async fn store_in(data_dir: PathBuf) -> Store {
-    let settings = StoreSettings { data_dir, maker: Maker::Command, low_balance_credits: 0 };
+    let settings =
+        StoreSettings { data_dir, maker: Maker::Command, low_balance_credits: 0, min_free_bytes: 0 };
     Store::open(&settings, Metrics::new()).await.unwrap()
 }
 
@@ -62,6 +63,7 @@ async fn message_by(road: Road, store: &Store, name: &str, news: Option<News>) {
         header_from: "ann@example.com".to_owned(),
         subject: Some("Hello".to_owned()),
         bytes: Bytes::from_static(b"Subject: Hello\r\n\r\nWorld\r\n"),
+        spooled: None,
         unit: Unit::Message,
         price: Credits::ONE,
         accepted_at: now(),

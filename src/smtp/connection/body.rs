@@ -1,20 +1,22 @@
 //! A body while it arrives, after DATA or in chunks: read to its true end within a
-//! time, kept within a memory budget that all connections share. Whatever is wrong
-//! with it, nothing of it is ever taken for a command (P7). Memory is taken for what
-//! has arrived, never for what is announced.
+//! time, kept within a memory budget that all connections share, and written to disk
+//! as it comes if it is large. Nothing more is read while a chunk is being written, so
+//! a client is no faster than the disk. Whatever is wrong with it, nothing of it is
+//! ever taken for a command (P7). Memory is taken for what has arrived, never for what
+//! is announced.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::super::data::{Decoder, Fed, Kept};
 use super::super::session::{Chunk, Receiving, Step};
 use super::super::stream::{Interrupted, OnStop, Stream};
-use super::{Conversation, Deadlines, KIB};
+use super::{Conversation, Deadlines};
+use crate::domain::refusal::Refusal;
+use crate::submission::Spool;
 
 /// How long a body may go on arriving once the server stops.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -60,6 +62,12 @@ impl Patience {
         Self { begun, until, floor, octets, on_stop: OnStop::Interrupt }
     }
 
+    /// Nothing was read for so long, which is not the client's fault.
+    fn rest(&mut self, time: Duration) {
+        self.begun += time;
+        self.until += time;
+    }
+
     /// Waits for more of it, at most until `deadline`. A stop cuts the time short
     /// that is left, and is told when that is over.
     pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(
@@ -96,7 +104,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
         let mut patience = Patience::new(&server.deadlines, self.stream.input.len());
         loop {
             self.hold(Some(decoder.kept()));
-            if let Fed::End { consumed } = decoder.feed(&self.stream.input) {
+            let fed = decoder.feed(&self.stream.input);
+            self.spill(decoder.kept(), &mut patience).await;
+            if let Fed::End { consumed } = fed {
                 self.stream.input.advance(consumed);
                 self.stream.narrow();
                 return Ok(receiving.ended(decoder.finish(), rules));
@@ -130,9 +140,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
             self.hold(chunk.kept());
             let used = chunk.feed(&self.stream.input);
             self.stream.consume(used);
+            if let Some(kept) = chunk.kept() {
+                self.spill(kept, &mut patience).await;
+            }
             if chunk.is_complete() {
                 if chunk.kept().is_none_or(|body| body.memory().is_none()) {
-                    self.held = None;
+                    self.share.give_back();
                 }
                 self.patience = Some(patience);
                 return Ok(chunk.arrived(&server.rules));
@@ -144,7 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
 
     /// No message is arriving any more: what it took is given back.
     pub(super) fn message_over(&mut self) {
-        self.held = None;
+        self.share.give_back();
+        self.spool = None;
         if self.patience.take().is_some() {
             self.stream.narrow();
         }
@@ -154,23 +168,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     /// one, the message is not kept any more.
     fn hold(&mut self, body: Option<&mut Kept>) {
         let Some((kept, body)) = body.and_then(|body| Some((body.memory()?, body))) else {
-            self.held = None;
+            self.share.give_back();
             return;
         };
-        let needed_kib = (kept + self.stream.input.len()).div_ceil(KIB);
-        let held_kib = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more_kib) = needed_kib.checked_sub(held_kib).filter(|more| *more > 0) else {
-            return;
-        };
-        let arriving = Arc::clone(&self.visit.server.arriving);
-        let share = u32::try_from(more_kib).ok().and_then(|more| arriving.try_acquire_many_owned(more).ok());
-        match (&mut self.held, share) {
-            (Some(held), Some(share)) => held.merge(share),
-            (held @ None, Some(share)) => *held = Some(share),
-            (held, None) => {
-                *held = None;
+        if !self.share.resize(kept + self.stream.input.len()) {
+            self.share.give_back();
+            body.give_up();
+        }
+    }
+
+    /// Writes the chunks that are full; a message of which one cannot be written is
+    /// not kept any more. The time that takes is ours, not the client's.
+    async fn spill(&mut self, body: &mut Kept, patience: &mut Patience) {
+        let began = Instant::now();
+        for chunk in body.take_full() {
+            let spool = self.spool.get_or_insert_with(|| self.visit.server.submission.spool());
+            if spool.write(chunk).await.is_err() {
                 body.give_up();
+                break;
             }
         }
+        patience.rest(began.elapsed());
+        if body.memory().is_none() {
+            self.spool = None;
+        }
+    }
+
+    /// What is on disk of a message that has arrived, once the last of it is there too.
+    pub(super) async fn spooled(&mut self, rest: Vec<Vec<u8>>) -> Result<Option<Spool>, Refusal> {
+        let mut spool = self.spool.take();
+        for chunk in rest {
+            let spool = spool.get_or_insert_with(|| self.visit.server.submission.spool());
+            spool.write(chunk).await?;
+        }
+        Ok(spool)
     }
 }

@@ -46,7 +46,7 @@ impl Default for World {
             begin: Ok(()),
             check: Ok(()),
             submit: Ok(()),
-            body: Body::Whole(b"x\r\n".to_vec()),
+            body: Body::Whole(b"x\r\n".to_vec().into()),
             octets: b"x\r\n".to_vec(),
             room: true,
         }
@@ -106,7 +106,7 @@ impl Talk {
                     chunk.arrived(&rules())
                 }
                 Next::Submit(submit) => {
-                    self.submitted.push(submit.bytes);
+                    self.submitted.push(submit.whole.head);
                     let accepted =
                         Accepted { message_id: MessageId::parse("m1").unwrap(), available: Credits::new(6) };
                     submit.submitting.answered(&world.submit.clone().map(|()| accepted), &rules())

@@ -8,7 +8,7 @@ use crate::domain::envelope::{Added, Draft, Envelope};
 use crate::domain::refusal::Refusal;
 use crate::submission::{Accepted, Begun, Covered, SignedIn};
 
-use super::super::data::Body;
+use super::super::data::{Body, Whole};
 use super::super::line::Flaw;
 use super::super::reply::Reply;
 use super::super::sasl::{Exchange, Login};
@@ -64,8 +64,8 @@ pub struct Receiving {
 pub struct Submit {
     /// Who sends and who receives.
     pub envelope: Envelope,
-    /// The message, dots unstuffed.
-    pub bytes: Vec<u8>,
+    /// The message, as far as it was kept.
+    pub whole: Whole,
     /// Takes the verdict.
     pub submitting: Submitting,
 }
@@ -205,9 +205,9 @@ impl Receiving {
     pub fn ended(self, body: Body, rules: &Rules) -> Step {
         let Self { ready, begun, envelope } = self;
         match whole(body, rules) {
-            Ok(bytes) => {
+            Ok(whole) => {
                 let submitting = Submitting { ready, begun };
-                Step::silent(Next::Submit(Submit { envelope, bytes, submitting }))
+                Step::silent(Next::Submit(Submit { envelope, whole, submitting }))
             }
             Err(refused) => Session::from(ready).goes_on(refused),
         }
@@ -253,9 +253,9 @@ impl Submitting {
 }
 
 /// The message, or what is said to a body that is none.
-pub(super) fn whole(body: Body, rules: &Rules) -> Result<Vec<u8>, Reply> {
+pub(super) fn whole(body: Body, rules: &Rules) -> Result<Whole, Reply> {
     match body {
-        Body::Whole(bytes) => Ok(bytes),
+        Body::Whole(whole) => Ok(whole),
         Body::Malformed(flaw) => Err(Reply::malformed_body(flaw)),
         Body::TooLarge => Err(Reply::too_large(rules.max_message_bytes)),
         Body::NoRoom => Err(Reply::no_room()),

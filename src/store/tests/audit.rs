@@ -37,7 +37,9 @@ async fn lived_in() -> (Store, Directory) {
     let key = IdempotencyKey::parse("k").unwrap();
     let keyed = Keyed { key, fingerprint: Fingerprinting::of("test").end(), served: Vec::new() };
     let waiting = Acceptance { keyed: Some(keyed), lease_until: None, ..message(&ann, &["a@y.example"]) };
-    let waiting = accepted(&store, waiting).await;
+    let spooled = Some(super::spool::spooled(&store, &["some", "more"]).await);
+    let waiting = accepted(&store, Acceptance { spooled, ..waiting }).await;
+    super::spool::spooled(&store, &["an orphan's"]).await;
     let lifetime = Duration::from_secs(1);
     let (choice, via) = (Choice::Retry, Via::Command);
     let order = Order { choice, is_confirmed: false, via, now: at(1), lifetime };
@@ -81,6 +83,12 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("body", "DELETE FROM body"),
     ("body", "UPDATE body SET bytes = x'00'"),
     ("body", "UPDATE body SET message_id = 'x' WHERE rowid = (SELECT min(rowid) FROM body)"),
+    ("body", "UPDATE spool SET octets = octets + 1 WHERE message_id IS NOT NULL"),
+    ("spool", "UPDATE spool SET message_id = 'x' WHERE message_id IS NOT NULL"),
+    ("spool", "UPDATE spool SET begun_at = 1 WHERE message_id IS NULL"),
+    ("chunk", "UPDATE chunk SET bytes = x'00' WHERE chunk_no = 1"),
+    ("chunk", "DELETE FROM chunk WHERE chunk_no = 0"),
+    ("chunk", "DELETE FROM spool WHERE message_id IS NULL"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'x' WHERE number = 1"),
     ("message", "UPDATE capture SET amount = 2 WHERE number = 1"),

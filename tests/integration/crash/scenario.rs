@@ -15,9 +15,11 @@ use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::large::much;
 use crate::refund;
 use crate::subscribe::{shown, subscribe, welcome};
 
+const SPOOLS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
 const KEYS: &str = "SELECT count(*) FROM idempotency_key";
 
 /// Messages that a trouble of the upstream befalls, if not all.
@@ -178,6 +180,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| entries(meter, Misbehaviour::HangAfter, 1),
             |meter| meter.dodo().faults().struck() > 0,
         ),
+        CrashPoint::ChunkCommitted => Scenario { passage: 2, ..deed(sends_much, is_swept) },
+        CrashPoint::OrphansSwept => deed(|_| String::new(), is_swept).troubles(leaves_an_orphan),
         CrashPoint::BounceRecorded => Scenario::of_bounce(bounces_early),
         CrashPoint::RefundsDecided => {
             Scenario { troubles: first_call_hangs, ..Scenario::of_bounce(bounces_early) }
@@ -289,6 +293,21 @@ fn leaves_an_expired_key(meter: &Meter, _: Road) {
     const KEY: &str = "INSERT INTO idempotency_key
         SELECT customer_id, 'old', printf('%064d', 0), 1, 1 FROM customer";
     meter.tamper(KEY);
+}
+
+/// What an earlier process had of a large message when it died.
+fn leaves_an_orphan(meter: &Meter, _: Road) {
+    meter.tamper("INSERT INTO spool (spool_id, begun_at) VALUES ('spool-1', 1)");
+    meter.tamper("INSERT INTO chunk VALUES ('spool-1', 0, zeroblob(262144))");
+}
+
+fn is_swept(meter: &Meter, _: &str) {
+    until_is("what was written ahead for nobody", 0, || meter.number(SPOOLS));
+}
+
+fn sends_much(meter: &Meter) -> String {
+    assert_eq!(meter.signed_in().attempt(&["bob@example.net"], &much(1 << 20)), "", "it died meanwhile");
+    String::new()
 }
 
 fn is_told_to_stop(meter: &Meter) -> String {
