@@ -35,6 +35,7 @@ use crate::door::{Door, Limits, Network};
 use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
+use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
@@ -170,6 +171,7 @@ async fn open_store(config: &Config, maker: Maker, crash_at: CrashAt) -> anyhow:
         data_dir: config.data_dir.clone(),
         maker,
         low_balance_credits: config.billing.low_balance_credits,
+        min_free_bytes: config.queue.min_free_bytes,
     };
     Ok((Store::open_with(&settings, metrics.clone(), crash_at).await?, metrics))
 }
@@ -225,6 +227,7 @@ struct Back {
     dodo: Dodo,
     billing: Billing,
     submission: Submission,
+    memory: Memory,
 }
 
 impl Running {
@@ -335,8 +338,11 @@ async fn start_back(
     delivery.start(handed).await?;
     billing.start();
     let keep = Sweep::keep(&config.queue);
-    tasks.spawn(Sweep { store: store.clone(), clock: Clock::system(), keep, stop: stop.clone() }.run());
-    Ok(Back { store, metrics, dodo, billing, submission })
+    let arrives_within = Duration::from_secs(config.smtp.data_timeout_s);
+    let clock = Clock::system();
+    tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
+    let memory = Memory::new(config.smtp.max_bytes_arriving);
+    Ok(Back { store, metrics, dodo, billing, submission, memory })
 }
 
 /// The upstreams that this configuration uses.
@@ -371,6 +377,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),
+        memory: rooms.memory.clone(),
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }
@@ -401,6 +408,7 @@ fn http_settings(
         },
         max_message_bytes: config.smtp.max_message_bytes,
         max_recipients: config.smtp.max_recipients,
+        forwarding_proxies: config.http.forwarding_proxies.clone(),
         lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
         serves_metrics: config.http.metrics_listen.is_none(),
         is_sandbox,
@@ -414,7 +422,9 @@ fn start_smtp(
     (submission, submissions): (Vec<TcpListener>, Vec<TcpListener>),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<()> {
-    let server = Server::new(&config.smtp, config.billing.out_of_credit_reply, rooms.submission.clone());
+    let (submission_room, memory) = (rooms.submission.clone(), rooms.memory.clone());
+    let reply = config.billing.out_of_credit_reply;
+    let server = Server::new(&config.smtp, reply, submission_room, memory);
     let door = Door::new(Limits {
         max_connections: config.smtp.max_connections,
         max_connections_per_ip: config.smtp.max_connections_per_ip,

@@ -126,6 +126,17 @@ pub struct Place<'a> {
     pub ask: &'a (dyn Fn(&str) -> Option<bool> + Sync),
 }
 
+impl Place<'_> {
+    /// Asks before something that cannot be undone. `Ok`: the risk is taken.
+    fn confirm(&self, question: &str) -> anyhow::Result<()> {
+        match (self.ask)(question) {
+            Some(true) => Ok(()),
+            Some(false) => bail!("nothing was changed"),
+            None => bail!("{question} Nothing was changed; --yes says that the risk is known"),
+        }
+    }
+}
+
 /// What an errand has to say, and whether all is well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Printout {
@@ -140,7 +151,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
     match errand {
         Errand::Check(format) => check::run(format, place).await,
         Errand::Audit(args) => audit::run(args, place).await,
-        Errand::Entry(args) => entry::run(args, &Desk::open(place).await?).await,
+        Errand::Entry(args) => entry::run(args, place).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
         Errand::Queue(args) => queue::run(args, place).await,
@@ -213,6 +224,7 @@ impl Desk {
             data_dir: config.data_dir.clone(),
             maker: Maker::Command,
             low_balance_credits: config.billing.low_balance_credits,
+            min_free_bytes: 0,
         };
         let store = Store::open(&settings, Metrics::new()).await?;
         let option = place.config_path.map(|path| format!(" --config {}", print::shell_word(path)));

@@ -42,6 +42,10 @@ crash_points! {
     LeasesLapsed = "leases-lapsed",
     /// At the start: open entries are marked as of unknown outcome; none is posted yet.
     EntriesDistrusted = "entries-distrusted",
+    /// Some of what was written ahead for messages that were never accepted is gone; more may be there.
+    OrphansSwept = "orphans-swept",
+    /// Chunks of large messages are committed; more of them is to come.
+    ChunkCommitted = "chunk-committed",
     /// Acceptances are written, not committed.
     AcceptWritten = "accept-written",
     /// Acceptances are committed; nobody was told.
@@ -78,6 +82,12 @@ crash_points! {
     EntrySettled = "entry-settled",
     /// An entry is void; the balance was not read again.
     EntryVoided = "entry-voided",
+    /// An entry is in doubt; Dodo's ledger was not searched for it.
+    EntryDoubted = "entry-doubted",
+    /// A doubtful entry is settled by Dodo's ledger; what follows from that was not done.
+    DoubtSettled = "doubt-settled",
+    /// A doubtful entry is void by Dodo's ledger; the balance was not read again.
+    DoubtVoided = "doubt-voided",
     /// A bounce is committed, and what it gives back decided; the settler was not told.
     BounceRecorded = "bounce-recorded",
     /// A refund that waited is decided; the settler was not told.
@@ -108,6 +118,8 @@ crash_points! {
     EntriesLeft = "entries-left",
     /// Some webhooks and checkouts have left.
     MarksLeft = "marks-left",
+    /// The operator's decision about a message is committed; nobody was told.
+    OperatorDecided = "operator-decided",
     /// Keys that have expired are gone; what they kept has not left.
     KeysSwept = "keys-swept",
     /// At a stop: the clients are gone; attempts and entries are under way.

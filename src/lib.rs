@@ -12,6 +12,7 @@
 //!                        │ envelope, bytes
 //! http ──────────────────┤
 //!                   submission      sender allowed? header sound? price? room?
+//!                        │          a large body is written ahead in chunks: store::spool
 //!                        │          mime::inspect, mime::trace, routing
 //!                   store::accept   ONE transaction: hold + message + bytes        → 250
 //!                        │
@@ -39,11 +40,12 @@
 //! | [`door`] | how connections come in: limits, who it is (PROXY protocol) | what is said on them |
 //! | [`routing`] | which road a message takes, its parts | sockets, SQL |
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
+//! | [`memory`] | the budget for what arrives; who finds no room is refused, nobody waits | what a message is |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
 //! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
-//! | [`sweep`] | when expired keys and old rows leave; the store says which | anything but the store |
+//! | [`sweep`] | when orphans, expired keys and old rows leave; the store says which | anything but the store |
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
@@ -65,6 +67,9 @@
 //!
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
+//! - **Memory does not grow with a message**: beyond 256 KiB a body is on disk before
+//!   more of it is read, and what is kept counts against [`memory`]. The acceptance
+//!   names what was written ahead, and finds it whole, or is none.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
 //! - **Under an idempotency key a recipient is accepted once:** that is written in
@@ -78,8 +83,8 @@
 //! - **An entry is posted under one key with one amount until Dodo says something
 //!   definite, and as long as Dodo surely knows the key.** Only 2xx and 409 settle
 //!   it; only a 400 that no unknown try went before voids it. After that it is
-//!   doubtful: only Dodo's ledger, or the operator, decides it, and it is never
-//!   posted again.
+//!   doubtful: only Dodo's ledger, or the operator, decides it, whoever is first,
+//!   and it is never posted again.
 //! - **A refund is given once, and never outlives what was spent.** While the capture
 //!   is in no entry it is taken back; after that a credit entry in the same lane gives
 //!   it back. Off by default; at most one in twenty of a day's messages, but one at
@@ -89,7 +94,8 @@
 //!   unknown it may only raise what is available.
 //! - **Every call to Dodo is drawn from one budget,** whose size is what Dodo's
 //!   answers say; a third of it is for entries alone, and what a client waits for
-//!   goes before what nobody waits for.
+//!   goes before what nobody waits for. `audit --dodo`, a command beside the server,
+//!   keeps to two calls a second of its own.
 //! - **`Sent` wins, everything else needs the current attempt** (the diagram is in
 //!   [`domain::message`]). A lease, never a transaction, spans a network call.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
@@ -99,6 +105,9 @@
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is
 //!   composed when the message is accepted.
+//! - **Nobody is locked out by what others do**: a right secret is refused unchecked only
+//!   for failures of its own username at its own address, or for those of an address
+//!   from which it has not signed in lately ([`throttle::sign_in`]).
 //! - **Hostile octets meet only pure code**: what parses has no socket, no clock and
 //!   no store, and is bounded in every direction.
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
@@ -125,6 +134,7 @@
 //!
 //! | killed | what is there after the restart |
 //! |---|---|
+//! | while a large message arrives (`chunk-committed`), or its remains are swept (`orphans-swept`) | chunks that no message names; they go at the start |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
@@ -132,6 +142,7 @@
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
+//! | while an entry is in doubt (`entry-doubted`, `doubt-settled`, `doubt-voided`) | the doubt, which Dodo's ledger or the operator ends; or its end with who said so |
 //! | when a bounce is told (`bounce-recorded`, `refunds-decided`) | the bounce and what it gives back; Resend tells it again, which changes nothing |
 //! | while credit is given back (`refunds-due`, `credit-opened`) | refunds that are due, those never debited taken back; the open entry, posted again under its key |
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
@@ -139,6 +150,7 @@
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
 //! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
 //! | while old rows leave (`captures-left`, `messages-left`, `entries-left`, `marks-left`) | what had not left yet, and the sums of what had; the next round goes on |
+//! | after the operator's decision about a message (`operator-decided`) | the decision and what it did; it is not repeated |
 //! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
 //! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 
@@ -153,6 +165,7 @@ pub mod domain;
 pub mod door;
 pub mod handover;
 pub mod http;
+pub mod memory;
 pub mod mime;
 pub mod outbound;
 pub mod random;

@@ -100,6 +100,7 @@ impl Routing {
             header_from: mail.from.to_string(),
             subject: None,
             bytes: mail.bytes,
+            spooled: None,
             unit: Unit::Message,
             price: Credits::ZERO,
             accepted_at: mail.now,

@@ -8,9 +8,12 @@
 //!
 //! Where each recipient costs a credit, MAIL's answer says how many it found, and
 //! RCPT asks again only beyond them. A submission that is retried under a key is
-//! answered as the first time (`retried`).
+//! answered as the first time (`retried`). Sign-ins that fail are slowed down and in
+//! the end not looked at (`sign_in`).
 
 mod retried;
+mod sign_in;
+mod spool;
 #[cfg(test)]
 pub(crate) mod stand_in;
 
@@ -19,15 +22,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::billing::Billing;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::crash::CrashPoint;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
-use crate::domain::credential::{Secret, SecretHash};
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
 use crate::domain::idempotency::Keyed;
@@ -42,9 +45,12 @@ use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
-use crate::telemetry::{Metrics, SignInResult};
+use crate::telemetry::Metrics;
+use crate::throttle::sign_in::SignIns;
+use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
 use retried::Look;
+pub use spool::{CHUNK_BYTES, Spool};
 
 /// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
 const MAX_RECEIVED: usize = 50;
@@ -81,6 +87,11 @@ struct Inner {
     max_message_bytes: usize,
     max_recipients: usize,
     lease: Duration,
+    sign_ins: SignIns,
+    /// `None`: as fast as they come.
+    pace: Option<Throttle<CustomerId>>,
+    /// KiB that translations of large messages may take, and how many there are.
+    translating: (Arc<Semaphore>, u32),
 }
 
 /// Who signed in.
@@ -119,8 +130,10 @@ pub struct Submitted {
     pub begun: Begun,
     /// Who sends and who receives.
     pub envelope: Envelope,
-    /// The message, dots unstuffed.
+    /// The message, dots unstuffed; where there is a spool: its header.
     pub bytes: Vec<u8>,
+    /// What follows behind it, of a large message.
+    pub spool: Option<Spool>,
     /// How it came.
     pub arrival: Arrival,
     /// Set where the client may retry it and said so beside the message; a key in
@@ -140,6 +153,8 @@ pub struct Accepted {
 impl Submission {
     /// Submission by this configuration.
     pub fn new(config: &Config, tools: Tools) -> Self {
+        let kib = u32::try_from(config.upstream.max_bytes_translating >> 10).unwrap_or(u32::MAX).max(1);
+        let permits = usize::try_from(kib).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
             tools,
             policy: config.senders.policy,
@@ -148,46 +163,15 @@ impl Submission {
             max_message_bytes: config.smtp.max_message_bytes,
             max_recipients: config.smtp.max_recipients,
             lease: Duration::from_secs(config.queue.lease_s),
+            sign_ins: SignIns::new(&config.limits),
+            pace: pace(&config.limits),
+            translating: (Arc::new(Semaphore::new(permits)), kib),
         }))
     }
 
-    /// Checks a credential. Never waits for Dodo. Returns who it is and the
-    /// credits available, unless they are unknown.
-    pub async fn sign_in(
-        &self,
-        username: &str,
-        secret: &Secret,
-    ) -> Result<(SignedIn, Option<Credits>), Refusal> {
-        let metrics = &self.0.tools.metrics;
-        // A name that cannot be one is looked up like any other, so that the time tells nothing.
-        let username = Username::parse(username)
-            .or_else(|_| Username::parse("-"))
-            .map_err(|_| Refusal::BadCredential)?;
-        // Hashed and compared whether the name exists or not, for the same reason.
-        let presented = secret.hash();
-        let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
-            tracing::error!(%error, "sign-in could not be checked");
-            metrics.sign_in(SignInResult::Unavailable);
-            Refusal::StoreUnavailable
-        })?;
-        let expected = standing.as_ref().map_or(SecretHash::NOBODYS, |standing| standing.secret_hash);
-        let is_right = expected.is(&presented);
-        match standing {
-            Some(standing) if is_right && !standing.is_revoked => {
-                metrics.sign_in(SignInResult::Accepted);
-                self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
-                let available = standing.account.available_credits();
-                Ok((SignedIn { customer_id: standing.customer_id, username }, available))
-            }
-            _ => {
-                metrics.sign_in(SignInResult::Refused);
-                Err(Refusal::BadCredential)
-            }
-        }
-    }
-
     /// The checks at MAIL: credential still good, customer not suspended, sender
-    /// allowed, credit there.
+    /// allowed, not too fast, credit there. What is told to come later is told before
+    /// its message has been sent to us.
     pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         self.counted(self.try_begin(who, reverse_path).await)
     }
@@ -238,6 +222,10 @@ impl Submission {
             }
         }
         let Standing { customer_id, account, senders, .. } = standing;
+        if let Some(pace) = &self.0.pace {
+            let too_fast = |TooSoon { retry_after_s }| Refusal::TooFast { retry_after_s };
+            pace.take(customer_id.clone(), self.0.tools.clock.now()).map_err(too_fast)?;
+        }
         let available = self.0.tools.billing.check_credit(&customer_id, &account, Credits::ONE).await?;
         Ok(Begun { senders, available: Some(available).filter(|_| self.0.unit == Unit::Recipient) })
     }
@@ -259,7 +247,8 @@ impl Submission {
 
     async fn try_submit(&self, who: &SignedIn, mut submitted: Submitted) -> Result<Accepted, Refusal> {
         let inspection = self.inspect(&submitted)?;
-        let in_header = retried::in_header(&submitted, &inspection);
+        self.spool_if_large(&mut submitted).await?;
+        let in_header = retried::in_header(&submitted, &inspection).await?;
         submitted.keyed = in_header.or(submitted.keyed);
         // Each time that it is overtaken somebody else was accepted for one of its
         // recipients at least, and there are only so many.
@@ -273,18 +262,28 @@ impl Submission {
             }
             let senders = &submitted.begun.senders;
             inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
-            let acceptance = self.acceptance(who, &submitted, &inspection, now)?;
-            if let Some(accepted) = self.accept_to_the_end(acceptance).await? {
+            let acceptance = self.acceptance(who, &submitted, &inspection, now).await?;
+            let (accepted, spool) = self.accept_to_the_end(acceptance, submitted.spool.take()).await?;
+            if let Some(accepted) = accepted {
                 return Ok(accepted);
             }
+            submitted.spool = spool;
         }
     }
 
     /// A client that hangs up ends its own task, not the one that this runs in: what is
     /// committed with a lease must come to delivery, or it would wait until the lease lapses.
-    async fn accept_to_the_end(&self, acceptance: Acceptance) -> Result<Option<Accepted>, Refusal> {
+    /// The spool is given back to whoever was overtaken and tries again.
+    async fn accept_to_the_end(
+        &self,
+        acceptance: Acceptance,
+        mut spool: Option<Spool>,
+    ) -> Result<(Option<Accepted>, Option<Spool>), Refusal> {
         let submission = self.clone();
-        let accepting = self.0.tools.tasks.spawn(async move { submission.accept(acceptance).await });
+        let accepting = self.0.tools.tasks.spawn(async move {
+            let accepted = submission.accept(acceptance, spool.as_mut()).await?;
+            Ok((accepted, spool))
+        });
         accepting.await.unwrap_or_else(|error| {
             tracing::error!(%error, "an acceptance ended without an answer");
             Err(Refusal::StoreUnavailable)
@@ -292,7 +291,8 @@ impl Submission {
     }
 
     fn inspect(&self, submitted: &Submitted) -> Result<Inspection, Refusal> {
-        if submitted.bytes.len() > self.0.max_message_bytes {
+        let spooled = submitted.spool.as_ref().map_or(0, Spool::octets);
+        if submitted.bytes.len().saturating_add(spooled) > self.0.max_message_bytes {
             return Err(Refusal::TooLarge { limit_bytes: self.0.max_message_bytes });
         }
         if submitted.envelope.recipients().len() > self.0.max_recipients {
@@ -311,7 +311,7 @@ impl Submission {
     }
 
     /// What asks to be accepted: the message to those who do not have it under its key.
-    fn acceptance(
+    async fn acceptance(
         &self,
         who: &SignedIn,
         submitted: &Submitted,
@@ -325,7 +325,8 @@ impl Submission {
         let served = submitted.keyed.as_ref().map_or(&[][..], |keyed| &keyed.served);
         let everybody = submitted.envelope.recipients().iter();
         let recipients: Vec<Mailbox> = everybody.filter(|to| !served.contains(to)).cloned().collect();
-        let parts = self.0.tools.routing.parts(&message_id, &bytes, &recipients).map_err(not_carried)?;
+        let spool = submitted.spool.as_ref();
+        let parts = self.parts(&message_id, &bytes, spool, &recipients).await?;
         let price = self.0.unit.price(recipients.len());
         Ok(Acceptance {
             message_id,
@@ -336,6 +337,7 @@ impl Submission {
             header_from: inspection.from.first().map(ToString::to_string).unwrap_or_default(),
             subject: inspection.subject.clone(),
             bytes,
+            spooled: spool.map(Spool::spooled),
             unit: self.0.unit,
             price: price.ok_or(self.too_many_recipients())?,
             accepted_at: now,
@@ -347,9 +349,15 @@ impl Submission {
     }
 
     /// `None`: overtaken by another submission under its key.
-    async fn accept(&self, mut acceptance: Acceptance) -> Result<Option<Accepted>, Refusal> {
+    async fn accept(
+        &self,
+        mut acceptance: Acceptance,
+        spool: Option<&mut Spool>,
+    ) -> Result<Option<Accepted>, Refusal> {
         let Tools { store, billing, handover, metrics, .. } = &self.0.tools;
         let road = acceptance.parts.first().map(|part| part.road);
+        // A large message is not in memory any more: delivery finds it in the database.
+        let road = road.filter(|_| acceptance.spooled.is_none());
         let room =
             road.and_then(|road| handover.reserve(road, acceptance.bytes.len(), acceptance.parts.len()));
         acceptance.lease_until =
@@ -379,6 +387,9 @@ impl Submission {
             accept::Accepted::Suspended(reason) => return Err(Refusal::Suspended { reason }),
             accept::Accepted::Revoked => return Err(Refusal::BadCredential),
         };
+        if let Some(spool) = spool {
+            spool.keep();
+        }
         metrics.message_accepted();
         log_accepted(&acceptance, available);
         let message_id = acceptance.message_id.clone();
@@ -406,10 +417,16 @@ fn log_accepted(acceptance: &Acceptance, available: Option<Credits>) {
         username = acceptance.username.as_ref().map(Username::as_str),
         recipients = acceptance.parts.iter().map(|part| part.recipients.len()).sum::<usize>(),
         served_before = acceptance.keyed.as_ref().map(|keyed| keyed.served.len()).filter(|served| *served > 0),
-        bytes = acceptance.bytes.len(),
+        bytes = acceptance.size(),
         available = available.map(Credits::get),
         "message accepted"
     );
+}
+
+/// The buckets of `limits.messages_per_s`.
+fn pace(limits: &Limits) -> Option<Throttle<CustomerId>> {
+    let interval = Duration::from_secs(1).checked_div(limits.messages_per_s)?;
+    Some(Throttle::new(limits.messages_burst, interval))
 }
 
 /// The parts, leased in the insert, go to delivery without a look at the database.

@@ -1,8 +1,10 @@
 //! The sweep: what has had its time leaves in the background, a little at a time.
 //!
 //! It owns only when; which rows may leave, and what of them stays, is the store's.
-//! Idempotency keys that have expired go first, since a message stays as long as a
-//! key that names it. Between two steps it pauses, so that mail never waits for more than one of them.
+//! What was written ahead for messages that were never accepted goes first; at the
+//! start that is all there is, since whoever sent it is gone with the earlier process.
+//! Then idempotency keys that have expired, since a message stays as long as a key
+//! that names it. Between two steps it pauses, so that mail never waits for more than one of them.
 
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ const KEYS: u32 = 500;
 const ROUND: Duration = Duration::from_secs(60);
 /// The same where rows leave as soon as they may.
 const QUICK_ROUND: Duration = Duration::from_secs(1);
+/// Whoever has sent a message to its end waits no longer for it to be accepted.
+const SUBMITTED_WITHIN: Duration = Duration::from_secs(3600);
 /// What names no person's mail is remembered for so long at least: entries, because
 /// what Dodo's ledger shows may be held against them; webhooks, because Dodo repeats
 /// what it could not deliver; checkouts, because a buyer may come back the next day.
@@ -36,6 +40,8 @@ pub struct Sweep {
     pub clock: Clock,
     /// How long rows stay after their end.
     pub keep: Duration,
+    /// The longest time that a message may take to arrive: `smtp.data_timeout_s`.
+    pub arrives_within: Duration,
     /// The soft stop.
     pub stop: CancellationToken,
 }
@@ -48,18 +54,41 @@ impl Sweep {
 
     /// Runs until the stop.
     pub async fn run(self) {
+        let started = self.clock.now();
+        self.tell(self.orphans(started).await);
         let round = if self.keep.is_zero() { QUICK_ROUND } else { ROUND };
         loop {
-            if let Err(error) = self.round().await {
-                tracing::error!(%error, "old rows could not be removed; they are tried again");
-            }
+            self.tell(self.round().await);
             if !self.wait(round).await {
                 return;
             }
         }
     }
 
+    fn tell(&self, done: Result<(), StoreError>) {
+        if let Err(error) = done {
+            tracing::error!(%error, "old rows could not be removed; they are tried again");
+        }
+    }
+
+    /// What was begun before `cutoff` and belongs to no message.
+    async fn orphans(&self, cutoff: Timestamp) -> Result<(), StoreError> {
+        let mut spools = 0;
+        while let left @ 1.. = self.store.sweep_orphans(cutoff).await? {
+            self.store.pass(CrashPoint::OrphansSwept);
+            spools += left;
+            if !self.wait(PAUSE).await {
+                break;
+            }
+        }
+        if spools > 0 {
+            tracing::info!(spools, "what had arrived of messages that were never accepted is removed");
+        }
+        Ok(())
+    }
+
     async fn round(&self) -> Result<(), StoreError> {
+        self.orphans(self.before(self.arrives_within.saturating_add(SUBMITTED_WITHIN))).await?;
         while self.store.sweep_keys(self.clock.now(), KEYS).await? > 0 {
             self.store.pass(CrashPoint::KeysSwept);
             if !self.wait(PAUSE).await {
@@ -138,7 +167,13 @@ mod tests {
         for (days, is_there) in [(0, true), (8, true), (1, false)] {
             clock.advance(Duration::from_secs(days * 24 * 3600));
             let (keep, stop) = (Sweep::keep(&queue), CancellationToken::new());
-            let sweep = Sweep { store: store.clone(), clock: clock.clone(), keep, stop };
+            let sweep = Sweep {
+                store: store.clone(),
+                clock: clock.clone(),
+                keep,
+                arrives_within: Duration::ZERO,
+                stop,
+            };
             sweep.round().await.unwrap();
             assert_eq!(store.is_webhook_handled("dodo", "msg_1").await.unwrap(), is_there, "{days}");
         }
@@ -154,7 +189,10 @@ mod tests {
         let clock = Clock::manual(Clock::system().now());
         let round = || async {
             let (keep, stop) = (Duration::ZERO, CancellationToken::new());
-            Sweep { store: store.clone(), clock: clock.clone(), keep, stop }.round().await.unwrap();
+            Sweep { store: store.clone(), clock: clock.clone(), keep, arrives_within: Duration::ZERO, stop }
+                .round()
+                .await
+                .unwrap();
         };
         clock.advance(Duration::from_secs(23 * 3600));
         round().await;
@@ -169,7 +207,13 @@ mod tests {
     async fn a_stop_ends_it() {
         let (store, _directory) = store().await;
         let stop = CancellationToken::new();
-        let sweep = Sweep { store, clock: Clock::system(), keep: Duration::ZERO, stop: stop.clone() };
+        let sweep = Sweep {
+            store,
+            clock: Clock::system(),
+            keep: Duration::ZERO,
+            arrives_within: Duration::ZERO,
+            stop: stop.clone(),
+        };
         let running = tokio::spawn(sweep.run());
         stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();

@@ -114,6 +114,8 @@ where
 pub const fn refusal_reason(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::BadCredential => "bad_credential",
+        Refusal::TooManyFailures { .. } => "too_many_failures",
+        Refusal::TooManySessions { .. } => "too_many_sessions",
         Refusal::Suspended { .. } => "suspended",
         Refusal::SenderNotAllowed { .. } => "sender_not_allowed",
         Refusal::OutOfCredit { .. } => "out_of_credit",

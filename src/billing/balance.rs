@@ -325,7 +325,7 @@ impl Billing {
         }
         let (mut failed, mut in_a_row) = (BTreeSet::new(), 0);
         for customer_id in leaves.into_keys() {
-            let is_hopeless = in_a_row >= MAX_FAILURES;
+            let is_hopeless = in_a_row >= MAX_FAILURES && self.0.budget.is_away();
             if is_hopeless || self.fly(&customer_id, Purpose::Refresh, Patience::NONE).await.is_none() {
                 in_a_row += 1;
                 failed.insert(customer_id);

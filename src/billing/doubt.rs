@@ -24,11 +24,12 @@ use super::budget::Purpose;
 use super::dodo::DodoError;
 use super::ledger::Reading;
 use super::{Billing, Tools};
+use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::store::StoreError;
-use crate::store::doubt::{Decider, DoubtfulEntry};
+use crate::store::doubt::{Decider, DoubtfulEntry, NotDecided};
 use crate::store::entry::Entry;
-use crate::telemetry::{DodoCall, EntryResult, RefundResult};
+use crate::telemetry::DodoCall;
 
 /// How often doubtful entries are looked for even when nobody called.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -58,7 +59,8 @@ impl Look {
 }
 
 /// What a lookup came to.
-enum Outcome {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
     /// The entry has ended.
     Decided,
     /// It is looked up again, after so long at most.
@@ -80,6 +82,7 @@ impl Billing {
         if self.kept(entry, || store.doubt_entry(entry, why, clock.now())).await.is_none() {
             return;
         }
+        store.pass(CrashPoint::EntryDoubted);
         tracing::error!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
@@ -144,7 +147,7 @@ impl Billing {
         Ok(next)
     }
 
-    async fn look_up(&self, sought: &DoubtfulEntry) -> Result<Outcome, StoreError> {
+    pub(super) async fn look_up(&self, sought: &DoubtfulEntry) -> Result<Outcome, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let entry = &sought.entry;
         let began = clock.now();
@@ -180,41 +183,44 @@ impl Billing {
     async fn found(&self, sought: &DoubtfulEntry, surplus: i64) -> Result<Outcome, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let entry = &sought.entry;
-        let low = store.settle_doubtful(entry, Decider::Ledger, clock.now()).await?;
+        let low = match store.settle_doubtful(entry, Decider::Ledger, clock.now()).await? {
+            Ok(low) => low,
+            Err(why_not) => return Ok(too_late(&why_not, "shows it")),
+        };
+        store.pass(CrashPoint::DoubtSettled);
         self.tell_settled(entry, "a doubtful entry stands in Dodo's ledger; it is settled");
         if surplus > 0 {
             tracing::error!(
                 entry_id = %entry.entry_id,
                 customer_id = %entry.customer_id,
+                kind = entry.kind.as_str(),
                 amount = surplus,
-                "Dodo's ledger shows an entry more than once; give the customer back what was taken too much"
+                "Dodo's ledger shows an entry more than once; undo there what is too much, with a reason that names the entry"
             );
         }
-        if low == Some(true) {
+        if low {
             self.low_balance(&entry.customer_id, None);
         }
-        self.0.reads.ask(&entry.customer_id);
-        self.0.owing.notify_one();
-        Ok(Outcome::Decided)
+        Ok(self.lane_is_free(entry))
     }
 
     async fn absent(&self, sought: &DoubtfulEntry) -> Result<Outcome, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let entry = &sought.entry;
-        store.void_doubtful(entry, Decider::Ledger, "Dodo's ledger does not show it", clock.now()).await?;
-        self.0.tools.metrics.entry(entry.kind, EntryResult::Void);
-        self.count_refunds(entry, RefundResult::Refused);
-        tracing::warn!(
-            entry_id = %entry.entry_id,
-            customer_id = %entry.customer_id,
-            kind = entry.kind.as_str(),
-            amount = entry.amount.get(),
-            "a doubtful entry does not stand in Dodo's ledger; its credits go into a new one"
-        );
-        // The next entry is cut to what the balance is now.
+        let why = "Dodo's ledger does not show it";
+        if let Err(why_not) = store.void_doubtful(entry, Decider::Ledger, why, clock.now()).await? {
+            return Ok(too_late(&why_not, "does not show it"));
+        }
+        store.pass(CrashPoint::DoubtVoided);
+        self.tell_void(entry, why, "a doubtful entry is void; its credits go into a new one");
+        Ok(self.lane_is_free(entry))
+    }
+
+    /// The next entry is cut to what the balance is now.
+    fn lane_is_free(&self, entry: &Entry) -> Outcome {
         self.0.reads.ask(&entry.customer_id);
         self.0.owing.notify_one();
-        Ok(Outcome::Decided)
+        Outcome::Decided
     }
 
     async fn undecided(
@@ -225,7 +231,9 @@ impl Billing {
     ) -> Result<Outcome, StoreError> {
         let entry = &sought.entry;
         if sought.why.as_deref() != Some(why) {
-            self.0.tools.store.note_lookup(&entry.entry_id, why).await?;
+            if !self.0.tools.store.note_lookup(&entry.entry_id, why).await? {
+                return Ok(Outcome::Decided);
+            }
             tracing::warn!(
                 entry_id = %entry.entry_id,
                 customer_id = %entry.customer_id,
@@ -236,4 +244,10 @@ impl Billing {
         }
         Ok(Outcome::Undecided(at_most))
     }
+}
+
+/// The operator was faster. Whether that fits what the ledger says is for people to see.
+fn too_late(why_not: &NotDecided, ledger: &'static str) -> Outcome {
+    tracing::warn!(reason = %why_not, ledger, "a lookup in Dodo's ledger came too late to decide");
+    Outcome::Decided
 }

@@ -5,6 +5,11 @@
 //! that somebody made by hand is then taken for one of ours. The books move while
 //! the pages are read, so they are read before and after: what was settled before
 //! must stand there, what stands there must be known after.
+//!
+//! Where the operator decided a doubtful entry against what Dodo shows, somebody has
+//! lost credits. If that is the operator, who knew the risk, it is worth a remark. If
+//! it is the customer, it is wrong until it is put right: a line in the other
+//! direction whose reason names the entry undoes it, and is reckoned against it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,6 +40,8 @@ pub struct Difference {
     pub problem: &'static str,
     /// By how many credits.
     pub credits: i64,
+    /// Nothing has to be done about it: the operator's decision, at the operator's cost.
+    pub is_remark: bool,
 }
 
 /// Why a comparison was not made.
@@ -80,7 +87,8 @@ impl Auditor {
                 Some(reading) if reading.is_whole() => Some(compare(&before, &after, reading.lines())),
                 Some(_) => differences,
             };
-            if differences.as_ref().is_some_and(Vec::is_empty) {
+            let is_well = |found: &Vec<Difference>| found.iter().all(|difference| difference.is_remark);
+            if differences.as_ref().is_some_and(is_well) {
                 break;
             }
         }
@@ -111,59 +119,113 @@ impl Auditor {
     }
 }
 
+impl Difference {
+    fn of(entry: &Booked, problem: &'static str, credits: i64) -> Self {
+        Self { entry_id: Some(entry.entry_id.clone()), problem, credits, is_remark: false }
+    }
+
+    fn of_sums(problem: &'static str, credits: i64) -> Self {
+        Self { entry_id: None, problem, credits, is_remark: false }
+    }
+
+    fn remark(self) -> Self {
+        Self { is_remark: true, ..self }
+    }
+}
+
+/// A debit that the operator settled: if Dodo lacks it, its credits were given away knowingly.
+fn may_be_given_away(entry: &Booked) -> bool {
+    entry.state == Standing::Done && entry.is_by_operator && !entry.is_credit
+}
+
 fn without_ledger(books: &Books) -> Vec<Difference> {
-    let done = books.entries.iter().filter(|entry| entry.state == Standing::Done);
-    let credits = sum(done.map(|entry| entry.amount.to_i64()).chain([books.gone, books.gone_back]));
+    let done = || books.entries.iter().filter(|entry| entry.state == Standing::Done);
+    let credits = sum(done()
+        .filter(|entry| !may_be_given_away(entry))
+        .map(|entry| entry.amount.to_i64())
+        .chain([books.gone, books.gone_back]));
+    let given_away = done().filter(|entry| may_be_given_away(entry)).map(missing);
     let problem = "entries are settled, and Dodo knows no ledger of this customer";
-    Vec::from_iter((credits > 0).then_some(Difference { entry_id: None, problem, credits }))
+    Vec::from_iter((credits > 0).then(|| Difference::of_sums(problem, credits)).into_iter().chain(given_away))
 }
 
 /// Holds a whole ledger against the books as they were before it was read, and as
 /// they were after.
 pub(crate) fn compare(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<Difference> {
     let named = named(lines);
-    let mut differences = Vec::new();
-    let mut differ = |entry_id: &EntryId, problem, credits| {
-        differences.push(Difference { entry_id: Some(entry_id.clone()), problem, credits });
-    };
-    let known: BTreeMap<&EntryId, &Booked> =
-        after.entries.iter().map(|entry| (&entry.entry_id, entry)).collect();
-    let mut unknown = Vec::new();
-    for ((entry_id, is_credit), credits) in &named {
-        let Some(entry) = known.get(entry_id).filter(|entry| entry.is_credit == *is_credit) else {
-            unknown.push((entry_id, *is_credit, *credits));
-            continue;
-        };
-        let amount = entry.amount.to_i64();
-        if entry.state == Standing::Void {
-            differ(entry_id, "it was given up, and stands in Dodo's ledger", *credits);
-        } else if *credits > amount {
-            differ(entry_id, "Dodo's ledger shows more of it than was settled", credits - amount);
-        } else if entry.state == Standing::Done && *credits < amount {
-            differ(entry_id, "Dodo's ledger shows less of it than was settled", amount - credits);
-        }
-    }
-    let is_named = |entry: &Booked| named.contains_key(&(entry.entry_id.clone(), entry.is_credit));
-    let is_missing = |entry: &&Booked| entry.state == Standing::Done && !is_named(entry);
-    let missing: Vec<&Booked> = before.entries.iter().filter(is_missing).collect();
     if named.is_empty() {
         return by_sums(before, after, lines);
     }
-    // Reasons come back, and those of the missing did not.
-    for entry in missing {
-        differ(&entry.entry_id, "it is settled, and Dodo's ledger does not show it", entry.amount.to_i64());
+    let known: BTreeMap<&EntryId, &Booked> =
+        after.entries.iter().map(|entry| (&entry.entry_id, entry)).collect();
+    let mut differences = Vec::new();
+    let mut unknown = Vec::new();
+    for (entry_id, debited) in &named {
+        match known.get(entry_id) {
+            Some(entry) if entry.is_credit => {
+                differences.extend(held_against(entry, debited.saturating_neg()))
+            }
+            Some(entry) => differences.extend(held_against(entry, *debited)),
+            None => unknown.push((entry_id, *debited)),
+        }
     }
+    // Reasons come back, and those of the missing did not.
+    let is_missing = |entry: &&Booked| entry.state == Standing::Done && !named.contains_key(&entry.entry_id);
+    differences.extend(before.entries.iter().filter(is_missing).map(missing));
     differences.extend(unknown_to_us(&unknown, after));
     differences
 }
 
-/// Credits under each id that lines name, for each direction.
-fn named(lines: &[LedgerLine]) -> BTreeMap<(EntryId, bool), i64> {
-    let mut named: BTreeMap<(EntryId, bool), i64> = BTreeMap::new();
+/// What is wrong about an entry that stands in Dodo's ledger with so many credits,
+/// those left out that were undone there.
+fn held_against(entry: &Booked, credits: i64) -> Option<Difference> {
+    const UNDO: &str = "the operator voided it, and Dodo has it: the customer pays it twice, unless a credit at \
+                        Dodo whose reason names it gives it back";
+    let amount = entry.amount.to_i64();
+    let differs = |problem, credits| Some(Difference::of(entry, problem, credits));
+    match entry.state {
+        _ if credits < 0 => {
+            differs("more of it is undone in Dodo's ledger than stood there", credits.saturating_neg())
+        }
+        Standing::Void if credits == 0 => None,
+        Standing::Void if entry.is_by_operator && entry.is_credit => {
+            differs("the operator voided it, and Dodo has given it", credits).map(Difference::remark)
+        }
+        Standing::Void if entry.is_by_operator => differs(UNDO, credits),
+        Standing::Void => differs("it was given up, and stands in Dodo's ledger", credits),
+        _ if credits > amount => differs("Dodo's ledger shows more of it than was settled", credits - amount),
+        Standing::Done if credits < amount && may_be_given_away(entry) => {
+            let problem = "settled by the operator's decision; Dodo's ledger shows less of it";
+            differs(problem, amount - credits).map(Difference::remark)
+        }
+        Standing::Done if credits < amount => {
+            differs("Dodo's ledger shows less of it than was settled", amount - credits)
+        }
+        Standing::Done | Standing::Open => None,
+    }
+}
+
+/// What is wrong about a settled entry that Dodo's ledger does not show.
+fn missing(entry: &Booked) -> Difference {
+    const UNGIVEN: &str = "the operator settled it, and Dodo's ledger does not show it: the customer lacks it, \
+                           unless a credit at Dodo whose reason names it gives it";
+    let differs = |problem| Difference::of(entry, problem, entry.amount.to_i64());
+    match entry.is_by_operator {
+        true if entry.is_credit => differs(UNGIVEN),
+        true => differs("settled by the operator's decision; Dodo's ledger shows no such debit").remark(),
+        false => differs("it is settled, and Dodo's ledger does not show it"),
+    }
+}
+
+/// Credits that lines debit under each id that they name; less those that lines under
+/// it give.
+fn named(lines: &[LedgerLine]) -> BTreeMap<EntryId, i64> {
+    let mut named: BTreeMap<EntryId, i64> = BTreeMap::new();
     for line in lines {
         if let Owner::Named(entry_id) = owner(line) {
-            let credits = named.entry((entry_id, line.is_credit)).or_default();
-            *credits = credits.saturating_add(line.amount);
+            let debited = named.entry(entry_id).or_default();
+            let amount = if line.is_credit { line.amount.saturating_neg() } else { line.amount };
+            *debited = debited.saturating_add(amount);
         }
     }
     named
@@ -171,25 +233,24 @@ fn named(lines: &[LedgerLine]) -> BTreeMap<(EntryId, bool), i64> {
 
 /// Ids in Dodo's ledger that the books do not have: old entries, whose rows have
 /// left and of which only the sum is known, or what should not be there.
-fn unknown_to_us(unknown: &[(&EntryId, bool, i64)], books: &Books) -> Vec<Difference> {
+fn unknown_to_us(unknown: &[(&EntryId, i64)], books: &Books) -> Vec<Difference> {
     let old_debits = "old debits in Dodo's ledger are not what was settled in rows that have left";
     let old_credits = "old credits in Dodo's ledger are not what was given back in rows that have left";
     let mut differences = Vec::new();
-    for (is_credit, gone, problem) in [(false, books.gone, old_debits), (true, books.gone_back, old_credits)]
-    {
-        let unknown = unknown.iter().filter(|(_, is_given, _)| *is_given == is_credit);
+    for (sign, gone, problem) in [(1, books.gone, old_debits), (-1, books.gone_back, old_credits)] {
+        let unknown = unknown.iter().filter(|(_, debited)| debited.signum() == sign);
         if gone == 0 {
-            differences.extend(unknown.map(|(entry_id, _, credits)| Difference {
+            differences.extend(unknown.map(|(entry_id, debited)| Difference {
                 entry_id: Some((*entry_id).clone()),
                 problem: "it stands in Dodo's ledger, and the books do not know it",
-                credits: *credits,
+                credits: debited.saturating_abs(),
+                is_remark: false,
             }));
             continue;
         }
-        let shown = sum(unknown.map(|(_, _, credits)| *credits));
+        let shown = sum(unknown.map(|(_, debited)| debited.saturating_abs()));
         if shown != gone {
-            let credits = shown.saturating_sub(gone).saturating_abs();
-            differences.push(Difference { entry_id: None, problem, credits });
+            differences.push(Difference::of_sums(problem, shown.saturating_sub(gone).saturating_abs()));
         }
     }
     differences
@@ -201,26 +262,30 @@ fn by_sums(before: &Books, after: &Books, lines: &[LedgerLine]) -> Vec<Differenc
     for is_credit in [false, true] {
         let shown = lines.iter().filter(|line| line.is_credit == is_credit && owner(line) == Owner::Perhaps);
         let shown = sum(shown.map(|line| line.amount));
-        let settled = booked(before, is_credit, |state| state == Standing::Done);
-        let at_most = booked(after, is_credit, |state| state != Standing::Void);
-        let mut differ = |problem, credits| {
-            differences.push(Difference { entry_id: None, problem, credits });
-        };
-        if shown < settled {
-            differ("less stands in Dodo's ledger than was settled", settled - shown);
+        let settled = booked(before, is_credit, |entry| entry.state == Standing::Done);
+        let given_away = sum(before
+            .entries
+            .iter()
+            .filter(|entry| entry.is_credit == is_credit && may_be_given_away(entry))
+            .map(|entry| entry.amount.to_i64()));
+        let at_most = booked(after, is_credit, |entry| entry.state != Standing::Void);
+        if shown < settled - given_away {
+            let problem = "less stands in Dodo's ledger than was settled";
+            differences.push(Difference::of_sums(problem, settled - given_away - shown));
+        } else if shown < settled {
+            let problem = "less stands in Dodo's ledger than was settled, by the operator's decision";
+            differences.push(Difference::of_sums(problem, settled - shown).remark());
         } else if !is_credit && settled > 0 && shown > at_most {
-            differ(
-                "more was debited in Dodo's ledger than was settled, and it does not say by whom",
-                shown - at_most,
-            );
+            let problem = "more was debited in Dodo's ledger than was settled, and it does not say by whom";
+            differences.push(Difference::of_sums(problem, shown - at_most));
         }
     }
     differences
 }
 
 /// The sum of what is booked in one direction, with what has left.
-fn booked(books: &Books, is_credit: bool, is_meant: impl Fn(Standing) -> bool) -> i64 {
-    let entries = books.entries.iter().filter(|entry| entry.is_credit == is_credit && is_meant(entry.state));
+fn booked(books: &Books, is_credit: bool, is_meant: impl Fn(&Booked) -> bool) -> i64 {
+    let entries = books.entries.iter().filter(|entry| entry.is_credit == is_credit && is_meant(entry));
     let gone = if is_credit { books.gone_back } else { books.gone };
     sum(entries.map(|entry| entry.amount.to_i64()).chain([gone]))
 }
@@ -345,5 +410,57 @@ mod tests {
         assert_eq!(compare(&books, &books, &with(2)), []);
         let problem = ": old credits in Dodo's ledger are not what was given back in rows that have left";
         assert_eq!(told(&books, &books, &with(3)), [(problem.to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_the_operator_decided_is_a_remark_where_it_is_his_loss_and_wrong_where_it_is_the_customers() {
+        use Standing::*;
+        let decided =
+            |name, state, is_credit| Booked { is_credit, is_by_operator: true, ..entry(name, 3, state) };
+        let given = |amount, name| LedgerLine { is_credit: true, ..line(amount, Some(name)) };
+        let debited = |amount, name| line(amount, Some(name));
+        // What was decided, what Dodo shows, credits of the difference, whether it is a remark.
+        let table = [
+            (decided("x", Done, false), vec![], Some((3, true))),
+            (decided("x", Done, false), vec![debited(2, "x")], Some((1, true))),
+            (decided("x", Done, false), vec![debited(3, "x")], None),
+            (decided("x", Done, false), vec![debited(4, "x")], Some((1, false))),
+            (decided("x", Void, false), vec![], None),
+            (decided("x", Void, false), vec![debited(3, "x")], Some((3, false))),
+            (decided("x", Void, false), vec![debited(3, "x"), given(2, "x")], Some((1, false))),
+            (decided("x", Void, false), vec![debited(3, "x"), given(3, "x")], None),
+            (decided("x", Void, false), vec![debited(3, "x"), given(4, "x")], Some((1, false))),
+            (decided("x", Done, true), vec![], Some((3, false))),
+            (decided("x", Done, true), vec![given(3, "x")], None),
+            (decided("x", Void, true), vec![given(3, "x")], Some((3, true))),
+            (decided("x", Void, true), vec![given(3, "x"), debited(3, "x")], None),
+        ];
+        for (decided, shown, wanted) in table {
+            let books = books(&[entry("a", 5, Done), decided.clone()]);
+            let lines = [vec![debited(5, "a")], shown].concat();
+            let found = compare(&books, &books, &lines);
+            let told = found.iter().map(|found| (found.credits, found.is_remark)).collect::<Vec<_>>();
+            assert_eq!(told, Vec::from_iter(wanted), "{decided:?} {lines:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_operator_gave_away_is_a_remark_where_only_sums_or_no_ledger_can_be_compared() {
+        let given_away = Booked { is_by_operator: true, ..entry("x", 3, Standing::Done) };
+        let books = books(&[entry("a", 5, Standing::Done), given_away]);
+        let told = |found: Vec<Difference>| {
+            found.iter().map(|found| (found.credits, found.is_remark)).collect::<Vec<_>>()
+        };
+        for (shown, wanted) in [
+            (8, None),
+            (7, Some((1, true))),
+            (5, Some((3, true))),
+            (4, Some((1, false))),
+            (9, Some((1, false))),
+        ] {
+            let found = compare(&books, &books, &[line(shown, None)]);
+            assert_eq!(told(found), Vec::from_iter(wanted), "{shown}");
+        }
+        assert_eq!(told(without_ledger(&books)), [(5, false), (3, true)]);
     }
 }

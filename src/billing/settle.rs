@@ -337,25 +337,34 @@ impl Billing {
         );
     }
 
-    /// Nothing was applied: what the entry covered is owed in no entry again, and
-    /// the balance is read before the next one is cut to it.
-    async fn void(&self, entry: &Entry, message: &str) -> Next {
-        let Tools { store, clock, metrics, .. } = &self.0.tools;
-        // The same entry would be refused again.
-        self.leave_alone(&entry.customer_id);
-        if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
-            return Next::NotKept;
-        }
-        store.pass(CrashPoint::EntryVoided);
-        metrics.entry(entry.kind, EntryResult::Void);
+    /// Counts and logs that Dodo has no such entry, and why that is known.
+    pub(super) fn tell_void(&self, entry: &Entry, why: &str, what: &'static str) {
+        self.0.tools.metrics.entry(entry.kind, EntryResult::Void);
         self.count_refunds(entry, RefundResult::Refused);
         tracing::warn!(
             entry_id = %entry.entry_id,
             customer_id = %entry.customer_id,
             kind = entry.kind.as_str(),
             amount = entry.amount.get(),
-            reason = ?message,
-            "Dodo refused an entry; its credits stay owed, to Dodo or to the customer"
+            reason = ?why,
+            "{what}"
+        );
+    }
+
+    /// Nothing was applied: what the entry covered is owed in no entry again, and
+    /// the balance is read before the next one is cut to it.
+    async fn void(&self, entry: &Entry, message: &str) -> Next {
+        let Tools { store, clock, .. } = &self.0.tools;
+        // The same entry would be refused again.
+        self.leave_alone(&entry.customer_id);
+        if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
+            return Next::NotKept;
+        }
+        store.pass(CrashPoint::EntryVoided);
+        self.tell_void(
+            entry,
+            message,
+            "Dodo refused an entry; its credits stay owed, to Dodo or to the customer",
         );
         // If the balance is another than was thought, this lets the next entry be opened at once.
         let _ = self.read_balance(&entry.customer_id).await;

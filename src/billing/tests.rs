@@ -138,6 +138,7 @@ impl Bench {
             header_from: "app@x.example".to_owned(),
             subject: None,
             bytes: Bytes::from_static(b"\r\n"),
+            spooled: None,
             unit: Unit::Recipient,
             price: Credits::new(recipients).unwrap(),
             accepted_at: now,

@@ -28,23 +28,27 @@ pub struct AuditArgs {
 pub(super) async fn run(args: AuditArgs, place: &Place<'_>) -> anyhow::Result<Printout> {
     let desk = Desk::open(place).await?;
     let mut findings = desk.store.audit().await?;
+    let mut remarks = String::new();
     if args.dodo {
-        findings.extend(against_dodo(&desk, place).await?);
+        let (found, told) = against_dodo(&desk, place).await?;
+        findings.extend(found);
+        remarks = told;
     }
     let is_success = findings.is_empty();
     let printout = if args.format.json {
         Printout::json(&findings)?
     } else if is_success {
         let doubtful = desk.store.doubtful_entries().await?;
-        Printout::text(all_well(&desk.store.totals().await?) + &in_doubt(&doubtful))
+        Printout::text(all_well(&desk.store.totals().await?) + &in_doubt(&doubtful) + &remarks)
     } else {
-        Printout::text(listed(findings))
+        Printout::text(listed(findings) + &remarks)
     };
     Ok(Printout { is_success, ..printout })
 }
 
-/// Customer by customer, what Dodo's ledger shows otherwise.
-async fn against_dodo(desk: &Desk, place: &Place<'_>) -> anyhow::Result<Vec<Finding>> {
+/// Customer by customer, what Dodo's ledger shows otherwise: what is wrong, and a line
+/// for each thing that only should be known.
+async fn against_dodo(desk: &Desk, place: &Place<'_>) -> anyhow::Result<(Vec<Finding>, String)> {
     let (secrets, _) = Secrets::readable_from_env(&desk.config, place.environment);
     if secrets.dodo_api_key.expose_secret().is_empty() || secrets.credit_entitlement_id.is_empty() {
         bail!("set DODO_PAYMENTS_API_KEY and CREDIT_ENTITLEMENT_ID, as for `postmeter serve`");
@@ -57,16 +61,20 @@ async fn against_dodo(desk: &Desk, place: &Place<'_>) -> anyhow::Result<Vec<Find
         clock: desk.clock.clone(),
     })?;
     let auditor = Auditor::new(desk.store.clone(), dodo);
-    let mut findings = Vec::new();
+    let (mut findings, mut remarks) = (Vec::new(), String::new());
     for customer in desk.store.customers().await? {
         let customer_id = customer.customer_id;
-        for Difference { entry_id, problem, credits } in auditor.differences(&customer_id).await? {
+        for Difference { entry_id, problem, credits, is_remark } in auditor.differences(&customer_id).await? {
             let entry = entry_id.map(|entry_id| format!(" {entry_id}")).unwrap_or_default();
             let row = format!("{customer_id}{entry}");
-            findings.push(Finding { table: "dodo", row, problem, credits: Some(credits) });
+            if is_remark {
+                remarks += &format!("remark: {row}, {credits} credits: {problem}\n");
+            } else {
+                findings.push(Finding { table: "dodo", row, problem, credits: Some(credits) });
+            }
         }
     }
-    Ok(findings)
+    Ok((findings, remarks))
 }
 
 /// Nothing disagrees, and yet somebody should know.

@@ -1,5 +1,11 @@
 //! `postmeter entry`: entries that Postmeter cannot decide by itself, and the
 //! operator's word on them.
+//!
+//! A wrong word costs somebody credits for good, so whoever says it hears first
+//! whom and how many. A running server may be looking the same entry up: whoever
+//! decides first has decided.
+
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -7,10 +13,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::print;
-use super::{Desk, Format, Printout};
+use super::{Desk, Format, Place, Printout};
+use crate::billing::doubt::may_be_under_way;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::store::doubt::{Decider, DoubtfulEntry};
+use crate::store::entry::Entry;
+use crate::telemetry::EntryKind;
 
 /// `postmeter entry …`
 #[derive(Debug, Args)]
@@ -26,19 +35,25 @@ pub struct EntryArgs {
 /// What to do with entries in doubt.
 #[derive(Debug, Subcommand)]
 pub enum EntryAction {
-    /// List the entries that Dodo may or may not have applied; their credits stay owed
+    /// List the entries that Dodo may or may not have applied; until they are decided debits stay owed and refunds due
     List,
-    /// Say that Dodo has applied an entry: its debt is paid. If it has not, its credits are given away
+    /// Say that Dodo has applied an entry: the debit is paid, or the refund was given
     Settle {
         /// The entry
         #[arg(value_name = "ENTRY")]
         entry_id: EntryId,
+        /// The risk of being wrong is known
+        #[arg(long)]
+        yes: bool,
     },
-    /// Say that Dodo has not applied an entry: its credits go into a new one. If it has, they are debited twice
+    /// Say that Dodo has not applied an entry: its debit, or its refund, goes into a new one
     Void {
         /// The entry
         #[arg(value_name = "ENTRY")]
         entry_id: EntryId,
+        /// The risk of being wrong is known
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -82,12 +97,71 @@ impl<'a> EntryObject<'a> {
     }
 }
 
-pub(super) async fn run(args: EntryArgs, desk: &Desk) -> anyhow::Result<Printout> {
+pub(super) async fn run(args: EntryArgs, place: &Place<'_>) -> anyhow::Result<Printout> {
     let EntryArgs { format, action } = args;
-    match action {
-        EntryAction::List => list(desk, format).await,
-        EntryAction::Settle { entry_id } => settle(desk, &doubtful(desk, &entry_id).await?, format).await,
-        EntryAction::Void { entry_id } => void(desk, &doubtful(desk, &entry_id).await?, format).await,
+    let desk = Desk::open(place).await?;
+    let (entry_id, word, yes) = match action {
+        EntryAction::List => return list(&desk, format).await,
+        EntryAction::Settle { entry_id, yes } => (entry_id, Word::Applied, yes),
+        EntryAction::Void { entry_id, yes } => (entry_id, Word::NotApplied, yes),
+    };
+    let doubtful = doubtful(&desk, &entry_id).await?;
+    if word == Word::NotApplied {
+        no_call_is_under_way(&desk, &doubtful.entry)?;
+    }
+    if !yes {
+        place.confirm(&word.question(&doubtful.entry))?;
+    }
+    decide(&desk, &doubtful.entry, word).await?;
+    if format.json {
+        return Printout::json(&EntryObject::of(&doubtful));
+    }
+    Ok(Printout::text(format!("{entry_id} is {}\n", word.done(doubtful.entry.kind))))
+}
+
+/// What the operator says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Dodo has applied it.
+    Applied,
+    /// It has not, and will not.
+    NotApplied,
+}
+
+impl Word {
+    /// What is done if nobody objects, and who pays if the word is wrong.
+    fn question(self, entry: &Entry) -> String {
+        let Entry { entry_id, customer_id, amount, .. } = entry;
+        let what = match entry.kind {
+            EntryKind::Debit => format!("{entry_id} debits {amount} credits of {customer_id}"),
+            EntryKind::Credit => format!("{entry_id} gives {amount} credits back to {customer_id}"),
+        };
+        let risk = match (self, entry.kind) {
+            (Self::Applied, EntryKind::Debit) => {
+                "if Dodo has not applied it, its credits are given away; settle it?"
+            }
+            (Self::NotApplied, EntryKind::Debit) => {
+                "if Dodo has applied it, its credits are debited twice; void it?"
+            }
+            (Self::Applied, EntryKind::Credit) => {
+                "if Dodo has not applied it, the customer does not get them; settle it?"
+            }
+            (Self::NotApplied, EntryKind::Credit) => {
+                "if Dodo has applied it, the customer gets them twice; void it?"
+            }
+        };
+        format!("{what}: {risk}")
+    }
+
+    const fn done(self, kind: EntryKind) -> &'static str {
+        match (self, kind) {
+            (Self::Applied, EntryKind::Debit) => "settled: its debt is paid",
+            (Self::NotApplied, EntryKind::Debit) => "void: its credits are owed, and go into a new debit",
+            (Self::Applied, EntryKind::Credit) => "settled: its refunds are given",
+            (Self::NotApplied, EntryKind::Credit) => {
+                "void: its refunds go into a new credit, unless entries for them were void too often"
+            }
+        }
     }
 }
 
@@ -113,34 +187,29 @@ async fn doubtful(desk: &Desk, entry_id: &EntryId) -> anyhow::Result<DoubtfulEnt
     Ok(found)
 }
 
-async fn settle(desk: &Desk, doubtful: &DoubtfulEntry, format: Format) -> anyhow::Result<Printout> {
-    let entry = &doubtful.entry;
-    if desk.store.settle_doubtful(entry, Decider::Operator, desk.clock.now()).await?.is_none() {
-        bail!("the entry {} has just been decided", entry.entry_id);
+/// A call that is still on its way may take effect after all.
+fn no_call_is_under_way(desk: &Desk, entry: &Entry) -> anyhow::Result<()> {
+    let lookup_wait = Duration::from_secs(desk.config.billing.lookup_wait_s);
+    if let Some(wait) = may_be_under_way(entry, desk.clock.now(), lookup_wait) {
+        let (entry_id, wait) = (&entry.entry_id, wait.as_secs().saturating_add(1));
+        bail!("the last call for {entry_id} may still be under way at Dodo; try again in {wait} s");
     }
-    tracing::warn!(entry_id = %entry.entry_id, customer_id = %entry.customer_id, "the operator says that Dodo applied it");
-    decided(doubtful, format, "is settled; if Dodo has not applied it, its credits are given away")
+    Ok(())
 }
 
-async fn void(desk: &Desk, doubtful: &DoubtfulEntry, format: Format) -> anyhow::Result<Printout> {
-    let entry = &doubtful.entry;
+async fn decide(desk: &Desk, entry: &Entry, word: Word) -> anyhow::Result<()> {
     let now = desk.clock.now();
-    let since = now.duration_since(entry.last_tried_at.unwrap_or(entry.opened_at)).as_secs();
-    let wait = i64::try_from(desk.config.billing.lookup_wait_s)?.saturating_sub(since);
-    if wait > 0 {
-        bail!("the last call for {} may still be under way at Dodo; try again in {wait} s", entry.entry_id);
-    }
-    let why = "the operator says that Dodo did not apply it";
-    if !desk.store.void_doubtful(entry, Decider::Operator, why, now).await? {
-        bail!("the entry {} has just been decided", entry.entry_id);
-    }
-    tracing::warn!(entry_id = %entry.entry_id, customer_id = %entry.customer_id, "{why}");
-    decided(doubtful, format, "is void; if Dodo has applied it, its credits are debited twice")
-}
-
-fn decided(doubtful: &DoubtfulEntry, format: Format, what: &str) -> anyhow::Result<Printout> {
-    if format.json {
-        return Printout::json(&EntryObject::of(doubtful));
-    }
-    Ok(Printout::text(format!("{} {what}\n", doubtful.entry.entry_id)))
+    let said = match word {
+        Word::Applied => {
+            desk.store.settle_doubtful(entry, Decider::Operator, now).await??;
+            "the operator says that Dodo applied it"
+        }
+        Word::NotApplied => {
+            let said = "the operator says that Dodo did not apply it";
+            desk.store.void_doubtful(entry, Decider::Operator, said, now).await??;
+            said
+        }
+    };
+    tracing::warn!(entry_id = %entry.entry_id, customer_id = %entry.customer_id, kind = entry.kind.as_str(), "{said}");
+    Ok(())
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
@@ -159,7 +159,7 @@ impl Office<'_> {
                     Choice::Retry => "send it again",
                     Choice::Cancel => "give it up",
                 };
-                self.confirm(&format!("{message_id}: {}; {what}?", choice.risk()))?;
+                self.place.confirm(&format!("{message_id}: {}; {what}?", choice.risk()))?;
                 self.desk.store.decide(message_id, &self.order(choice, true)).await
             }
             decided => decided,
@@ -174,14 +174,6 @@ impl Office<'_> {
     fn order(&self, choice: Choice, is_confirmed: bool) -> Order {
         let lifetime = Duration::from_secs(self.desk.config.queue.lifetime_h.saturating_mul(3600));
         Order { choice, is_confirmed, via: Via::Command, now: self.desk.clock.now(), lifetime }
-    }
-
-    fn confirm(&self, question: &str) -> anyhow::Result<()> {
-        match (self.place.ask)(question) {
-            Some(true) => Ok(()),
-            Some(false) => bail!("nothing was changed"),
-            None => bail!("{question} Nothing was changed; --yes says that the risk is known"),
-        }
     }
 
     fn no_message(&self, message_id: &MessageId) -> anyhow::Error {
@@ -221,7 +213,7 @@ impl Office<'_> {
         if held && !yes {
             let count = self.desk.store.totals().await?.parts_held;
             if count > 0 {
-                self.confirm(&format!(
+                self.place.confirm(&format!(
                     "{count} parts are held. Of each: {}; send all of them again?",
                     Choice::Retry.risk()
                 ))?;

@@ -1,5 +1,6 @@
 //! The commands as an operator types them, against a database in a fresh directory.
 
+mod entry;
 mod queue;
 
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub(super) struct Office {
     says: Mutex<Option<bool>>,
     /// What was asked.
     asked: Mutex<Vec<String>>,
+    /// What happens while the next question is thought about.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Office {
@@ -34,11 +37,15 @@ impl Office {
         let config_path = directory.join("postmeter.toml");
         let data_dir = directory.join("data");
         std::fs::write(&config_path, format!("data_dir = {data_dir:?}\n{config}")).unwrap();
-        Self { directory, config_path, says: Mutex::new(None), asked: Mutex::new(Vec::new()) }
+        let (says, asked, meanwhile) = (Mutex::new(None), Mutex::new(Vec::new()), Mutex::new(None));
+        Self { directory, config_path, says, asked, meanwhile }
     }
 
     fn answers(&self, question: &str) -> Option<bool> {
         self.asked.lock().unwrap().push(question.to_owned());
+        if let Some(happens) = self.meanwhile.lock().unwrap().take() {
+            happens();
+        }
         *self.says.lock().unwrap()
     }
 
@@ -120,7 +127,7 @@ fn what_operators_type_is_understood() {
         "audit --json",
         "audit --dodo --json",
         "entry list --json",
-        "entry settle entry-1",
+        "entry settle entry-1 --yes",
         "entry void entry-1 --json",
         "queue list --state held --customer cus_1 --limit 7 --json",
         "queue show 01a",
@@ -286,6 +293,7 @@ async fn commands_work_on_the_sandbox_database_too() {
         data_dir: office.directory.join("data"),
         maker: Maker::Sandbox,
         low_balance_credits: 0,
+        min_free_bytes: 0,
     };
     drop(Store::open(&settings, Metrics::new()).await.unwrap());
     assert!(office.says("audit").await.starts_with("ok: "));

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Billing, Config, Fallback, Http, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
+    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
     UpstreamKind,
 };
 use crate::domain::credits::Unit;
+use crate::door::Network;
 
 impl Default for Config {
     fn default() -> Self {
@@ -17,6 +18,7 @@ impl Default for Config {
             database_url: None,
             smtp: Smtp::default(),
             http: Http::default(),
+            limits: Limits::default(),
             billing: Billing::default(),
             senders: Senders::default(),
             upstream: UpstreamConfig::default(),
@@ -38,12 +40,18 @@ impl Default for Smtp {
             max_recipients: 50,
             max_connections: 10_000,
             max_connections_per_ip: 100,
+            max_sessions_per_customer: 1_000,
             trusted_proxies: Vec::new(),
             handshake_timeout_s: 15,
             idle_timeout_s: 300,
             data_timeout_s: 600,
             unauthenticated_timeout_s: 60,
+            write_timeout_s: 20,
+            min_bytes_per_s: 1_024,
+            min_bytes_grace_s: 60,
             max_errors: 20,
+            max_sign_in_failures: 5,
+            max_idle_commands: 1_000,
             max_bytes_arriving: 512 << 20,
         }
     }
@@ -58,6 +66,22 @@ impl Default for Http {
             max_connections_per_ip: 1_024,
             trusted_proxies: None,
             header_timeout_s: 75,
+            forwarding_proxies: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // What a customer has paid for may come as fast as the machine takes it.
+            messages_per_s: 0,
+            messages_burst: 1_000,
+            sign_in_failures: 10,
+            sign_in_failures_per_address: 50,
+            sign_in_failures_per_username: 100,
+            sign_in_forgive_s: 60,
+            sign_in_max_delay_s: 5,
         }
     }
 }
@@ -68,7 +92,7 @@ impl Default for Billing {
             unit: Unit::Message,
             balance_max_age_s: 30,
             outage_max_age_h: 24,
-            key_lifetime_s: 86_400,
+            key_lifetime_s: 82_800,
             lookup_wait_s: 600,
             audit_interval_s: 3_600,
             low_balance_credits: 1_000,
@@ -88,6 +112,7 @@ impl Default for UpstreamConfig {
             allow_plaintext: false,
             max_concurrency: 64,
             max_bytes_in_flight: 256 << 20,
+            max_bytes_translating: 128 << 20,
             timeout_s: 60,
         }
     }
@@ -95,6 +120,13 @@ impl Default for UpstreamConfig {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { retry_min_s: 30, retry_max_s: 14_400, lifetime_h: 48, lease_s: 30, keep_log_days: 30 }
+        Self {
+            retry_min_s: 30,
+            retry_max_s: 14_400,
+            lifetime_h: 48,
+            lease_s: 30,
+            keep_log_days: 30,
+            min_free_bytes: 64 << 20,
+        }
     }
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// The HTTP side.
     pub http: Http,
+    /// What SMTP and HTTP count together.
+    pub limits: Limits,
     /// Money.
     pub billing: Billing,
     /// Who may send as whom.
@@ -74,6 +76,8 @@ pub struct Smtp {
     pub max_connections: usize,
     /// Most connections from one address.
     pub max_connections_per_ip: usize,
+    /// Most sessions that one customer may have signed in at the same time.
+    pub max_sessions_per_customer: usize,
     /// Networks whose connections begin with a PROXY header, on every listener.
     pub trusted_proxies: Vec<Network>,
     /// Longest TLS handshake, and longest wait for a PROXY header, in seconds.
@@ -84,9 +88,19 @@ pub struct Smtp {
     pub data_timeout_s: u64,
     /// Longest life of a session that has not signed in, in seconds.
     pub unauthenticated_timeout_s: u64,
+    /// Longest wait for a client to take what it is told, in seconds.
+    pub write_timeout_s: u64,
+    /// The least that must arrive of a message on average, in octets a second; 0: anything.
+    pub min_bytes_per_s: u64,
+    /// How long a message may arrive slower than that, in seconds.
+    pub min_bytes_grace_s: u64,
     /// Refused commands before the connection is closed.
     pub max_errors: u32,
-    /// Octets of messages that may be in memory while they arrive, all connections together.
+    /// Failed sign-ins before the connection is closed.
+    pub max_sign_in_failures: u32,
+    /// Commands between two messages that bring no message nearer, before the connection is closed.
+    pub max_idle_commands: u32,
+    /// Octets of messages that may be in memory while they arrive, over SMTP and HTTP, all together.
     pub max_bytes_arriving: usize,
 }
 
@@ -106,6 +120,28 @@ pub struct Http {
     pub trusted_proxies: Option<Vec<Network>>,
     /// Longest wait for a request's header, the time between two requests included, in seconds.
     pub header_timeout_s: u64,
+    /// Networks whose `X-Forwarded-For` says who asks.
+    pub forwarding_proxies: Vec<Network>,
+}
+
+/// `[limits]`: of SMTP and HTTP together.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Messages a second of one customer; 0: as fast as they come.
+    pub messages_per_s: u32,
+    /// Messages at once before that holds.
+    pub messages_burst: u32,
+    /// Failed sign-ins of one username from one address.
+    pub sign_in_failures: u32,
+    /// Failed sign-ins of all usernames from one address.
+    pub sign_in_failures_per_address: u32,
+    /// Failed sign-ins of one username from all addresses.
+    pub sign_in_failures_per_username: u32,
+    /// One failure is forgiven each so many seconds.
+    pub sign_in_forgive_s: u64,
+    /// Longest wait for the answer to a failure, in seconds.
+    pub sign_in_max_delay_s: u64,
 }
 
 /// `[billing]`
@@ -185,6 +221,8 @@ pub struct UpstreamConfig {
     pub max_concurrency: usize,
     /// Octets of messages in memory for delivery.
     pub max_bytes_in_flight: usize,
+    /// Octets in memory for the translation of large messages before they are accepted.
+    pub max_bytes_translating: usize,
     /// Longest wait for one call, in seconds.
     pub timeout_s: u64,
 }
@@ -234,6 +272,8 @@ pub struct Queue {
     pub lease_s: u64,
     /// How long the row of a message stays in the log after its end, in days; 0: until it is settled.
     pub keep_log_days: u64,
+    /// Large messages are refused while the disk of `data_dir` has less free, in octets.
+    pub min_free_bytes: u64,
 }
 
 impl Config {

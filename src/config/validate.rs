@@ -4,17 +4,30 @@
 
 use std::collections::HashSet;
 
-use super::{Billing, Config, Http, Queue, Smtp, UpstreamConfig, web_url};
+use super::{Billing, Config, Http, Limits, Queue, Smtp, UpstreamConfig, web_url};
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
 
 /// Every client may send messages of this size (RFC 5321 §4.5.3.1.7).
 const LEAST_MESSAGE_BYTES: usize = 65_536;
+/// What one large message needs while it arrives, and some room for others.
+const LEAST_BYTES_ARRIVING: usize = 1 << 20;
 /// A lease is renewed before it lapses; in one second there is no room for that.
 const LEAST_LEASE_S: u64 = 2;
+/// Clients greet twice, and some ask NOOP and RSET around each message.
+const LEAST_IDLE_COMMANDS: u32 = 10;
+/// Beyond this the clock is too coarse to tell one message from the next.
+const MOST_MESSAGES_PER_S: u64 = 100_000;
+/// More than a fast line carries, and no message would arrive.
+const MOST_BYTES_PER_S: u64 = 1 << 30;
+/// Clients give up waiting for the answer to AUTH.
+const MOST_DELAY_S: u64 = 30;
 /// Ten years: more is a slip of the keyboard, and dates would leave their range.
 const MOST_HOURS: u64 = 87_600;
 const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
+/// Dodo knows a key for 24 hours. The last hour is for a call that arrives late, and
+/// for a clock that was put right meanwhile.
+const MOST_KEY_SECONDS: u64 = 23 * 3_600;
 
 /// Everything that is wrong, each with its key.
 pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
@@ -23,6 +36,7 @@ pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     findings.smtp(&config.smtp);
     findings.listeners(&config.smtp, &config.http);
     findings.http(&config.http);
+    findings.limits(&config.limits);
     findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
@@ -75,12 +89,18 @@ impl Findings {
         self.at_least("smtp.max_recipients", smtp.max_recipients, 1);
         self.at_least("smtp.max_connections", smtp.max_connections, 1);
         self.at_least("smtp.max_connections_per_ip", smtp.max_connections_per_ip, 1);
+        self.at_least("smtp.max_sessions_per_customer", smtp.max_sessions_per_customer, 1);
         self.one_to(MOST_SECONDS, "smtp.handshake_timeout_s", smtp.handshake_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.idle_timeout_s", smtp.idle_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.data_timeout_s", smtp.data_timeout_s);
         self.one_to(MOST_SECONDS, "smtp.unauthenticated_timeout_s", smtp.unauthenticated_timeout_s);
+        self.one_to(MOST_SECONDS, "smtp.write_timeout_s", smtp.write_timeout_s);
+        self.at_most("smtp.min_bytes_per_s", smtp.min_bytes_per_s, MOST_BYTES_PER_S);
+        self.one_to(MOST_SECONDS, "smtp.min_bytes_grace_s", smtp.min_bytes_grace_s);
         self.at_least("smtp.max_errors", smtp.max_errors, 1);
-        self.holds_a_message("smtp.max_bytes_arriving", smtp.max_bytes_arriving, smtp.max_message_bytes);
+        self.at_least("smtp.max_sign_in_failures", smtp.max_sign_in_failures, 1);
+        self.at_least("smtp.max_idle_commands", smtp.max_idle_commands, LEAST_IDLE_COMMANDS);
+        self.at_least("smtp.max_bytes_arriving", smtp.max_bytes_arriving, LEAST_BYTES_ARRIVING);
     }
 
     fn holds_a_message(&mut self, key: &'static str, bytes: usize, message: usize) {
@@ -113,6 +133,17 @@ impl Findings {
         self.one_to(MOST_SECONDS, "http.header_timeout_s", http.header_timeout_s);
     }
 
+    fn limits(&mut self, limits: &Limits) {
+        self.at_most("limits.messages_per_s", limits.messages_per_s.into(), MOST_MESSAGES_PER_S);
+        self.at_least("limits.messages_burst", limits.messages_burst, 1);
+        self.at_least("limits.sign_in_failures", limits.sign_in_failures, 1);
+        let (address, username) = (limits.sign_in_failures_per_address, limits.sign_in_failures_per_username);
+        self.at_least("limits.sign_in_failures_per_address", address, limits.sign_in_failures);
+        self.at_least("limits.sign_in_failures_per_username", username, limits.sign_in_failures);
+        self.one_to(MOST_SECONDS, "limits.sign_in_forgive_s", limits.sign_in_forgive_s);
+        self.at_most("limits.sign_in_max_delay_s", limits.sign_in_max_delay_s, MOST_DELAY_S);
+    }
+
     fn billing(&mut self, billing: &Billing, uses_resend: bool) {
         self.at_most("billing.balance_max_age_s", billing.balance_max_age_s, MOST_SECONDS);
         self.one_to(MOST_HOURS, "billing.outage_max_age_h", billing.outage_max_age_h);
@@ -128,7 +159,7 @@ impl Findings {
             "needs Resend: after an SMTP upstream took a message, its bounces are mails to the sender"
                 .to_owned()
         });
-        self.one_to(MOST_SECONDS, "billing.key_lifetime_s", billing.key_lifetime_s);
+        self.one_to(MOST_KEY_SECONDS, "billing.key_lifetime_s", billing.key_lifetime_s);
         self.one_to(MOST_SECONDS, "billing.lookup_wait_s", billing.lookup_wait_s);
         self.one_to(MOST_SECONDS, "billing.audit_interval_s", billing.audit_interval_s);
         self.at_most("billing.low_balance_credits", billing.low_balance_credits, MAX_CREDITS);
@@ -153,6 +184,7 @@ impl Findings {
     fn upstream(&mut self, upstream: &UpstreamConfig, message: usize) {
         self.at_least("upstream.max_concurrency", upstream.max_concurrency, 1);
         self.holds_a_message("upstream.max_bytes_in_flight", upstream.max_bytes_in_flight, message);
+        self.holds_a_message("upstream.max_bytes_translating", upstream.max_bytes_translating, message);
         self.one_to(MOST_SECONDS, "upstream.timeout_s", upstream.timeout_s);
     }
 

@@ -84,6 +84,11 @@ id!(
     EntryId, "entry id"
 );
 
+id!(
+    /// What a large message has beyond its header, while it arrives and until it is final.
+    SpoolId, "spool id"
+);
+
 /// Sixteen octets of randomness, handed in so that ids can be made in pure code.
 pub type Entropy = [u8; 16];
 
@@ -104,6 +109,13 @@ impl MessageId {
     /// The id of this message's part number `index`.
     pub fn part(&self, index: u32) -> PartId {
         PartId(format!("{self}-{index}"))
+    }
+}
+
+impl SpoolId {
+    /// A new id for a message whose bytes begin to be written at `now`.
+    pub fn generate(now: Timestamp, entropy: Entropy) -> Self {
+        Self(format!("spool-{}", unique(now, entropy)))
     }
 }
 

@@ -11,6 +11,16 @@ use super::credits::Credits;
 pub enum Refusal {
     /// Unknown username, wrong secret or a revoked credential: one answer for all three.
     BadCredential,
+    /// Too many sign-ins have failed; this one was not looked at.
+    TooManyFailures {
+        /// Seconds until it is worth another try.
+        retry_after_s: u64,
+    },
+    /// The customer has as many sessions as one may have.
+    TooManySessions {
+        /// `smtp.max_sessions_per_customer`.
+        limit: usize,
+    },
     /// The customer was suspended by the operator, who gave this reason.
     Suspended {
         /// The operator's words.

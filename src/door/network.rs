@@ -1,8 +1,8 @@
 //! A network of the configuration, such as 10.0.0.0/8.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 /// A network, an IPv4 one never in its IPv6 form.
@@ -29,6 +29,11 @@ pub enum InvalidNetwork {
 }
 
 impl Network {
+    /// This machine itself, over IPv4.
+    pub const LOOPBACK_V4: Self = Self(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)));
+    /// This machine itself, over IPv6.
+    pub const LOOPBACK_V6: Self = Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)));
+
     /// Parses `ADDRESS/PREFIX`.
     pub fn parse(text: &str) -> Result<Self, InvalidNetwork> {
         let given: IpNet = text.parse().map_err(|_| InvalidNetwork::Malformed(text.to_owned()))?;

@@ -50,14 +50,18 @@ pub(super) struct SignIn {
 }
 
 /// `POST /sign-in`
-pub(super) async fn sign_in(State(site): State<Shared>, FormBody(form): FormBody<SignIn>) -> Page {
+pub(super) async fn sign_in(
+    State(site): State<Shared>,
+    Peer(peer): Peer,
+    FormBody(form): FormBody<SignIn>,
+) -> Page {
     let secret = Secret::presented(form.secret.trim());
-    match site.submission.sign_in(form.username.trim(), &secret).await {
+    match site.submission.sign_in(peer.ip(), form.username.trim(), &secret).await {
         Ok((who, _)) => {
             let cookie = site.sessions.begin(&who.username, site.clock.now());
             Ok((set_cookie(&cookie), Redirect::to("/account")).into_response())
         }
-        Err(refusal @ Refusal::BadCredential) => {
+        Err(refusal @ (Refusal::BadCredential | Refusal::TooManyFailures { .. })) => {
             let error = HttpError::Refused(refusal);
             let page = pages::landing(&site.settings, Some(&error.text()));
             Ok(error.as_page(&page))

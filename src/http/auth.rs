@@ -14,6 +14,7 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::error::{HttpError, PageError};
+use super::listener::Peer;
 use super::{Shared, Site};
 use crate::domain::credential::Secret;
 use crate::domain::ids::CustomerId;
@@ -49,15 +50,16 @@ impl FromRequestParts<Shared> for Caller {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, HttpError> {
-        match Presented::read(&parts.headers).ok_or(HttpError::NoCredential)? {
-            Presented::Basic(username, secret) => sign_in(site, &username, &secret).await,
-            Presented::Bearer(token) if is_operator(site, &token) => Ok(Self::Operator),
-            Presented::Bearer(token) => {
-                let username = site.store.username_of(&token.hash()).await?;
-                let username = username.ok_or(Refusal::BadCredential)?;
-                sign_in(site, username.as_str(), &token).await
+        let Peer(peer) = Peer::find(parts, site);
+        Ok(match Presented::read(&parts.headers).ok_or(HttpError::NoCredential)? {
+            Presented::Basic(username, secret) => {
+                let (who, _) = site.submission.sign_in(peer.ip(), &username, &secret).await?;
+                Self::Customer(who)
             }
-        }
+            Presented::Bearer(token) => {
+                site.submission.guarded(peer.ip(), None, bearer(site, &token)).await?
+            }
+        })
     }
 }
 
@@ -110,8 +112,17 @@ impl Presented {
     }
 }
 
-async fn sign_in(site: &Site, username: &str, secret: &Secret) -> Result<Caller, HttpError> {
-    let (who, _) = site.submission.sign_in(username, secret).await?;
+/// Whose token this is.
+async fn bearer(site: &Site, token: &Secret) -> Result<Caller, Refusal> {
+    if is_operator(site, token) {
+        return Ok(Caller::Operator);
+    }
+    let username = site.store.username_of(&token.hash()).await.map_err(|error| {
+        tracing::error!(%error, "a token could not be checked");
+        Refusal::StoreUnavailable
+    })?;
+    let username = username.ok_or(Refusal::BadCredential)?;
+    let (who, _) = site.submission.recognize(username.as_str(), token).await?;
     Ok(Caller::Customer(who))
 }
 

@@ -16,6 +16,7 @@ use serde_json::error::Category;
 use super::Shared;
 use super::error::{HttpError, PageError};
 use super::session::is_same_site;
+use crate::memory::Share;
 
 /// Octets of a body on most routes.
 const SMALL_BYTES: usize = 64 << 10;
@@ -39,15 +40,38 @@ pub(super) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
 /// Reads a body of at most `limit_bytes` that arrives `within` that time. Of a
 /// larger one as much again is read and thrown away: a client that is still
 /// sending when its connection closes never sees why.
-pub(super) async fn read(mut body: Body, limit_bytes: usize, within: Duration) -> Result<Bytes, HttpError> {
+pub(super) async fn read(body: Body, limit_bytes: usize, within: Duration) -> Result<Bytes, HttpError> {
+    read_if(body, limit_bytes, within, |_| true).await
+}
+
+/// The same for the body of a message, which counts in memory as it arrives: as what
+/// arrives, what is read out of it, and the message that is made of that.
+pub(super) async fn read_message(
+    body: Body,
+    limit_bytes: usize,
+    within: Duration,
+    share: &mut Share,
+) -> Result<Bytes, HttpError> {
+    read_if(body, limit_bytes, within, |bytes| share.resize_to_most(bytes.saturating_mul(3))).await
+}
+
+/// `may_keep` is asked with the number of octets before they are kept.
+async fn read_if(
+    mut body: Body,
+    limit_bytes: usize,
+    within: Duration,
+    mut may_keep: impl FnMut(usize) -> bool,
+) -> Result<Bytes, HttpError> {
     let arrives = async {
         let mut bytes = Vec::new();
         let mut seen = 0_usize;
+        let mut is_kept = true;
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
             let frame = frame.map_err(|_| HttpError::BodyIncomplete)?;
             let Ok(data) = frame.into_data() else { continue };
             seen = seen.saturating_add(data.len());
-            if seen <= limit_bytes {
+            is_kept = is_kept && seen <= limit_bytes && may_keep(seen);
+            if is_kept {
                 bytes.extend_from_slice(&data);
             } else if seen > limit_bytes.saturating_mul(2) {
                 break;
@@ -55,7 +79,11 @@ pub(super) async fn read(mut body: Body, limit_bytes: usize, within: Duration) -
                 bytes = Vec::new();
             }
         }
-        if seen > limit_bytes { Err(HttpError::BodyTooLarge { limit_bytes }) } else { Ok(bytes.into()) }
+        match is_kept {
+            _ if seen > limit_bytes => Err(HttpError::BodyTooLarge { limit_bytes }),
+            true => Ok(bytes.into()),
+            false => Err(HttpError::NoRoom),
+        }
     };
     tokio::time::timeout(within, arrives).await.unwrap_or(Err(HttpError::BodyIncomplete))
 }

@@ -26,6 +26,7 @@ use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::random;
 use crate::telemetry::DodoCall;
+use crate::throttle::network_of;
 
 /// Under this name a checkout's token hash travels in Dodo's metadata.
 pub(super) const METADATA_KEY: &str = "postmeter_checkout";
@@ -117,7 +118,7 @@ async fn begin(
     let now = site.clock.now();
     let buyer = subscriber.buyer()?;
     site.subscribe_throttle
-        .take(peer.ip(), now)
+        .take(network_of(peer.ip()), now)
         .map_err(|soon| HttpError::TooFast { retry_after_s: soon.retry_after_s })?;
     let token = Secret::generate(random::octets());
     let hash = token_hash(&token);

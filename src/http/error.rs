@@ -30,6 +30,8 @@ const PAGE_CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"Pos
 /// Seconds after which it is worth asking again when something of ours or of the
 /// payment service is down.
 const OUTAGE_RETRY_S: u64 = 30;
+/// The same when only many messages are arriving.
+const NO_ROOM_RETRY_S: u64 = 5;
 
 /// Why a request is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub enum HttpError {
     },
     /// The body did not arrive in time, or stopped.
     BodyIncomplete,
+    /// There is no room in memory for another message now.
+    NoRoom,
     /// The body is of another media type.
     WrongMediaType {
         /// What this route takes.
@@ -141,6 +145,7 @@ impl HttpError {
             Self::NotNow(_, NotNow::Unconfirmed) => (S::CONFLICT, "confirmation_needed"),
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large"),
             Self::BodyIncomplete => (S::REQUEST_TIMEOUT, "body_incomplete"),
+            Self::NoRoom => (S::SERVICE_UNAVAILABLE, "no_room"),
             Self::WrongMediaType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::NotJson(_) => (S::BAD_REQUEST, "not_json"),
             Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid"),
@@ -173,6 +178,11 @@ impl HttpError {
                 format!("The request is too large: at most {limit_bytes} octets are taken here.").into()
             }
             Self::BodyIncomplete => "The request did not arrive completely in time. Send it again.".into(),
+            Self::NoRoom => {
+                "Too many messages are arriving at the moment. Nothing was sent; send it again in \
+                             a few seconds."
+                    .into()
+            }
             Self::WrongMediaType { wanted } => format!("Send the header `Content-Type: {wanted}`.").into(),
             Self::NotJson(what) => format!("The body is not JSON: {what}.").into(),
             Self::Invalid(what) => what.clone().into(),
@@ -192,11 +202,15 @@ impl HttpError {
 
     fn retry_after_s(&self) -> Option<u64> {
         match self {
-            Self::TooFast { retry_after_s } | Self::Refused(Refusal::TooFast { retry_after_s }) => {
-                Some(*retry_after_s)
-            }
+            Self::TooFast { retry_after_s }
+            | Self::Refused(
+                Refusal::TooFast { retry_after_s } | Refusal::TooManyFailures { retry_after_s },
+            ) => Some(*retry_after_s),
+            Self::NoRoom => Some(NO_ROOM_RETRY_S),
             Self::PaymentsUnavailable
-            | Self::Refused(Refusal::BillingUnknown | Refusal::StoreUnavailable) => Some(OUTAGE_RETRY_S),
+            | Self::Refused(
+                Refusal::BillingUnknown | Refusal::StoreUnavailable | Refusal::TooManySessions { .. },
+            ) => Some(OUTAGE_RETRY_S),
             _ => None,
         }
     }
@@ -267,6 +281,8 @@ fn refusal_face(refusal: &Refusal) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match refusal {
         Refusal::BadCredential => (S::UNAUTHORIZED, "unauthorized"),
+        Refusal::TooManyFailures { .. } => (S::TOO_MANY_REQUESTS, "too_many_failures"),
+        Refusal::TooManySessions { .. } => (S::TOO_MANY_REQUESTS, "too_many_sessions"),
         Refusal::Suspended { .. } => (S::FORBIDDEN, "suspended"),
         Refusal::SenderNotAllowed { .. } => (S::FORBIDDEN, "sender_not_allowed"),
         Refusal::OutOfCredit { .. } => (S::PAYMENT_REQUIRED, "out_of_credit"),
@@ -295,6 +311,14 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         Refusal::BadCredential => {
             "Wrong username or secret, or the credential was revoked. Check both, or make a new one.".into()
+        }
+        Refusal::TooManyFailures { retry_after_s } => format!(
+            "Too many failed sign-ins. Check username and secret, and try again in {retry_after_s} seconds."
+        )
+        .into(),
+        Refusal::TooManySessions { limit } => {
+            format!("This account has {limit} sessions, which is the most. Close some, or try again later.")
+                .into()
         }
         Refusal::Suspended { reason } => {
             format!("This account is suspended: {reason}. Ask the operator to resume it.").into()
@@ -353,6 +377,8 @@ mod tests {
         let mailbox = Mailbox::parse("a@b.example").unwrap();
         let table = [
             (Refusal::BadCredential, 401, "unauthorized"),
+            (Refusal::TooManyFailures { retry_after_s: 7 }, 429, "too_many_failures"),
+            (Refusal::TooManySessions { limit: 7 }, 429, "too_many_sessions"),
             (Refusal::Suspended { reason: "spam".into() }, 403, "suspended"),
             (Refusal::SenderNotAllowed { address: "x@y.example".into() }, 403, "sender_not_allowed"),
             (Refusal::SenderNotAllowed { address: String::new() }, 403, "sender_not_allowed"),

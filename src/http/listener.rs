@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,8 +16,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::http::Request;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::door::{self, Door, Refused};
+use super::{Shared, Site};
+use crate::door::{self, Door, Network, Refused};
 use crate::telemetry::{self, Metrics, OpenConnection};
 
 /// A connection on which not an octet moves for so long is closed.
@@ -173,11 +174,66 @@ impl AsyncWrite for Connection {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-impl<S: Sync> FromRequestParts<S> for Peer {
+impl Peer {
+    /// Who asks: the address at the other end, or the one for which a forwarding proxy asks.
+    pub(super) fn find(parts: &Parts, site: &Site) -> Self {
+        let connected = parts.extensions.get::<Self>();
+        let connected = connected.map_or((Ipv6Addr::UNSPECIFIED, 0).into(), |Self(address)| *address);
+        Self(behind_proxies(connected, &parts.headers, &site.settings.forwarding_proxies))
+    }
+}
+
+/// The last address of `X-Forwarded-For` that is not a forwarding proxy's own: what stands
+/// before it anybody may have written.
+fn behind_proxies(connected: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketAddr {
+    let fields = headers.get_all("x-forwarded-for").iter();
+    let hops: Vec<&str> =
+        fields.flat_map(|field| field.to_str().unwrap_or_default().split(',').map(str::trim)).collect();
+    let mut client = connected;
+    for hop in hops.iter().rev() {
+        if !trusted.iter().any(|network| network.contains(client.ip())) {
+            break;
+        }
+        let Ok(ip) = hop.parse::<IpAddr>() else { break };
+        client = SocketAddr::new(ip, 0);
+    }
+    client
+}
+
+impl FromRequestParts<Shared> for Peer {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        let peer = parts.extensions.get::<Self>();
-        Ok(peer.copied().unwrap_or(Self((Ipv6Addr::UNSPECIFIED, 0).into())))
+    async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, Self::Rejection> {
+        Ok(Self::find(parts, site))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed_and_only_about_the_last_hop() {
+        let trusted = ["127.0.0.0/8", "10.0.0.1/32"].map(|text| Network::parse(text).unwrap());
+        let table: [(&str, &[&str], &str); 8] = [
+            ("127.0.0.1:7", &[], "127.0.0.1:7"),
+            ("127.0.0.1:7", &["192.0.2.1"], "192.0.2.1:0"),
+            ("[::ffff:127.0.0.1]:7", &["192.0.2.1"], "192.0.2.1:0"),
+            ("203.0.113.9:7", &["192.0.2.1"], "203.0.113.9:7"),
+            ("127.0.0.1:7", &["198.51.100.1, 2001:db8::1"], "[2001:db8::1]:0"),
+            ("127.0.0.1:7", &["198.51.100.1", "192.0.2.1,10.0.0.1"], "192.0.2.1:0"),
+            ("127.0.0.1:7", &["192.0.2.1, unknown"], "127.0.0.1:7"),
+            ("127.0.0.1:7", &["192.0.2.1, \u{e4}"], "127.0.0.1:7"),
+        ];
+        for (connected, fields, want) in table {
+            let named = |field: &&str| {
+                ("x-forwarded-for".parse().unwrap(), HeaderValue::from_bytes(field.as_bytes()).unwrap())
+            };
+            let headers: HeaderMap = fields.iter().map(named).collect();
+            let client = behind_proxies(connected.parse().unwrap(), &headers, &trusted);
+            assert_eq!(client, want.parse().unwrap(), "{connected} {fields:?}");
+        }
     }
 }

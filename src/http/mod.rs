@@ -26,6 +26,7 @@ mod tests;
 mod webhooks;
 mod welcome;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
+use crate::door::Network;
+use crate::memory::Memory;
 use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
@@ -74,6 +77,8 @@ pub struct Rooms {
     pub metrics: Metrics,
     /// Tells the time.
     pub clock: Clock,
+    /// Is counted for messages that arrive.
+    pub memory: Memory,
 }
 
 /// What a new customer is told to put into an app.
@@ -112,6 +117,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// `smtp.max_recipients`
     pub max_recipients: usize,
+    /// `http.forwarding_proxies`
+    pub forwarding_proxies: Vec<Network>,
     /// `queue.lifetime_h`
     pub lifetime: Duration,
     /// Whether `/metrics` is served here, and not on an address of its own.
@@ -129,10 +136,11 @@ pub struct Site {
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
+    memory: Memory,
     settings: Settings,
     sessions: Sessions,
-    subscribe_throttle: Throttle,
-    poll_throttle: Throttle,
+    subscribe_throttle: Throttle<IpAddr>,
+    poll_throttle: Throttle<()>,
 }
 
 /// The site, as handlers hold it.
@@ -141,7 +149,7 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock } = rooms;
+        let Rooms { store, submission, billing, dodo, metrics, clock, memory } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -152,6 +160,7 @@ impl Site {
             dodo,
             metrics,
             clock,
+            memory,
             settings,
         })
     }

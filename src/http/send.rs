@@ -43,8 +43,11 @@ pub(super) async fn send(
     let key = idempotency_key(&headers)?;
     // Attachments come in base64: four octets for three.
     let limit_bytes = site.settings.max_message_bytes.saturating_div(3).saturating_mul(4);
-    let bytes = body::read(raw, limit_bytes.saturating_add(SLACK_BYTES), WITHIN).await?;
+    let mut share = site.memory.share();
+    let limit_bytes = limit_bytes.saturating_add(SLACK_BYTES);
+    let bytes = body::read_message(raw, limit_bytes, WITHIN, &mut share).await?;
     let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
+    drop(share);
     Ok(Json(json!({ "id": id })))
 }
 
@@ -90,7 +93,7 @@ pub(super) async fn submit(
         site.submission.check_recipient(recipient)?;
     }
     let arrival = Arrival { protocol: "HTTP", peer, helo: None, tls: None };
-    let submitted = Submitted { begun, envelope, bytes, arrival, keyed };
+    let submitted = Submitted { begun, envelope, bytes, spool: None, arrival, keyed };
     Ok(site.submission.submit(who, submitted).await?.message_id)
 }
 

@@ -34,6 +34,7 @@ use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::door::{Door, Limits};
 use crate::handover::Handover;
+use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::outbound::stand_in::{Given, StandIn};
 use crate::routing::Routing;
@@ -103,8 +104,12 @@ impl Town {
         Self { router: router(site.clone(), None), site, store, clock, dodo: stand_in, _directory: directory }
     }
 
-    async fn call(&self, mut request: Request<Body>) -> Answer {
-        let peer = "192.0.2.7:1234".parse().unwrap();
+    async fn call(&self, request: Request<Body>) -> Answer {
+        self.call_from("192.0.2.7:1234", request).await
+    }
+
+    async fn call_from(&self, peer: &str, mut request: Request<Body>) -> Answer {
+        let peer = peer.parse().unwrap();
         request.extensions_mut().insert(Peer(peer));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -126,7 +131,8 @@ impl Town {
 }
 
 fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
-    let config = Config::default();
+    let mut config = Config::default();
+    config.limits.sign_in_max_delay_s = 0;
     let metrics = Metrics::new();
     let routing = Routing::new(&config);
     let tasks = TaskTracker::new();
@@ -154,7 +160,8 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         tasks: tasks.clone(),
     };
     let submission = Submission::new(&config, tools);
-    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone() }
+    let memory = Memory::new(config.smtp.max_bytes_arriving);
+    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), memory }
 }
 
 fn settings() -> Settings {
@@ -174,6 +181,7 @@ fn settings() -> Settings {
         },
         max_message_bytes: 90_000,
         max_recipients: 3,
+        forwarding_proxies: Config::default().http.forwarding_proxies,
         lifetime: Duration::from_secs(3600),
         serves_metrics: true,
         is_sandbox: false,

@@ -142,6 +142,15 @@ impl<'a> Header<'a> {
     }
 }
 
+/// Octets of the header at the start of `bytes` with the blank line behind it;
+/// `None`: its end is not there. For lines that end in CRLF.
+pub fn header_length(bytes: &[u8]) -> Option<usize> {
+    if bytes.starts_with(b"\r\n") {
+        return Some(2);
+    }
+    memchr::memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4)
+}
+
 fn field(line: &[u8], start: usize) -> Option<Field<'_>> {
     let colon = line.iter().position(|b| *b == b':')?;
     let (name, value) = line.split_at_checked(colon)?;

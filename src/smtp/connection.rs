@@ -2,10 +2,10 @@
 //!
 //! Everything that waits is here: for octets, for a handshake, for
 //! [`Submission`]. Each wait is bounded, and each ends early and politely when the
-//! server stops; only a message whose body is arriving is finished first. A body is
-//! kept in memory within a budget that all connections share; what does not fit is
-//! read to its true end and refused. What this must not know: what any command or
-//! reply means.
+//! server stops; only a message whose body is arriving is finished first. What is
+//! kept of a body counts against a budget that all connections share, and a large
+//! one goes to [`Spool`] chunk by chunk; what does not fit is read to its true end
+//! and refused. What this must not know: what any command or reply means.
 
 mod body;
 
@@ -16,56 +16,77 @@ use std::time::Duration;
 use bytes::Buf;
 use rustls::{CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{OutOfCreditReply, Smtp};
 use crate::domain::refusal::Refusal;
-use crate::submission::{Arrival, Submission, Submitted};
+use crate::memory::{Memory, Share};
+use crate::submission::{Arrival, Spool, Submission, Submitted};
 
 use super::line::{Expected, Flaw, Framed, Framer};
 use super::reply::Reply;
+use super::seats::{Seat, Seats};
 use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
 use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
-use body::Patience;
-
-/// The unit in which the memory budget is counted, in octets.
-const KIB: usize = 1 << 10;
+use body::{Floor, Patience};
 
 /// What all connections share.
 #[derive(Debug)]
 pub struct Server {
     pub(super) rules: Rules,
     submission: Submission,
-    /// KiB of bodies that may be in memory.
-    arriving: Arc<Semaphore>,
+    memory: Memory,
+    seats: Arc<Seats>,
+    deadlines: Deadlines,
+}
+
+/// How long each thing may take.
+#[derive(Debug)]
+struct Deadlines {
     handshake: Duration,
+    write: Duration,
     idle: Duration,
-    data: Duration,
     unauthenticated: Duration,
+    data: Duration,
+    floor: Floor,
 }
 
 impl Server {
-    /// A server by its configuration, handing messages to `submission`.
-    pub fn new(config: &Smtp, out_of_credit_reply: OutOfCreditReply, submission: Submission) -> Arc<Self> {
-        let budget_kib = (config.max_bytes_arriving / KIB).min(Semaphore::MAX_PERMITS);
+    /// A server by its configuration, handing messages to `submission`, with `memory`
+    /// for what arrives.
+    pub fn new(
+        config: &Smtp,
+        out_of_credit_reply: OutOfCreditReply,
+        submission: Submission,
+        memory: Memory,
+    ) -> Arc<Self> {
         Arc::new(Self {
             rules: Rules {
                 hostname: config.hostname.clone(),
                 max_message_bytes: config.max_message_bytes,
                 max_recipients: config.max_recipients,
                 max_errors: config.max_errors,
+                max_sign_in_failures: config.max_sign_in_failures,
+                max_idle_commands: config.max_idle_commands,
                 out_of_credit_reply,
             },
             submission,
-            arriving: Arc::new(Semaphore::new(budget_kib)),
-            handshake: Duration::from_secs(config.handshake_timeout_s),
-            idle: Duration::from_secs(config.idle_timeout_s),
-            data: Duration::from_secs(config.data_timeout_s),
-            unauthenticated: Duration::from_secs(config.unauthenticated_timeout_s),
+            memory,
+            seats: Seats::new(config.max_sessions_per_customer),
+            deadlines: Deadlines {
+                handshake: Duration::from_secs(config.handshake_timeout_s),
+                write: Duration::from_secs(config.write_timeout_s),
+                idle: Duration::from_secs(config.idle_timeout_s),
+                unauthenticated: Duration::from_secs(config.unauthenticated_timeout_s),
+                data: Duration::from_secs(config.data_timeout_s),
+                floor: Floor {
+                    bytes_per_s: config.min_bytes_per_s,
+                    grace: Duration::from_secs(config.min_bytes_grace_s),
+                },
+            },
         })
     }
 }
@@ -102,6 +123,16 @@ pub enum End {
     Stopped,
     /// The TLS handshake failed.
     Handshake,
+}
+
+impl From<Interrupted> for End {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Gone => Self::Gone,
+            Interrupted::TimedOut | Interrupted::TooSlow => Self::TimedOut,
+            Interrupted::Stopping => Self::Stopped,
+        }
+    }
 }
 
 /// Serves one connection to its end.
@@ -153,12 +184,12 @@ impl Visit<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let deadline = Instant::now() + self.server.handshake;
+        let deadlines = &self.server.deadlines;
+        let deadline = (Instant::now() + deadlines.handshake).min(self.born + deadlines.unauthenticated);
         let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
-            Ok(socket) => socket,
-            Err(Interrupted::Stopping) => return End::Stopped,
-            Err(Interrupted::TimedOut) => return End::TimedOut,
-            Err(Interrupted::Gone) => return End::Handshake,
+            Ok(Ok(socket)) => socket,
+            Ok(Err(_)) => return End::Handshake,
+            Err(interrupted) => return interrupted.into(),
         };
         let (_, tls) = socket.get_ref();
         let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
@@ -191,7 +222,11 @@ struct Conversation<'v, 'a, S> {
     stream: Stream<S>,
     framer: Framer,
     /// The share of the memory budget that the message in hand takes.
-    held: Option<OwnedSemaphorePermit>,
+    share: Share,
+    /// What of it is on disk.
+    spool: Option<Spool>,
+    /// One of the sessions that the customer may have, while signed in.
+    seat: Option<Seat>,
     /// Set while a message arrives in chunks.
     patience: Option<Patience>,
 }
@@ -204,8 +239,9 @@ enum Outcome<S> {
 
 impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     fn new(visit: &'v mut Visit<'a>, socket: S, alarm: Alarm) -> Self {
-        let stream = Stream::new(socket, alarm);
-        Self { visit, stream, framer: Framer::default(), held: None, patience: None }
+        let stream = Stream::new(socket, alarm, visit.server.deadlines.write);
+        let share = visit.server.memory.share();
+        Self { visit, stream, framer: Framer::default(), share, spool: None, seat: None, patience: None }
     }
 
     async fn run(mut self, mut step: Step) -> Outcome<S> {
@@ -242,6 +278,9 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 if !session.is_mid_message() {
                     self.message_over();
                 }
+                if !session.is_signed_in() {
+                    self.seat = None;
+                }
                 let deadline = self.deadline(session.is_signed_in());
                 let take = |line: Result<&[u8], Flaw>| match line {
                     Ok(line) => session.command(line, rules),
@@ -258,7 +297,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 self.line(Expected::SaslResponse, deadline, take).await
             }
             Next::Handshake(upgrading) => Ok(upgrading.pipelined()),
-            Next::SignIn(signing_in) => Ok(self.sign_in(signing_in).await),
+            Next::SignIn(signing_in) => self.sign_in(signing_in).await,
             Next::Begin(beginning) => {
                 let answer = server.submission.begin(beginning.who(), beginning.reverse_path()).await;
                 Ok(beginning.answered(answer, rules))
@@ -283,9 +322,9 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
 
     /// When the next line must be complete.
     fn deadline(&self, signed_in: bool) -> Instant {
-        let server = self.visit.server;
-        let idle = Instant::now() + server.idle;
-        if signed_in { idle } else { idle.min(self.visit.born + server.unauthenticated) }
+        let deadlines = &self.visit.server.deadlines;
+        let idle = Instant::now() + deadlines.idle;
+        if signed_in { idle } else { idle.min(self.visit.born + deadlines.unauthenticated) }
     }
 
     /// Waits for a line, or for the certainty that it is flawed.
@@ -317,19 +356,31 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         }
     }
 
-    async fn sign_in(&mut self, signing_in: SigningIn) -> Step {
+    /// The answer to a failure is long in coming, and yet no longer than the client may stay.
+    async fn sign_in(&mut self, signing_in: SigningIn) -> Result<Step, Interrupted> {
         let server = self.visit.server;
         self.stream.narrow();
-        let answer = server.submission.sign_in(signing_in.username(), signing_in.secret()).await;
-        if matches!(answer, Err(Refusal::BadCredential)) {
-            tracing::info!(peer = %self.visit.peer.ip(), "sign-in failed");
+        let deadline = self.deadline(false);
+        let (peer, username) = (self.visit.peer.ip(), signing_in.username());
+        let asking = server.submission.sign_in(peer, username, signing_in.secret());
+        let mut answer = self.stream.alarm.guard(deadline, OnStop::Interrupt, asking).await?;
+        if let Ok((who, _)) = &answer {
+            self.seat = server.seats.take(&who.customer_id);
+            if self.seat.is_none() {
+                tracing::info!(customer_id = %who.customer_id, %peer, "too many sessions of a customer");
+                answer = Err(Refusal::TooManySessions { limit: server.seats.limit() });
+            }
         }
-        signing_in.answered(answer, &server.rules)
+        Ok(signing_in.answered(answer, &server.rules))
     }
 
     async fn submit(&mut self, submit: Submit) -> Step {
         let server = self.visit.server;
-        let Submit { envelope, bytes, submitting } = submit;
+        let Submit { envelope, whole, submitting } = submit;
+        let spool = match self.spooled(whole.rest).await {
+            Ok(spool) => spool,
+            Err(refusal) => return submitting.answered(&Err(refusal), &server.rules),
+        };
         let arrival = Arrival {
             protocol: "ESMTPSA",
             peer: self.visit.peer,
@@ -337,7 +388,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             tls: self.visit.tls.clone(),
         };
         let begun = submitting.begun().clone();
-        let submitted = Submitted { begun, envelope, bytes, arrival, keyed: None };
+        let submitted = Submitted { begun, envelope, bytes: whole.head, spool, arrival, keyed: None };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         if answer.is_ok() {
             self.visit.accepted += 1;
@@ -358,14 +409,15 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
 
     /// Says why it is over, if there is anybody to hear it.
     async fn interrupted(mut self, interrupted: Interrupted) -> Outcome<S> {
-        let (reply, end) = match interrupted {
+        let reply = match interrupted {
             Interrupted::Gone => return Outcome::Ended(End::Gone),
-            Interrupted::TimedOut => (Reply::idle(), End::TimedOut),
-            Interrupted::Stopping => (Reply::shutting_down(), End::Stopped),
+            Interrupted::TimedOut => Reply::idle(),
+            Interrupted::TooSlow => Reply::too_slow(),
+            Interrupted::Stopping => Reply::shutting_down(),
         };
         reply.render(&mut self.stream.output);
         self.stream.close().await;
-        Outcome::Ended(end)
+        Outcome::Ended(interrupted.into())
     }
 }
 

@@ -214,6 +214,29 @@ impl Reply {
         Self::new("421", "4.7.0", "Too many errors, closing the connection")
     }
 
+    /// Too many sign-ins failed on this connection.
+    pub fn too_many_sign_in_failures() -> Self {
+        Self::new(
+            "421",
+            "4.7.0",
+            "Too many failed sign-ins, check username and secret; closing the connection",
+        )
+    }
+
+    /// Too many commands that bring no message nearer.
+    pub fn too_many_idle_commands() -> Self {
+        Self::new("421", "4.7.0", "Too many commands without a message, closing the connection")
+    }
+
+    /// A message that drips.
+    pub fn too_slow() -> Self {
+        Self::new(
+            "421",
+            "4.4.2",
+            "Message arrives too slowly, closing the connection; try again on a better line",
+        )
+    }
+
     /// A body far beyond the size limit.
     pub fn endless_message() -> Self {
         Self::new("421", "4.7.0", "Message goes on far beyond the size limit, closing the connection")
@@ -323,6 +346,15 @@ impl Reply {
     pub fn refusal(refusal: &Refusal, out_of_credit: OutOfCreditReply) -> Self {
         match refusal {
             Refusal::BadCredential => Self::bad_credential(),
+            Refusal::TooManyFailures { retry_after_s } => {
+                let text = format!("Too many failed sign-ins, try again in {retry_after_s} seconds");
+                Self::new("454", "4.7.0", text)
+            }
+            Refusal::TooManySessions { limit } => {
+                let text =
+                    format!("Too many sessions of this account, at most {limit}; close some or try later");
+                Self::new("421", "4.7.0", text)
+            }
             Refusal::Suspended { reason } => {
                 Self::new("550", "5.7.1", format!("Account suspended: {reason}"))
             }
@@ -351,7 +383,8 @@ impl Reply {
             Refusal::TooManyRecipients { limit } => Self::too_many_recipients(*limit),
             Refusal::TooLarge { limit_bytes } => Self::too_large(*limit_bytes),
             Refusal::TooFast { retry_after_s } => {
-                Self::new("450", "4.7.0", format!("Sending too fast, try again in {retry_after_s} seconds"))
+                let text = format!("This account sends too fast, try again in {retry_after_s} seconds");
+                Self::new("450", "4.7.1", text)
             }
             Refusal::Unacceptable { what } => Self::new("554", "5.6.0", what.clone()),
             Refusal::Looping => Self::new("554", "5.4.6", "Message is looping: too many Received headers"),

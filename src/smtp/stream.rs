@@ -5,7 +5,6 @@
 //! early when a stop is under way. Buffers are small while nothing happens: an idle
 //! connection costs a page, not a megabyte. What this must not know: SMTP.
 
-use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -22,8 +21,6 @@ const LARGE: usize = 64 << 10;
 const MAX_GATHERED: usize = 8 << 10;
 /// Octets of room that a read should find.
 const ROOM: usize = SMALL / 2;
-/// Longest wait for the peer to take a batch of replies, at most a few KiB.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for the peer to close its side, so that our last words arrive: a
 /// socket closed with input unread is reset, and takes them with it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -37,6 +34,8 @@ pub(super) enum Interrupted {
     Gone,
     /// The deadline passed.
     TimedOut,
+    /// Something arrives, and too little of it.
+    TooSlow,
     /// A stop is under way.
     Stopping,
 }
@@ -75,12 +74,12 @@ impl Alarm {
         &mut self,
         deadline: Instant,
         on_stop: OnStop,
-        work: impl Future<Output = io::Result<T>>,
+        work: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
         self.sleep.as_mut().reset(deadline);
         tokio::select! {
             biased;
-            done = work => done.map_err(|_| Interrupted::Gone),
+            done = work => Ok(done),
             () = &mut self.stopping, if on_stop == OnStop::Interrupt => Err(Interrupted::Stopping),
             () = &mut self.sleep => Err(Interrupted::TimedOut),
         }
@@ -93,11 +92,13 @@ pub(super) struct Stream<S> {
     pub(super) input: BytesMut,
     pub(super) output: Vec<u8>,
     pub(super) alarm: Alarm,
+    /// Longest wait for the peer to take a batch of replies, at most a few KiB.
+    write_timeout: Duration,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    pub(super) fn new(socket: S, alarm: Alarm) -> Self {
-        Self { socket, input: BytesMut::new(), output: Vec::new(), alarm }
+    pub(super) fn new(socket: S, alarm: Alarm, write_timeout: Duration) -> Self {
+        Self { socket, input: BytesMut::new(), output: Vec::new(), alarm, write_timeout }
     }
 
     /// The socket and the alarm, without the buffers: nothing that arrived in clear
@@ -121,8 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
         let Self { socket, input, alarm, .. } = self;
         match alarm.guard(deadline, on_stop, socket.read_buf(input)).await? {
-            0 => Err(Interrupted::Gone),
-            _ => Ok(()),
+            Ok(0) | Err(_) => Err(Interrupted::Gone),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -160,8 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let Self { socket, output, .. } = self;
-        let written = timeout(WRITE_TIMEOUT, async {
+        let Self { socket, output, write_timeout, .. } = self;
+        let written = timeout(*write_timeout, async {
             socket.write_all(output).await?;
             socket.flush().await
         });

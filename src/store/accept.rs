@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::idempotency::{Keys, Meaning};
+use super::spool::Spooled;
 use super::{StoreError, changed, json, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
@@ -76,8 +77,10 @@ pub struct Acceptance {
     pub header_from: String,
     /// The subject, for the log.
     pub subject: Option<String>,
-    /// The message as it will leave.
+    /// The message as it will leave; where it is spooled: its header.
     pub bytes: Bytes,
+    /// What follows behind `bytes`, of a large message.
+    pub spooled: Option<Spooled>,
     /// What the price was computed by.
     pub unit: Unit,
     /// The price; 0 for our own mail.
@@ -92,6 +95,13 @@ pub struct Acceptance {
     pub lease_until: Option<Timestamp>,
     /// Set where the customer may retry it.
     pub keyed: Option<Keyed>,
+}
+
+impl Acceptance {
+    /// Octets of the whole message.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + self.spooled.as_ref().map_or(0, |spooled| spooled.octets)
+    }
 }
 
 /// The answer to an acceptance.
@@ -237,7 +247,8 @@ async fn read_standings(
 ///
 /// One account update per customer per commit, in customer order. Its WHERE
 /// clause repeats the decision, so that no bug above can overdraw (P2). All bodies
-/// travel as one blob and are cut apart by the database. Parameters are `$N`, which
+/// travel as one blob and are cut apart by the database; what was written
+/// ahead is named, and must be there whole and belong to nobody (P1). Parameters are `$N`, which
 /// keep their numbers across statements; `?N` would not.
 async fn write(
     tx: &mut SqliteConnection,
@@ -266,7 +277,13 @@ async fn write(
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'queued' FROM json_each($4);
 
         INSERT INTO body (message_id, chunk_no, bytes)
-        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
+        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5);
+
+        UPDATE spool SET message_id = s.message_id, octets = s.octets, sha256 = s.sha256
+        FROM (SELECT value ->> 0 AS spool_id, value ->> 1 AS message_id, value ->> 2 AS octets,
+                     value ->> 3 AS sha256 FROM json_each($7)) AS s
+        WHERE spool.spool_id = s.spool_id AND spool.message_id IS NULL
+          AND (SELECT sum(length(c.bytes)) FROM chunk c WHERE c.spool_id = s.spool_id) = s.octets";
     if taken.is_empty() {
         return Ok(());
     }
@@ -275,6 +292,7 @@ async fn write(
     let messages: Vec<MessageRow> = taken.iter().map(|a| MessageRow::of(a)).collect();
     let (parts, recipients) = part_rows(taken);
     let (bodies, octets) = bodies(taken);
+    let spools = spools(taken);
     let done = sqlx::query(WRITE)
         .bind(json(&holds)?)
         .bind(json(&messages)?)
@@ -282,9 +300,10 @@ async fn write(
         .bind(json(&recipients)?)
         .bind(json(&bodies)?)
         .bind(octets)
+        .bind(json(&spools)?)
         .execute(tx)
         .await?;
-    let want = holds.len() + messages.len() + parts.len() + recipients.len() + bodies.len();
+    let want = holds.len() + messages.len() + parts.len() + recipients.len() + bodies.len() + spools.len();
     changed("acceptance", done.rows_affected(), want)
 }
 
@@ -321,7 +340,7 @@ impl<'a> MessageRow<'a> {
             a.reverse_path.to_string(),
             &a.header_from,
             a.subject.as_deref(),
-            a.bytes.len(),
+            a.size(),
             sha256_hex(&a.bytes),
             unit,
             a.price.to_i64(),
@@ -366,6 +385,15 @@ fn bodies<'a>(taken: &[&'a Acceptance]) -> (Vec<(&'a str, usize, usize)>, Vec<u8
         octets.extend_from_slice(&a.bytes);
     }
     (rows, octets)
+}
+
+/// Which spools now belong to which messages: spool, message, octets, hash.
+fn spools<'a>(taken: &[&'a Acceptance]) -> Vec<(&'a str, &'a str, usize, &'a str)> {
+    let named = |a: &'a Acceptance| {
+        let spooled = a.spooled.as_ref()?;
+        Some((spooled.spool_id.as_str(), a.message_id.as_str(), spooled.octets, spooled.sha256.as_str()))
+    };
+    taken.iter().filter_map(|a| named(a)).collect()
 }
 
 /// Writes one message of our own (a bounce, a notice) inside another step's transaction.

@@ -8,10 +8,12 @@
 //! behind: `closed` of the message and of the entry that a capture belonged to, and
 //! the `closed_…` columns of the account for whole messages and entries.
 
+use sha2::{Digest, Sha256};
 use sqlx::{Connection, Row, SqliteConnection};
 
+use super::spool::chunk_of;
 use super::{Store, StoreError};
-use crate::domain::digest::sha256_hex;
+use crate::domain::digest::{hex, sha256_hex};
 
 /// Something that does not add up.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -85,25 +87,31 @@ const CHECKS: &[Check] = &[
     ),
     check(
         "account",
+        // Entries that the operator decided outlive later ones.
         "last_entered is not the last capture that an open or done entry covers",
         "SELECT a.customer_id FROM account a WHERE a.last_entered <>
-            (SELECT coalesce(max(e.last_capture), a.closed_capture) FROM entry e
+            (SELECT max(coalesce(max(e.last_capture), 0), a.closed_capture) FROM entry e
              WHERE e.customer_id = a.customer_id AND e.state IN ('open', 'done') AND e.kind = 'debit')",
     ),
-    check(
+    sums(
         "account",
         // What messages say was captured and what entries say was settled, of the rows that have left.
         "what has left it does not add up",
-        "SELECT a.customer_id FROM account a
+        "SELECT a.customer_id, abs(a.closed_captured + coalesce(m.closed, 0) - a.closed_settled - coalesce(e.closed, 0))
+         FROM account a
          LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM message WHERE closed > 0 GROUP BY customer_id) m
             ON m.customer_id = a.customer_id
          LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry
                     WHERE state <> 'void' AND kind = 'debit' GROUP BY customer_id) e
             ON e.customer_id = a.customer_id
-         WHERE a.closed_captured + coalesce(m.closed, 0) <> a.closed_settled + coalesce(e.closed, 0)
-            OR a.closed_price <> a.closed_captured + a.closed_released
-            OR a.closed_price < 0 OR a.closed_captured < 0 OR a.closed_released < 0
-            OR a.closed_capture > a.last_entered OR (a.closed_capture = 0 AND a.closed_settled <> 0)",
+         WHERE a.closed_captured + coalesce(m.closed, 0) <> a.closed_settled + coalesce(e.closed, 0)",
+    ),
+    check(
+        "account",
+        "what has left it cannot be",
+        "SELECT customer_id FROM account
+         WHERE closed_price < 0 OR closed_captured < 0 OR closed_released < 0
+            OR closed_capture > last_entered OR (closed_capture = 0 AND closed_settled <> 0)",
     ),
     sums(
         "account",
@@ -191,8 +199,10 @@ const CHECKS: &[Check] = &[
         "message",
         "captured and released are not what became of its recipients",
         "SELECT m.message_id, CASE m.unit
-            WHEN 'recipient' THEN abs(m.captured - r.sent) + abs(m.released - r.failed)
-            ELSE abs(m.captured - (r.sent > 0)) + abs(m.released - (r.sent = 0 AND r.queued = 0)) END
+            WHEN 'recipient' THEN abs(m.captured - r.sent + coalesce(b.amount, 0))
+                                + abs(m.released - r.failed - coalesce(b.amount, 0))
+            ELSE abs(m.captured - (r.sent > 0) + coalesce(b.amount, 0))
+               + abs(m.released - (r.sent = 0 AND r.queued = 0) - coalesce(b.amount, 0)) END
          FROM message m JOIN
             (SELECT message_id, sum(state = 'sent') AS sent, sum(state = 'failed') AS failed,
                     sum(state = 'queued') AS queued FROM recipient GROUP BY message_id) r
@@ -261,6 +271,25 @@ const CHECKS: &[Check] = &[
         "SELECT m.message_id FROM message m WHERE m.final_at IS NULL
             AND NOT EXISTS (SELECT 1 FROM body b WHERE b.message_id = m.message_id)",
     ),
+    check(
+        "spool",
+        "its message is final, or there is none",
+        "SELECT s.spool_id FROM spool s LEFT JOIN message m ON m.message_id = s.message_id
+         WHERE s.message_id IS NOT NULL AND (m.message_id IS NULL OR m.final_at IS NOT NULL)",
+    ),
+    check(
+        "spool",
+        "its message was never accepted, and the sweep has left it for more than a day",
+        "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < (unixepoch() - 86400) * 1000",
+    ),
+    check(
+        "chunk",
+        "it belongs to no spool, or one before it is missing",
+        "SELECT c.spool_id || ' ' || c.chunk_no FROM chunk c LEFT JOIN spool s ON s.spool_id = c.spool_id
+         WHERE s.spool_id IS NULL OR c.chunk_no < 0
+            OR (c.chunk_no > 0 AND NOT EXISTS (SELECT 1 FROM chunk b
+                WHERE b.spool_id = c.spool_id AND b.chunk_no = c.chunk_no - 1))",
+    ),
     sums(
         "capture",
         "its message is missing or another customer's",
@@ -295,19 +324,22 @@ const CHECKS: &[Check] = &[
          WHERE e.kind = 'debit' AND (e.first_capture < 1 OR e.last_capture < e.first_capture
             OR e.last_capture - e.first_capture >= e.amount OR (e.state <> 'void' AND e.last_capture > a.last_capture))",
     ),
-    check(
+    sums(
         "entry",
+        // A capture that has left counts as one.
         "it covers captures that another entry covers",
-        "SELECT entry_id FROM
-            (SELECT entry_id, first_capture, max(last_capture) OVER
+        "SELECT e.entry_id, max(min(e.covered, e.last_capture) - e.first_capture + 1,
+            (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = e.customer_id
+                AND c.number BETWEEN e.first_capture AND min(e.covered, e.last_capture)))
+         FROM (SELECT entry_id, customer_id, first_capture, last_capture, max(last_capture) OVER
                 (PARTITION BY customer_id ORDER BY first_capture, entry_id
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
-             FROM entry WHERE state <> 'void' AND kind = 'debit') WHERE covered >= first_capture",
+               FROM entry WHERE state <> 'void' AND kind = 'debit') AS e WHERE e.covered >= e.first_capture",
     ),
-    check(
+    sums(
         "entry",
         "it leaves captures out between it and the entry before it",
-        "SELECT e.entry_id FROM
+        "SELECT e.entry_id, e.first_capture - 1 - max(coalesce(e.covered, 0), coalesce(a.closed_capture, 0)) FROM
             (SELECT entry_id, customer_id, first_capture, max(last_capture) OVER
                 (PARTITION BY customer_id ORDER BY first_capture, entry_id
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
@@ -327,7 +359,7 @@ const CHECKS: &[Check] = &[
         "SELECT entry_id FROM entry WHERE tries < 1 OR unknown_tries < 0
             OR (unknown_tries > 0) <> (first_unknown_at IS NOT NULL)
             OR (doubtful_since IS NOT NULL AND (unknown_tries = 0 OR last_tried_at IS NULL))
-            OR (decided_by IS NOT NULL AND doubtful_since IS NULL)",
+            OR (decided_by IS NOT NULL) <> (doubtful_since IS NOT NULL AND state <> 'open')",
     ),
     check(
         "entry",
@@ -365,16 +397,19 @@ const CHECKS: &[Check] = &[
          SELECT min(customer_id || ' ' || message_id) FROM idempotency_recipient
             GROUP BY customer_id, key, number HAVING min(message_id) <> max(message_id)",
     ),
-    check(
+    sums(
         "entry",
         "its amount is not the sum of its refunds",
-        "SELECT e.entry_id FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void' AND e.amount - e.closed <>
-            (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id)",
+        "SELECT entry_id, abs(amount - refunded) FROM
+            (SELECT e.entry_id, e.amount - e.closed AS amount,
+                (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id) AS refunded
+             FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void') s
+         WHERE amount <> refunded",
     ),
-    check(
+    sums(
         "refund",
         "it is not what became of its entry",
-        "SELECT r.message_id || ' ' || r.address FROM refund r LEFT JOIN entry e ON e.entry_id = r.entry_id
+        "SELECT r.message_id || ' ' || r.address, r.amount FROM refund r LEFT JOIN entry e ON e.entry_id = r.entry_id
          WHERE CASE r.state
             WHEN 'credited' THEN e.state IS NOT 'done' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id
             WHEN 'due' THEN r.entry_id IS NOT NULL
@@ -396,10 +431,10 @@ const CHECKS: &[Check] = &[
             AND (f.address = '' OR r.address = f.address)
          WHERE f.state <> 'waiting' AND r.state <> 'failed' AND r.bounced_at IS NULL",
     ),
-    check(
+    sums(
         "refund",
         "more is given back than was captured",
-        "SELECT f.message_id FROM refund f JOIN message m ON m.message_id = f.message_id
+        "SELECT f.message_id, sum(f.amount) - max(m.captured) FROM refund f JOIN message m ON m.message_id = f.message_id
          WHERE f.state IN ('due', 'credited') GROUP BY f.message_id HAVING sum(f.amount) > max(m.captured)",
     ),
     check(
@@ -495,19 +530,47 @@ impl Check {
 
 /// Bodies whose octets are not those that were accepted.
 async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
-    const NAMES: &str = "SELECT message_id, size, body_sha256 FROM message WHERE final_at IS NULL";
+    /// Message, size, hash of its body; octets and hash of its spool.
+    type Named = (String, i64, String, Option<i64>, Option<String>);
+    const NAMES: &str = "
+        SELECT m.message_id, m.size, m.body_sha256, s.octets, s.sha256
+        FROM message m LEFT JOIN spool s ON s.message_id = m.message_id WHERE m.final_at IS NULL";
     const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
     let mut findings = Vec::new();
-    let names: Vec<(String, i64, String)> = sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
-    for (message_id, size, hash) in names {
-        let chunks: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
-        let bytes = chunks.concat();
-        let same_size = i64::try_from(bytes.len()).is_ok_and(|len| len == size);
-        let is_whole = same_size && sha256_hex(&bytes) == hash;
-        if !chunks.is_empty() && !is_whole {
-            let problem = "its octets are not those that were accepted";
-            findings.push(Finding { table: "body", row: message_id, problem, credits: None });
+    let names: Vec<Named> = sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
+    for (message_id, size, hash, octets, spool_hash) in names {
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
+        let bytes = rows.concat();
+        let spooled = octets.unwrap_or(0);
+        let other_size = i64::try_from(bytes.len()).is_ok_and(|len| len + spooled != size);
+        let mut changed = Vec::new();
+        if !rows.is_empty() && (other_size || sha256_hex(&bytes) != hash) {
+            changed.push(("body", message_id.clone()));
         }
+        if let Some(spool_hash) = spool_hash
+            && hash_of_chunks(tx, &message_id).await? != (spooled, spool_hash)
+        {
+            changed.push(("chunk", message_id));
+        }
+        let problem = "its octets are not those that were accepted";
+        findings.extend(changed.into_iter().map(|(table, row)| Finding {
+            table,
+            row,
+            problem,
+            credits: None,
+        }));
     }
     Ok(findings)
+}
+
+/// Octets and hash of what a message has in its spool; one chunk in memory at a time.
+async fn hash_of_chunks(tx: &mut SqliteConnection, message_id: &str) -> Result<(i64, String), StoreError> {
+    let (mut hash, mut octets) = (Sha256::new(), 0);
+    let mut chunk_no = 0;
+    while let Some(chunk) = chunk_of(tx, message_id, chunk_no).await? {
+        octets += i64::try_from(chunk.len()).unwrap_or(0);
+        hash.update(&chunk);
+        chunk_no += 1;
+    }
+    Ok((octets, hex(&hash.finalize())))
 }

@@ -13,15 +13,22 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
 use super::report::{Recorded, Report, TooLate, report_batch};
+use super::spool::{NewChunk, delete_orphans, write_chunk};
 use super::writer::Writer;
 use super::{Store, StoreError};
 use crate::crash::{CrashAt, CrashPoint};
+use crate::domain::ids::SpoolId;
 use crate::telemetry::Metrics;
 
 /// Most members of one commit.
 const MAX_MEMBERS: usize = 1024;
 /// A commit takes no further member once its bodies weigh this much, in octets.
 const MAX_BODY_BYTES: usize = 16 << 20;
+/// A commit takes no further chunk once its chunks weigh this much, in octets:
+/// whoever waits to be accepted waits for no more of other people's mail.
+const MAX_CHUNK_BYTES: usize = 1 << 20;
+/// Most spools that are deleted in one commit.
+const MAX_DISCARDED: usize = 4;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -32,23 +39,32 @@ pub(super) enum Member {
     Accept(Box<Acceptance>, Answer<Accepted>),
     /// A worker tells what became of an attempt.
     Report(Box<Report>, Answer<Recorded>),
+    /// A piece of a large message that is still arriving.
+    Chunk(Box<NewChunk>, Answer<()>),
+    /// A large message that will not be whole.
+    Discard(SpoolId),
 }
 
 impl Store {
     /// Asks for acceptance; returns after the commit that decided it.
     pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
-        self.gather(|answer| Member::Accept(Box::new(acceptance), answer)).await
+        self.gather(&self.hot, |answer| Member::Accept(Box::new(acceptance), answer)).await
     }
 
     /// Records a report; returns after its commit.
     pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
-        self.gather(|answer| Member::Report(Box::new(report), answer)).await
+        self.gather(&self.hot, |answer| Member::Report(Box::new(report), answer)).await
     }
 
-    async fn gather<T>(&self, member: impl FnOnce(Answer<T>) -> Member) -> Result<T, StoreError> {
+    /// Hands a member in, and waits for its answer.
+    pub(super) async fn gather<T>(
+        &self,
+        lane: &mpsc::Sender<Member>,
+        member: impl FnOnce(Answer<T>) -> Member,
+    ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
-        self.hot.send(member(answer)).await.map_err(|_| gone())?;
+        lane.send(member(answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -57,7 +73,10 @@ impl Store {
 struct Batch {
     accepts: Vec<(Box<Acceptance>, Answer<Accepted>)>,
     reports: Vec<(Box<Report>, Answer<Recorded>)>,
+    chunks: Vec<(Box<NewChunk>, Answer<()>)>,
+    discarded: Vec<SpoolId>,
     body_bytes: usize,
+    chunk_bytes: usize,
 }
 
 impl Batch {
@@ -68,22 +87,34 @@ impl Batch {
                 self.accepts.push((acceptance, answer));
             }
             Member::Report(report, answer) => self.reports.push((report, answer)),
+            Member::Chunk(chunk, answer) => {
+                self.chunk_bytes += chunk.bytes.len();
+                self.chunks.push((chunk, answer));
+            }
+            Member::Discard(spool_id) => self.discarded.push(spool_id),
         }
     }
 
     fn len(&self) -> usize {
-        self.accepts.len() + self.reports.len()
+        self.accepts.len() + self.reports.len() + self.chunks.len() + self.discarded.len()
     }
 
     fn is_full(&self) -> bool {
         self.len() >= MAX_MEMBERS || self.body_bytes >= MAX_BODY_BYTES
     }
 
+    /// Whether it has its share of what arrives of large messages.
+    fn has_its_chunks(&self) -> bool {
+        self.chunk_bytes >= MAX_CHUNK_BYTES || self.discarded.len() >= MAX_DISCARDED
+    }
+
     /// The members in the order in which they are written.
     fn into_members(self) -> impl Iterator<Item = Member> {
+        let chunks = self.chunks.into_iter().map(|(chunk, answer)| Member::Chunk(chunk, answer));
+        let discarded = self.discarded.into_iter().map(Member::Discard);
         let reports = self.reports.into_iter().map(|(report, answer)| Member::Report(report, answer));
         let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
-        reports.chain(accepts)
+        chunks.chain(discarded).chain(reports).chain(accepts)
     }
 
     /// Tells each member what was decided.
@@ -95,18 +126,34 @@ impl Batch {
         for ((_, answer), decided) in self.reports.into_iter().zip(recorded) {
             let _ = answer.send(Ok(decided));
         }
+        for (_, answer) in self.chunks {
+            let _ = answer.send(Ok(()));
+        }
     }
 }
 
 /// Runs until the last [`super::Store`] is gone.
-pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut members: mpsc::Receiver<Member>, settings: Settings) {
-    while let Some(first) = members.recv().await {
+pub(super) async fn run(
+    writer: Arc<Mutex<Writer>>,
+    (mut members, mut pieces): (mpsc::Receiver<Member>, mpsc::Receiver<Member>),
+    settings: Settings,
+) {
+    loop {
+        let first = tokio::select! {
+            Some(member) = members.recv() => member,
+            Some(piece) = pieces.recv() => piece,
+            else => return,
+        };
         let mut writer = writer.lock().await;
         let mut batch = Batch::default();
         batch.push(first);
         while !batch.is_full() {
             let Ok(member) = members.try_recv() else { break };
             batch.push(member);
+        }
+        while !batch.has_its_chunks() {
+            let Ok(piece) = pieces.try_recv() else { break };
+            batch.push(piece);
         }
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
@@ -182,11 +229,13 @@ async fn write(
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
     let (answers, too_late) = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
     let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
+    let chunks = !batch.chunks.is_empty();
     settings.pass(reports, CrashPoint::ReportWritten);
     settings.pass(accepts, CrashPoint::AcceptWritten);
     tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
     writer.note(true);
     too_late.iter().for_each(|news| news.tell(&settings.metrics));
+    settings.pass(chunks, CrashPoint::ChunkCommitted);
     settings.pass(accepts, CrashPoint::AcceptCommitted);
     Ok(answers)
 }
@@ -198,6 +247,13 @@ async fn apply(
 ) -> Result<((Vec<Accepted>, Vec<Recorded>), Vec<TooLate>), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().map(|(r, _)| r.as_ref()).collect();
+    for (chunk, _) in &batch.chunks {
+        write_chunk(tx, chunk).await?;
+    }
+    if !batch.discarded.is_empty() {
+        let names: Vec<&str> = batch.discarded.iter().map(SpoolId::as_str).collect();
+        delete_orphans(tx, &names).await?;
+    }
     // Reports first: what they release may pay for what is accepted.
     let (recorded, too_late) =
         if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
@@ -231,6 +287,10 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
     }
     for (_, answer) in batch.reports {
         // Whoever reports does it again, and is told that it is late if this was written.
+        let _ = answer.send(Err(error.clone()));
+    }
+    for (_, answer) in batch.chunks {
+        // Its message is refused; a chunk that was written all the same is an orphan's.
         let _ = answer.send(Err(error.clone()));
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! Such an entry stays open, keeps its customer's one lane and its credits stay
 //! owed; it is never posted again. It ends when Dodo's ledger list, or the
-//! operator, says what became of it, and who said so is kept. The way is one:
-//! open → doubtful → done or void.
+//! operator, says what became of it. The two may do so at the same time: the end
+//! and who said it are one write, and whoever comes second changes nothing and is
+//! told who was first. The way is one: open → doubtful → done or void.
+
+use std::fmt;
 
 use jiff::Timestamp;
-use sqlx::Connection;
+use sqlx::{Connection, SqliteConnection};
 
 use super::account::credits;
-use super::entry::{Entry, EntryRow, Settled};
+use super::entry::{Entry, EntryRow, Settled, has_none_of_it};
 use super::{Store, StoreError, changed, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
@@ -80,6 +83,52 @@ impl Decider {
             Self::Operator => "operator",
         }
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Ledger, Self::Operator].into_iter().find(|decider| decider.as_str() == text)
+    }
+}
+
+impl fmt::Display for Decider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ledger => "Dodo's ledger",
+            Self::Operator => "the operator",
+        })
+    }
+}
+
+impl Standing {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+            Self::Void => "void",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        let known = [Self::Open, Self::Done, Self::Void].into_iter().find(|state| state.as_str() == text);
+        known.ok_or_else(|| StoreError::Corrupt(format!("{text} is not a state of an entry")))
+    }
+}
+
+/// Why a decision about a doubtful entry changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotDecided {
+    /// Somebody was faster.
+    #[error("the entry {entry_id} has just been decided by {by}: it is {}", .state.as_str())]
+    Already {
+        /// The entry.
+        entry_id: EntryId,
+        /// Who that was.
+        by: Decider,
+        /// What became of it.
+        state: Standing,
+    },
+    /// Nobody doubts it.
+    #[error("the entry {0} is not in doubt")]
+    NotInDoubt(EntryId),
 }
 
 #[derive(sqlx::FromRow)]
@@ -106,12 +155,7 @@ impl BookedRow {
             entry_id: stored(EntryId::parse(&self.entry_id))?,
             is_credit: self.is_credit,
             amount: credits(self.amount)?,
-            state: match self.state.as_str() {
-                "open" => Standing::Open,
-                "done" => Standing::Done,
-                "void" => Standing::Void,
-                other => return Err(StoreError::Corrupt(format!("{other} is not a state of an entry"))),
-            },
+            state: Standing::parse(&self.state)?,
             opened_at: timestamp(self.opened_at)?,
             closed_at: self.closed_at.map(timestamp).transpose()?,
             is_by_operator: self.is_by_operator,
@@ -159,13 +203,15 @@ impl Store {
             .collect()
     }
 
-    /// Why a lookup did not tell what became of a doubtful entry.
-    pub async fn note_lookup(&self, entry_id: &EntryId, why: &str) -> Result<(), StoreError> {
+    /// Why a lookup did not tell what became of a doubtful entry. `false`: somebody
+    /// has decided it meanwhile.
+    pub async fn note_lookup(&self, entry_id: &EntryId, why: &str) -> Result<bool, StoreError> {
         const NOTE: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(NOTE).bind(entry_id.as_str()).bind(why).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        let done = sqlx::query(NOTE).bind(entry_id.as_str()).bind(why).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Entries of a customer that Dodo has, from the one before `entry` backwards,
@@ -203,47 +249,67 @@ impl Store {
         Ok(Books { entries, gone, gone_back })
     }
 
-    /// A doubtful entry stands in Dodo's ledger: the debt is paid. `None`: it is
-    /// not in doubt any more. Otherwise whether the low-balance mark was crossed.
+    /// Dodo has a doubtful entry: the debt is paid, or the credit is there. Returns
+    /// whether the low-balance mark was crossed.
     pub async fn settle_doubtful(
         &self,
         entry: &Entry,
         by: Decider,
         now: Timestamp,
-    ) -> Result<Option<bool>, StoreError> {
-        if !self.mark_decided(entry, by).await? {
-            return Ok(None);
+    ) -> Result<Result<bool, NotDecided>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        if let Some(why_not) = decide(&mut tx, entry, (Standing::Done, by), now).await? {
+            return Ok(Err(why_not));
         }
-        self.settle_entry(entry, Settled::Sometime, now).await.map(Some)
+        let low = self.has_it(&mut tx, entry, Settled::Sometime, now).await?;
+        tx.commit().await?;
+        Ok(Ok(low))
     }
 
-    /// A doubtful entry surely does not stand in Dodo's ledger: what it covered is
-    /// owed in no entry again. `false`: it is not in doubt any more.
+    /// Dodo surely has no such entry: what a debit covered is owed in no entry again,
+    /// and what a credit was to give back is due again.
     pub async fn void_doubtful(
         &self,
         entry: &Entry,
         by: Decider,
         why: &str,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        if !self.mark_decided(entry, by).await? {
-            return Ok(false);
-        }
-        self.void_entry(entry, why, now).await?;
-        Ok(true)
-    }
-
-    /// Who decides, written before it happens: a mark on an entry that is still
-    /// open says nothing, and whoever decides later writes another.
-    async fn mark_decided(&self, entry: &Entry, by: Decider) -> Result<bool, StoreError> {
-        const MARK: &str = "
-            UPDATE entry SET decided_by = ?2
-            WHERE entry_id = ?1 AND state = 'open' AND doubtful_since IS NOT NULL";
+    ) -> Result<Result<(), NotDecided>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done =
-            sqlx::query(MARK).bind(entry.entry_id.as_str()).bind(by.as_str()).execute(&mut *tx).await?;
+        if let Some(why_not) = decide(&mut tx, entry, (Standing::Void, by), now).await? {
+            return Ok(Err(why_not));
+        }
+        has_none_of_it(&mut tx, entry, why, now).await?;
         tx.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(Ok(()))
     }
+}
+
+/// Compare-and-set: a doubtful entry ends once, and who said so stands in the same
+/// write. `None`: it ended here and now.
+async fn decide(
+    tx: &mut SqliteConnection,
+    entry: &Entry,
+    (state, by): (Standing, Decider),
+    now: Timestamp,
+) -> Result<Option<NotDecided>, StoreError> {
+    const DECIDE: &str = "
+        UPDATE entry SET state = ?2, closed_at = ?3, decided_by = ?4
+        WHERE entry_id = ?1 AND state = 'open' AND doubtful_since IS NOT NULL";
+    const READ: &str = "SELECT state, decided_by FROM entry WHERE entry_id = ?1 AND state <> 'open'";
+    let id = entry.entry_id.as_str();
+    let query = sqlx::query(DECIDE).bind(id).bind(state.as_str()).bind(millis(now)).bind(by.as_str());
+    if query.execute(&mut *tx).await?.rows_affected() == 1 {
+        return Ok(None);
+    }
+    let ended: Option<(String, Option<String>)> =
+        sqlx::query_as(READ).bind(id).fetch_optional(&mut *tx).await?;
+    let entry_id = entry.entry_id.clone();
+    let Some((state, Some(by))) = ended else { return Ok(Some(NotDecided::NotInDoubt(entry_id))) };
+    let state = Standing::parse(&state)?;
+    let by = Decider::parse(&by)
+        .ok_or_else(|| StoreError::Corrupt(format!("{by} is nobody who decides about an entry")))?;
+    Ok(Some(NotDecided::Already { entry_id, by, state }))
 }

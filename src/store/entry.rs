@@ -217,11 +217,29 @@ impl Store {
         Ok(Some(entry))
     }
 
-    /// Dodo has the entry: the debt is paid, or the credit is there. Paying by itself
-    /// never changes what is available. Doing it again changes nothing. Returns
-    /// whether the low-balance mark was crossed.
+    /// Dodo has the entry: the debt is paid, or the credit is there. Doing it again
+    /// changes nothing. Returns whether the low-balance mark was crossed.
     pub async fn settle_entry(
         &self,
+        entry: &Entry,
+        settled: Settled,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        if !close(&mut tx, entry, "done", now).await? {
+            return Ok(false);
+        }
+        let low = self.has_it(&mut tx, entry, settled, now).await?;
+        tx.commit().await?;
+        Ok(low)
+    }
+
+    /// What follows in the transaction that closes an entry as done. Paying by itself
+    /// never changes what is available.
+    pub(super) async fn has_it(
+        &self,
+        tx: &mut SqliteConnection,
         entry: &Entry,
         settled: Settled,
         now: Timestamp,
@@ -230,11 +248,6 @@ impl Store {
             UPDATE account SET balance = balance - ?2, owed = owed - ?2, version = version + 1
             WHERE customer_id = ?1 AND owed >= ?2";
         const READ: &str = "UPDATE account SET balance = ?2, balance_read_at = ?3 WHERE customer_id = ?1";
-        let mut writer = self.writer.lock().await;
-        let mut tx = writer.begin().await?;
-        if !close(&mut tx, entry, "done", now).await? {
-            return Ok(false);
-        }
         let id = entry.customer_id.as_str();
         let amount = entry.amount.to_i64();
         match entry.kind {
@@ -242,37 +255,24 @@ impl Store {
                 let done = sqlx::query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
                 changed("pay debt", done.rows_affected(), 1)?;
             }
-            EntryKind::Credit => give_back(&mut tx, entry, now).await?,
+            EntryKind::Credit => give_back(tx, entry, now).await?,
         }
         if let Settled::Now { balance_after } = settled {
             sqlx::query(READ).bind(id).bind(balance_after).bind(millis(now)).execute(&mut *tx).await?;
         }
-        let (_, low) = arm(&mut tx, &entry.customer_id, self.low_mark).await?;
-        tx.commit().await?;
+        let (_, low) = arm(tx, &entry.customer_id, self.low_mark).await?;
         Ok(low)
     }
 
     /// Dodo refused the entry and surely applied nothing: its captures are owed, or
     /// its refunds due, in no entry again. Doing it again changes nothing.
     pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<(), StoreError> {
-        const BACK: &str = "
-            UPDATE account SET version = version + 1,
-                   last_entered = (SELECT first_capture - 1 FROM entry WHERE entry_id = ?2)
-            WHERE customer_id = ?1";
-        const ERROR: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         if !close(&mut tx, entry, "void", now).await? {
             return Ok(());
         }
-        sqlx::query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
-        match entry.kind {
-            EntryKind::Debit => {
-                let query = sqlx::query(BACK).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
-                changed("void entry", query.execute(&mut *tx).await?.rows_affected(), 1)?;
-            }
-            EntryKind::Credit => keep_back(&mut tx, entry, error, now).await?,
-        }
+        has_none_of_it(&mut tx, entry, error, now).await?;
         Ok(tx.commit().await?)
     }
 
@@ -403,6 +403,28 @@ fn reason(range: &Range, entry_id: &EntryId) -> String {
         return format!("email send {} {entry_id}", range.message_id);
     }
     format!("email send {} messages {entry_id}", range.last - range.first + 1)
+}
+
+/// What follows in the transaction that closes an entry as void.
+pub(super) async fn has_none_of_it(
+    tx: &mut SqliteConnection,
+    entry: &Entry,
+    error: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const BACK: &str = "
+        UPDATE account SET version = version + 1,
+               last_entered = (SELECT first_capture - 1 FROM entry WHERE entry_id = ?2)
+        WHERE customer_id = ?1";
+    const ERROR: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1";
+    sqlx::query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
+    match entry.kind {
+        EntryKind::Debit => {
+            let query = sqlx::query(BACK).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
+            changed("void entry", query.execute(&mut *tx).await?.rows_affected(), 1)
+        }
+        EntryKind::Credit => keep_back(tx, entry, error, now).await,
+    }
 }
 
 /// Compare-and-set: an entry ends once. `false`: it has ended so already, which

@@ -75,7 +75,8 @@ mod tests {
     use crate::telemetry::Metrics;
 
     async fn open(data_dir: &Path, maker: Maker) -> Store {
-        let settings = StoreSettings { data_dir: data_dir.to_owned(), maker, low_balance_credits: 0 };
+        let settings =
+            StoreSettings { data_dir: data_dir.to_owned(), maker, low_balance_credits: 0, min_free_bytes: 0 };
         Store::open(&settings, Metrics::new()).await.unwrap()
     }
 

@@ -38,7 +38,7 @@ pub(super) struct MessageNow {
     pub(super) queued: i64,
     pub(super) any_sent: bool,
     pub(super) touched: bool,
-    /// Rows of its body.
+    /// Rows of its body and its spool.
     chunks: i64,
 }
 
@@ -100,7 +100,8 @@ impl Ledger {
     pub(super) async fn read(tx: &mut SqliteConnection, message_ids: &[&str]) -> Result<Self, StoreError> {
         const READ: &str = "
             SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
-                   (SELECT count(*) FROM body b WHERE b.message_id = m.message_id) AS chunks,
+                   (SELECT count(*) FROM body b WHERE b.message_id = m.message_id)
+                   + (SELECT count(*) FROM spool s WHERE s.message_id = m.message_id) AS chunks,
                    a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
                    coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
                    p.upstream_id, p.last_error, r.address, r.state, r.maybe_taken
@@ -207,6 +208,8 @@ impl Ledger {
             WHERE message.message_id = m.message_id AND message.final_at IS NULL;
 
             DELETE FROM body WHERE message_id IN (SELECT value FROM json_each($4));
+
+            DELETE FROM spool WHERE message_id IN (SELECT value FROM json_each($4));
 
             UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
                    last_capture = account.last_capture + m.count

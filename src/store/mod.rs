@@ -3,7 +3,8 @@
 //! One concrete [`Store`]: a pool of readers, and one writer. What comes often
 //! (acceptances, and the outcomes of attempts) goes through the gathering writer
 //! in `commit`: whatever has gathered while the last commit ran goes into the
-//! next one, with statements per commit rather than per message. What comes
+//! next one, with statements per commit rather than per message; so do the chunks
+//! of large messages, a few at a time ([`spool`]). What comes
 //! rarely (customers, entries, balance reads) takes the same connection for a
 //! transaction of its own. Every write transaction begins IMMEDIATE, so that a
 //! command in another process and the server wait for each other instead of failing.
@@ -30,6 +31,7 @@ pub mod queue;
 pub mod refund;
 pub mod report;
 pub mod retention;
+pub mod spool;
 pub mod standing;
 pub mod webhook;
 mod writer;
@@ -49,6 +51,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
+use spool::Reserve;
 use writer::Writer;
 
 static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -160,6 +163,8 @@ pub struct StoreSettings {
     pub maker: Maker,
     /// `billing.low_balance_credits`.
     pub low_balance_credits: u64,
+    /// `queue.min_free_bytes`
+    pub min_free_bytes: u64,
 }
 
 /// The database.
@@ -168,8 +173,10 @@ pub struct Store {
     readers: SqlitePool,
     writer: Arc<Mutex<Writer>>,
     hot: mpsc::Sender<commit::Member>,
+    chunks: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
+    reserve: Reserve,
     crash_at: CrashAt,
 }
 
@@ -186,7 +193,7 @@ impl Store {
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
-        let StoreSettings { data_dir, maker, low_balance_credits } = settings;
+        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
         make_private_dir(data_dir).map_err(|e| unusable(e.to_string()))?;
@@ -218,12 +225,14 @@ impl Store {
             .map_err(|e| unusable(e.to_string()))?;
         let writer = Arc::new(Mutex::new(Writer::new(connection, options)));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
+        let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
-        tokio::spawn(commit::run(Arc::clone(&writer), members, settings));
+        tokio::spawn(commit::run(Arc::clone(&writer), (members, pieces), settings));
+        let reserve = Reserve::new(data_dir, *min_free_bytes);
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, questions, low_mark, crash_at })
+        Ok(Self { readers, writer, hot, chunks, questions, low_mark, reserve, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

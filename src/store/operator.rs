@@ -15,6 +15,7 @@ use sqlx::SqliteConnection;
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
 use super::{Store, StoreError, changed, json, millis, stored, timestamp};
+use crate::crash::CrashPoint;
 use crate::domain::decision::{Choice, NotNow, Standing, decide};
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{PartStep, Road};
@@ -236,6 +237,7 @@ impl Store {
         remember(&mut tx, &decided, order).await?;
         tx.commit().await?;
         drop(writer);
+        self.pass(CrashPoint::OperatorDecided);
         for (message_id, held_parts) in decided {
             let (choice, via) = (order.choice.as_str(), order.via.as_str());
             tracing::warn!(%message_id, choice, via, held_parts, "the operator decided");

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::Kind;
+use super::spool::read_body;
 use super::{Store, StoreError, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::ids::{CustomerId, MessageId, PartId};
@@ -243,13 +244,12 @@ async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedP
     const RECIPIENTS: &str = "
         SELECT address, maybe_taken FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
         ORDER BY ordinal";
-    const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
     let id = due.message_id.as_str();
     let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;
     let recipients: Vec<(String, bool)> =
         sqlx::query_as(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
-    let chunks: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(id).fetch_all(tx).await?;
-    row.with(&recipients, Bytes::from(chunks.concat()))
+    let bytes = read_body(tx, &due.message_id, due.size).await?;
+    row.with(&recipients, Bytes::from(bytes))
 }
 
 impl LeasedRow {

@@ -120,12 +120,13 @@ impl Store {
     }
 
     /// Some entries that ended before `cutoff` leave, if all of their captures or
-    /// refunds have. Returns how many; 0: there are none.
+    /// refunds have. What the operator decided stays: nobody else knows of it, and
+    /// Dodo's ledger may show otherwise for ever. Returns how many; 0: there are none.
     pub async fn close_entries(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         // Void debits cover what others settled, and void credits nothing.
         const OLD: &str = "
             SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
-            WHERE e.state <> 'open' AND e.closed_at <= ?1
+            WHERE e.state <> 'open' AND e.closed_at <= ?1 AND e.decided_by IS NOT 'operator'
               AND CASE e.kind WHEN 'debit' THEN e.last_capture <= a.closed_capture
                               ELSE e.state = 'void' OR e.closed = e.amount END
             ORDER BY e.closed_at LIMIT ?2";

@@ -32,6 +32,7 @@ mod queue;
 mod refunds;
 mod reports;
 mod retention;
+mod spool;
 
 /// So many seconds after the beginning of these tests.
 fn at(seconds: i64) -> Timestamp {
@@ -88,6 +89,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         header_from: "app@x.example".to_owned(),
         subject: Some("Hello".to_owned()),
         bytes: Bytes::from_static(b"Subject: Hello\r\n\r\nWorld\r\n"),
+        spooled: None,
         unit: Unit::Message,
         price: Credits::ONE,
         accepted_at: at(0),

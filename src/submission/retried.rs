@@ -73,12 +73,17 @@ pub(super) fn answered(
 /// The key that a message itself brings, with the fingerprint of sender and message.
 /// A client that was refused some recipients retries for them alone, so whom it is
 /// for is no part of it.
-pub(super) fn in_header(submitted: &Submitted, inspection: &Inspection) -> Option<Keyed> {
-    let key = inspection.idempotency_key.clone()?;
+pub(super) async fn in_header(
+    submitted: &Submitted,
+    inspection: &Inspection,
+) -> Result<Option<Keyed>, Refusal> {
+    let Some(key) = inspection.idempotency_key.clone() else { return Ok(None) };
     let sender = submitted.envelope.reverse_path().to_string();
-    let fingerprint = Fingerprinting::of("message")
-        .field("from", sender.as_bytes())
-        .field("message", b"")
-        .rest(inspection.meant(&submitted.bytes));
-    Some(Keyed { key, fingerprint, served: Vec::new() })
+    let mut fingerprint =
+        Fingerprinting::of("message").field("from", sender.as_bytes()).field("message", b"");
+    inspection.meant(&submitted.bytes).for_each(|piece| fingerprint.last(piece));
+    if let Some(spool) = &submitted.spool {
+        spool.read(|chunk| fingerprint.last(chunk)).await?;
+    }
+    Ok(Some(Keyed { key, fingerprint: fingerprint.end(), served: Vec::new() }))
 }

@@ -44,8 +44,12 @@ impl Drop for Directory {
 /// An empty database in a directory of its own.
 pub(crate) async fn store() -> (Store, Directory) {
     let directory = Directory::new();
-    let settings =
-        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    let settings = StoreSettings {
+        data_dir: directory.0.clone(),
+        maker: Maker::Serve,
+        low_balance_credits: 10,
+        min_free_bytes: 0,
+    };
     (Store::open(&settings, Metrics::new()).await.unwrap(), directory)
 }
 
@@ -107,6 +111,7 @@ pub(crate) fn submitted_to(to: &[&str]) -> Submitted {
         begun: Begun { senders: vec![SenderPattern::Any], available: None },
         envelope: draft.seal().unwrap(),
         bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
+        spool: None,
         arrival: Arrival {
             protocol: "ESMTPSA",
             peer: "192.0.2.1:25".parse().unwrap(),

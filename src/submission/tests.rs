@@ -82,3 +82,35 @@ async fn p3_whoever_was_left_out_at_first_gets_a_message_of_its_own_under_the_sa
     assert!(handed.try_recv().is_err());
     assert_eq!(store.audit().await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are_not() {
+    let config: Config = toml::from_str("[limits]\nmessages_per_s = 1\nmessages_burst = 2").unwrap();
+    let (submission, store, _directory, _handed) = with_handover(&config).await;
+    let who = signed_in(&store).await;
+    let credential = |name: &str, customer_id: &CustomerId| crate::store::customer::Credential {
+        username: Username::parse(name).unwrap(),
+        customer_id: customer_id.clone(),
+        label: None,
+        created_at: Clock::system().now(),
+        revoked_at: None,
+    };
+    let hash = |secret: &str| crate::domain::credential::Secret::presented(secret).hash();
+    store.add_credential(&credential("pm-1", &who.customer_id), &hash("a")).await.unwrap();
+    let bob = CustomerId::parse("bob").unwrap();
+    store.add_customer(&bob, None, None, Clock::system().now()).await.unwrap();
+    store.add_credential(&credential("pm-2", &bob), &hash("b")).await.unwrap();
+    let from = ReversePath::parse("app@x.example").unwrap();
+    let mut refused = 0;
+    for _ in 0..9 {
+        match submission.begin(&who, &from).await {
+            Err(Refusal::TooFast { retry_after_s: 1 }) => refused += 1,
+            answer => assert!(answer.is_ok(), "{answer:?}"),
+        }
+    }
+    // One more for each second that these nine may take.
+    assert!((5..=7).contains(&refused), "{refused}");
+    let bob = SignedIn { customer_id: bob, username: Username::parse("pm-2").unwrap() };
+    let answer = submission.begin(&bob, &from).await;
+    assert!(matches!(answer, Err(Refusal::SenderNotAllowed { .. })), "{answer:?}");
+}

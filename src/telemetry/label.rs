@@ -38,6 +38,8 @@ label! {
         Accepted = "accepted",
         /// Wrong username or secret, or a revoked credential.
         Refused = "refused",
+        /// Too many had failed before: it was not looked at.
+        Limited = "limited",
         /// It could not be checked.
         Unavailable = "unavailable",
     }

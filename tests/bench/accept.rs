@@ -112,6 +112,13 @@ async fn bench(args: &Args) -> Result<()> {
     for server in servers.all() {
         let memory = load::idle_sessions(server, args).await.context(server.kind.name())?;
         report.memory(server.kind, memory);
+        if let Some(kib) = load::slow_messages(server, args).await.context(server.kind.name())? {
+            let (slow, mib, octets) = (args.slow, kib / 1_024, args.slow_bytes);
+            eprintln!(
+                "  {:<9} {mib} MiB with {slow} messages of {octets} octets arriving",
+                server.kind.name()
+            );
+        }
     }
     for round in 1..=args.rounds {
         eprintln!("round {round} of {}", args.rounds);

@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 26] = [
+const HANDS: [(&str, &str); 28] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -26,6 +26,8 @@ const HANDS: [(&str, &str); 26] = [
     ("recipient", "UPDATE recipient SET state = 'failed' WHERE state = 'sent'"),
     ("recipient", "UPDATE recipient SET part_no = 7"),
     ("body", "INSERT INTO body SELECT message_id, 0, x'00' FROM message LIMIT 1"),
+    ("spool", "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, printf('%064d', 0))"),
+    ("chunk", "INSERT INTO chunk VALUES ('spool-1', 0, x'00')"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'other' WHERE number = 1"),
     ("entry", "UPDATE entry SET amount = amount + 1"),
@@ -136,15 +138,33 @@ fn drift_is_on_the_metrics_page_and_in_readyz_while_it_lasts() {
     assert!(said.out.contains("cus_ann") && said.out.contains(" 3 "), "{said:?}");
     meter.tamper("UPDATE account SET held = held - 3");
     until_is("drift", "0".to_owned(), || drift(&meter));
+    // An entry that covers the capture of another, and sums of what has left.
+    for (credits, hand, undone) in [
+        (
+            "2",
+            "UPDATE entry SET first_capture = 1 WHERE last_capture = 2",
+            "UPDATE entry SET first_capture = 2 WHERE last_capture = 2",
+        ),
+        (
+            "4",
+            "UPDATE account SET closed_settled = closed_settled + 4",
+            "UPDATE account SET closed_settled = closed_settled - 4",
+        ),
+    ] {
+        meter.tamper(hand);
+        until_is(hand, credits.to_owned(), || drift(&meter));
+        meter.tamper(undone);
+        until_is(undone, "0".to_owned(), || drift(&meter));
+    }
     assert_eq!(meter.get("/readyz").json()["problems"], json!([]));
 }
 
 /// Posts an entry at Dodo behind the program's back.
-fn post_at_dodo(meter: &Meter, reason: &str) {
+pub(crate) fn post_at_dodo(meter: &Meter, kind: &str, amount: &str, reason: &str) {
     let url = meter.environment().remove("DODO_PAYMENTS_BASE_URL").unwrap();
     let entitlement_id = postmeter::sandbox::ENTITLEMENT_ID;
     let path = format!("/credit-entitlements/{entitlement_id}/balances/{CUSTOMER_ID}/ledger-entries");
-    let body = json!({ "entry_type": "debit", "amount": "2", "reason": reason });
+    let body = json!({ "entry_type": kind, "amount": amount, "reason": reason });
     let request = crate::harness::web::request(reqwest::Method::POST, &format!("{url}{path}"));
     let _in_runtime = RUNTIME.enter();
     assert_eq!(ask(request.bearer_auth(postmeter::sandbox::DODO_API_KEY).json(&body)).status, 201);
@@ -171,7 +191,7 @@ fn audit_compares_the_books_with_dodos_own_and_names_who_disagrees() {
     meter.dodo().faults().push(Fault::new(limited).on("GET", "/ledger"));
     assert_eq!(found_at_dodo(&meter), [], "a 429 is waited out");
     meter.finish();
-    post_at_dodo(&meter, "by hand");
+    post_at_dodo(&meter, "debit", "2", "by hand");
     assert_eq!(found_at_dodo(&meter), [], "what somebody else debits is no business of ours");
     meter.dodo().behave(|behaviour| behaviour.reason_in_ledger = false);
     let more = "more was debited in Dodo's ledger than was settled, and it does not say by whom".to_owned();
@@ -184,7 +204,7 @@ fn audit_compares_the_books_with_dodos_own_and_names_who_disagrees() {
     let named = said.out.lines().any(|line| line.starts_with("dodo ") && line.ends_with(&given_up.0));
     assert!(named, "{said:?}");
     meter.tamper("UPDATE entry SET state = 'done' WHERE first_capture = 2");
-    post_at_dodo(&meter, "email send somewhere entry-0123456789");
+    post_at_dodo(&meter, "debit", "2", "email send somewhere entry-0123456789");
     let unknown = "it stands in Dodo's ledger, and the books do not know it".to_owned();
     assert_eq!(found_at_dodo(&meter), [(unknown, 2)]);
     meter.set_environment("DODO_PAYMENTS_API_KEY", "dodo_test_bad");

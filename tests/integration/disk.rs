@@ -13,6 +13,7 @@ use crate::harness::disk::{Injected, SYNC, SmallDisk, WRITE};
 use crate::harness::smtp::Smtp;
 use crate::harness::web::{Answer, ask};
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::large::much;
 
 const NO_ROOM: &str = "452 4.3.1 ";
 
@@ -93,6 +94,28 @@ fn p1_p3_p4_a_full_disk_refuses_mail_and_forgets_nothing_that_was_sent() {
     disk.free();
     takes_mail_again(&meter, &mut smtp, "after");
     arrived(&mut meter, &set(&["under-way", "after"]));
+}
+
+#[test]
+fn p1_a_disk_that_fills_while_a_large_mail_arrives_refuses_it_and_keeps_nothing_of_it() {
+    const ROWS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
+    let Some((mut meter, disk)) = on_a_small_disk() else { return };
+    let mut smtp = meter.signed_in();
+    // There is room for the beginning.
+    disk.grow();
+    let message = much(3 << 20);
+    smtp.begin("ann@example.com", &["bob@example.net"]);
+    smtp.send(&message[..1 << 20]);
+    until("some of it to be on disk", || (meter.number("SELECT count(*) FROM chunk") > 1).then_some(()));
+    disk.fill();
+    let reply = smtp.message(&message[1 << 20..]);
+    assert!(reply.starts_with(NO_ROOM), "{reply}");
+    disk.free();
+    takes_mail_again(&meter, &mut smtp, "after");
+    meter.stop();
+    meter.serve();
+    until("nothing of it to be left", || (meter.number(ROWS) == 0).then_some(()));
+    arrived(&mut meter, &set(&["after"]));
 }
 
 #[test]

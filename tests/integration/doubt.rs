@@ -3,6 +3,7 @@
 
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 
+use crate::audit::post_at_dodo;
 use crate::harness::plan::Plan;
 use crate::harness::wait::until_is;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
@@ -113,15 +114,26 @@ fn p3_what_cannot_be_decided_stays_owed_and_everybody_can_see_it() {
         "{listed}"
     );
     let entry_id = listed[0]["entry_id"].as_str().unwrap();
-    let said = meter.says(&["entry", "settle", entry_id]);
-    assert!(said.contains("if Dodo has not applied it, its credits are given away"), "{said}");
+    meter.command_fails(
+        &["entry", "settle", entry_id],
+        "if Dodo has not applied it, its credits are given away",
+    );
+    assert_eq!(meter.number(DOUBTFUL), 1, "nobody has said that the risk is known");
+    meter.says(&["entry", "settle", entry_id, "--yes"]);
     meter.drain();
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 3);
-    let said = meter.run(&["entry", "void", entry_id]);
+    let said = meter.run(&["entry", "void", entry_id, "--yes"]);
     assert!(said.code != Some(0) && said.err.contains("is in doubt"), "{said:?}");
     assert_eq!(meter.says(&["entry", "list"]), "no entry is in doubt\n");
     until_is("shown in the metrics", "0".to_owned(), || metric(&meter, "postmeter_entries_doubtful"));
     until_is("problems", Vec::new(), || problems(&meter));
+}
+
+/// Voids an entry as soon as its last call was long enough ago.
+fn void(meter: &Meter, entry_id: &str) {
+    until("the last call to be long ago", || {
+        (meter.run(&["entry", "void", entry_id, "--yes"]).code == Some(0)).then_some(())
+    });
 }
 
 #[test]
@@ -136,9 +148,58 @@ fn p3_an_operator_who_knows_that_nothing_was_applied_has_it_debited_anew() {
     let entries: Vec<String> = meter.read("SELECT entry_id FROM entry WHERE state = 'open'");
     faults.clear();
     faults.push(Fault::new(Reply::status(503)).on("GET", "/ledger").always());
-    until("the last call to be long ago", || {
-        (meter.run(&["entry", "void", &entries[0]]).code == Some(0)).then_some(())
-    });
+    void(&meter, &entries[0]);
     meter.drain();
     assert_eq!((meter.dodo().debited(CUSTOMER_ID), meter.number(VOID)), (1, 1));
+}
+
+/// A customer whose second debit the operator decides against what Dodo knows. Returns its entry.
+fn decided_wrongly(meter: &Meter, is_applied: bool) -> String {
+    send(meter, 1);
+    meter.drain();
+    let faults = meter.dodo().faults();
+    let lost = if is_applied { Misbehaviour::DropAfter } else { Misbehaviour::DropBefore };
+    faults.push(Fault::new(lost).on("POST", "/ledger-entries"));
+    faults.push(Fault::new(Reply::status(503)).on("POST", "/ledger-entries").always());
+    faults.push(Fault::new(Reply::status(503)).on("GET", "/ledger").always());
+    send(meter, 1);
+    until_is("entries in doubt", 1, || meter.number(DOUBTFUL));
+    let entry_id = meter.read::<String>("SELECT entry_id FROM entry WHERE state = 'open'").remove(0);
+    if is_applied {
+        void(meter, &entry_id);
+    } else {
+        meter.says(&["entry", "settle", &entry_id, "--yes"]);
+    }
+    faults.clear();
+    meter.drain();
+    entry_id
+}
+
+#[test]
+fn p3_what_the_operator_gave_away_is_a_remark_of_the_audit() {
+    let mut meter = quick().start();
+    let entry_id = decided_wrongly(&meter, false);
+    meter.end();
+    let said = meter.says(&["audit", "--dodo"]);
+    let remark = format!(
+        "remark: {CUSTOMER_ID} {entry_id}, 1 credits: settled by the operator's decision; Dodo's ledger shows no \
+         such debit\n"
+    );
+    assert!(said.starts_with("ok: ") && said.ends_with(&remark), "{said}");
+    assert_eq!(meter.says(&["audit", "--dodo", "--json"]).trim(), "[]");
+    post_at_dodo(&meter, "debit", "1", &format!("after all: {entry_id}"));
+    assert!(!meter.says(&["audit", "--dodo"]).contains("remark"));
+}
+
+#[test]
+fn p3_what_a_customer_paid_twice_by_the_operators_decision_is_wrong_until_it_is_given_back() {
+    let mut meter = quick().start();
+    let entry_id = decided_wrongly(&meter, true);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 3, "for two messages");
+    meter.end();
+    let said = meter.run(&["audit", "--dodo"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.out.contains(&entry_id) && said.out.contains("the customer pays it twice"), "{said:?}");
+    post_at_dodo(&meter, "credit", "1", &format!("given back, debited twice: {entry_id}"));
+    assert!(meter.says(&["audit", "--dodo"]).starts_with("ok: "));
 }

@@ -34,7 +34,7 @@ impl Meter {
     }
 
     #[track_caller]
-    fn command_fails(&self, arguments: &[&str], told: &str) {
+    pub(crate) fn command_fails(&self, arguments: &[&str], told: &str) {
         let said = self.run(arguments);
         assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{arguments:?}: {said:?}");
         assert!(said.err.contains(told), "{arguments:?}: {said:?}");

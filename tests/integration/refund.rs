@@ -58,7 +58,7 @@ fn available(meter: &Meter) -> i64 {
 }
 
 /// Credits that were given back at Dodo, line by line.
-fn given(meter: &Meter) -> Vec<u64> {
+pub(crate) fn given(meter: &Meter) -> Vec<u64> {
     let lines = meter.dodo().ledger(CUSTOMER_ID).into_iter();
     let refunds =
         lines.filter(|line| line.description.as_deref().is_some_and(|text| text.contains("refund")));

@@ -1,6 +1,4 @@
 //! Settlement under Dodo's limits: the settler itself, in simulated time.
-//!
-//! By default the load is a fraction; `POSTMETER_SETTLEMENT=full` is the true size.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -30,12 +28,6 @@ struct Load {
 }
 
 impl Load {
-    /// This load, or a part of it.
-    fn sized(self) -> Self {
-        let is_full = std::env::var_os("POSTMETER_SETTLEMENT").is_some_and(|size| size == "full");
-        if is_full { self } else { Self { bulk: self.bulk / 20, others: self.others / 4, ..self } }
-    }
-
     const fn messages(self) -> u64 {
         self.bulk + self.others * self.each
     }
@@ -159,7 +151,7 @@ async fn settled(load: Load) -> Waits {
 
 #[tokio::test]
 async fn p3_ten_thousand_messages_of_one_and_a_thousand_of_two_hundred_are_settled_in_three_minutes() {
-    let load = Load { bulk: 10_000, others: 200, each: 5 }.sized();
+    let load = Load { bulk: 10_000, others: 200, each: 5 };
     let longest = settled(load).await.longest();
     let (last, most) = (longest.len() - 1, longest[longest.len() - 1]);
     assert_eq!(u64::try_from(last).unwrap(), load.others);
@@ -171,7 +163,7 @@ async fn p3_ten_thousand_messages_of_one_and_a_thousand_of_two_hundred_are_settl
 
 #[tokio::test]
 async fn p3_ten_thousand_messages_of_one_customer_do_not_keep_the_others_waiting() {
-    let load = Load { bulk: 10_000, others: 20, each: 60 }.sized();
+    let load = Load { bulk: 10_000, others: 20, each: 60 };
     let longest = settled(load).await.longest();
     let (least, most) = (longest[0], longest[longest.len() - 1]);
     assert!(most < Duration::from_secs(15), "{most:?}");

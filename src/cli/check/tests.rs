@@ -232,8 +232,12 @@ async fn programs_get_every_finding_as_an_object() {
 async fn a_database_of_the_sandbox_is_not_for_serve() {
     let office = Office::new("");
     let data_dir = office.directory.join("data");
-    let settings =
-        StoreSettings { data_dir: data_dir.clone(), maker: Maker::Sandbox, low_balance_credits: 0 };
+    let settings = StoreSettings {
+        data_dir: data_dir.clone(),
+        maker: Maker::Sandbox,
+        low_balance_credits: 0,
+        min_free_bytes: 0,
+    };
     drop(Store::open(&settings, Metrics::new()).await.unwrap());
     let finding = machine::database(&data_dir).await;
     assert_eq!(finding.level, Level::Fail);

@@ -14,19 +14,17 @@ use crate::store::gate::Gate;
 use crate::store::report::{News, Report};
 
 /// What the clock of the commands says.
-fn now() -> jiff::Timestamp {
+pub(super) fn now() -> jiff::Timestamp {
     "2026-11-22T10:00:00Z".parse().unwrap()
 }
 
 impl Office {
-    async fn store(&self) -> Store {
-        let data_dir = self.directory.join("data");
-        let settings = StoreSettings { data_dir, maker: Maker::Command, low_balance_credits: 0 };
-        Store::open(&settings, Metrics::new()).await.unwrap()
+    pub(super) async fn store(&self) -> Store {
+        store_in(self.directory.join("data")).await
     }
 
     /// A customer with nine credits.
-    async fn customer(&self) -> Store {
+    pub(super) async fn customer(&self) -> Store {
         self.says("customer add cus_1").await;
         let store = self.store().await;
         let read = store.begin_balance_read(&CustomerId::parse("cus_1").unwrap()).await.unwrap().unwrap();
@@ -35,14 +33,21 @@ impl Office {
     }
 
     /// Somebody sits at the terminal, who says that; what was asked before is forgotten.
-    fn person(&self, says: Option<bool>) {
+    pub(super) fn person(&self, says: Option<bool>) {
         *self.says.lock().unwrap() = says;
         self.asked.lock().unwrap().clear();
     }
 }
 
+/// Opens the database as the server beside the commands does.
+pub(super) async fn store_in(data_dir: PathBuf) -> Store {
+    let settings =
+        StoreSettings { data_dir, maker: Maker::Command, low_balance_credits: 0, min_free_bytes: 0 };
+    Store::open(&settings, Metrics::new()).await.unwrap()
+}
+
 /// A message with that name, and what became of its first attempt.
-async fn message(store: &Store, name: &str, news: Option<News>) {
+pub(super) async fn message(store: &Store, name: &str, news: Option<News>) {
     message_by(Road::Smtp, store, name, news).await;
 }
 
@@ -58,6 +63,7 @@ async fn message_by(road: Road, store: &Store, name: &str, news: Option<News>) {
         header_from: "ann@example.com".to_owned(),
         subject: Some("Hello".to_owned()),
         bytes: Bytes::from_static(b"Subject: Hello\r\n\r\nWorld\r\n"),
+        spooled: None,
         unit: Unit::Message,
         price: Credits::ONE,
         accepted_at: now(),

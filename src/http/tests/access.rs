@@ -54,6 +54,52 @@ async fn a_revoked_credential_opens_nothing_and_reads_like_a_wrong_one() {
 }
 
 #[tokio::test]
+async fn sign_ins_that_fail_again_and_again_are_put_off() {
+    let town = Town::new().await;
+    let wrong = || with(get("/messages"), "authorization", "Basic YW5uOndyb25n");
+    for _ in 0..10 {
+        assert_eq!(town.call(wrong()).await.status, 401);
+    }
+    let refused = town.call(wrong()).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (429, &Value::from("too_many_failures")));
+    assert!((1..=60).contains(&refused.header("retry-after").parse::<u32>().unwrap()), "{refused:?}");
+    assert_eq!(town.call(basic(get("/messages"), "ann")).await.status, 429, "it is not looked at");
+    let form = || form_of("/sign-in", "username=ann&secret=ann-secret");
+    let page = town.call(form()).await;
+    assert!(page.status == 429 && page.body.contains("Too many failed sign-ins"), "{page:?}");
+    // Others from there, and ann from elsewhere.
+    assert_eq!(town.call(basic(get("/messages"), "bob")).await.status, 200);
+    assert_eq!(town.call(bearer(get("/messages"), "ann-secret")).await.status, 200);
+    assert_eq!(town.call_from("192.0.2.8:1", basic(get("/messages"), "ann")).await.status, 200);
+}
+
+#[tokio::test]
+async fn tokens_are_guessed_at_from_an_address_only_so_often() {
+    let town = Town::new().await;
+    for _ in 0..50 {
+        assert_eq!(town.call(bearer(get("/messages"), "guess")).await.status, 401);
+    }
+    for token in ["guess", "ann-secret", ADMIN_TOKEN] {
+        assert_eq!(town.call(bearer(get("/messages"), token)).await.status, 429, "{token}");
+    }
+    assert_eq!(town.call_from("192.0.2.8:1", bearer(get("/messages"), ADMIN_TOKEN)).await.status, 200);
+}
+
+#[tokio::test]
+async fn visitors_behind_our_own_proxy_are_counted_one_by_one() {
+    let town = Town::new().await;
+    let proxy = "127.0.0.1:4711";
+    let asked = |client: &str, token: &str| with(bearer(get("/messages"), token), "x-forwarded-for", client);
+    for _ in 0..50 {
+        assert_eq!(town.call_from(proxy, asked("198.51.100.1", "guess")).await.status, 401);
+    }
+    assert_eq!(town.call_from(proxy, asked("198.51.100.1", "ann-secret")).await.status, 429);
+    assert_eq!(town.call_from(proxy, asked("198.51.100.2", "ann-secret")).await.status, 200);
+    let forged = asked("198.51.100.2, 198.51.100.1", "ann-secret");
+    assert_eq!(town.call_from(proxy, forged).await.status, 429, "only the last one is the proxy's word");
+}
+
+#[tokio::test]
 async fn credits_are_told_to_the_last_one() {
     let town = Town::new().await;
     let answer = town.call(basic(get("/credits/cus_ann"), "ann")).await;

@@ -1,20 +1,22 @@
 //! A body while it arrives, after DATA or in chunks: read to its true end within a
-//! time, kept within a memory budget that all connections share. Whatever is wrong
-//! with it, nothing of it is ever taken for a command (P7). Memory is taken for what
-//! has arrived, never for what is announced.
+//! time, kept within a memory budget that all connections share, and written to disk
+//! as it comes if it is large. Nothing more is read while a chunk is being written, so
+//! a client is no faster than the disk. Whatever is wrong with it, nothing of it is
+//! ever taken for a command (P7). Memory is taken for what has arrived, never for what
+//! is announced.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::super::data::{Decoder, Fed, Kept};
 use super::super::session::{Chunk, Receiving, Step};
 use super::super::stream::{Interrupted, OnStop, Stream};
-use super::{Conversation, KIB};
+use super::{Conversation, Deadlines};
+use crate::domain::refusal::Refusal;
+use crate::submission::Spool;
 
 /// How long a body may go on arriving once the server stops.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -22,16 +24,48 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// is taken for the end it means.
 const DOUBT: Duration = Duration::from_secs(5);
 
+/// The least that must arrive of a message, on average from its beginning. Who is
+/// slower than that and yet never silent would stay for the whole time it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floor {
+    /// Octets a second; 0: anything.
+    pub(super) bytes_per_s: u64,
+    /// How long it may be less.
+    pub(super) grace: Duration,
+}
+
+impl Floor {
+    /// For how long so many octets are enough.
+    fn lasts(&self, octets: usize) -> Option<Duration> {
+        let octets = u64::try_from(octets).unwrap_or(u64::MAX);
+        let earned_ms = octets.saturating_mul(1_000).checked_div(self.bytes_per_s)?;
+        Some(self.grace.saturating_add(Duration::from_millis(earned_ms)))
+    }
+}
+
 /// How long a message may still take to arrive.
 #[derive(Debug)]
 pub(super) struct Patience {
+    begun: Instant,
     until: Instant,
+    floor: Floor,
+    /// What has arrived.
+    octets: usize,
     on_stop: OnStop,
 }
 
 impl Patience {
-    fn new(until: Instant) -> Self {
-        Self { until, on_stop: OnStop::Interrupt }
+    /// A message of which so many octets are there already.
+    fn new(deadlines: &Deadlines, octets: usize) -> Self {
+        let begun = Instant::now();
+        let (until, floor) = (begun + deadlines.data, deadlines.floor);
+        Self { begun, until, floor, octets, on_stop: OnStop::Interrupt }
+    }
+
+    /// Nothing was read for so long, which is not the client's fault.
+    fn rest(&mut self, time: Duration) {
+        self.begun += time;
+        self.until += time;
     }
 
     /// Waits for more of it, at most until `deadline`. A stop cuts the time short
@@ -41,13 +75,21 @@ impl Patience {
         stream: &mut Stream<S>,
         deadline: Instant,
     ) -> Result<(), Interrupted> {
-        match stream.read(deadline.min(self.until), self.on_stop).await {
+        let deadline = deadline.min(self.until);
+        // More than for ever is for ever.
+        let floor = self.floor.lasts(self.octets).and_then(|lasts| self.begun.checked_add(lasts));
+        let too_slow = floor.filter(|floor| *floor < deadline);
+        let before = stream.input.len();
+        let read = stream.read(too_slow.unwrap_or(deadline), self.on_stop).await;
+        self.octets = self.octets.saturating_add(stream.input.len().saturating_sub(before));
+        match read {
             Err(Interrupted::Stopping) => {
                 self.on_stop = OnStop::Finish;
                 self.until = self.until.min(Instant::now() + STOP_GRACE);
                 Ok(())
             }
             Err(Interrupted::TimedOut) if self.on_stop == OnStop::Finish => Err(Interrupted::Stopping),
+            Err(Interrupted::TimedOut) if too_slow.is_some() => Err(Interrupted::TooSlow),
             read => read,
         }
     }
@@ -59,10 +101,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
         let server = self.visit.server;
         let rules = &server.rules;
         let mut decoder = Decoder::new(rules.max_message_bytes);
-        let mut patience = Patience::new(Instant::now() + server.data);
+        let mut patience = Patience::new(&server.deadlines, self.stream.input.len());
         loop {
             self.hold(Some(decoder.kept()));
-            if let Fed::End { consumed } = decoder.feed(&self.stream.input) {
+            let fed = decoder.feed(&self.stream.input);
+            self.spill(decoder.kept(), &mut patience).await;
+            if let Fed::End { consumed } = fed {
                 self.stream.input.advance(consumed);
                 self.stream.narrow();
                 return Ok(receiving.ended(decoder.finish(), rules));
@@ -74,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
             let doubtful = decoder.at_doubtful_end();
             let deadline = if doubtful { Instant::now() + DOUBT } else { patience.until };
             match patience.read(&mut self.stream, deadline).await {
-                Err(Interrupted::TimedOut | Interrupted::Stopping) if doubtful => {
+                Err(Interrupted::TimedOut | Interrupted::TooSlow | Interrupted::Stopping) if doubtful => {
                     return Ok(receiving.ended_in_doubt(decoder.finish(), rules));
                 }
                 read => read?,
@@ -86,18 +130,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     /// first chunk begins and [`message_over`](Self::message_over) ends.
     pub(super) async fn chunk(&mut self, mut chunk: Chunk) -> Result<Step, Interrupted> {
         let server = self.visit.server;
-        let mut patience =
-            self.patience.take().unwrap_or_else(|| Patience::new(Instant::now() + server.data));
+        let here = self.stream.input.len();
+        let patience = self.patience.take();
+        let mut patience = patience.unwrap_or_else(|| Patience::new(&server.deadlines, here));
         if !chunk.is_signed_in() {
-            patience.until = patience.until.min(self.visit.born + server.unauthenticated);
+            patience.until = patience.until.min(self.visit.born + server.deadlines.unauthenticated);
         }
         loop {
             self.hold(chunk.kept());
             let used = chunk.feed(&self.stream.input);
             self.stream.consume(used);
+            if let Some(kept) = chunk.kept() {
+                self.spill(kept, &mut patience).await;
+            }
             if chunk.is_complete() {
                 if chunk.kept().is_none_or(|body| body.memory().is_none()) {
-                    self.held = None;
+                    self.share.give_back();
                 }
                 self.patience = Some(patience);
                 return Ok(chunk.arrived(&server.rules));
@@ -109,7 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
 
     /// No message is arriving any more: what it took is given back.
     pub(super) fn message_over(&mut self) {
-        self.held = None;
+        self.share.give_back();
+        self.spool = None;
         if self.patience.take().is_some() {
             self.stream.narrow();
         }
@@ -119,23 +168,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     /// one, the message is not kept any more.
     fn hold(&mut self, body: Option<&mut Kept>) {
         let Some((kept, body)) = body.and_then(|body| Some((body.memory()?, body))) else {
-            self.held = None;
+            self.share.give_back();
             return;
         };
-        let needed_kib = (kept + self.stream.input.len()).div_ceil(KIB);
-        let held_kib = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more_kib) = needed_kib.checked_sub(held_kib).filter(|more| *more > 0) else {
-            return;
-        };
-        let arriving = Arc::clone(&self.visit.server.arriving);
-        let share = u32::try_from(more_kib).ok().and_then(|more| arriving.try_acquire_many_owned(more).ok());
-        match (&mut self.held, share) {
-            (Some(held), Some(share)) => held.merge(share),
-            (held @ None, Some(share)) => *held = Some(share),
-            (held, None) => {
-                *held = None;
+        if !self.share.resize(kept + self.stream.input.len()) {
+            self.share.give_back();
+            body.give_up();
+        }
+    }
+
+    /// Writes the chunks that are full; a message of which one cannot be written is
+    /// not kept any more. The time that takes is ours, not the client's.
+    async fn spill(&mut self, body: &mut Kept, patience: &mut Patience) {
+        let began = Instant::now();
+        for chunk in body.take_full() {
+            let spool = self.spool.get_or_insert_with(|| self.visit.server.submission.spool());
+            if spool.write(chunk).await.is_err() {
                 body.give_up();
+                break;
             }
         }
+        patience.rest(began.elapsed());
+        if body.memory().is_none() {
+            self.spool = None;
+        }
+    }
+
+    /// What is on disk of a message that has arrived, once the last of it is there too.
+    pub(super) async fn spooled(&mut self, rest: Vec<Vec<u8>>) -> Result<Option<Spool>, Refusal> {
+        let mut spool = self.spool.take();
+        for chunk in rest {
+            let spool = spool.get_or_insert_with(|| self.visit.server.submission.spool());
+            spool.write(chunk).await?;
+        }
+        Ok(spool)
     }
 }

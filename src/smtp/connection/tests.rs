@@ -1,4 +1,5 @@
 mod chunks;
+mod slow;
 
 use std::path::PathBuf;
 
@@ -37,7 +38,8 @@ fn submission() -> Submission {
 }
 
 fn server(config: &Smtp) -> Arc<Server> {
-    Server::new(config, OutOfCreditReply::Temporary, submission())
+    let memory = Memory::new(config.max_bytes_arriving);
+    Server::new(config, OutOfCreditReply::Temporary, submission(), memory)
 }
 
 fn config() -> Smtp {

@@ -122,7 +122,7 @@ mod tests {
         ];
         for message in messages {
             for step in [1, 2, 3, 100] {
-                assert_eq!(assemble(message.chunks(step)), Body::Whole(message.to_vec()));
+                assert_eq!(assemble(message.chunks(step)), Body::Whole(message.to_vec().into()));
             }
             assert_eq!(assemble([message]), by_data(message));
         }
@@ -131,10 +131,10 @@ mod tests {
     #[test]
     fn a_last_line_without_its_end_gets_one() {
         for (message, want) in [("a", "a\r\n"), ("a\r\nb", "a\r\nb\r\n"), (".", ".\r\n")] {
-            assert_eq!(assemble([message.as_bytes()]), Body::Whole(want.into()));
+            assert_eq!(assemble([message.as_bytes()]), Body::Whole(want.as_bytes().to_vec().into()));
         }
         let full = vec![b'x'; LIMIT - 2];
-        assert!(matches!(assemble([full.as_slice()]), Body::Whole(whole) if whole.len() == LIMIT));
+        assert!(matches!(assemble([full.as_slice()]), Body::Whole(whole) if whole.head.len() == LIMIT));
         assert_eq!(assemble([full.as_slice(), b"x"]), Body::TooLarge);
     }
 
@@ -158,7 +158,7 @@ mod tests {
             let body = assemble(pieces.iter().copied());
             match want {
                 Some(flaw) => assert_eq!(body, Body::Malformed(flaw), "{pieces:?}"),
-                None => assert_eq!(body, Body::Whole(pieces.concat()), "{pieces:?}"),
+                None => assert_eq!(body, Body::Whole(pieces.concat().into()), "{pieces:?}"),
             }
         }
     }

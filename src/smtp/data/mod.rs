@@ -28,11 +28,26 @@ pub enum Flaw {
     Nul,
 }
 
+/// What is left of a sound body where it was kept, dots unstuffed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// All of it, or, where it is large, the header.
+    pub head: Vec<u8>,
+    /// What follows behind the header and behind the chunks that were given away, in chunks.
+    pub rest: Vec<Vec<u8>>,
+}
+
+impl From<Vec<u8>> for Whole {
+    fn from(head: Vec<u8>) -> Self {
+        Self { head, rest: Vec::new() }
+    }
+}
+
 /// What became of a body at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// All of it, dots unstuffed.
-    Whole(Vec<u8>),
+    /// It can be handed in.
+    Whole(Whole),
     /// It holds what no message may hold.
     Malformed(Flaw),
     /// It is larger than the limit.

@@ -33,7 +33,7 @@ fn dots_are_unstuffed_and_the_end_is_found() {
     ];
     for (stream, body, rest) in table {
         for pieces in [1, 2, 3, 1_000] {
-            let want = Some((Body::Whole(body.to_vec()), rest.to_vec()));
+            let want = Some((Body::Whole(body.to_vec().into()), rest.to_vec()));
             assert_eq!(decode(stream, &[pieces]), want, "{:?}", String::from_utf8_lossy(stream));
         }
     }
@@ -100,7 +100,7 @@ fn what_is_too_large_is_read_to_its_end_and_not_kept() {
         let text = [vec![b'x'; length].as_slice(), b"\r\n"].concat();
         let stream = [text.as_slice(), b".\r\nQUIT\r\n"].concat();
         let (body, rest) = decode(&stream, &[100]).unwrap();
-        assert_eq!(body, if want { Body::Whole(text) } else { Body::TooLarge });
+        assert_eq!(body, if want { Body::Whole(text.into()) } else { Body::TooLarge });
         assert_eq!(rest, b"QUIT\r\n");
     }
     let mut decoder = Decoder::new(100);
@@ -123,6 +123,6 @@ proptest! {
             .map(|line| if line.starts_with('.') { format!(".{line}\r\n") } else { format!("{line}\r\n") })
             .collect();
         let decoded = decode(format!("{stuffed}.\r\n").as_bytes(), &pieces);
-        prop_assert_eq!(decoded, Some((Body::Whole(message.into_bytes()), Vec::new())));
+        prop_assert_eq!(decoded, Some((Body::Whole(message.into_bytes().into()), Vec::new())));
     }
 }

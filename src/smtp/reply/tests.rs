@@ -34,7 +34,15 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
         (Refusal::AddressNotCarried { address: mailbox }, "550 5.6.7 "),
         (Refusal::TooManyRecipients { limit: 50 }, "452 4.5.3 "),
         (Refusal::TooLarge { limit_bytes: 9 }, "552 5.3.4 Message is larger than 9 octets"),
-        (Refusal::TooFast { retry_after_s: 3 }, "450 4.7.0 Sending too fast, try again in 3 seconds"),
+        (
+            Refusal::TooFast { retry_after_s: 3 },
+            "450 4.7.1 This account sends too fast, try again in 3 seconds",
+        ),
+        (
+            Refusal::TooManyFailures { retry_after_s: 3 },
+            "454 4.7.0 Too many failed sign-ins, try again in 3 seconds",
+        ),
+        (Refusal::TooManySessions { limit: 3 }, "421 4.7.0 Too many sessions of this account, at most 3; "),
         (Refusal::Unacceptable { what: "No From header".into() }, "554 5.6.0 No From header"),
         (Refusal::Looping, "554 5.4.6 "),
         (Refusal::KeyReused, "554 5.5.4 "),

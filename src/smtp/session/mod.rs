@@ -19,6 +19,7 @@
 
 mod chunks;
 mod stages;
+mod tally;
 mod waiting;
 
 use std::borrow::Cow;
@@ -32,6 +33,7 @@ use super::reply::Reply;
 pub use chunks::Chunk;
 use chunks::{Chunks, Spoiled};
 use stages::{Connected, Greeted, Mail, Ready};
+use tally::Tally;
 pub use waiting::{Authenticating, Beginning, Checking, Receiving, SigningIn, Submit, Submitting, Upgrading};
 
 /// A body is read to its end for at most so many times the size limit …
@@ -50,6 +52,10 @@ pub struct Rules {
     pub max_recipients: usize,
     /// Refused commands before the connection is closed.
     pub max_errors: u32,
+    /// Failed sign-ins before the connection is closed.
+    pub max_sign_in_failures: u32,
+    /// Commands that bring no message nearer, before the connection is closed.
+    pub max_idle_commands: u32,
     /// 452 or 550 when the credits are gone.
     pub out_of_credit_reply: OutOfCreditReply,
 }
@@ -146,7 +152,7 @@ impl Step {
 impl Session {
     /// A new connection: the banner, and the first command is awaited.
     pub fn open(security: Security, rules: &Rules) -> Step {
-        Self::from(Connected { security, errors: 0 }).goes_on(Reply::banner(&rules.hostname))
+        Self::from(Connected { security, tally: Tally::default() }).goes_on(Reply::banner(&rules.hostname))
     }
 
     /// Takes a line, without its CRLF.
@@ -179,7 +185,10 @@ impl Session {
         matches!(self.0, Stage::Chunks(_) | Stage::Spoiled(_))
     }
 
-    fn obey(self, command: Command<'_>, rules: &Rules) -> Step {
+    fn obey(mut self, command: Command<'_>, rules: &Rules) -> Step {
+        if is_idle(&command) && self.0.tally().idled() > rules.max_idle_commands {
+            return Step::close(Reply::too_many_idle_commands());
+        }
         match (self.0, command) {
             (Stage::Mail(mail), Command::Rcpt(recipient)) => mail.rcpt(recipient, rules),
             (Stage::Mail(mail), Command::Data) => mail.data(rules),
@@ -190,9 +199,9 @@ impl Session {
             (Stage::Greeted(greeted), Command::Auth { mechanism, initial }) => {
                 greeted.auth(mechanism, initial, rules)
             }
-            (Stage::Connected(Connected { security: Security::Plain, errors }), Command::StartTls)
-            | (Stage::Greeted(Greeted { security: Security::Plain, errors, .. }), Command::StartTls) => {
-                Step::silent(Next::Handshake(Upgrading { errors }))
+            (Stage::Connected(Connected { security: Security::Plain, tally }), Command::StartTls)
+            | (Stage::Greeted(Greeted { security: Security::Plain, tally, .. }), Command::StartTls) => {
+                Step::silent(Next::Handshake(Upgrading { tally }))
             }
             (stage, Command::Ehlo(name)) => Self(stage).greet(name, rules, true),
             (stage, Command::Helo(name)) => Self(stage).greet(name, rules, false),
@@ -217,10 +226,10 @@ impl Session {
     fn greet(self, name: &str, rules: &Rules, extended: bool) -> Step {
         let helo = name.to_owned();
         let mut stage = self.0.without_transaction();
-        let (security, errors) = (stage.security(), *stage.errors());
+        let (security, tally) = (stage.security(), *stage.tally());
         let stage = match stage {
             Stage::Ready(ready) => Stage::Ready(Ready { helo, ..ready }),
-            _ => Stage::Greeted(Greeted { security, errors, helo }),
+            _ => Stage::Greeted(Greeted { security, tally, helo }),
         };
         let reply = match extended {
             true => Reply::ehlo(&rules.hostname, extensions(security, rules)),
@@ -235,12 +244,18 @@ impl Session {
 
     /// Refuses a command, and closes when it was one too many.
     fn refuse(mut self, reply: Reply, rules: &Rules) -> Step {
-        let errors = self.0.errors();
-        *errors = errors.saturating_add(1);
-        if *errors > rules.max_errors {
+        if self.0.tally().erred() > rules.max_errors {
             return Step::close(Reply::too_many_errors());
         }
         self.goes_on(reply)
+    }
+
+    /// The same for a sign-in, of which fewer may fail.
+    fn refuse_sign_in(mut self, reply: Reply, rules: &Rules) -> Step {
+        if self.0.tally().failed_to_sign_in() > rules.max_sign_in_failures {
+            return Step::close(Reply::too_many_sign_in_failures());
+        }
+        self.refuse(reply, rules)
     }
 }
 
@@ -254,14 +269,14 @@ impl Stage {
         }
     }
 
-    fn errors(&mut self) -> &mut u32 {
+    fn tally(&mut self) -> &mut Tally {
         match self {
-            Self::Connected(stage) => &mut stage.errors,
-            Self::Greeted(stage) => &mut stage.errors,
-            Self::Ready(stage) => &mut stage.errors,
-            Self::Mail(stage) => &mut stage.ready.errors,
-            Self::Chunks(stage) => &mut stage.ready_mut().errors,
-            Self::Spoiled(stage) => &mut stage.ready.errors,
+            Self::Connected(stage) => &mut stage.tally,
+            Self::Greeted(stage) => &mut stage.tally,
+            Self::Ready(stage) => &mut stage.tally,
+            Self::Mail(stage) => &mut stage.ready.tally,
+            Self::Chunks(stage) => &mut stage.ready_mut().tally,
+            Self::Spoiled(stage) => &mut stage.ready.tally,
         }
     }
 
@@ -273,6 +288,21 @@ impl Stage {
             Self::Ready(_) | Self::Mail(_) | Self::Chunks(_) | Self::Spoiled(_) => Security::Tls,
         }
     }
+}
+
+/// Whether a command by itself brings no message nearer. One that begins a message and
+/// drops it again does not either; the one before an accepted message is forgiven with it.
+fn is_idle(command: &Command<'_>) -> bool {
+    matches!(
+        command,
+        Command::Ehlo(_)
+            | Command::Helo(_)
+            | Command::Mail(_)
+            | Command::Rset
+            | Command::Noop
+            | Command::Vrfy
+            | Command::Help
+    )
 }
 
 /// The answer to a well-formed command that may not come now.

@@ -8,6 +8,7 @@ use super::super::command::{self, Bdat};
 use super::super::reply::Reply;
 use super::super::sasl::{self, Mechanism, Progress};
 use super::chunks::{Chunks, Spoiled};
+use super::tally::Tally;
 use super::{
     Authenticating, Beginning, Checking, Next, Receiving, Rules, Security, Session, SigningIn, Stage, Step,
 };
@@ -16,21 +17,21 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) security: Security,
-    pub(super) errors: u32,
+    pub(super) tally: Tally,
 }
 
 /// EHLO or HELO came.
 #[derive(Debug)]
 pub(super) struct Greeted {
     pub(super) security: Security,
-    pub(super) errors: u32,
+    pub(super) tally: Tally,
     pub(super) helo: String,
 }
 
 /// Signed in, which is possible under TLS only; no message is begun.
 #[derive(Debug)]
 pub(super) struct Ready {
-    pub(super) errors: u32,
+    pub(super) tally: Tally,
     pub(super) helo: String,
     pub(super) who: SignedIn,
 }
@@ -95,7 +96,7 @@ impl Ready {
 
     /// The credential is no longer good: back to before the sign-in.
     pub(super) fn sign_out(self) -> Greeted {
-        Greeted { security: Security::Tls, errors: self.errors, helo: self.helo }
+        Greeted { security: Security::Tls, tally: self.tally, helo: self.helo }
     }
 }
 

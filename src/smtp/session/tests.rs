@@ -14,6 +14,8 @@ fn rules() -> Rules {
         max_message_bytes: 1_000,
         max_recipients: 2,
         max_errors: 3,
+        max_sign_in_failures: 2,
+        max_idle_commands: 20,
         out_of_credit_reply: OutOfCreditReply::Temporary,
     }
 }
@@ -42,7 +44,7 @@ impl Default for World {
             begin: Ok(()),
             check: Ok(()),
             submit: Ok(()),
-            body: Body::Whole(b"x\r\n".to_vec()),
+            body: Body::Whole(b"x\r\n".to_vec().into()),
             octets: b"x\r\n".to_vec(),
             room: true,
         }
@@ -102,7 +104,7 @@ impl Talk {
                     chunk.arrived(&rules())
                 }
                 Next::Submit(submit) => {
-                    self.submitted.push(submit.bytes);
+                    self.submitted.push(submit.whole.head);
                     let accepted =
                         Accepted { message_id: MessageId::parse("m1").unwrap(), available: Credits::new(6) };
                     submit.submitting.answered(&world.submit.clone().map(|()| accepted), &rules())
@@ -324,6 +326,46 @@ fn too_many_errors_end_the_session_and_a_message_makes_up_for_them() {
     let lines =
         [EHLO, IN, ("X", "500"), ("X", "500"), MAIL, RCPT, QUEUED, ("X", "500"), ("X", "500"), ("X", "500")];
     dialog(Security::Tls, &world, &lines);
+}
+
+#[test]
+fn sign_ins_that_fail_again_and_again_end_the_session() {
+    let stranger = World { sign_in: Err(Refusal::BadCredential), ..World::default() };
+    let lines = [EHLO, (IN.0, "535 5.7.8"), EHLO, (IN.0, "535 5.7.8"), (IN.0, "421 4.7.0 Too many failed")];
+    let talk = dialog(Security::Tls, &stranger, &lines);
+    assert!(matches!(talk.next, Next::Close));
+    let many = World { sign_in: Err(Refusal::TooManyFailures { retry_after_s: 9 }), ..World::default() };
+    let told = "454 4.7.0 Too many failed sign-ins, try again in 9 seconds\r\n";
+    dialog(Security::Tls, &many, &[EHLO, (IN.0, told), (MAIL.0, "530"), (IN.0, told), (IN.0, "421 4.7.0")]);
+    let broken = World { sign_in: Err(Refusal::StoreUnavailable), ..World::default() };
+    dialog(Security::Tls, &broken, &[EHLO, (IN.0, "452"), (IN.0, "452"), (IN.0, "452")]);
+}
+
+#[test]
+fn a_session_too_many_of_a_customer_ends() {
+    let full = World { sign_in: Err(Refusal::TooManySessions { limit: 5 }), ..World::default() };
+    let told = "421 4.7.0 Too many sessions of this account, at most 5; close some or try later\r\n";
+    let talk = dialog(Security::Tls, &full, &[EHLO, (IN.0, told)]);
+    assert!(matches!(talk.next, Next::Close));
+}
+
+#[test]
+fn commands_that_lead_nowhere_end_the_session_and_a_message_makes_up_for_them() {
+    let world = World::default();
+    let told = "421 4.7.0 Too many commands without a message";
+    for idle in ["NOOP", "RSET", "VRFY x", "HELP", "HELO c", "EHLO c"] {
+        let mut lines = vec![(idle, "2"); 20];
+        lines.push((idle, told));
+        let talk = dialog(Security::Tls, &world, &lines);
+        assert!(matches!(talk.next, Next::Close));
+    }
+    let mut lines = vec![EHLO, IN];
+    for _ in 0..9 {
+        lines.extend([("MAIL FROM:<a@b.example>", "250"), ("RSET", "250")]);
+    }
+    dialog(Security::Tls, &world, &[&lines[..], &[("NOOP", "250"), ("NOOP", told)]].concat());
+    let again = [&lines[..], &[MAIL, RCPT, QUEUED], &lines[2..]].concat();
+    dialog(Security::Tls, &world, &again);
 }
 
 #[test]

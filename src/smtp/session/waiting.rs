@@ -8,17 +8,18 @@ use crate::domain::envelope::{Added, Draft, Envelope};
 use crate::domain::refusal::Refusal;
 use crate::submission::{Accepted, Begun, Covered, SignedIn};
 
-use super::super::data::Body;
+use super::super::data::{Body, Whole};
 use super::super::line::Flaw;
 use super::super::reply::Reply;
 use super::super::sasl::{Exchange, Login};
 use super::stages::{Connected, Greeted, Mail, Ready};
+use super::tally::Tally;
 use super::{Next, Rules, Security, Session, Step};
 
 /// STARTTLS came; the handshake is due.
 #[derive(Debug)]
 pub struct Upgrading {
-    pub(super) errors: u32,
+    pub(super) tally: Tally,
 }
 
 /// A SASL challenge is out; a response is due.
@@ -63,8 +64,8 @@ pub struct Receiving {
 pub struct Submit {
     /// Who sends and who receives.
     pub envelope: Envelope,
-    /// The message, dots unstuffed.
-    pub bytes: Vec<u8>,
+    /// The message, as far as it was kept.
+    pub whole: Whole,
     /// Takes the verdict.
     pub submitting: Submitting,
 }
@@ -89,7 +90,7 @@ impl Upgrading {
 
     /// The handshake is done: a new beginning, without a banner.
     pub fn secured(self) -> Session {
-        Connected { security: Security::Tls, errors: self.errors }.into()
+        Connected { security: Security::Tls, tally: self.tally }.into()
     }
 }
 
@@ -118,13 +119,22 @@ impl SigningIn {
 
     /// Takes the answer of [`crate::submission::Submission::sign_in`].
     pub fn answered(self, answer: Result<(SignedIn, Option<Credits>), Refusal>, rules: &Rules) -> Step {
-        let Greeted { errors, helo, .. } = self.greeted;
+        let Greeted { tally, helo, .. } = self.greeted;
         match answer {
             Ok((who, available)) => {
-                Session::from(Ready { errors, helo, who }).goes_on(Reply::signed_in(available))
+                Session::from(Ready { tally, helo, who }).goes_on(Reply::signed_in(available))
             }
-            Err(refusal) => Session::from(Greeted { security: Security::Tls, errors, helo })
-                .refuse(Reply::refusal(&refusal, rules.out_of_credit_reply), rules),
+            Err(refusal) => {
+                let session = Session::from(Greeted { security: Security::Tls, tally, helo });
+                let reply = Reply::refusal(&refusal, rules.out_of_credit_reply);
+                match refusal {
+                    Refusal::BadCredential | Refusal::TooManyFailures { .. } => {
+                        session.refuse_sign_in(reply, rules)
+                    }
+                    Refusal::TooManySessions { .. } => Step::close(reply),
+                    _ => session.refuse(reply, rules),
+                }
+            }
         }
     }
 }
@@ -195,9 +205,9 @@ impl Receiving {
     pub fn ended(self, body: Body, rules: &Rules) -> Step {
         let Self { ready, begun, envelope } = self;
         match whole(body, rules) {
-            Ok(bytes) => {
+            Ok(whole) => {
                 let submitting = Submitting { ready, begun };
-                Step::silent(Next::Submit(Submit { envelope, bytes, submitting }))
+                Step::silent(Next::Submit(Submit { envelope, whole, submitting }))
             }
             Err(refused) => Session::from(ready).goes_on(refused),
         }
@@ -235,7 +245,7 @@ impl Submitting {
     /// that was accepted makes up for earlier errors.
     pub fn answered(self, answer: &Result<Accepted, Refusal>, rules: &Rules) -> Step {
         match answer {
-            Ok(accepted) => Session::from(Ready { errors: 0, ..self.ready })
+            Ok(accepted) => Session::from(Ready { tally: Tally::default(), ..self.ready })
                 .goes_on(Reply::queued(&accepted.message_id, accepted.available)),
             Err(refusal) => turned_down(self.ready, refusal, rules),
         }
@@ -243,9 +253,9 @@ impl Submitting {
 }
 
 /// The message, or what is said to a body that is none.
-pub(super) fn whole(body: Body, rules: &Rules) -> Result<Vec<u8>, Reply> {
+pub(super) fn whole(body: Body, rules: &Rules) -> Result<Whole, Reply> {
     match body {
-        Body::Whole(bytes) => Ok(bytes),
+        Body::Whole(whole) => Ok(whole),
         Body::Malformed(flaw) => Err(Reply::malformed_body(flaw)),
         Body::TooLarge => Err(Reply::too_large(rules.max_message_bytes)),
         Body::NoRoom => Err(Reply::no_room()),

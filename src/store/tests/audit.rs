@@ -37,7 +37,9 @@ async fn lived_in() -> (Store, Directory) {
     let key = IdempotencyKey::parse("k").unwrap();
     let keyed = Keyed { key, fingerprint: Fingerprinting::of("test").end(), served: Vec::new() };
     let waiting = Acceptance { keyed: Some(keyed), lease_until: None, ..message(&ann, &["a@y.example"]) };
-    let waiting = accepted(&store, waiting).await;
+    let spooled = Some(super::spool::spooled(&store, &["some", "more"]).await);
+    let waiting = accepted(&store, Acceptance { spooled, ..waiting }).await;
+    super::spool::spooled(&store, &["an orphan's"]).await;
     let lifetime = Duration::from_secs(1);
     let (choice, via) = (Choice::Retry, Via::Command);
     let order = Order { choice, is_confirmed: false, via, now: at(1), lifetime };
@@ -81,6 +83,12 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("body", "DELETE FROM body"),
     ("body", "UPDATE body SET bytes = x'00'"),
     ("body", "UPDATE body SET message_id = 'x' WHERE rowid = (SELECT min(rowid) FROM body)"),
+    ("body", "UPDATE spool SET octets = octets + 1 WHERE message_id IS NOT NULL"),
+    ("spool", "UPDATE spool SET message_id = 'x' WHERE message_id IS NOT NULL"),
+    ("spool", "UPDATE spool SET begun_at = 1 WHERE message_id IS NULL"),
+    ("chunk", "UPDATE chunk SET bytes = x'00' WHERE chunk_no = 1"),
+    ("chunk", "DELETE FROM chunk WHERE chunk_no = 0"),
+    ("chunk", "DELETE FROM spool WHERE message_id IS NULL"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'x' WHERE number = 1"),
     ("message", "UPDATE capture SET amount = 2 WHERE number = 1"),
@@ -165,10 +173,34 @@ async fn the_audit_names_the_table_that_a_hand_was_in() {
 const DRIFTS: &[(i64, &str)] = &[
     (3, "UPDATE account SET held = held + 3 WHERE customer_id = 'ann'"),
     (2, "UPDATE account SET owed = owed - 2 WHERE customer_id = 'ann'"),
-    (7, "UPDATE entry SET amount = amount + 7 WHERE state = 'open'"),
+    (7, "UPDATE entry SET amount = amount + 7 WHERE state = 'open' AND customer_id = 'ann'"),
     (0, "UPDATE part SET attempt = 7"),
     // The account lacks it, and so does the message.
     (2, "DELETE FROM capture WHERE number = 4"),
+    // Ann's second entry covers the first one's capture too: its captures are more than its amount, and two have it.
+    (2, "UPDATE entry SET first_capture = 1 WHERE customer_id = 'ann' AND first_capture = 2 AND state = 'done'"),
+    // The capture that is left out stays owed, and no entry will ever settle it.
+    (
+        1,
+        "UPDATE entry SET first_capture = 4, last_capture = 4
+         WHERE customer_id = 'ann' AND state = 'open'; UPDATE account SET last_entered = 4 WHERE customer_id = 'ann'",
+    ),
+    (4, "UPDATE entry SET amount = amount + 4 WHERE kind = 'credit' AND state = 'done'"),
+    // The entry's sum, and what was captured of its message.
+    (2, "UPDATE refund SET amount = amount + 1 WHERE state = 'credited'"),
+    (1, "UPDATE refund SET state = 'due' WHERE state = 'credited'"),
+    (1, "DELETE FROM refund WHERE state = 'credited'"),
+    // Neither captured nor released fit what became of the message's recipients.
+    (2, "UPDATE refund SET state = 'capped' WHERE state = 'released'"),
+    (5, "UPDATE account SET closed_settled = closed_settled + 5 WHERE customer_id = 'ann'"),
+    (
+        5,
+        "UPDATE account SET closed_captured = closed_captured + 5, closed_price = closed_price + 5
+         WHERE customer_id = 'ann'",
+    ),
+    // Of its refunds that are left, and of those that have left.
+    (2, "UPDATE entry SET closed = closed + 1 WHERE kind = 'credit' AND state = 'done'"),
+    (3, "UPDATE account SET closed_credited = closed_credited + 3 WHERE customer_id = 'ann'"),
 ];
 
 #[tokio::test]

@@ -1,9 +1,94 @@
 use super::*;
-use crate::store::doubt::{Decider, Standing};
+use crate::store::doubt::{Decider, NotDecided, Standing};
 use crate::store::entry::{Entry, Settled};
+use crate::store::refund::Lapse;
+use crate::telemetry::EntryKind;
 
 async fn open(store: &Store, customer_id: &CustomerId, second: i64) -> Entry {
     store.open_entry(customer_id, &entry_id(), None, at(second)).await.unwrap().unwrap()
+}
+
+async fn decide(
+    store: &Store,
+    entry: &Entry,
+    (state, by): (Standing, Decider),
+    second: i64,
+) -> Result<(), NotDecided> {
+    match state {
+        Standing::Done => store.settle_doubtful(entry, by, at(second)).await.unwrap().map(|_| ()),
+        Standing::Void => store.void_doubtful(entry, by, "no", at(second)).await.unwrap(),
+        Standing::Open => panic!("nobody decides that"),
+    }
+}
+
+/// A debit, or a credit, in doubt.
+async fn doubted(store: &Store, kind: EntryKind) -> (CustomerId, Entry) {
+    let name = format!("ann{}", count(store, "SELECT count(*) FROM customer").await);
+    let ann = customer(store, &name, Some(50)).await;
+    let entry = match kind {
+        EntryKind::Debit => {
+            owe(store, &ann).await;
+            open(store, &ann, 1).await
+        }
+        EntryKind::Credit => {
+            refunds::bounced_after_the_debit(store, &ann).await;
+            refunds::open_credit(store, &ann, Lapse::Never).await.unwrap()
+        }
+    };
+    store.doubt_entry(&entry, "its answer was lost", at(20)).await.unwrap();
+    (ann, entry)
+}
+
+#[tokio::test]
+async fn p3_whoever_decides_second_changes_nothing_and_is_told_who_was_first() {
+    use {Decider::*, Standing::*};
+    let (store, _directory) = store().await;
+    for kind in [EntryKind::Debit, EntryKind::Credit] {
+        for ((first, by), (second, too_late)) in [
+            ((Done, Operator), (Done, Ledger)),
+            ((Done, Operator), (Void, Ledger)),
+            ((Void, Operator), (Done, Ledger)),
+            ((Void, Operator), (Void, Ledger)),
+            ((Done, Ledger), (Done, Operator)),
+            ((Done, Ledger), (Void, Operator)),
+            ((Void, Ledger), (Done, Operator)),
+            ((Void, Ledger), (Void, Operator)),
+        ] {
+            let (ann, entry) = doubted(&store, kind).await;
+            decide(&store, &entry, (first, by), 21).await.unwrap();
+            let after_the_first = sums(&store, &ann).await;
+            let entry_id = entry.entry_id.clone();
+            let why_not = decide(&store, &entry, (second, too_late), 22).await.unwrap_err();
+            assert_eq!(why_not, NotDecided::Already { entry_id, by, state: first });
+            let told = why_not.to_string();
+            let who = if by == Operator { "the operator" } else { "Dodo's ledger" };
+            assert!(told.contains(&format!("has just been decided by {who}: it is ")), "{told}");
+            assert_eq!(sums(&store, &ann).await, after_the_first, "{told}");
+            let booked = store.books(&ann).await.unwrap().entries.pop().unwrap();
+            assert_eq!((booked.state, booked.is_by_operator), (first, by == Operator));
+            assert!(!store.note_lookup(&entry.entry_id, "too late").await.unwrap());
+            assert_audit(&store).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn p3_of_two_who_decide_at_once_one_does() {
+    let (store, _directory) = store().await;
+    for _ in 0..20 {
+        let (ann, entry) = doubted(&store, EntryKind::Debit).await;
+        let (settled, voided) = tokio::join!(
+            decide(&store, &entry, (Standing::Done, Decider::Ledger), 21),
+            decide(&store, &entry, (Standing::Void, Decider::Operator), 21),
+        );
+        assert_ne!(settled.is_ok(), voided.is_ok());
+        let booked = store.books(&ann).await.unwrap().entries.pop().unwrap();
+        assert_eq!(
+            (booked.state == Standing::Done, booked.is_by_operator),
+            (settled.is_ok(), voided.is_ok())
+        );
+        assert_audit(&store).await;
+    }
 }
 
 #[tokio::test]
@@ -13,12 +98,15 @@ async fn p3_a_doubtful_entry_keeps_the_lane_and_its_credits_owed_until_it_is_dec
         let ann = customer(&store, if is_there { "ann" } else { "bob" }, Some(50)).await;
         owe(&store, &ann).await;
         let entry = open(&store, &ann, 1).await;
+        let nobody_doubts_it = NotDecided::NotInDoubt(entry.entry_id.clone());
         assert_eq!(
-            store.settle_doubtful(&entry, Decider::Operator, at(2)).await.unwrap(),
-            None,
-            "nobody doubts it"
+            decide(&store, &entry, (Standing::Done, Decider::Operator), 2).await,
+            Err(nobody_doubts_it.clone())
         );
-        assert!(!store.void_doubtful(&entry, Decider::Operator, "no", at(2)).await.unwrap());
+        assert_eq!(
+            decide(&store, &entry, (Standing::Void, Decider::Operator), 2).await,
+            Err(nobody_doubts_it)
+        );
         store.note_entry_try(&entry, true, "lost", at(3)).await.unwrap();
         for second in [4, 5] {
             store.doubt_entry(&entry, "insufficient", at(second)).await.unwrap();
@@ -35,15 +123,9 @@ async fn p3_a_doubtful_entry_keeps_the_lane_and_its_credits_owed_until_it_is_dec
         assert_eq!(store.owing(&[], 9).await.unwrap(), []);
         assert_eq!(sums(&store, &ann).await, (Some(50), 0, 2));
         assert_audit(&store).await;
-        if is_there {
-            store.settle_doubtful(&entry, Decider::Ledger, at(7)).await.unwrap().unwrap();
-            assert_eq!(store.settle_doubtful(&entry, Decider::Ledger, at(8)).await.unwrap(), None, "once");
-            assert_eq!(sums(&store, &ann).await, (Some(49), 0, 1));
-        } else {
-            assert!(store.void_doubtful(&entry, Decider::Ledger, "absent", at(7)).await.unwrap());
-            assert!(!store.void_doubtful(&entry, Decider::Ledger, "absent", at(8)).await.unwrap(), "once");
-            assert_eq!(sums(&store, &ann).await, (Some(50), 0, 2));
-        }
+        let state = if is_there { Standing::Done } else { Standing::Void };
+        decide(&store, &entry, (state, Decider::Ledger), 7).await.unwrap();
+        assert_eq!(sums(&store, &ann).await, if is_there { (Some(49), 0, 1) } else { (Some(50), 0, 2) });
         let next = open(&store, &ann, 9).await;
         assert_eq!(next.amount, if is_there { Credits::ONE } else { credits(2) });
         store.settle_entry(&next, Settled::Sometime, at(9)).await.unwrap();
@@ -97,7 +179,7 @@ async fn the_books_tell_who_decided_and_what_came_before() {
         let entry = open(&store, &ann, second).await;
         if second == 10 {
             store.doubt_entry(&entry, "?", at(second)).await.unwrap();
-            store.settle_doubtful(&entry, Decider::Operator, at(second + 1)).await.unwrap().unwrap();
+            decide(&store, &entry, (Standing::Done, Decider::Operator), second + 1).await.unwrap();
         } else {
             store.settle_entry(&entry, Settled::Sometime, at(second + 1)).await.unwrap();
         }

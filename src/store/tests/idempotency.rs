@@ -9,7 +9,11 @@ const DAY_S: i64 = 24 * 60 * 60;
 
 fn keyed(key: &str, meant: &str) -> Keyed {
     let key = IdempotencyKey::parse(key).unwrap();
-    Keyed { key, fingerprint: Fingerprinting::of("test").rest([meant.as_bytes()]), served: Vec::new() }
+    Keyed {
+        key,
+        fingerprint: Fingerprinting::of("test").field("meant", meant.as_bytes()).end(),
+        served: Vec::new(),
+    }
 }
 
 fn under(customer_id: &CustomerId, key: &str, meant: &str) -> Acceptance {
@@ -137,8 +141,12 @@ async fn p3_those_who_are_left_are_accepted_and_nobody_twice() {
     }
     let second = accepted(&store, rest(&ann, &[B, C], &[A])).await;
     drop(store);
-    let settings =
-        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    let settings = StoreSettings {
+        data_dir: directory.0.clone(),
+        maker: Maker::Serve,
+        low_balance_credits: 10,
+        min_free_bytes: 0,
+    };
     let store = Store::open(&settings, Metrics::new()).await.unwrap();
     for (again, answered) in [
         (rest(&ann, &[A], &[]), &first),
@@ -211,8 +219,12 @@ async fn what_stood_under_a_key_before_the_upgrade_stands_under_it_still() {
         execute(&store, undone).await.unwrap();
     }
     drop(store);
-    let settings =
-        StoreSettings { data_dir: directory.0.clone(), maker: Maker::Serve, low_balance_credits: 10 };
+    let settings = StoreSettings {
+        data_dir: directory.0.clone(),
+        maker: Maker::Serve,
+        low_balance_credits: 10,
+        min_free_bytes: 0,
+    };
     let store = Store::open(&settings, Metrics::new()).await.unwrap();
     assert_audit(&store).await;
     assert_eq!(store.accept(rest(&ann, &[B], &[])).await.unwrap(), before(&first, 7));

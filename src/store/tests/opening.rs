@@ -6,7 +6,7 @@ use crate::store::checkout::{Checkout, Payment};
 use crate::store::customer::Credential;
 
 fn settings(directory: &Directory, maker: Maker) -> StoreSettings {
-    StoreSettings { data_dir: directory.0.clone(), maker, low_balance_credits: 10 }
+    StoreSettings { data_dir: directory.0.clone(), maker, low_balance_credits: 10, min_free_bytes: 0 }
 }
 
 #[tokio::test]

@@ -59,13 +59,18 @@ pub(super) async fn open_credit(store: &Store, customer_id: &CustomerId, lapse: 
     entry
 }
 
+/// A message whose refund has to be posted.
+pub(super) async fn bounced_after_the_debit(store: &Store, customer_id: &CustomerId) {
+    let bounced = sent(store, message(customer_id, &["b@y.example"])).await;
+    settle(store, customer_id).await;
+    assert_eq!(bounce(store, &bounced, &["b@y.example"], PLENTY).await, [RefundResult::Due]);
+}
+
 /// One refund that waits, and others that were released, credited and are being credited.
 pub(super) async fn of_every_kind(store: &Store) {
     let bob = customer(store, "bob", Some(50)).await;
     for is_open in [false, true] {
-        let bounced = sent(store, message(&bob, &["b@y.example"])).await;
-        settle(store, &bob).await;
-        bounce(store, &bounced, &["b@y.example"], PLENTY).await;
+        bounced_after_the_debit(store, &bob).await;
         let credit = open_credit(store, &bob, Lapse::Never).await.unwrap();
         if !is_open {
             store.settle_entry(&credit, Settled::Sometime, at(11)).await.unwrap();

@@ -5,6 +5,7 @@ use super::*;
 use crate::domain::decision::Choice;
 use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::store::audit::findings;
+use crate::store::doubt::Decider;
 use crate::store::entry::{Entry, Settled};
 use crate::store::operator::{DecisionError, Order, Via};
 use crate::store::queue::LeasedPart;
@@ -197,6 +198,29 @@ async fn decisions_leave_with_their_message_and_marks_by_themselves() {
     assert_eq!(store.close_marks(at(4)).await.unwrap(), 0);
     assert_eq!(store.close_marks(at(5)).await.unwrap(), 2);
     assert!(store.is_webhook_handled("dodo", "msg_2").await.unwrap());
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p3_what_the_operator_decided_is_known_for_ever() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    for is_there in [false, true, true] {
+        owe(&store, &ann).await;
+        let entry = store.open_entry(&ann, &entry_id(), None, at(1)).await.unwrap().unwrap();
+        store.doubt_entry(&entry, "its answer was lost", at(1)).await.unwrap();
+        if is_there {
+            store.settle_doubtful(&entry, Decider::Operator, at(2)).await.unwrap().unwrap();
+        } else {
+            store.void_doubtful(&entry, Decider::Operator, "no", at(2)).await.unwrap().unwrap();
+        }
+    }
+    owe(&store, &ann).await;
+    settle(&store, &ann, 3).await;
+    sweep(&store, OLD).await;
+    let books = store.books(&ann).await.unwrap();
+    assert!(books.entries.iter().all(|entry| entry.is_by_operator), "{books:?}");
+    assert_eq!((books.entries.len(), books.gone), (3, 1));
     assert_audit(&store).await;
 }
 

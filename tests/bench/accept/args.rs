@@ -36,6 +36,12 @@ pub(crate) struct Args {
     /// Idle signed-in sessions while memory is read
     #[arg(long, default_value_t = 1_000)]
     pub(crate) idle: usize,
+    /// Sessions that each send a large message slowly while memory is read; none: not measured
+    #[arg(long, default_value_t = 0)]
+    pub(crate) slow: usize,
+    /// Octets that each of them sends of it, a piece at a time in turns
+    #[arg(long, default_value_t = 2 << 20)]
+    pub(crate) slow_bytes: usize,
     /// One command at a time instead of MAIL, RCPT and DATA in one write
     #[arg(long)]
     pub(crate) no_pipelining: bool,

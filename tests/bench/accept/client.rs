@@ -63,6 +63,23 @@ impl Session {
         self.wire.ask(message, 250).await.context("end of data")
     }
 
+    /// Begins a message.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
+        self.wire.ask(b"MAIL FROM:<app@bench.example>\r\n", 250).await.context("MAIL")?;
+        self.wire.ask(b"RCPT TO:<someone@elsewhere.example>\r\n", 250).await.context("RCPT")?;
+        self.wire.ask(b"DATA\r\n", 354).await.context("DATA")
+    }
+
+    /// Sends more of it.
+    pub(crate) async fn more(&mut self, piece: &[u8]) -> Result<()> {
+        self.wire.write(piece).await
+    }
+
+    /// Hears what becomes of it.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
+        self.wire.expect(250).await.context("end of data")
+    }
+
     /// Proves that the session still stands.
     pub(crate) async fn noop(&mut self) -> Result<()> {
         self.wire.ask(b"NOOP\r\n", 250).await.context("NOOP")

@@ -7,7 +7,7 @@ use postmeter::crash::{self, CrashPoint};
 use reqwest::Method;
 use serde_json::json;
 
-use super::scenario::{FEW, Road, Scenario, Trouble, scenario, upstream};
+use super::scenario::{FEW, Road, Scenario, Trouble, of_a_credit, scenario, upstream};
 use super::tally::Tally;
 use crate::harness::smtp::Smtp;
 use crate::harness::web::try_ask;
@@ -33,22 +33,31 @@ fn p1_p3_a_crash_at_any_point_loses_nothing_and_doubles_no_debit_over_smtp() {
     at_every_point(Road::Smtp);
 }
 
+#[test]
+fn p3_a_crash_while_a_credit_is_in_doubt_gives_it_back_once() {
+    let points = [CrashPoint::EntryDoubted, CrashPoint::DoubtSettled, CrashPoint::DoubtVoided];
+    at_points(&points, of_a_credit, Road::Resend);
+}
+
 fn at_every_point(road: Road) {
+    at_points(CrashPoint::ALL, scenario, road);
+}
+
+fn at_points(points: &[CrashPoint], scenario: fn(CrashPoint) -> Scenario, road: Road) {
     if !cfg!(debug_assertions) {
         return eprintln!("skipped: there are no crash points in a release build");
     }
-    for points in CrashPoint::ALL.chunks(AT_ONCE) {
+    for points in points.chunks(AT_ONCE) {
         std::thread::scope(|scope| {
             for point in points.iter().filter(|point| scenario(**point).is_over(road)) {
                 let named = std::thread::Builder::new().name(format!("{} over {road:?}", point.as_str()));
-                named.spawn_scoped(scope, move || crash_at(*point, road)).unwrap();
+                named.spawn_scoped(scope, move || crash_at(*point, scenario(*point), road)).unwrap();
             }
         });
     }
 }
 
-fn crash_at(point: CrashPoint, road: Road) {
-    let scenario = scenario(point);
+fn crash_at(point: CrashPoint, scenario: Scenario, road: Road) {
     let plan = if road == Road::Resend { Meter::resend() } else { Meter::smtp() };
     let mut meter = (scenario.plan)(plan.credits(CREDITS)).prepare();
     let tally = Tally::with_refusals(if point == CrashPoint::BounceCommitted { FEW as usize } else { 0 });

@@ -429,12 +429,11 @@ impl Operator<'_> {
                 if !is_ours || self.dice.below(3) > 0 {
                     continue;
                 }
+                let ask = || asks(Method::POST, &format!("/queue/{id}/{choice}"));
                 if choice == "cancel" {
-                    self.tally.cancel(id, false);
-                }
-                let answer = asks(Method::POST, &format!("/queue/{id}/{choice}"));
-                if choice == "cancel" && answer.is_some_and(|answer| answer.status == 200) {
-                    self.tally.cancel(id, true);
+                    self.tally.cancel(id, || ask().map(|answer| answer.status == 200));
+                } else {
+                    ask();
                 }
             }
             self.dice.pause();

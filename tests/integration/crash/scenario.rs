@@ -9,13 +9,17 @@ use postmeter::sandbox::resend::News;
 use reqwest::Method;
 use serde_json::json;
 
+use crate::harness::meter::ADMIN_TOKEN;
 use crate::harness::plan::Plan;
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::large::much;
+use crate::refund;
 use crate::subscribe::{shown, subscribe, welcome};
 
+const SPOOLS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
 const KEYS: &str = "SELECT count(*) FROM idempotency_key";
 
 /// Messages that a trouble of the upstream befalls, if not all.
@@ -156,6 +160,7 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
         CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
         CrashPoint::EntryVoided => troubled(1, |meter, _| entries(meter, Reply::status(400), 1)),
+        CrashPoint::EntryDoubted | CrashPoint::DoubtSettled | CrashPoint::DoubtVoided => of_a_debit(point),
         CrashPoint::LeasesRenewed => troubled(1, |meter, road| upstream(meter, road, Trouble::Slow))
             .plan(|plan| plan.set("queue", "lease_s = 2")),
         CrashPoint::BalanceRead | CrashPoint::BalanceApplied => {
@@ -175,6 +180,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| entries(meter, Misbehaviour::HangAfter, 1),
             |meter| meter.dodo().faults().struck() > 0,
         ),
+        CrashPoint::ChunkCommitted => Scenario { passage: 2, ..deed(sends_much, is_swept) },
+        CrashPoint::OrphansSwept => deed(|_| String::new(), is_swept).troubles(leaves_an_orphan),
         CrashPoint::BounceRecorded => Scenario::of_bounce(bounces_early),
         CrashPoint::RefundsDecided => {
             Scenario { troubles: first_call_hangs, ..Scenario::of_bounce(bounces_early) }
@@ -190,6 +197,10 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
             |meter| meter.number("SELECT count(*) FROM webhook") > 0,
         ),
+        CrashPoint::OperatorDecided => deed(is_sent_again_at_once, |meter, _| {
+            assert_eq!(meter.number("SELECT count(*) FROM decision"), 1);
+        })
+        .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::KeysSwept => deed(|_| String::new(), |meter, _| assert_eq!(meter.number(KEYS), 0))
             .troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
@@ -201,6 +212,53 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             ..troubled(1, |meter, road| upstream(meter, road, Trouble::Silent))
         },
     }
+}
+
+/// The points that a debit in doubt comes by.
+fn of_a_debit(point: CrashPoint) -> Scenario {
+    let troubles: fn(&Meter, Road) = match point {
+        CrashPoint::DoubtVoided => |meter, _| answers_are_lost(meter, Misbehaviour::DropBefore),
+        _ => |meter, _| answers_are_lost(meter, Misbehaviour::DropAfter),
+    };
+    Scenario::troubled(1, troubles).plan(soon_in_doubt)
+}
+
+/// The same points, where the entry gives a credit back.
+pub(super) fn of_a_credit(point: CrashPoint) -> Scenario {
+    let deed: fn(&Meter) -> String = match point {
+        CrashPoint::DoubtVoided => |meter| bounces(meter, Misbehaviour::DropBefore),
+        _ => |meter| bounces(meter, Misbehaviour::DropAfter),
+    };
+    Scenario::of_deed(deed, is_given_back_once)
+        .plan(|plan| soon_in_doubt(plan).credits(0).set("billing", "refund_bounced = true"))
+}
+
+/// Keys are forgotten after two seconds, and no call lasts longer than one.
+fn soon_in_doubt(plan: Plan) -> Plan {
+    plan.set("billing", "key_lifetime_s = 2").set("billing", "lookup_wait_s = 1")
+}
+
+/// Dodo's answer to an entry is lost, and after that it takes no entry.
+fn answers_are_lost(meter: &Meter, misbehaviour: Misbehaviour) {
+    entries(meter, misbehaviour, 1);
+    meter.dodo().faults().push(Fault::new(Reply::status(503)).on("POST", "/ledger-entries").always());
+}
+
+/// A message is debited and bounces, and nobody answers for its refund. Its credits
+/// were bought, since a gift of the same day could be the refund that is looked for.
+fn bounces(meter: &Meter, misbehaviour: Misbehaviour) -> String {
+    tops_up(meter);
+    until("credits", || (meter.credits()["available"].as_i64() > Some(0)).then_some(()));
+    let mail = sends_without_a_key(meter);
+    meter.drain();
+    answers_are_lost(meter, misbehaviour);
+    bounce(meter);
+    mail
+}
+
+fn is_given_back_once(meter: &Meter, mail: &str) {
+    is_refunded_once(meter, mail);
+    assert_eq!(refund::given(meter), [1]);
 }
 
 fn entries(meter: &Meter, misbehaviour: impl Into<Misbehaviour>, times: u64) {
@@ -235,6 +293,21 @@ fn leaves_an_expired_key(meter: &Meter, _: Road) {
     const KEY: &str = "INSERT INTO idempotency_key
         SELECT customer_id, 'old', printf('%064d', 0), 1, 1 FROM customer";
     meter.tamper(KEY);
+}
+
+/// What an earlier process had of a large message when it died.
+fn leaves_an_orphan(meter: &Meter, _: Road) {
+    meter.tamper("INSERT INTO spool (spool_id, begun_at) VALUES ('spool-1', 1)");
+    meter.tamper("INSERT INTO chunk VALUES ('spool-1', 0, zeroblob(262144))");
+}
+
+fn is_swept(meter: &Meter, _: &str) {
+    until_is("what was written ahead for nobody", 0, || meter.number(SPOOLS));
+}
+
+fn sends_much(meter: &Meter) -> String {
+    assert_eq!(meter.signed_in().attempt(&["bob@example.net"], &much(1 << 20)), "", "it died meanwhile");
+    String::new()
 }
 
 fn is_told_to_stop(meter: &Meter) -> String {
@@ -308,6 +381,16 @@ fn bounces_after_the_debit(meter: &Meter) -> String {
 
 fn sends_without_a_key(meter: &Meter) -> String {
     assert!(meter.signed_in().deliver(&letter("unkeyed")).starts_with("250 "));
+    String::new()
+}
+
+/// A message waits for its next attempt, and the operator has it sent now.
+fn is_sent_again_at_once(meter: &Meter) -> String {
+    sends_without_a_key(meter);
+    let waiting = "SELECT message_id FROM part WHERE state = 'queued'";
+    let message_id = until("the message to wait", || meter.read::<String>(waiting).pop());
+    let retry = meter.request(Method::POST, &format!("/queue/{message_id}/retry"));
+    let _ = try_ask(retry.bearer_auth(ADMIN_TOKEN));
     String::new()
 }
 

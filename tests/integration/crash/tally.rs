@@ -79,9 +79,18 @@ impl Tally {
         self.acknowledged.lock().unwrap().push(message_id);
     }
 
-    /// The operator is about to cancel a message, or was told that it is cancelled.
-    pub(super) fn cancel(&self, message_id: &str, is_told: bool) {
-        *self.cancelled.lock().unwrap().entry(message_id.to_owned()).or_default() |= is_told;
+    /// The operator asks to cancel a message, and is perhaps answered whether it is.
+    /// Only one that is told it was not is as good as never asked.
+    pub(super) fn cancel(&self, message_id: &str, ask: impl FnOnce() -> Option<bool>) {
+        let before = self.cancelled.lock().unwrap().insert(message_id.to_owned(), false);
+        let told = ask();
+        let mut cancelled = self.cancelled.lock().unwrap();
+        match (told, before) {
+            (Some(false), None) => cancelled.remove(message_id),
+            (told, before) => {
+                cancelled.insert(message_id.to_owned(), told == Some(true) || before == Some(true))
+            }
+        };
     }
 
     /// How many were acknowledged so far.

@@ -1,9 +1,8 @@
 //! A disk that fails: a file system that can be filled, and system calls that
 //! are answered with an error.
 //!
-//! To mount is root's right, and not every root's: where it is not ours, that is
-//! skipped by name, and the full disk is the one that strace pretends. strace is
-//! skipped by name too, unless `POSTMETER_REQUIRE_TOOLS=1`.
+//! To mount is root's right, and not every root's. Without it, or without strace,
+//! the test is skipped by name, unless `POSTMETER_REQUIRE_TOOLS=1`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -30,7 +29,7 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path);
         let mounted = mount.output().is_ok_and(|output| output.status.success());
         if !mounted {
-            eprintln!("skipped: this machine does not let us mount a file system");
+            missing("the right to mount a file system");
         }
         mounted.then(|| Self(path.to_owned()))
     }

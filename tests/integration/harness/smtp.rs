@@ -45,6 +45,15 @@ impl Smtp {
         (smtp, banner)
     }
 
+    /// From an address of this machine, under TLS and after EHLO.
+    pub(crate) fn implicit_from(meter: &Meter, source: IpAddr) -> Self {
+        let tcp = connect_from(source, meter.process().smtps);
+        let mut smtp = Self { wire: secure(tcp, trusting(&meter.certificate())), buffer: Vec::new() };
+        assert!(smtp.reply().starts_with("220 "));
+        assert!(smtp.say("EHLO client.example").contains("AUTH PLAIN LOGIN"));
+        smtp
+    }
+
     /// In clear text, after the banner.
     pub(crate) fn plain(address: SocketAddr) -> Self {
         Self::plain_over(connect(address))

@@ -131,7 +131,7 @@ async fn memory_is_given_back_when_a_message_is_dropped_or_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_has_one_deadline_for_all_its_chunks() {
-    let config = Smtp { idle_timeout_s: 300, data_timeout_s: 600, ..config() };
+    let config = Smtp { idle_timeout_s: 300, data_timeout_s: 600, min_bytes_per_s: 0, ..config() };
     let mut client = client(&server(&config)).await;
     let begun = Instant::now();
     let said = loop {
@@ -151,7 +151,7 @@ async fn a_message_has_one_deadline_for_all_its_chunks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stops_within_a_message_is_told_to_go() {
-    let config = Smtp { idle_timeout_s: 300, data_timeout_s: 600, ..config() };
+    let config = Smtp { idle_timeout_s: 300, data_timeout_s: 600, min_bytes_per_s: 0, ..config() };
     let server = server(&config);
     // Announced and never sent; between two chunks; after a refusal; out of turn.
     let table: [(&[&'static str], &[u8], u64); 4] = [

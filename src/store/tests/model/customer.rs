@@ -209,6 +209,7 @@ impl World {
             subject: None,
             parts: routing.parts(&message_id, bytes.as_bytes(), recipients).unwrap(),
             bytes: bytes.into(),
+            spooled: None,
             unit,
             price: unit.price(recipients.len()).unwrap(),
             accepted_at: now,
@@ -222,7 +223,7 @@ impl World {
 
 fn keyed(nth: usize, meant: Letter) -> Keyed {
     let key = IdempotencyKey::parse(&format!("key-{nth}")).unwrap();
-    let fingerprint = Fingerprinting::of("model").rest([format!("{meant:?}").as_bytes()]);
+    let fingerprint = Fingerprinting::of("model").field("meant", format!("{meant:?}").as_bytes()).end();
     Keyed { key, fingerprint, served: Vec::new() }
 }
 

@@ -70,11 +70,11 @@ impl World {
         let entry = &sought.entry;
         match judge(&sought, &window.others, reading.lines(), reading.is_whole()) {
             Judgement::Found { .. } => drop(store.settle_doubtful(entry, Decider::Ledger, now).await?),
-            Judgement::Undecidable(why) => store.note_lookup(&entry.entry_id, why).await?,
+            Judgement::Undecidable(why) => drop(store.note_lookup(&entry.entry_id, why).await?),
             Judgement::Absent => {
                 let is_early = may_be_under_way(entry, began, LOOKUP_WAIT).is_some();
                 if !is_early || self.is(Mutation::TrustsEarlyLooks) {
-                    store.void_doubtful(entry, Decider::Ledger, "not there", now).await?;
+                    drop(store.void_doubtful(entry, Decider::Ledger, "not there", now).await?);
                 }
             }
         }
@@ -87,9 +87,9 @@ impl World {
         let (store, now) = (&self.process.store, self.clock.now());
         let is_ours = |text: &str| text.ends_with(entry.entry_id.as_str());
         if self.dodo.lines(who).iter().any(|line| line.description.as_deref().is_some_and(is_ours)) {
-            store.settle_doubtful(&entry, Decider::Operator, now).await?;
+            drop(store.settle_doubtful(&entry, Decider::Operator, now).await?);
         } else {
-            store.void_doubtful(&entry, Decider::Operator, "not there", now).await?;
+            drop(store.void_doubtful(&entry, Decider::Operator, "not there", now).await?);
         }
         Ok(())
     }

@@ -242,6 +242,21 @@ fn p2_p3_a_credit_whose_answer_was_lost_is_counted_once() {
 }
 
 #[test]
+fn p3_a_post_that_arrives_late_finds_its_key_still_known() {
+    for wait in [82_795, 86_395] {
+        let late = [
+            Step::Wait(wait),
+            Step::EntryLeaves(0),
+            Step::Wait(10),
+            Step::EntryTakesEffect(0, Manner::Well),
+            Step::EntryAnswered(0, Fate::Arrives),
+        ];
+        let steps = [SENT.as_slice(), &posted(Fate::Lost), &late].concat();
+        live(Manners::default(), &steps, None).unwrap();
+    }
+}
+
+#[test]
 fn p3_an_entry_whose_answer_was_lost_is_settled_once_though_it_emptied_the_account() {
     let spent = SENT.repeat(12);
     let again = [posted(Fate::Arrives).as_slice(), &[Step::Crash]].concat();

@@ -20,7 +20,7 @@ use crate::store::tests::{account, id};
 use crate::telemetry::EntryKind;
 
 /// How long Dodo surely knows a key (`billing.key_lifetime_s`).
-const KEY_LIFETIME: Duration = Duration::from_secs(86_400);
+const KEY_LIFETIME: Duration = Duration::from_secs(82_800);
 /// Reads of balances at the same time at most.
 const MAX_READS: usize = 4;
 

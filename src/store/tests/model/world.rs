@@ -271,8 +271,12 @@ impl World {
 
 impl Process {
     async fn start(data_dir: &Path) -> Self {
-        let settings =
-            StoreSettings { data_dir: data_dir.to_owned(), maker: Maker::Serve, low_balance_credits: 10 };
+        let settings = StoreSettings {
+            data_dir: data_dir.to_owned(),
+            maker: Maker::Serve,
+            low_balance_credits: 10,
+            min_free_bytes: 0,
+        };
         let store = Store::open(&settings, Metrics::new()).await.unwrap();
         Self {
             store,

@@ -1,0 +1,116 @@
+//! The memory that messages may take while they arrive: one budget for all clients.
+//!
+//! Whoever keeps octets of a message has a [`Share`] for them, taken before they are
+//! kept and given back when it is dropped. Nobody waits for a share: a client that is
+//! kept waiting holds what it has, and two such clients could wait for each other for
+//! ever; it is refused for now instead. What this must not know: what a message is.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The unit in which octets are counted, so that a large budget fits a semaphore.
+const GRAIN: usize = 1 << 10;
+
+/// The budget.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    grains: Arc<Semaphore>,
+    total: usize,
+}
+
+/// What somebody has of it.
+#[derive(Debug)]
+pub struct Share {
+    memory: Memory,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Memory {
+    /// A budget of so many octets.
+    pub fn new(bytes: usize) -> Self {
+        let total = (bytes / GRAIN).min(Semaphore::MAX_PERMITS);
+        Self { grains: Arc::new(Semaphore::new(total)), total }
+    }
+
+    /// A share of nothing yet.
+    pub fn share(&self) -> Share {
+        Share { memory: self.clone(), held: None }
+    }
+}
+
+impl Share {
+    /// Makes it a share of so many octets; `false`: there is no room for more, and it
+    /// is what it was.
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        let needed = bytes.div_ceil(GRAIN);
+        let has = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if needed <= has {
+            if needed == 0 {
+                self.held = None;
+            } else if let Some(held) = &mut self.held {
+                drop(held.split(has - needed));
+            }
+            return true;
+        }
+        let more = u32::try_from(needed - has).ok();
+        let grains = Arc::clone(&self.memory.grains);
+        match (&mut self.held, more.and_then(|more| grains.try_acquire_many_owned(more).ok())) {
+            (Some(held), Some(more)) => held.merge(more),
+            (held @ None, Some(more)) => *held = Some(more),
+            (_, None) => return false,
+        }
+        true
+    }
+
+    /// The same, where more than the whole budget is the whole budget: what is larger
+    /// can be had by one at a time.
+    pub fn resize_to_most(&mut self, bytes: usize) -> bool {
+        self.resize(bytes.min(self.memory.total.saturating_mul(GRAIN)))
+    }
+
+    /// Gives all of it back.
+    pub fn give_back(&mut self) {
+        self.held = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_grow_and_shrink_within_one_budget() {
+        let memory = Memory::new(10 * GRAIN);
+        let (mut one, mut two) = (memory.share(), memory.share());
+        // Whose share, its new size in grains, and whether there is room.
+        let table = [
+            (1, 6, true),
+            (2, 4, true),
+            (2, 5, false),
+            (1, 5, true),
+            (2, 5, true),
+            (1, 0, true),
+            (2, 10, true),
+        ];
+        for (whose, grains, want) in table {
+            let share = if whose == 1 { &mut one } else { &mut two };
+            assert_eq!(share.resize(grains * GRAIN), want, "{whose} {grains}");
+        }
+        assert!(!one.resize(1), "the other has all of it");
+        drop(two);
+        assert!(one.resize(1));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_budget_can_have_it_for_itself() {
+        let memory = Memory::new(2 * GRAIN);
+        let (mut large, mut small) = (memory.share(), memory.share());
+        assert!(!large.resize(100 * GRAIN));
+        assert!(large.resize_to_most(100 * GRAIN));
+        assert!(!small.resize(1));
+        large.give_back();
+        assert!(small.resize(1));
+        assert!(!large.resize_to_most(100 * GRAIN));
+    }
+}

@@ -1,0 +1,167 @@
+//! The spool: what a large message has beyond its header, written while it arrives.
+//!
+//! Each chunk is on disk before the next one is read from the client, so a large
+//! mail fills no memory, and its acceptance writes no more than that of a small
+//! one: it names the spool. Until then the spool is an *orphan*: it belongs to no
+//! message, and goes when its client is refused or lost, or with the sweep. Chunks
+//! have a lane of their own into the gathering writer, and few of them share a
+//! commit, so that acceptances never wait for many octets.
+//!
+//! What was written ahead and then deleted gives its room back to later mail, not to
+//! the disk; so a chunk is written only while the disk keeps a [`Reserve`], and what is
+//! too large for a nearly full disk stops nobody else's mail.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::commit::Member;
+use super::{Store, StoreError, changed, json, millis};
+use crate::domain::ids::{MessageId, SpoolId};
+
+/// Orphans that are deleted in one step: acceptances wait for the same writer.
+const ORPHANS: u32 = 4;
+
+/// A piece of a message that is still arriving.
+#[derive(Debug)]
+pub struct NewChunk {
+    /// Where it belongs.
+    pub spool_id: SpoolId,
+    /// Which one it is, from 0 without a gap.
+    pub chunk_no: u32,
+    /// The piece; never empty.
+    pub bytes: Vec<u8>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A spool that is complete, as an acceptance names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spooled {
+    /// Its id.
+    pub spool_id: SpoolId,
+    /// Octets of all chunks together.
+    pub octets: usize,
+    /// Their SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
+/// What large messages leave free on the disk for everything else.
+#[derive(Debug, Clone)]
+pub(super) struct Reserve {
+    data_dir: Arc<Path>,
+    min_free_bytes: u64,
+}
+
+impl Reserve {
+    pub(super) fn new(data_dir: &Path, min_free_bytes: u64) -> Self {
+        Self { data_dir: data_dir.into(), min_free_bytes }
+    }
+
+    /// Whether it is there. A disk that does not say how much is free is tried.
+    fn is_there(&self) -> bool {
+        rustix::fs::statvfs(&*self.data_dir)
+            .map_or(true, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= self.min_free_bytes)
+    }
+}
+
+impl Store {
+    /// Writes a chunk; returns after its commit.
+    ///
+    /// # Errors
+    /// Also when the disk has less free than `queue.min_free_bytes`.
+    pub async fn write_chunk(&self, chunk: NewChunk) -> Result<(), StoreError> {
+        if !self.reserve.is_there() {
+            let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
+            return Err(StoreError::Unavailable(what.to_owned()));
+        }
+        let lane = &self.chunks;
+        self.gather(lane, |answer| Member::Chunk(Box::new(chunk), answer)).await
+    }
+
+    /// Has an orphan deleted before long; what belongs to a message stays. Nobody
+    /// waits for it: where it fails, the sweep does it.
+    pub fn discard_spool(&self, spool_id: SpoolId) {
+        let _ = self.chunks.try_send(Member::Discard(spool_id));
+    }
+
+    /// Reads the next chunk of a spool; `None` behind the last one.
+    pub async fn read_chunk(&self, spool_id: &SpoolId, chunk_no: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        const READ: &str = "SELECT bytes FROM chunk WHERE spool_id = ?1 AND chunk_no = ?2";
+        let read = sqlx::query_scalar(READ).bind(spool_id.as_str()).bind(chunk_no);
+        Ok(read.fetch_optional(&self.readers).await?)
+    }
+
+    /// Deletes a few orphans that were begun before `cutoff`; returns how many.
+    pub async fn sweep_orphans(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
+        const FIND: &str = "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < ?1 ORDER BY begun_at LIMIT ?2";
+        // Looked for without the writer: mostly there is nothing.
+        let find = sqlx::query_scalar(FIND).bind(millis(cutoff)).bind(ORPHANS);
+        let orphans: Vec<String> = find.fetch_all(&self.readers).await?;
+        if orphans.is_empty() {
+            return Ok(0);
+        }
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let deleted = delete_orphans(&mut tx, &orphans).await?;
+        tx.commit().await?;
+        Ok(deleted)
+    }
+}
+
+/// Writes one chunk, and with the first one its spool. A chunk of a spool that was
+/// swept meanwhile violates its foreign key: its message can never be whole.
+pub(super) async fn write_chunk(tx: &mut SqliteConnection, chunk: &NewChunk) -> Result<(), StoreError> {
+    const BEGIN: &str = "INSERT INTO spool (spool_id, begun_at) VALUES (?1, ?2)";
+    const WRITE: &str = "INSERT INTO chunk (spool_id, chunk_no, bytes) VALUES (?1, ?2, ?3)";
+    let spool_id = chunk.spool_id.as_str();
+    if chunk.chunk_no == 0 {
+        sqlx::query(BEGIN).bind(spool_id).bind(millis(chunk.now)).execute(&mut *tx).await?;
+    }
+    let write = sqlx::query(WRITE).bind(spool_id).bind(chunk.chunk_no).bind(chunk.bytes.as_slice());
+    changed("chunk", write.execute(tx).await?.rows_affected(), 1)
+}
+
+/// Deletes those of these spools that belong to no message; returns how many.
+pub(super) async fn delete_orphans<S: AsRef<str>>(
+    tx: &mut SqliteConnection,
+    spools: &[S],
+) -> Result<u64, StoreError> {
+    const DELETE: &str =
+        "DELETE FROM spool WHERE message_id IS NULL AND spool_id IN (SELECT value FROM json_each(?1))";
+    let names: Vec<&str> = spools.iter().map(AsRef::as_ref).collect();
+    Ok(sqlx::query(DELETE).bind(json(&names)?).execute(tx).await?.rows_affected())
+}
+
+/// The octets of a message that is not final: its row of `body`, and its spool behind it.
+pub(super) async fn read_body(
+    tx: &mut SqliteConnection,
+    message_id: &MessageId,
+    size: usize,
+) -> Result<Vec<u8>, StoreError> {
+    const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(message_id.as_str()).fetch_all(&mut *tx).await?;
+    let mut bytes = Vec::with_capacity(size);
+    rows.iter().for_each(|row| bytes.extend_from_slice(row));
+    // One after the other into one place: a large message is not in memory twice.
+    let mut chunk_no = 0;
+    while let Some(chunk) = chunk_of(tx, message_id.as_str(), chunk_no).await? {
+        bytes.extend_from_slice(&chunk);
+        chunk_no += 1;
+    }
+    Ok(bytes)
+}
+
+/// A chunk of what a message has beyond its row of `body`; `None` behind the last one.
+pub(super) async fn chunk_of(
+    tx: &mut SqliteConnection,
+    message_id: &str,
+    chunk_no: u32,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    const READ: &str = "
+        SELECT c.bytes FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
+        WHERE s.message_id = ?1 AND c.chunk_no = ?2";
+    Ok(sqlx::query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(tx).await?)
+}

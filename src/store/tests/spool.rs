@@ -1,0 +1,124 @@
+//! Large messages: written ahead, named by the acceptance, swept where nobody names them.
+
+use super::*;
+use crate::domain::digest::sha256_hex;
+use crate::domain::ids::SpoolId;
+use crate::store::spool::{NewChunk, Spooled};
+
+const ROWS: &str = "SELECT (SELECT count(*) FROM spool) || ' ' || (SELECT count(*) FROM chunk)";
+
+/// A spool of these chunks, begun now: the audit knows what is old by its own clock.
+pub(super) async fn spooled(store: &Store, chunks: &[&str]) -> Spooled {
+    begun(store, chunks, Timestamp::now()).await
+}
+
+async fn begun(store: &Store, chunks: &[&str], now: Timestamp) -> Spooled {
+    let spool_id = SpoolId::generate(now, random::octets());
+    for (chunk_no, bytes) in (0..).zip(chunks) {
+        store.write_chunk(chunk(&spool_id, chunk_no, bytes, now)).await.unwrap();
+    }
+    let whole = chunks.concat();
+    Spooled { spool_id, octets: whole.len(), sha256: sha256_hex(whole.as_bytes()) }
+}
+
+fn chunk(spool_id: &SpoolId, chunk_no: u32, bytes: &str, now: Timestamp) -> NewChunk {
+    NewChunk { spool_id: spool_id.clone(), chunk_no, bytes: bytes.into(), now }
+}
+
+fn large(customer_id: &CustomerId, spooled: Spooled) -> Acceptance {
+    let waiting = Acceptance { lease_until: None, ..message(customer_id, &["a@y.example"]) };
+    Acceptance { spooled: Some(spooled), ..waiting }
+}
+
+async fn rows(store: &Store) -> String {
+    sqlx::query_scalar(ROWS).fetch_one(&store.readers).await.unwrap()
+}
+
+#[tokio::test]
+async fn p1_an_acceptance_names_what_was_written_ahead_and_delivery_has_it_whole() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let asked = large(&ann, spooled(&store, &["one ", "two ", "three\r\n"]).await);
+    let message = accepted(&store, asked).await;
+    assert_audit(&store).await;
+    let part = store.lease(&first_part(&message), at(0), at(30)).await.unwrap().unwrap();
+    assert_eq!(part.bytes, [message.bytes.as_ref(), b"one two three\r\n"].concat());
+    let due = store.due(at(0), &[Road::Smtp], 10).await.unwrap();
+    assert_eq!(due, []);
+    assert_eq!(count(&store, "SELECT size FROM message").await, i64::try_from(part.bytes.len()).unwrap());
+    // Neither the sweep nor a late client's discard touches it, however old it is.
+    store.discard_spool(message.spooled.clone().unwrap().spool_id);
+    assert_eq!(store.sweep_orphans(Timestamp::MAX).await.unwrap(), 0);
+    assert_eq!(rows(&store).await, "1 3");
+    let sent = report(&message, 1, answered(&["a@y.example"], &[]));
+    assert_eq!(store.report(sent).await.unwrap(), applied(1));
+    assert_eq!(rows(&store).await, "0 0", "bytes go when the last recipient is final");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p1_an_acceptance_that_does_not_find_its_chunks_is_none_and_fails_no_other() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let taken = accepted(&store, large(&ann, spooled(&store, &["a"]).await)).await;
+    let whole = spooled(&store, &["bcd"]).await;
+    let missing = Spooled { octets: 4, ..whole.clone() };
+    let swept = Spooled { spool_id: SpoolId::generate(at(0), random::octets()), ..whole.clone() };
+    for spooled in [missing, swept, taken.spooled.unwrap()] {
+        let (spoilt, sound) = (large(&ann, spooled), message(&ann, &["b@y.example"]));
+        let (spoilt, sound) = tokio::join!(store.accept(spoilt), store.accept(sound));
+        assert!(matches!(spoilt, Err(StoreError::Corrupt(_))), "{spoilt:?}");
+        assert!(matches!(sound, Ok(Accepted::Yes { .. })), "{sound:?}");
+    }
+    accepted(&store, large(&ann, whole)).await;
+    assert_eq!(sums(&store, &ann).await, (Some(5), 5, 0));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn orphans_leave_by_their_age_and_what_still_arrives_does_not() {
+    let (store, _directory) = store().await;
+    for nth in 0..10 {
+        begun(&store, &["x", "y"], at(nth)).await;
+    }
+    let mut swept = 0;
+    while let some @ 1.. = store.sweep_orphans(at(7)).await.unwrap() {
+        swept += some;
+    }
+    assert_eq!((swept, rows(&store).await.as_str()), (7, "3 6"));
+    assert_eq!(store.sweep_orphans(at(7)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_message_whose_spool_was_swept_meanwhile_goes_no_further() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let begun = begun(&store, &["x"], at(0)).await;
+    assert_eq!(store.sweep_orphans(at(1)).await.unwrap(), 1);
+    let more = chunk(&begun.spool_id, 1, "y", at(2));
+    let (more, other) = tokio::join!(store.write_chunk(more), store.accept(message(&ann, &["b@y.example"])));
+    assert!(more.is_err());
+    assert!(matches!(other, Ok(Accepted::Yes { .. })), "{other:?}");
+    assert_eq!(rows(&store).await, "0 0");
+}
+
+#[tokio::test]
+async fn a_chunk_that_cannot_be_written_fails_alone_and_its_spool_can_be_discarded() {
+    const FAIL: &str = "
+        CREATE TRIGGER fails BEFORE INSERT ON chunk WHEN NEW.chunk_no = 1
+        BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    execute(&store, FAIL).await.unwrap();
+    let begun = spooled(&store, &["x"]).await;
+    let failing = store.write_chunk(chunk(&begun.spool_id, 1, "y", at(0)));
+    let (failed, other) = tokio::join!(failing, store.accept(message(&ann, &["b@y.example"])));
+    assert!(failed.is_err());
+    assert!(matches!(other, Ok(Accepted::Yes { .. })), "{other:?}");
+    assert_eq!(rows(&store).await, "1 1");
+    store.discard_spool(begun.spool_id);
+    // Behind it in line.
+    spooled(&store, &["z"]).await;
+    assert_eq!(rows(&store).await, "1 1");
+    assert_audit(&store).await;
+}

@@ -1,0 +1,99 @@
+//! Who somebody is: a credential checked, and what a failure costs.
+//!
+//! A name that does not exist, a wrong secret and a revoked credential are one thing to
+//! whoever asks: one text, the same question to the database, the same comparison, and
+//! an answer at a time that was fixed before the question was asked. What has failed
+//! before, and what that leads to, is [`crate::throttle::sign_in`]'s to say.
+
+use std::net::IpAddr;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{SignedIn, Submission};
+use crate::domain::credential::{Secret, SecretHash};
+use crate::domain::credits::Credits;
+use crate::domain::ids::Username;
+use crate::domain::refusal::Refusal;
+use crate::telemetry::SignInResult;
+
+impl Submission {
+    /// Checks a credential that was presented from an address. Never waits for Dodo.
+    /// Returns who it is and the credits available, unless they are unknown.
+    ///
+    /// # Errors
+    /// [`Refusal::BadCredential`] after a wait that grows with each failure;
+    /// [`Refusal::TooManyFailures`], and nothing was looked at;
+    /// [`Refusal::StoreUnavailable`].
+    pub async fn sign_in(
+        &self,
+        peer: IpAddr,
+        username: &str,
+        secret: &Secret,
+    ) -> Result<(SignedIn, Option<Credits>), Refusal> {
+        self.guarded(peer, Some(username), self.recognize(username, secret)).await
+    }
+
+    /// The same for a check of another kind, which refuses what is wrong with
+    /// [`Refusal::BadCredential`]. A token comes without a username.
+    pub async fn guarded<T>(
+        &self,
+        peer: IpAddr,
+        username: Option<&str>,
+        check: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let (sign_ins, metrics) = (&self.0.sign_ins, &self.0.tools.metrics);
+        let (begun, now) = (Instant::now(), self.0.tools.clock.now());
+        let attempt = sign_ins.begin(peer, username, now);
+        let answer = if attempt.is_looked_at { check.await } else { Err(Refusal::BadCredential) };
+        match &answer {
+            Ok(_) => {
+                metrics.sign_in(SignInResult::Accepted);
+                sign_ins.succeeded(&attempt, now);
+                return answer;
+            }
+            Err(Refusal::BadCredential) if attempt.is_looked_at => {
+                metrics.sign_in(SignInResult::Refused);
+                sign_ins.failed(&attempt, now);
+                tracing::info!(%peer, "sign-in failed");
+            }
+            Err(Refusal::BadCredential) => metrics.sign_in(SignInResult::Limited),
+            Err(_) => {
+                metrics.sign_in(SignInResult::Unavailable);
+                return answer;
+            }
+        }
+        // Not so long after the answer was found, which would tell how long that took.
+        sleep_until(begun + attempt.answer_after).await;
+        match attempt.is_put_off {
+            true => Err(Refusal::TooManyFailures { retry_after_s: sign_ins.retry_after_s() }),
+            false => answer,
+        }
+    }
+
+    /// Whose credential this is, for [`guarded`](Self::guarded) and nothing else.
+    pub async fn recognize(
+        &self,
+        username: &str,
+        secret: &Secret,
+    ) -> Result<(SignedIn, Option<Credits>), Refusal> {
+        // A name that cannot be one is looked up like any other, so that the time tells nothing.
+        let username = Username::parse(username)
+            .or_else(|_| Username::parse("-"))
+            .map_err(|_| Refusal::BadCredential)?;
+        // Hashed and compared whether the name exists or not, for the same reason.
+        let presented = secret.hash();
+        let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
+            tracing::error!(%error, "sign-in could not be checked");
+            Refusal::StoreUnavailable
+        })?;
+        let expected = standing.as_ref().map_or(SecretHash::NOBODYS, |standing| standing.secret_hash);
+        let is_right = expected.is(&presented);
+        let standing = standing.filter(|s| is_right && !s.is_revoked).ok_or(Refusal::BadCredential)?;
+        self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
+        let available = standing.account.available_credits();
+        Ok((SignedIn { customer_id: standing.customer_id, username }, available))
+    }
+}
+
+#[cfg(test)]
+mod tests;

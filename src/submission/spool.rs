@@ -1,0 +1,172 @@
+//! Large messages on their way in: what is beyond the header goes to disk while it
+//! arrives, in chunks, and is read back only as far as somebody must see it.
+//!
+//! A [`Spool`] that is dropped before its message was accepted takes its chunks with
+//! it. A translation for Resend needs the whole message at once; such messages wait
+//! for one another within a budget (`upstream.max_bytes_translating`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Submission, Submitted, not_carried, unavailable};
+use crate::clock::Clock;
+use crate::domain::address::Mailbox;
+use crate::domain::digest::hex;
+use crate::domain::ids::{MessageId, SpoolId};
+use crate::domain::refusal::Refusal;
+use crate::mime::header::header_length;
+use crate::random;
+use crate::store::Store;
+use crate::store::accept::NewPart;
+use crate::store::spool::{NewChunk, Spooled};
+
+/// What a message may have in memory and in one row; what is larger is spooled in
+/// chunks of this size.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// A translation has the message in memory, its parts decoded, the attachments as
+/// Resend takes them, and the request.
+const TRANSLATION_FACTOR: usize = 4;
+/// The longest wait for the turn to be translated. Clients wait ten minutes for the
+/// answer to a message (RFC 5321 §4.5.3.2.6).
+const TURN: Duration = Duration::from_secs(120);
+
+/// What one message has on disk already.
+#[derive(Debug)]
+pub struct Spool {
+    store: Store,
+    clock: Clock,
+    spool_id: SpoolId,
+    chunks: u32,
+    octets: usize,
+    hash: Sha256,
+    /// It is a message's now.
+    is_kept: bool,
+}
+
+impl Spool {
+    /// Octets so far.
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
+    /// Writes the next chunk; when this returns `Ok`, it is on disk.
+    ///
+    /// # Errors
+    /// When it cannot be written: the message cannot be whole any more.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Refusal> {
+        let chunk_no = self.chunks;
+        self.chunks = self.chunks.saturating_add(1);
+        self.octets = self.octets.saturating_add(bytes.len());
+        self.hash.update(&bytes);
+        let (spool_id, now) = (self.spool_id.clone(), self.clock.now());
+        self.store.write_chunk(NewChunk { spool_id, chunk_no, bytes, now }).await.map_err(unavailable)
+    }
+
+    /// It belongs to a message and stays.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// As an acceptance names it.
+    pub(super) fn spooled(&self) -> Spooled {
+        let sha256 = hex(&self.hash.clone().finalize());
+        Spooled { spool_id: self.spool_id.clone(), octets: self.octets, sha256 }
+    }
+
+    /// Reads it back, one chunk in memory at a time.
+    pub(super) async fn read(&self, mut take: impl FnMut(&[u8])) -> Result<(), Refusal> {
+        for chunk_no in 0..self.chunks {
+            let chunk = self.store.read_chunk(&self.spool_id, chunk_no).await.map_err(unavailable)?;
+            take(&chunk.ok_or(Refusal::StoreUnavailable)?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if !self.is_kept && self.chunks > 0 {
+            self.store.discard_spool(self.spool_id.clone());
+        }
+    }
+}
+
+impl Submission {
+    /// A place on disk for what is beyond the header of a large message.
+    pub fn spool(&self) -> Spool {
+        let clock = self.0.tools.clock.clone();
+        Spool {
+            store: self.0.tools.store.clone(),
+            spool_id: SpoolId::generate(clock.now(), random::octets()),
+            clock,
+            chunks: 0,
+            octets: 0,
+            hash: Sha256::new(),
+            is_kept: false,
+        }
+    }
+
+    /// Spools a large message that came as a whole: nothing large is written while it is accepted.
+    pub(super) async fn spool_if_large(&self, submitted: &mut Submitted) -> Result<(), Refusal> {
+        if submitted.spool.is_some() || submitted.bytes.len() <= CHUNK_BYTES {
+            return Ok(());
+        }
+        let Some(header) = header_length(&submitted.bytes) else { return Ok(()) };
+        let rest = submitted.bytes.split_off(header);
+        submitted.bytes.shrink_to_fit();
+        let mut spool = self.spool();
+        for chunk in rest.chunks(CHUNK_BYTES) {
+            spool.write(chunk.to_vec()).await?;
+        }
+        submitted.spool = Some(spool);
+        Ok(())
+    }
+
+    /// The parts of a message, of which `bytes` is the beginning as it will leave.
+    pub(super) async fn parts(
+        &self,
+        message_id: &MessageId,
+        bytes: &Bytes,
+        spool: Option<&Spool>,
+        recipients: &[Mailbox],
+    ) -> Result<Vec<NewPart>, Refusal> {
+        let routing = self.0.tools.routing;
+        let Some(spool) = spool.filter(|spool| spool.octets > 0 && routing.prefers_resend()) else {
+            return routing.parts(message_id, bytes, recipients).map_err(not_carried);
+        };
+        let size = bytes.len().saturating_add(spool.octets);
+        let turn = self.turn(size).await?;
+        let mut whole = Vec::with_capacity(size);
+        whole.extend_from_slice(bytes);
+        spool.read(|chunk| whole.extend_from_slice(chunk)).await?;
+        let (message_id, recipients) = (message_id.clone(), recipients.to_vec());
+        // It takes long enough to keep others waiting who share this thread.
+        let translating = tokio::task::spawn_blocking(move || {
+            let parts = routing.parts(&message_id, &whole, &recipients);
+            drop((whole, turn));
+            parts
+        });
+        let parts = translating.await.map_err(|error| {
+            tracing::error!(%error, "a translation ended without an answer");
+            Refusal::StoreUnavailable
+        })?;
+        parts.map_err(not_carried)
+    }
+
+    /// Waits for the turn of a message of this size.
+    async fn turn(&self, size: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let (turns, total) = &self.0.translating;
+        let kib = size.saturating_mul(TRANSLATION_FACTOR).div_ceil(1 << 10);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(*total);
+        let waited = tokio::time::timeout(TURN, Arc::clone(turns).acquire_many_owned(kib)).await;
+        waited.ok().and_then(Result::ok).ok_or_else(|| {
+            tracing::warn!(size, "a message is refused for now: too many large ones wait to be translated");
+            Refusal::StoreUnavailable
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! Failed sign-ins, counted across connections, over SMTP and HTTP together.
+//!
+//! | counted by | beyond the limit |
+//! |---|---|
+//! | username and address | nothing more is looked at until a failure is forgiven |
+//! | address (IPv6: its /64) | the same, but not for a username that has signed in from there lately |
+//! | username, from everywhere | a wrong secret waits longest for its answer; a right one never |
+//!
+//! So nobody can lock a customer out: not from elsewhere, since what others do to a
+//! username never keeps its secret from being looked at, and not from a shared
+//! address, since whoever has signed in from it is kept out by failures of their own
+//! username alone. That costs nothing in strength: a secret has 256 random bits, and
+//! the limits are there to spare the log and the processor.
+//!
+//! Nothing tells whether a username exists, or has signed in from an address. What is
+//! not a customer's is counted like what is. A failure is answered at a time that is
+//! fixed before anything is looked up; and beyond a limit what was looked at and is
+//! wrong reads like what was not. Usernames are kept as keyed hashes of what was
+//! presented. Attempts that run at the same moment may all pass: as many as one
+//! address may have connections.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Throttle, network_of};
+use crate::config::Limits;
+
+/// How long a username is known at an address after it signed in there.
+const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Pairs of username and address that are known at the same time.
+const MAX_KNOWN: usize = 50_000;
+
+/// A username as it was presented, hashed under a key of this process.
+type Name = u64;
+
+/// The counts.
+#[derive(Debug)]
+pub struct SignIns {
+    by_pair: Throttle<(IpAddr, Name)>,
+    by_address: Throttle<IpAddr>,
+    by_username: Throttle<Name>,
+    limits: Limits,
+    names: RandomState,
+    /// Who has signed in from where, and when last.
+    known: Mutex<HashMap<(IpAddr, Name), Timestamp>>,
+}
+
+/// A sign-in that has begun.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    address: IpAddr,
+    /// A bearer token comes without one.
+    username: Option<Name>,
+    /// Whether the secret is to be looked at. If not, it is taken to be wrong.
+    pub is_looked_at: bool,
+    /// Whether what is wrong is told to come later, looked at or not.
+    pub is_put_off: bool,
+    /// After this time from its beginning what is wrong is answered.
+    pub answer_after: Duration,
+}
+
+impl SignIns {
+    /// Nobody has failed yet.
+    pub fn new(limits: &Limits) -> Self {
+        let each = Duration::from_secs(limits.sign_in_forgive_s);
+        Self {
+            by_pair: Throttle::new(limits.sign_in_failures, each),
+            by_address: Throttle::new(limits.sign_in_failures_per_address, each),
+            by_username: Throttle::new(limits.sign_in_failures_per_username, each),
+            limits: limits.clone(),
+            names: RandomState::new(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Somebody is about to sign in from there.
+    pub fn begin(&self, peer: IpAddr, username: Option<&str>, now: Timestamp) -> Attempt {
+        let address = network_of(peer);
+        let username = username.map(|name| self.names.hash_one(name));
+        let pair = username.map(|name| (address, name));
+        let is_known = pair.is_some_and(|pair| self.is_known(&pair, now));
+        let is_pair_over = pair.is_some_and(|pair| self.by_pair.check(&pair, now).is_err());
+        let is_address_over = self.by_address.check(&address, now).is_err();
+        let limits = &self.limits;
+        let failures = [
+            (pair.map_or(0, |pair| self.by_pair.taken(&pair, now)), limits.sign_in_failures),
+            (self.by_address.taken(&address, now), limits.sign_in_failures_per_address),
+            (
+                username.map_or(0, |name| self.by_username.taken(&name, now)),
+                limits.sign_in_failures_per_username,
+            ),
+        ];
+        let waits = failures.map(|(failures, limit)| self.wait(failures, limit));
+        Attempt {
+            address,
+            username,
+            is_looked_at: !is_pair_over && (is_known || !is_address_over),
+            is_put_off: is_pair_over || is_address_over,
+            answer_after: waits.into_iter().max().unwrap_or_default(),
+        }
+    }
+
+    /// When who is put off may come again, in seconds: one time for all, so that it
+    /// does not tell which limit was reached.
+    pub fn retry_after_s(&self) -> u64 {
+        self.limits.sign_in_forgive_s
+    }
+
+    /// What was looked at was wrong.
+    pub fn failed(&self, attempt: &Attempt, now: Timestamp) {
+        // Where a limit is reached there is nothing left to take, and it stays reached.
+        let _ = self.by_address.take(attempt.address, now);
+        if let Some(name) = attempt.username {
+            let _ = self.by_pair.take((attempt.address, name), now);
+            let _ = self.by_username.take(name, now);
+        }
+    }
+
+    /// It succeeded: what went wrong before was a slip. A bearer token clears nothing,
+    /// since it says nothing about the next one.
+    pub fn succeeded(&self, attempt: &Attempt, now: Timestamp) {
+        let Some(pair) = attempt.username.map(|name| (attempt.address, name)) else { return };
+        let slips = self.by_pair.taken(&pair, now);
+        self.by_pair.put_back(&pair, slips);
+        self.by_address.put_back(&attempt.address, slips);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN && !known.contains_key(&pair) {
+            known.retain(|_, seen| is_fresh(*seen, now));
+            if known.len() >= MAX_KNOWN {
+                return;
+            }
+        }
+        known.insert(pair, now);
+    }
+
+    fn is_known(&self, pair: &(IpAddr, Name), now: Timestamp) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(pair).is_some_and(|seen| is_fresh(*seen, now))
+    }
+
+    /// With the square of the failures: a slip costs next to nothing.
+    fn wait(&self, failures: u32, limit: u32) -> Duration {
+        let longest_ms = self.limits.sign_in_max_delay_s.saturating_mul(1_000);
+        let (nth, limit) = (u64::from(failures).saturating_add(1), u64::from(limit.max(1)));
+        let grown_ms = longest_ms.saturating_mul(nth.saturating_mul(nth)) / limit.saturating_mul(limit);
+        Duration::from_millis(grown_ms.min(longest_ms))
+    }
+}
+
+fn is_fresh(seen: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(seen) < KNOWN_FOR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "192.0.2.1";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    fn sign_ins() -> SignIns {
+        SignIns::new(&Limits {
+            sign_in_failures: 3,
+            sign_in_failures_per_address: 6,
+            sign_in_failures_per_username: 8,
+            sign_in_forgive_s: 60,
+            sign_in_max_delay_s: 9,
+            ..Limits::default()
+        })
+    }
+
+    /// It was not looked at.
+    #[derive(Debug, PartialEq, Eq)]
+    struct PutOff;
+
+    impl SignIns {
+        fn attempt(&self, peer: &str, username: &str, now: Timestamp) -> Attempt {
+            self.begin(peer.parse().unwrap(), Some(username), now)
+        }
+
+        /// A wrong secret: how long it waits for its answer, in milliseconds.
+        fn wrong(&self, peer: &str, username: &str, now: Timestamp) -> Result<u128, PutOff> {
+            let attempt = self.attempt(peer, username, now);
+            if attempt.is_looked_at {
+                self.failed(&attempt, now);
+            }
+            if attempt.is_put_off { Err(PutOff) } else { Ok(attempt.answer_after.as_millis()) }
+        }
+
+        fn right(&self, peer: &str, username: &str, now: Timestamp) -> Result<(), PutOff> {
+            let attempt = self.attempt(peer, username, now);
+            if !attempt.is_looked_at {
+                return Err(PutOff);
+            }
+            self.succeeded(&attempt, now);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_failure_waits_longer_and_then_nothing_is_looked_at_for_a_while() {
+        let sign_ins = sign_ins();
+        let table = [
+            (0, Ok(1_000)),
+            (0, Ok(4_000)),
+            (0, Ok(9_000)),
+            (0, Err(PutOff)),
+            (59, Err(PutOff)),
+            (60, Ok(9_000)),
+            (60, Err(PutOff)),
+            (1_000, Ok(1_000)),
+        ];
+        for (second, want) in table {
+            assert_eq!(sign_ins.wrong(HERE, "ann", at(second)), want, "{second}");
+        }
+        assert_eq!(sign_ins.retry_after_s(), 60);
+    }
+
+    #[test]
+    fn a_success_makes_up_for_slips() {
+        let sign_ins = sign_ins();
+        for _ in 0..20 {
+            assert!(sign_ins.wrong(HERE, "ann", at(0)).is_ok());
+            assert!(sign_ins.wrong(HERE, "ann", at(0)).is_ok());
+            assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn an_address_is_refused_whatever_it_calls_itself() {
+        let sign_ins = sign_ins();
+        let hosts = ["2001:db8::1", "2001:db8::2", "2001:db8::3"];
+        let named = (0..6).map(|n| sign_ins.wrong(hosts[n % 3], &format!("user{n}"), at(0)));
+        assert!(named.collect::<Vec<_>>().iter().all(Result::is_ok));
+        assert_eq!(sign_ins.wrong("2001:db8::4", "user7", at(0)), Err(PutOff));
+        let token = sign_ins.begin("2001:db8::5".parse().unwrap(), None, at(0));
+        assert!(!token.is_looked_at, "nor is a token");
+        assert!(sign_ins.wrong("2001:db8:0:1::1", "user7", at(0)).is_ok());
+    }
+
+    #[test]
+    fn nobody_is_locked_out_from_elsewhere() {
+        let sign_ins = sign_ins();
+        for n in 0..200 {
+            let _ = sign_ins.wrong(&format!("198.51.100.{n}"), "ann", at(0));
+        }
+        assert_eq!(sign_ins.wrong("203.0.113.1", "ann", at(0)), Ok(9_000), "a wrong secret waits longest");
+        assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()), "from an address never seen before");
+    }
+
+    #[test]
+    fn whoever_signed_in_from_a_shared_address_is_not_locked_out_there() {
+        let sign_ins = sign_ins();
+        assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));
+        for n in 0..9 {
+            let _ = sign_ins.wrong(HERE, &format!("user{n}"), at(1));
+        }
+        assert!(sign_ins.right(HERE, "bob", at(1)).is_err());
+        assert_eq!(sign_ins.right(HERE, "ann", at(1)), Ok(()));
+        let week = KNOWN_FOR.as_secs();
+        for n in 0..9 {
+            let _ = sign_ins.wrong(HERE, &format!("user{n}"), at(1 + week));
+        }
+        assert!(sign_ins.right(HERE, "ann", at(1 + week)).is_err(), "not for ever");
+    }
+
+    #[test]
+    fn nothing_tells_who_has_signed_in_from_a_shared_address() {
+        let sign_ins = sign_ins();
+        assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));
+        let told = |name: &str| {
+            let attempt = sign_ins.attempt(HERE, name, at(1));
+            if attempt.is_looked_at {
+                sign_ins.failed(&attempt, at(1));
+            }
+            (attempt.is_put_off, attempt.answer_after)
+        };
+        for n in 0..5 {
+            // Turn by turn, from nothing to beyond every limit; each name for the first time.
+            let (ann, nobody) =
+                (sign_ins.attempt(HERE, "ann", at(1)), sign_ins.attempt(HERE, "nobody", at(1)));
+            assert_eq!((ann.is_put_off, ann.answer_after), (nobody.is_put_off, nobody.answer_after), "{n}");
+            told(&format!("user{n}"));
+        }
+        let mut seen = Vec::new();
+        for name in ["ann", "nobody"] {
+            seen.push((0..9).map(|_| told(name)).skip(1).collect::<Vec<_>>());
+        }
+        assert_eq!(seen[0].last(), seen[1].last());
+        assert!(seen.iter().flatten().all(|(is_put_off, _)| *is_put_off), "{seen:?}");
+        assert!(seen.iter().flatten().all(|(_, after)| *after == Duration::from_secs(9)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_broken_app_does_not_lock_out_its_neighbours() {
+        let sign_ins = sign_ins();
+        assert_eq!(sign_ins.right(HERE, "old", at(0)), Ok(()));
+        for _ in 0..100 {
+            let _ = sign_ins.wrong(HERE, "old", at(1));
+        }
+        assert!(sign_ins.wrong(HERE, "old", at(1)).is_err());
+        assert_eq!(sign_ins.right(HERE, "new", at(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_and_names_keeps_nobody_out() {
+        let sign_ins = sign_ins();
+        for n in 0..40_000u32 {
+            let peer = IpAddr::V4((0x0a00_0000 + n).into());
+            let attempt = sign_ins.begin(peer, Some(&format!("user{n}")), at(0));
+            sign_ins.failed(&attempt, at(0));
+        }
+        assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));
+        assert_eq!(sign_ins.wrong("203.0.113.1", "bob", at(0)), Ok(9_000), "failing waits longest meanwhile");
+    }
+}
