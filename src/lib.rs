@@ -109,7 +109,8 @@
 //!   for failures of its own username at its own address, or for those of an address
 //!   from which it has not signed in lately ([`throttle::sign_in`]).
 //! - **Hostile octets meet only pure code**: what parses has no socket, no clock and
-//!   no store, and is bounded in every direction.
+//!   no store, and is bounded in every direction. What each such room promises is a
+//!   function of its own in `tests/fuzz`, which the fuzz targets and `cargo test` share.
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.

@@ -17,7 +17,7 @@ if ((${#targets[@]} == 0)); then
 fi
 binaries="target/$(rustc -vV | sed -n 's/^host: //p')/debug"
 
-# Nothing here is unsafe Rust, so no sanitizer: a broken promise is a panic.
+# None of our code is unsafe, so no sanitizer: a broken promise is a panic.
 cargo fuzz build --dev --sanitizer none --fuzz-dir .
 
 fuzz() {

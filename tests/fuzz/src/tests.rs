@@ -235,9 +235,11 @@ fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
+type Check = fn(&[u8]);
+
 #[test]
 fn p7_every_property_holds_for_its_seeds() {
-    let rooms: [(&str, fn(&[u8])); 8] = [
+    let rooms: [(&str, Check); 8] = [
         ("bdat", bdat::check),
         ("command", command::check),
         ("data", data::check),
