@@ -44,5 +44,5 @@ pub(super) fn body(message: &[u8], limit: usize) -> Body {
     }
     let end: &[u8] = if message.is_empty() || message.ends_with(b"\r\n") { b"" } else { b"\r\n" };
     let message = [message, end].concat();
-    if message.len() > limit { Body::TooLarge } else { Body::Whole(message) }
+    if message.len() > limit { Body::TooLarge } else { Body::Whole(message.into()) }
 }

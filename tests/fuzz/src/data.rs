@@ -22,6 +22,7 @@ pub fn check(input: &[u8]) {
         );
     }
     if let Some(Body::Whole(message)) = wanted {
+        let message = message.head;
         assert!(message.len() <= LIMIT && flaw(&message).is_none());
         assert!(message.is_empty() || message.ends_with(b"\r\n"));
     }
@@ -62,7 +63,7 @@ pub(super) fn body(stream: &[u8], limit: usize) -> Body {
     // Without a flaw, each LF ends a line.
     let lines = content.split_inclusive(|octet| *octet == b'\n');
     let message = lines.map(|line| line.strip_prefix(b".").unwrap_or(line)).collect::<Vec<_>>().concat();
-    if message.len() > limit { Body::TooLarge } else { Body::Whole(message) }
+    if message.len() > limit { Body::TooLarge } else { Body::Whole(message.into()) }
 }
 
 /// The first thing in it that no message may hold.

@@ -34,6 +34,8 @@ pub fn check(input: &[u8]) {
         max_message_bytes: MAX_MESSAGE_BYTES,
         max_recipients: MAX_RECIPIENTS,
         max_errors: 8,
+        max_sign_in_failures: 4,
+        max_idle_commands: 20,
         out_of_credit_reply: OutOfCreditReply::Temporary,
     };
     let mut talk = Talk {
@@ -100,7 +102,7 @@ impl<A: Iterator<Item = u8>> Talk<'_, A> {
             Next::Body(receiving) => self.body(receiving),
             Next::Chunk(chunk) => self.chunk(chunk),
             Next::Submit(submit) => {
-                self.model.submitted(&submit.envelope, &submit.bytes);
+                self.model.submitted(&submit.envelope, &submit.whole);
                 let answer = self.answer().map(|()| Accepted {
                     message_id: MessageId::parse("m1").expect("an id"),
                     available: Credits::new(6),

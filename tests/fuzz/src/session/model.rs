@@ -5,7 +5,7 @@ use postmeter::domain::address::{Mailbox, ReversePath};
 use postmeter::domain::envelope::Envelope;
 use postmeter::domain::refusal::Refusal;
 use postmeter::smtp::command::Bdat;
-use postmeter::smtp::data::Body;
+use postmeter::smtp::data::{Body, Whole};
 use postmeter::submission::Accepted;
 
 use super::super::bdat;
@@ -176,10 +176,10 @@ impl Model {
     }
 
     /// Once for each true end, and only what was sent, to whom it was sent.
-    pub(super) fn submitted(&mut self, envelope: &Envelope, bytes: &[u8]) {
+    pub(super) fn submitted(&mut self, envelope: &Envelope, whole: &Whole) {
         assert!(self.is_secure && self.is_signed_in);
         let (open, body) = self.ended.take().expect("a message has ended");
-        assert_eq!(body, Body::Whole(bytes.to_vec()));
+        assert_eq!(body, Body::Whole(whole.clone()));
         assert_eq!(envelope.reverse_path(), &open.reverse_path);
         assert_eq!(envelope.recipients(), open.recipients);
         assert!((1..=MAX_RECIPIENTS).contains(&open.recipients.len()));
