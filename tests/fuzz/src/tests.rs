@@ -237,7 +237,8 @@ fn config() -> ProptestConfig {
 
 #[test]
 fn p7_every_property_holds_for_its_seeds() {
-    let rooms: [(&str, fn(&[u8])); 8] = [
+    type Property = fn(&[u8]);
+    let rooms: [(&str, Property); 8] = [
         ("bdat", bdat::check),
         ("command", command::check),
         ("data", data::check),
