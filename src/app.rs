@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::delivery::{self, Delivery};
+use crate::descriptors;
 use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
@@ -61,6 +62,9 @@ const LOCK_FILE: &str = "postmeter.lock";
 /// Runs the real thing until it is told to stop.
 pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyhow::Result<()> {
     for warning in secrets.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if let Some(warning) = descriptors::raise(&config) {
         tracing::warn!("{warning}");
     }
     let _lock = lock(&config.data_dir)?;

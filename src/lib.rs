@@ -49,7 +49,7 @@
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
-//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`random`], [`throttle`] | one thing each, as named | |
+//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`descriptors`], [`random`], [`throttle`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
 //! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come in); `delivery` stands beside `submission` and
@@ -162,6 +162,7 @@ pub mod clock;
 pub mod config;
 pub mod crash;
 pub mod delivery;
+pub mod descriptors;
 pub mod domain;
 pub mod door;
 pub mod handover;

@@ -57,7 +57,8 @@ impl FromRequestParts<Shared> for Caller {
                 Self::Customer(who)
             }
             Presented::Bearer(token) => {
-                site.submission.guarded(peer.ip(), None, bearer(site, &token)).await?
+                let name = ("token", *token.hash().as_bytes());
+                site.submission.guarded(peer.ip(), name, bearer(site, &token)).await?
             }
         })
     }

@@ -60,10 +60,16 @@ impl Reserve {
         Self { data_dir: data_dir.into(), min_free_bytes }
     }
 
-    /// Whether it is there. A disk that does not say how much is free is tried.
-    fn is_there(&self) -> bool {
+    /// Free octets of the disk. One that does not say is tried.
+    fn free(&self) -> u64 {
         rustix::fs::statvfs(&*self.data_dir)
-            .map_or(true, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= self.min_free_bytes)
+            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Whether so much is enough. What is free inside the database is as good as the
+    /// disk's for what is written there, but not for what goes through its log.
+    pub(super) fn is_kept(&self, free: u64, reusable: u64) -> bool {
+        free.saturating_add(reusable) >= self.min_free_bytes && free >= self.min_free_bytes / 2
     }
 }
 
@@ -73,12 +79,21 @@ impl Store {
     /// # Errors
     /// Also when the disk has less free than `queue.min_free_bytes`.
     pub async fn write_chunk(&self, chunk: NewChunk) -> Result<(), StoreError> {
-        if !self.reserve.is_there() {
+        let free = self.reserve.free();
+        if !self.reserve.is_kept(free, 0) && !self.reserve.is_kept(free, self.reusable().await?) {
             let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
             return Err(StoreError::Unavailable(what.to_owned()));
         }
         let lane = &self.chunks;
         self.gather(lane, |answer| Member::Chunk(Box::new(chunk), answer)).await
+    }
+
+    /// Octets of the database that nothing stands in any more.
+    pub(super) async fn reusable(&self) -> Result<u64, StoreError> {
+        const READ: &str = "
+            SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+        let octets: i64 = sqlx::query_scalar(READ).fetch_one(&self.readers).await?;
+        Ok(u64::try_from(octets).unwrap_or(0))
     }
 
     /// Has an orphan deleted before long; what belongs to a message stays. Nobody

@@ -5,6 +5,7 @@
 //! an answer at a time that was fixed before the question was asked. What has failed
 //! before, and what that leads to, is [`crate::throttle::sign_in`]'s to say.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use tokio::time::{Instant, sleep_until};
@@ -30,20 +31,20 @@ impl Submission {
         username: &str,
         secret: &Secret,
     ) -> Result<(SignedIn, Option<Credits>), Refusal> {
-        self.guarded(peer, Some(username), self.recognize(username, secret)).await
+        self.guarded(peer, username, self.recognize(username, secret)).await
     }
 
     /// The same for a check of another kind, which refuses what is wrong with
-    /// [`Refusal::BadCredential`]. A token comes without a username.
+    /// [`Refusal::BadCredential`]; `name` says by what its failures are counted.
     pub async fn guarded<T>(
         &self,
         peer: IpAddr,
-        username: Option<&str>,
+        name: impl Hash,
         check: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         let (sign_ins, metrics) = (&self.0.sign_ins, &self.0.tools.metrics);
         let (begun, now) = (Instant::now(), self.0.tools.clock.now());
-        let attempt = sign_ins.begin(peer, username, now);
+        let attempt = sign_ins.begin(peer, name, now);
         let answer = if attempt.is_looked_at { check.await } else { Err(Refusal::BadCredential) };
         match &answer {
             Ok(_) => {

@@ -20,7 +20,7 @@
 //! address may have connections.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -35,7 +35,7 @@ const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Pairs of username and address that are known at the same time.
 const MAX_KNOWN: usize = 50_000;
 
-/// A username as it was presented, hashed under a key of this process.
+/// A username as it was presented, or the hash of a bearer token, hashed under a key of this process.
 type Name = u64;
 
 /// The counts.
@@ -54,8 +54,7 @@ pub struct SignIns {
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
     address: IpAddr,
-    /// A bearer token comes without one.
-    username: Option<Name>,
+    name: Name,
     /// Whether the secret is to be looked at. If not, it is taken to be wrong.
     pub is_looked_at: bool,
     /// Whether what is wrong is told to come later, looked at or not.
@@ -78,27 +77,23 @@ impl SignIns {
         }
     }
 
-    /// Somebody is about to sign in from there.
-    pub fn begin(&self, peer: IpAddr, username: Option<&str>, now: Timestamp) -> Attempt {
-        let address = network_of(peer);
-        let username = username.map(|name| self.names.hash_one(name));
-        let pair = username.map(|name| (address, name));
-        let is_known = pair.is_some_and(|pair| self.is_known(&pair, now));
-        let is_pair_over = pair.is_some_and(|pair| self.by_pair.check(&pair, now).is_err());
+    /// Somebody is about to sign in from there, as whom is said by a username or a token.
+    pub fn begin(&self, peer: IpAddr, name: impl Hash, now: Timestamp) -> Attempt {
+        let (address, name) = (network_of(peer), self.names.hash_one(name));
+        let pair = (address, name);
+        let is_known = self.is_known(&pair, now);
+        let is_pair_over = self.by_pair.check(&pair, now).is_err();
         let is_address_over = self.by_address.check(&address, now).is_err();
         let limits = &self.limits;
         let failures = [
-            (pair.map_or(0, |pair| self.by_pair.taken(&pair, now)), limits.sign_in_failures),
+            (self.by_pair.taken(&pair, now), limits.sign_in_failures),
             (self.by_address.taken(&address, now), limits.sign_in_failures_per_address),
-            (
-                username.map_or(0, |name| self.by_username.taken(&name, now)),
-                limits.sign_in_failures_per_username,
-            ),
+            (self.by_username.taken(&name, now), limits.sign_in_failures_per_username),
         ];
         let waits = failures.map(|(failures, limit)| self.wait(failures, limit));
         Attempt {
             address,
-            username,
+            name,
             is_looked_at: !is_pair_over && (is_known || !is_address_over),
             is_put_off: is_pair_over || is_address_over,
             answer_after: waits.into_iter().max().unwrap_or_default(),
@@ -115,16 +110,13 @@ impl SignIns {
     pub fn failed(&self, attempt: &Attempt, now: Timestamp) {
         // Where a limit is reached there is nothing left to take, and it stays reached.
         let _ = self.by_address.take(attempt.address, now);
-        if let Some(name) = attempt.username {
-            let _ = self.by_pair.take((attempt.address, name), now);
-            let _ = self.by_username.take(name, now);
-        }
+        let _ = self.by_pair.take((attempt.address, attempt.name), now);
+        let _ = self.by_username.take(attempt.name, now);
     }
 
-    /// It succeeded: what went wrong before was a slip. A bearer token clears nothing,
-    /// since it says nothing about the next one.
+    /// It succeeded: what went wrong before was a slip.
     pub fn succeeded(&self, attempt: &Attempt, now: Timestamp) {
-        let Some(pair) = attempt.username.map(|name| (attempt.address, name)) else { return };
+        let pair = (attempt.address, attempt.name);
         let slips = self.by_pair.taken(&pair, now);
         self.by_pair.put_back(&pair, slips);
         self.by_address.put_back(&attempt.address, slips);
@@ -183,7 +175,7 @@ mod tests {
 
     impl SignIns {
         fn attempt(&self, peer: &str, username: &str, now: Timestamp) -> Attempt {
-            self.begin(peer.parse().unwrap(), Some(username), now)
+            self.begin(peer.parse().unwrap(), username, now)
         }
 
         /// A wrong secret: how long it waits for its answer, in milliseconds.
@@ -241,8 +233,8 @@ mod tests {
         let named = (0..6).map(|n| sign_ins.wrong(hosts[n % 3], &format!("user{n}"), at(0)));
         assert!(named.collect::<Vec<_>>().iter().all(Result::is_ok));
         assert_eq!(sign_ins.wrong("2001:db8::4", "user7", at(0)), Err(PutOff));
-        let token = sign_ins.begin("2001:db8::5".parse().unwrap(), None, at(0));
-        assert!(!token.is_looked_at, "nor is a token");
+        let token = sign_ins.begin("2001:db8::5".parse().unwrap(), (), at(0));
+        assert!(!token.is_looked_at, "nor is a token that was never right here");
         assert!(sign_ins.wrong("2001:db8:0:1::1", "user7", at(0)).is_ok());
     }
 
@@ -300,6 +292,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_was_right_at_an_address_is_looked_at_there_whatever_others_do() {
+        let sign_ins = sign_ins();
+        let here: IpAddr = HERE.parse().unwrap();
+        let token = ("token", [7; 32]);
+        sign_ins.succeeded(&sign_ins.begin(here, token, at(0)), at(0));
+        for n in 0..20 {
+            let attempt = sign_ins.begin(here, ("token", [n + 10; 32]), at(1));
+            sign_ins.failed(&attempt, at(1));
+        }
+        assert!(!sign_ins.begin(here, ("token", [8; 32]), at(1)).is_looked_at);
+        assert!(sign_ins.begin(here, token, at(1)).is_looked_at);
+    }
+
+    #[test]
     fn a_broken_app_does_not_lock_out_its_neighbours() {
         let sign_ins = sign_ins();
         assert_eq!(sign_ins.right(HERE, "old", at(0)), Ok(()));
@@ -315,7 +321,7 @@ mod tests {
         let sign_ins = sign_ins();
         for n in 0..40_000u32 {
             let peer = IpAddr::V4((0x0a00_0000 + n).into());
-            let attempt = sign_ins.begin(peer, Some(&format!("user{n}")), at(0));
+            let attempt = sign_ins.begin(peer, format!("user{n}"), at(0));
             sign_ins.failed(&attempt, at(0));
         }
         assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));

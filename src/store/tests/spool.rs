@@ -1,9 +1,11 @@
 //! Large messages: written ahead, named by the acceptance, swept where nobody names them.
 
+use std::path::Path;
+
 use super::*;
 use crate::domain::digest::sha256_hex;
 use crate::domain::ids::SpoolId;
-use crate::store::spool::{NewChunk, Spooled};
+use crate::store::spool::{NewChunk, Reserve, Spooled};
 
 const ROWS: &str = "SELECT (SELECT count(*) FROM spool) || ' ' || (SELECT count(*) FROM chunk)";
 
@@ -73,6 +75,26 @@ async fn p1_an_acceptance_that_does_not_find_its_chunks_is_none_and_fails_no_oth
     accepted(&store, large(&ann, whole)).await;
     assert_eq!(sums(&store, &ann).await, (Some(5), 5, 0));
     assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn what_has_left_makes_room_for_more() {
+    let (store, _directory) = store().await;
+    let megabyte = "x".repeat(1 << 20);
+    let spooled = begun(&store, &[&megabyte], at(0)).await;
+    let before = store.reusable().await.unwrap();
+    assert_eq!(store.sweep_orphans(Timestamp::MAX).await.unwrap(), 1);
+    let reusable = store.reusable().await.unwrap() - before;
+    assert!(reusable >= u64::try_from(spooled.octets).unwrap(), "{reusable}");
+}
+
+#[test]
+fn a_reserve_may_be_half_inside_the_database() {
+    let reserve = Reserve::new(Path::new("."), 64);
+    let table = [(64, 0, true), (63, 0, false), (63, 1, true), (32, 32, true), (31, 1_000, false)];
+    for (free, reusable, want) in table {
+        assert_eq!(reserve.is_kept(free, reusable), want, "{free} {reusable}");
+    }
 }
 
 #[tokio::test]

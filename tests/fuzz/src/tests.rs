@@ -235,11 +235,10 @@ fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
-type Check = fn(&[u8]);
-
 #[test]
 fn p7_every_property_holds_for_its_seeds() {
-    let rooms: [(&str, Check); 8] = [
+    type Property = fn(&[u8]);
+    let rooms: [(&str, Property); 8] = [
         ("bdat", bdat::check),
         ("command", command::check),
         ("data", data::check),

@@ -20,8 +20,6 @@ use crate::refund;
 use crate::subscribe::{shown, subscribe, welcome};
 
 const SPOOLS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
-const KEYS: &str = "SELECT count(*) FROM idempotency_key";
-
 /// Messages that a trouble of the upstream befalls, if not all.
 pub(super) const FEW: u64 = 4;
 
@@ -197,12 +195,9 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
             |meter| meter.number("SELECT count(*) FROM webhook") > 0,
         ),
-        CrashPoint::OperatorDecided => deed(is_sent_again_at_once, |meter, _| {
-            assert_eq!(meter.number("SELECT count(*) FROM decision"), 1);
-        })
-        .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
-        CrashPoint::KeysSwept => deed(|_| String::new(), |meter, _| assert_eq!(meter.number(KEYS), 0))
-            .troubles(leaves_an_expired_key),
+        CrashPoint::OperatorDecided => deed(is_sent_again_at_once, is_decided_once)
+            .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
+        CrashPoint::KeysSwept => deed(|_| String::new(), has_no_keys).troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
         CrashPoint::PaymentRecorded => deed(subscribes, is_shown_a_credential),
         CrashPoint::WebhookActed => deed(tops_up, |_, _| {}).plan(|plan| plan.credits(0)),
@@ -407,6 +402,14 @@ fn is_refunded_once(meter: &Meter, _: &str) {
             "SELECT CASE WHEN state IN ('released', 'credited') THEN 'given' ELSE state END FROM refund",
         )
     });
+}
+
+fn is_decided_once(meter: &Meter, _: &str) {
+    assert_eq!(meter.number("SELECT count(*) FROM decision"), 1);
+}
+
+fn has_no_keys(meter: &Meter, _: &str) {
+    assert_eq!(meter.number("SELECT count(*) FROM idempotency_key"), 0);
 }
 
 fn is_out_of_debt(meter: &Meter, _: &str) {
