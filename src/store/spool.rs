@@ -8,7 +8,7 @@
 //! commit, so that acceptances never wait for many octets.
 //!
 //! What was written ahead and then deleted gives its room back to later mail, not to
-//! the disk; so a chunk is written only while the disk keeps a [`Reserve`], and what is
+//! the disk; so a chunk is written only while the disk keeps a reserve, and what is
 //! too large for a nearly full disk stops nobody else's mail.
 
 use std::path::Path;
