@@ -49,15 +49,15 @@
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
-//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`descriptors`], [`random`], [`throttle`] | one thing each, as named | |
+//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`descriptors`], [`random`], [`throttle`], [`memory`], [`census`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
-//! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come in); `delivery` stands beside `submission` and
-//! takes from the same rooms (both `delivery` and `billing` write mail of our own:
-//! bounces and notices). Traits stand nowhere: rooms
-//! are concrete and handed in by [`app`]; the two services are reached at base URLs,
-//! so that stand-ins are HTTP servers and the code that runs in tests is the code
-//! that runs. Where one journey to SQLite carries several statements (acceptances,
+//! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come
+//! in); `delivery` stands beside `submission` and takes from the same rooms (both
+//! `delivery` and `billing` write mail of our own: bounces and notices). Traits stand
+//! nowhere: rooms are concrete and handed in by [`app`]; the two services are reached
+//! at base URLs, so that stand-ins are HTTP servers and the code that runs in tests is
+//! the code that runs. Where one journey to SQLite carries several statements (acceptances,
 //! reports), they are separate statements of one text with `$N` parameters and JSON
 //! rows; another database would send them one by one.
 //!
@@ -157,6 +157,7 @@
 
 pub mod app;
 pub mod billing;
+pub mod census;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -12,7 +12,6 @@
 //! task, so that nobody waits for a header that does not come. What this must not
 //! know: what is said on a connection.
 
-mod census;
 pub mod header;
 mod network;
 #[cfg(test)]
@@ -21,7 +20,7 @@ mod tests;
 pub use network::{InvalidNetwork, Network};
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +30,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use census::{Census, Counted};
 use header::{Header, Malformed, Parsed};
+
+use crate::census::{Census, Counted};
+use crate::throttle::network_of;
 
 /// Wait after an accept that failed for a reason of ours: no descriptor, no memory.
 const BACK_OFF: Duration = Duration::from_millis(200);
@@ -54,7 +55,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Door {
     places: Arc<Semaphore>,
-    census: Arc<Census>,
+    census: Arc<Census<IpAddr>>,
     trusted_proxies: Vec<Network>,
     proxy_header_timeout: Duration,
 }
@@ -71,7 +72,7 @@ pub struct Guest {
     /// The client's address, an IPv4 address never in its IPv6 form.
     pub address: SocketAddr,
     /// A proxy's own connections are not limited by address.
-    _counted: Option<Counted>,
+    _counted: Option<Counted<IpAddr>>,
 }
 
 /// Why somebody does not come in.
@@ -149,7 +150,7 @@ impl Door {
     }
 
     fn counted(&self, client: SocketAddr) -> Result<Guest, Refused> {
-        let counted = self.census.count(client.ip()).ok_or(Refused::Crowded(client))?;
+        let counted = self.census.count(network_of(client.ip())).ok_or(Refused::Crowded(client))?;
         Ok(Guest { address: client, _counted: Some(counted) })
     }
 }

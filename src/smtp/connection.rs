@@ -20,14 +20,15 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::census::{Census, Counted};
 use crate::config::{OutOfCreditReply, Smtp};
+use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::memory::{Memory, Share};
 use crate::submission::{Arrival, Spool, Submission, Submitted};
 
 use super::line::{Expected, Flaw, Framed, Framer};
 use super::reply::Reply;
-use super::seats::{Seat, Seats};
 use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
 use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
@@ -39,7 +40,8 @@ pub struct Server {
     pub(super) rules: Rules,
     submission: Submission,
     memory: Memory,
-    seats: Arc<Seats>,
+    /// The sessions that each customer has signed in.
+    sessions: Arc<Census<CustomerId>>,
     deadlines: Deadlines,
 }
 
@@ -75,7 +77,7 @@ impl Server {
             },
             submission,
             memory,
-            seats: Seats::new(config.max_sessions_per_customer),
+            sessions: Census::new(config.max_sessions_per_customer),
             deadlines: Deadlines {
                 handshake: Duration::from_secs(config.handshake_timeout_s),
                 write: Duration::from_secs(config.write_timeout_s),
@@ -226,7 +228,7 @@ struct Conversation<'v, 'a, S> {
     /// What of it is on disk.
     spool: Option<Spool>,
     /// One of the sessions that the customer may have, while signed in.
-    seat: Option<Seat>,
+    seat: Option<Counted<CustomerId>>,
     /// Set while a message arrives in chunks.
     patience: Option<Patience>,
 }
@@ -365,10 +367,10 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let asking = server.submission.sign_in(peer, username, signing_in.secret());
         let mut answer = self.stream.alarm.guard(deadline, OnStop::Interrupt, asking).await?;
         if let Ok((who, _)) = &answer {
-            self.seat = server.seats.take(&who.customer_id);
+            self.seat = server.sessions.count(who.customer_id.clone());
             if self.seat.is_none() {
                 tracing::info!(customer_id = %who.customer_id, %peer, "too many sessions of a customer");
-                answer = Err(Refusal::TooManySessions { limit: server.seats.limit() });
+                answer = Err(Refusal::TooManySessions { limit: server.sessions.limit() });
             }
         }
         Ok(signing_in.answered(answer, &server.rules))

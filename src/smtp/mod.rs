@@ -16,6 +16,5 @@ pub mod line;
 pub mod listener;
 pub mod reply;
 pub mod sasl;
-mod seats;
 pub mod session;
 mod stream;
