@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::domain::message::Road;
+use crate::memory::{Memory, Share};
 use crate::store::queue::LeasedPart;
 
 /// Parts that may wait here at most; their leases are all renewed together.
 const MAX_PARTS: usize = 2048;
-/// The unit in which octets are counted, so that a large budget fits a semaphore.
-const GRAIN: usize = 1024;
 
 /// A part in memory, with the room that it takes; the room is free again when it is dropped.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub struct Handed {
 /// Room for one message's octets, shared by its parts.
 #[derive(Debug, Clone)]
 pub struct Room {
-    _octets: Arc<OwnedSemaphorePermit>,
+    _octets: Arc<Share>,
     _slot: Arc<OwnedSemaphorePermit>,
 }
 
@@ -37,8 +36,7 @@ pub struct Room {
 #[derive(Debug, Clone)]
 pub struct Handover {
     parts: mpsc::UnboundedSender<Handed>,
-    octets: Arc<Semaphore>,
-    max_grains: u32,
+    octets: Memory,
     slots: Arc<Semaphore>,
     resend_open: Arc<AtomicBool>,
     smtp_open: Arc<AtomicBool>,
@@ -48,12 +46,10 @@ impl Handover {
     /// A handover with room for `max_bytes` octets, and the side that delivery holds.
     pub fn new(max_bytes: usize) -> (Self, mpsc::UnboundedReceiver<Handed>) {
         let (parts, handed) = mpsc::unbounded_channel();
-        let max_grains = u32::try_from(max_bytes / GRAIN).unwrap_or(u32::MAX).max(1);
-        let permits = usize::try_from(max_grains).unwrap_or(Semaphore::MAX_PERMITS);
-        let octets = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        let octets = Memory::new(max_bytes);
         let slots = Arc::new(Semaphore::new(MAX_PARTS));
         let open = || Arc::new(AtomicBool::new(true));
-        (Self { parts, octets, max_grains, slots, resend_open: open(), smtp_open: open() }, handed)
+        (Self { parts, octets, slots, resend_open: open(), smtp_open: open() }, handed)
     }
 
     /// Room for a message of `bytes` octets in `parts` parts that leaves by `road`;
@@ -64,7 +60,10 @@ impl Handover {
             return None;
         }
         let slots = u32::try_from(parts).ok()?;
-        let octets = Arc::clone(&self.octets).try_acquire_many_owned(grains(bytes)?).ok()?;
+        let mut octets = self.octets.share();
+        if !octets.resize(bytes) {
+            return None;
+        }
         let slot = Arc::clone(&self.slots).try_acquire_many_owned(slots).ok()?;
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
     }
@@ -72,8 +71,7 @@ impl Handover {
     /// Room for a message that was read back from the database; waits for it. A
     /// message larger than the whole budget waits until it has it for itself.
     pub async fn room(&self, bytes: usize) -> Option<Room> {
-        let grains = grains(bytes)?.min(self.max_grains);
-        let octets = Arc::clone(&self.octets).acquire_many_owned(grains).await.ok()?;
+        let octets = self.octets.wait_for(bytes).await?;
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
     }
@@ -96,13 +94,10 @@ impl Handover {
     }
 }
 
-fn grains(bytes: usize) -> Option<u32> {
-    u32::try_from(bytes.div_ceil(GRAIN).max(1)).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::GRAIN;
 
     #[test]
     fn room_is_bounded_and_comes_back() {

@@ -1,16 +1,18 @@
-//! The memory that messages may take while they arrive: one budget for all clients.
+//! The memory that messages may take: a budget for all that arrive, one for those that
+//! are translated, one for those on their way to delivery.
 //!
 //! Whoever keeps octets of a message has a [`Share`] for them, taken before they are
-//! kept and given back when it is dropped. Nobody waits for a share: a client that is
-//! kept waiting holds what it has, and two such clients could wait for each other for
-//! ever; it is refused for now instead. What this must not know: what a message is.
+//! kept and given back when it is dropped. A share never waits to grow: whoever is
+//! kept waiting holds what it has, and two such could wait for each other for ever; a
+//! client is refused for now instead. Who has nothing yet may wait for all that is
+//! needed at once. What this must not know: what a message is.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The unit in which octets are counted, so that a large budget fits a semaphore.
-const GRAIN: usize = 1 << 10;
+pub(crate) const GRAIN: usize = 1 << 10;
 
 /// The budget.
 #[derive(Debug, Clone)]
@@ -36,6 +38,14 @@ impl Memory {
     /// A share of nothing yet.
     pub fn share(&self) -> Share {
         Share { memory: self.clone(), held: None }
+    }
+
+    /// A share of so many octets, as soon as there is one; what is larger than the
+    /// whole budget waits until it has it for itself.
+    pub async fn wait_for(&self, bytes: usize) -> Option<Share> {
+        let grains = u32::try_from(bytes.div_ceil(GRAIN).min(self.total)).ok()?;
+        let held = Arc::clone(&self.grains).acquire_many_owned(grains).await.ok()?;
+        Some(Share { memory: self.clone(), held: Some(held) })
     }
 }
 

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::billing::Billing;
@@ -38,6 +37,7 @@ use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::handover::{Handover, Room};
+use crate::memory::Memory;
 use crate::mime::inspect::{Inspection, inspect};
 use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
@@ -90,8 +90,8 @@ struct Inner {
     sign_ins: SignIns,
     /// `None`: as fast as they come.
     pace: Option<Throttle<CustomerId>>,
-    /// KiB that translations of large messages may take, and how many there are.
-    translating: (Arc<Semaphore>, u32),
+    /// What translations of large messages may take.
+    translating: Memory,
 }
 
 /// Who signed in.
@@ -153,8 +153,6 @@ pub struct Accepted {
 impl Submission {
     /// Submission by this configuration.
     pub fn new(config: &Config, tools: Tools) -> Self {
-        let kib = u32::try_from(config.upstream.max_bytes_translating >> 10).unwrap_or(u32::MAX).max(1);
-        let permits = usize::try_from(kib).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
             tools,
             policy: config.senders.policy,
@@ -165,7 +163,7 @@ impl Submission {
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits),
             pace: pace(&config.limits),
-            translating: (Arc::new(Semaphore::new(permits)), kib),
+            translating: Memory::new(config.upstream.max_bytes_translating),
         }))
     }
 

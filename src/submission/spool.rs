@@ -5,12 +5,10 @@
 //! it. A translation for Resend needs the whole message at once; such messages wait
 //! for one another within a budget (`upstream.max_bytes_translating`).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Submission, Submitted, not_carried, unavailable};
 use crate::clock::Clock;
@@ -18,6 +16,7 @@ use crate::domain::address::Mailbox;
 use crate::domain::digest::hex;
 use crate::domain::ids::{MessageId, SpoolId};
 use crate::domain::refusal::Refusal;
+use crate::memory::Share;
 use crate::mime::header::header_length;
 use crate::random;
 use crate::store::Store;
@@ -159,12 +158,10 @@ impl Submission {
     }
 
     /// Waits for the turn of a message of this size.
-    async fn turn(&self, size: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let (turns, total) = &self.0.translating;
-        let kib = size.saturating_mul(TRANSLATION_FACTOR).div_ceil(1 << 10);
-        let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(*total);
-        let waited = tokio::time::timeout(TURN, Arc::clone(turns).acquire_many_owned(kib)).await;
-        waited.ok().and_then(Result::ok).ok_or_else(|| {
+    async fn turn(&self, size: usize) -> Result<Share, Refusal> {
+        let turn = self.0.translating.wait_for(size.saturating_mul(TRANSLATION_FACTOR));
+        let waited = tokio::time::timeout(TURN, turn).await;
+        waited.ok().flatten().ok_or_else(|| {
             tracing::warn!(size, "a message is refused for now: too many large ones wait to be translated");
             Refusal::StoreUnavailable
         })
