@@ -18,7 +18,7 @@ use crate::domain::credits::{Credits, Unit};
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::domain::message::Road;
 use crate::random;
-use crate::submission::stand_in::{Directory, store};
+use crate::submission::stand_in::{Directory, reopened, settings, store};
 
 mod acceptance;
 mod audit;

@@ -1,7 +1,7 @@
 //! A working submission for the tests of the rooms above: a database of its own,
 //! a Dodo that does not answer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -44,13 +44,17 @@ impl Drop for Directory {
 /// An empty database in a directory of its own.
 pub(crate) async fn store() -> (Store, Directory) {
     let directory = Directory::new();
-    let settings = StoreSettings {
-        data_dir: directory.0.clone(),
-        maker: Maker::Serve,
-        low_balance_credits: 10,
-        min_free_bytes: 0,
-    };
-    (Store::open(&settings, Metrics::new()).await.unwrap(), directory)
+    (reopened(&directory).await, directory)
+}
+
+/// The store in that directory, as the server opens it.
+pub(crate) async fn reopened(directory: &Directory) -> Store {
+    Store::open(&settings(&directory.0, Maker::Serve), Metrics::new()).await.unwrap()
+}
+
+/// The settings of a store there: notices fall due below ten credits, and any disk is large enough.
+pub(crate) fn settings(data_dir: &Path, maker: Maker) -> StoreSettings {
+    StoreSettings { data_dir: data_dir.to_owned(), maker, low_balance_credits: 10, min_free_bytes: 0 }
 }
 
 /// A submission on an empty database, and nobody who would deliver.

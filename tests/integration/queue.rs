@@ -189,19 +189,29 @@ fn p3_a_cancel_that_races_with_the_attempt_is_whole_or_nothing() {
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), u64::try_from(sent).unwrap());
 }
 
-#[test]
-fn p3_mail_that_left_after_it_was_given_up_is_told() {
+/// A message that Resend does not take now, and that waits for an hour.
+fn put_off() -> (Meter, String) {
     const BUSY: &str = r#"{"statusCode":409,"name":"resource_locked","message":"Come again."}"#;
     let meter = Meter::resend().set("queue", "retry_min_s = 3600").start();
     meter.resend_stand_in().faults().push(Fault::new(Reply::status(409).body(BUSY)).on("POST", "/emails"));
     let id = meter.accepted("left");
     meter.until_part_is(&id, "queued", false);
+    (meter, id)
+}
+
+/// What Resend tells of a message's only part.
+fn news(event: &str, id: &str) -> String {
+    let tags = json!({ "postmeter": format!("{id}-0") });
+    let data = json!({ "email_id": "re_1", "to": ["bob@example.net"], "tags": tags });
+    json!({ "type": format!("email.{event}"), "data": data }).to_string()
+}
+
+#[test]
+fn p3_mail_that_left_after_it_was_given_up_is_told() {
+    let (meter, id) = put_off();
     meter.says(&["queue", "cancel", &id]);
     for event in ["sent", "delivered"] {
-        let tags = json!({ "postmeter": format!("{id}-0") });
-        let data = json!({ "email_id": "re_1", "to": ["bob@example.net"], "tags": tags });
-        let body = json!({ "type": format!("email.{event}"), "data": data }).to_string();
-        assert_eq!(meter.resend_webhook(&format!("msg_{event}"), &body).status, 200);
+        assert_eq!(meter.resend_webhook(&format!("msg_{event}"), &news(event, &id)).status, 200);
         let page = meter.get("/metrics").body;
         assert!(
             page.contains("\npostmeter_late_sent_total 1\n"),
@@ -218,15 +228,8 @@ fn p3_mail_that_left_after_it_was_given_up_is_told() {
 
 #[test]
 fn p4_a_webhook_proves_what_was_sent_while_it_waits() {
-    const BUSY: &str = r#"{"statusCode":409,"name":"resource_locked","message":"Come again."}"#;
-    let meter = Meter::resend().set("queue", "retry_min_s = 3600").start();
-    meter.resend_stand_in().faults().push(Fault::new(Reply::status(409).body(BUSY)).on("POST", "/emails"));
-    let id = meter.accepted("left");
-    meter.until_part_is(&id, "queued", false);
-    let data =
-        json!({ "email_id": "re_1", "to": ["bob@example.net"], "tags": { "postmeter": format!("{id}-0") } });
-    let body = json!({ "type": "email.delivered", "data": data }).to_string();
-    assert_eq!(meter.resend_webhook("msg_1", &body).status, 200);
+    let (meter, id) = put_off();
+    assert_eq!(meter.resend_webhook("msg_1", &news("delivered", &id)).status, 200);
     meter.drain();
     assert_eq!((meter.resend_stand_in().count(), meter.dodo().debited(CUSTOMER_ID)), (0, 1));
 }

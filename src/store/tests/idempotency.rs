@@ -141,13 +141,7 @@ async fn p3_those_who_are_left_are_accepted_and_nobody_twice() {
     }
     let second = accepted(&store, rest(&ann, &[B, C], &[A])).await;
     drop(store);
-    let settings = StoreSettings {
-        data_dir: directory.0.clone(),
-        maker: Maker::Serve,
-        low_balance_credits: 10,
-        min_free_bytes: 0,
-    };
-    let store = Store::open(&settings, Metrics::new()).await.unwrap();
+    let store = reopened(&directory).await;
     for (again, answered) in [
         (rest(&ann, &[A], &[]), &first),
         (rest(&ann, &[C], &[]), &second),
@@ -219,13 +213,7 @@ async fn what_stood_under_a_key_before_the_upgrade_stands_under_it_still() {
         execute(&store, undone).await.unwrap();
     }
     drop(store);
-    let settings = StoreSettings {
-        data_dir: directory.0.clone(),
-        maker: Maker::Serve,
-        low_balance_credits: 10,
-        min_free_bytes: 0,
-    };
-    let store = Store::open(&settings, Metrics::new()).await.unwrap();
+    let store = reopened(&directory).await;
     assert_audit(&store).await;
     assert_eq!(store.accept(rest(&ann, &[B], &[])).await.unwrap(), before(&first, 7));
     accepted(&store, rest(&ann, &[C], &[A, B])).await;

@@ -5,17 +5,13 @@ use crate::domain::sender::SenderPattern;
 use crate::store::checkout::{Checkout, Payment};
 use crate::store::customer::Credential;
 
-fn settings(directory: &Directory, maker: Maker) -> StoreSettings {
-    StoreSettings { data_dir: directory.0.clone(), maker, low_balance_credits: 10, min_free_bytes: 0 }
-}
-
 #[tokio::test]
 async fn what_was_accepted_is_there_after_a_restart() {
     let (store, directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
     let message = accepted(&store, message(&ann, &["a@y.example"])).await;
     drop(store);
-    let store = Store::open(&settings(&directory, Maker::Serve), Metrics::new()).await.unwrap();
+    let store = reopened(&directory).await;
     assert_eq!(store.lapse_all(at(9)).await.unwrap(), 1);
     let part = store.lease(&first_part(&message), at(9), at(39)).await.unwrap().unwrap();
     assert_eq!(part.bytes, message.bytes, "P1");
@@ -36,7 +32,7 @@ async fn p1_what_a_killed_process_left_in_the_log_is_written_once_more() {
     }
     let octets_of_log = || std::fs::metadata(killed.0.join(&log)).map_or(0, |file| file.len());
     assert!(octets_of_log() > 0);
-    let store = Store::open(&settings(&killed, Maker::Serve), Metrics::new()).await.unwrap();
+    let store = reopened(&killed).await;
     assert_eq!(octets_of_log(), 0, "nothing depends on a log whose last sync may have failed");
     assert_eq!(store.lapse_all(at(9)).await.unwrap(), 1);
     assert!(store.lease(&first_part(&message), at(9), at(39)).await.unwrap().is_some());
@@ -47,7 +43,7 @@ async fn p1_what_a_killed_process_left_in_the_log_is_written_once_more() {
 async fn a_database_of_the_sandbox_is_no_real_one() {
     let (store, directory) = store().await;
     drop(store);
-    let refused = Store::open(&settings(&directory, Maker::Sandbox), Metrics::new()).await;
+    let refused = Store::open(&settings(&directory.0, Maker::Sandbox), Metrics::new()).await;
     assert!(matches!(&refused, Err(OpenError::MadeBy { .. })), "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("was made by `postmeter serve`"));
 }
@@ -59,7 +55,7 @@ async fn a_database_of_a_newer_version_is_refused_with_what_to_do() {
                  VALUES (9999, 'from the future', 1, x'00', 0)";
     execute(&store, newer).await.unwrap();
     drop(store);
-    let refused = Store::open(&settings(&directory, Maker::Serve), Metrics::new()).await.unwrap_err();
+    let refused = Store::open(&settings(&directory.0, Maker::Serve), Metrics::new()).await.unwrap_err();
     assert!(matches!(refused, OpenError::Newer { migration: 9999, .. }), "{refused:?}");
     assert!(refused.to_string().contains("run that version"));
 }

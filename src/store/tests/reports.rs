@@ -248,9 +248,7 @@ async fn traces(store: &Store, of: &Acceptance) -> (String, Option<String>) {
 /// A store whose counters are looked at.
 async fn counted() -> (Store, Directory, Metrics) {
     let (directory, metrics) = (Directory::new(), Metrics::new());
-    let data_dir = directory.0.clone();
-    let settings =
-        StoreSettings { data_dir, maker: Maker::Serve, low_balance_credits: 10, min_free_bytes: 0 };
+    let settings = settings(&directory.0, Maker::Serve);
     (Store::open(&settings, metrics.clone()).await.unwrap(), directory, metrics)
 }
 

@@ -28,8 +28,8 @@ use crate::store::entry::Entry;
 use crate::store::queue::LeasedPart;
 use crate::store::tests::{at, id};
 use crate::store::webhook::Webhook;
-use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings};
-use crate::submission::stand_in::Directory;
+use crate::store::{DATABASE_FILE, Maker, Store};
+use crate::submission::stand_in::{Directory, settings};
 use crate::telemetry::Metrics;
 
 /// What everybody begins with.
@@ -271,13 +271,7 @@ impl World {
 
 impl Process {
     async fn start(data_dir: &Path) -> Self {
-        let settings = StoreSettings {
-            data_dir: data_dir.to_owned(),
-            maker: Maker::Serve,
-            low_balance_credits: 10,
-            min_free_bytes: 0,
-        };
-        let store = Store::open(&settings, Metrics::new()).await.unwrap();
+        let store = Store::open(&settings(data_dir, Maker::Serve), Metrics::new()).await.unwrap();
         Self {
             store,
             posting: [const { None }; 3],
