@@ -52,8 +52,9 @@ use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
 use retried::Look;
 pub use spool::{CHUNK_BYTES, Spool};
 
-/// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
-const MAX_RECEIVED: usize = 50;
+/// A message that passed through more hands than this goes in circles: the threshold
+/// is large, "normally at least 100 Received entries" (RFC 5321 §6.3).
+const MAX_RECEIVED: usize = 100;
 
 /// Takes messages in.
 #[derive(Debug, Clone)]
