@@ -51,6 +51,7 @@ use crate::tls::{self, CertificateStore};
 use crate::upstream::Upstreams;
 use crate::upstream::resend::{Resend, ResendSettings};
 use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
+use crate::upstream::translating::Translating;
 
 /// How long the front may take to finish what its clients have begun.
 const FRONT_STOP: Duration = Duration::from_secs(15);
@@ -315,10 +316,11 @@ async fn start_back(
         billing::Settings::new(config, &secrets.base_url, notices_from.clone()),
     );
     let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
+    let translating = Translating::new(config.upstream.max_bytes_translating);
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
-            upstreams: upstreams(config, secrets, &clock)?,
+            upstreams: upstreams(config, secrets, (&clock, &translating))?,
             billing: billing.clone(),
             handover: handover.clone(),
             routing,
@@ -334,6 +336,7 @@ async fn start_back(
         billing: billing.clone(),
         handover,
         routing,
+        translating,
         clock,
         metrics: metrics.clone(),
         tasks: tasks.clone(),
@@ -350,7 +353,11 @@ async fn start_back(
 }
 
 /// The upstreams that this configuration uses.
-fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Result<Upstreams> {
+fn upstreams(
+    config: &Config,
+    secrets: &Secrets,
+    (clock, translating): (&Clock, &Translating),
+) -> anyhow::Result<Upstreams> {
     let timeout = Duration::from_secs(config.upstream.timeout_s);
     let resend = match &secrets.resend_api_key {
         Some(api_key) if config.uses_resend() => Some(Resend::new(&ResendSettings {
@@ -370,7 +377,7 @@ fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Resul
         })?),
         _ => None,
     };
-    Ok(Upstreams { resend, smtp })
+    Ok(Upstreams { resend, smtp, translating: translating.clone() })
 }
 
 fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Router>) -> Router {

@@ -68,7 +68,8 @@
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
 //! - **Memory does not grow with a message**: beyond 256 KiB a body is on disk before
-//!   more of it is read, and what is kept counts against [`memory`]. The acceptance
+//!   more of it is read, and what is kept counts against [`memory`]; translations of
+//!   large ones take turns ([`upstream::translating`]). The acceptance
 //!   names what was written ahead, and finds it whole, or is none.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.

@@ -34,10 +34,10 @@ use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
 use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
+pub use crate::domain::message::CHUNK_BYTES;
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::handover::{Handover, Room};
-use crate::memory::Memory;
 use crate::mime::inspect::{Inspection, inspect};
 use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
@@ -49,8 +49,9 @@ use crate::telemetry::Metrics;
 use crate::throttle::sign_in::SignIns;
 use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
+use crate::upstream::translating::Translating;
 use retried::Look;
-pub use spool::{CHUNK_BYTES, Spool};
+pub use spool::Spool;
 
 /// A message that passed through more hands than this goes in circles: the threshold
 /// is large, "normally at least 100 Received entries" (RFC 5321 §6.3).
@@ -71,6 +72,8 @@ pub struct Tools {
     pub handover: Handover,
     /// The roads.
     pub routing: Routing,
+    /// The turns of large messages at their translation.
+    pub translating: Translating,
     /// The time.
     pub clock: Clock,
     /// The counters.
@@ -91,8 +94,6 @@ struct Inner {
     sign_ins: SignIns,
     /// `None`: as fast as they come.
     pace: Option<Throttle<CustomerId>>,
-    /// What translations of large messages may take.
-    translating: Memory,
 }
 
 /// Who signed in.
@@ -164,7 +165,6 @@ impl Submission {
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits),
             pace: pace(&config.limits),
-            translating: Memory::new(config.upstream.max_bytes_translating),
         }))
     }
 

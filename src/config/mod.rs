@@ -219,9 +219,11 @@ pub struct UpstreamConfig {
     pub allow_plaintext: bool,
     /// Parts being sent at the same time.
     pub max_concurrency: usize,
-    /// Octets of messages in memory for delivery.
+    /// Octets in memory for delivery: of messages, and where they leave by Resend of the
+    /// requests that are made of them and take their room.
     pub max_bytes_in_flight: usize,
-    /// Octets in memory for the translation of large messages before they are accepted.
+    /// Octets in memory for the translation of large messages, before they are accepted and
+    /// before each call; with what their requests are larger than they.
     pub max_bytes_translating: usize,
     /// Longest wait for one call, in seconds.
     pub timeout_s: u64,

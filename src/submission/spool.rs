@@ -3,9 +3,7 @@
 //!
 //! A [`Spool`] that is dropped before its message was accepted takes its chunks with
 //! it. A translation for Resend needs the whole message at once; such messages wait
-//! for one another within a budget (`upstream.max_bytes_translating`).
-
-use std::time::Duration;
+//! for one another ([`translating`](crate::upstream::translating)).
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -15,24 +13,14 @@ use crate::clock::Clock;
 use crate::domain::address::Mailbox;
 use crate::domain::digest::hex;
 use crate::domain::ids::{MessageId, SpoolId};
+use crate::domain::message::CHUNK_BYTES;
 use crate::domain::refusal::Refusal;
-use crate::memory::Share;
 use crate::mime::header::header_length;
 use crate::random;
 use crate::store::Store;
 use crate::store::accept::NewPart;
 use crate::store::spool::{NewChunk, Spooled};
-
-/// What a message may have in memory and in one row; what is larger is spooled in
-/// chunks of this size.
-pub const CHUNK_BYTES: usize = 256 << 10;
-
-/// A translation has the message in memory, its parts decoded, the attachments as
-/// Resend takes them, and the request.
-const TRANSLATION_FACTOR: usize = 4;
-/// The longest wait for the turn to be translated. Clients wait ten minutes for the
-/// answer to a message (RFC 5321 §4.5.3.2.6).
-const TURN: Duration = Duration::from_secs(120);
+use crate::upstream::translating::NotTranslated;
 
 /// What one message has on disk already.
 #[derive(Debug)]
@@ -139,31 +127,18 @@ impl Submission {
             return routing.parts(message_id, bytes, recipients).map_err(not_carried);
         };
         let size = bytes.len().saturating_add(spool.octets);
-        let turn = self.turn(size).await?;
+        let turn = self.0.tools.translating.turn(size).await.map_err(not_now)?;
         let mut whole = Vec::with_capacity(size);
         whole.extend_from_slice(bytes);
         spool.read(|chunk| whole.extend_from_slice(chunk)).await?;
         let (message_id, recipients) = (message_id.clone(), recipients.to_vec());
-        // It takes long enough to keep others waiting who share this thread.
-        let translating = tokio::task::spawn_blocking(move || {
-            let parts = routing.parts(&message_id, &whole, &recipients);
-            drop((whole, turn));
-            parts
-        });
-        let parts = translating.await.map_err(|error| {
-            tracing::error!(%error, "a translation ended without an answer");
-            Refusal::StoreUnavailable
-        })?;
+        let translated = turn.run(move || routing.parts(&message_id, &whole, &recipients)).await;
+        let (parts, _) = translated.map_err(not_now)?;
         parts.map_err(not_carried)
     }
+}
 
-    /// Waits for the turn of a message of this size.
-    async fn turn(&self, size: usize) -> Result<Share, Refusal> {
-        let turn = self.0.translating.wait_for(size.saturating_mul(TRANSLATION_FACTOR));
-        let waited = tokio::time::timeout(TURN, turn).await;
-        waited.ok().flatten().ok_or_else(|| {
-            tracing::warn!(size, "a message is refused for now: too many large ones wait to be translated");
-            Refusal::StoreUnavailable
-        })
-    }
+fn not_now(reason: NotTranslated) -> Refusal {
+    tracing::warn!(%reason, "a large message is refused for now");
+    Refusal::StoreUnavailable
 }

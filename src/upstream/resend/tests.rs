@@ -40,6 +40,7 @@ fn told(outcome: &Outcome) -> String {
             format!("transient {} {} counts={counts}", answer.status, seconds(retry_after))
         }
         Outcome::Closed { retry_after, .. } => format!("closed {}", retry_after.as_secs()),
+        Outcome::Unrepeatable => "unrepeatable".to_owned(),
         Outcome::Unknown { retry_after, .. } => format!("unknown {}", seconds(retry_after)),
     }
 }
