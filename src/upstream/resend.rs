@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use request::Request;
 pub use verdict::KEY_USED_FOR_OTHER_BYTES;
 
-use super::{Answer, Outcome, RecipientAnswer};
+use super::{Answer, Outcome};
 use crate::clock::Clock;
 use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
 use pace::Pace;
