@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqliteExecutor};
 
 use super::commit::Member;
 use super::{Store, StoreError, changed, json, millis};
@@ -109,6 +109,23 @@ impl Store {
         Ok(read.fetch_optional(&self.readers).await?)
     }
 
+    /// The octets of a message that is not final: its row of `body`, and its spool behind
+    /// it, one chunk at a time into one place: a large message is not in memory twice, and
+    /// keeps no reader from others for long.
+    pub(super) async fn read_body(&self, message_id: &MessageId, size: usize) -> Result<Vec<u8>, StoreError> {
+        const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
+        let id = message_id.as_str();
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(id).fetch_all(&self.readers).await?;
+        let mut bytes = Vec::with_capacity(size);
+        rows.iter().for_each(|row| bytes.extend_from_slice(row));
+        let mut chunk_no = 0;
+        while let Some(chunk) = chunk_of(&self.readers, id, chunk_no).await? {
+            bytes.extend_from_slice(&chunk);
+            chunk_no += 1;
+        }
+        Ok(bytes)
+    }
+
     /// Deletes a few orphans that were begun before `cutoff`; returns how many.
     pub async fn sweep_orphans(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         const FIND: &str = "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < ?1 ORDER BY begun_at LIMIT ?2";
@@ -150,33 +167,14 @@ pub(super) async fn delete_orphans<S: AsRef<str>>(
     Ok(sqlx::query(DELETE).bind(json(&names)?).execute(tx).await?.rows_affected())
 }
 
-/// The octets of a message that is not final: its row of `body`, and its spool behind it.
-pub(super) async fn read_body(
-    tx: &mut SqliteConnection,
-    message_id: &MessageId,
-    size: usize,
-) -> Result<Vec<u8>, StoreError> {
-    const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(message_id.as_str()).fetch_all(&mut *tx).await?;
-    let mut bytes = Vec::with_capacity(size);
-    rows.iter().for_each(|row| bytes.extend_from_slice(row));
-    // One after the other into one place: a large message is not in memory twice.
-    let mut chunk_no = 0;
-    while let Some(chunk) = chunk_of(tx, message_id.as_str(), chunk_no).await? {
-        bytes.extend_from_slice(&chunk);
-        chunk_no += 1;
-    }
-    Ok(bytes)
-}
-
 /// A chunk of what a message has beyond its row of `body`; `None` behind the last one.
 pub(super) async fn chunk_of(
-    tx: &mut SqliteConnection,
+    database: impl SqliteExecutor<'_>,
     message_id: &str,
     chunk_no: u32,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     const READ: &str = "
         SELECT c.bytes FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
         WHERE s.message_id = ?1 AND c.chunk_no = ?2";
-    Ok(sqlx::query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(tx).await?)
+    Ok(sqlx::query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(database).await?)
 }

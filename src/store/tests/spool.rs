@@ -78,6 +78,17 @@ async fn p1_an_acceptance_that_does_not_find_its_chunks_is_none_and_fails_no_oth
 }
 
 #[tokio::test]
+async fn p1_a_message_of_which_a_chunk_is_missing_is_not_sent_without_it() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, large(&ann, spooled(&store, &["one ", "two ", "three"]).await)).await;
+    execute(&store, "DELETE FROM chunk WHERE chunk_no = 2").await.unwrap();
+    let read = store.lease(&first_part(&message), at(0), at(30)).await;
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    assert_eq!(store.due(at(0), &[Road::Smtp], 9).await.unwrap().len(), 1, "nobody has it");
+}
+
+#[tokio::test]
 async fn what_has_left_makes_room_for_more() {
     let (store, _directory) = store().await;
     let megabyte = "x".repeat(1 << 20);
