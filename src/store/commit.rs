@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
 use super::report::{Recorded, Report, TooLate, report_batch};
-use super::spool::{NewChunk, delete_orphans, write_chunk};
+use super::spool::{NewChunk, Reserve, delete_orphans, write_chunk};
 use super::writer::Writer;
 use super::{Store, StoreError};
 use crate::crash::{CrashAt, CrashPoint};
@@ -108,6 +108,17 @@ impl Batch {
         self.chunk_bytes >= MAX_CHUNK_BYTES || self.discarded.len() >= MAX_DISCARDED
     }
 
+    /// Refuses its chunks while the disk has no room for them.
+    async fn keep_reserve(&mut self, writer: &mut Writer, reserve: &Reserve) {
+        if self.chunks.is_empty() {
+            return;
+        }
+        let Some(error) = reserve.refusal(writer.connection()).await else { return };
+        for (_, answer) in self.chunks.drain(..) {
+            let _ = answer.send(Err(error.clone()));
+        }
+    }
+
     /// The members in the order in which they are written.
     fn into_members(self) -> impl Iterator<Item = Member> {
         let chunks = self.chunks.into_iter().map(|(chunk, answer)| Member::Chunk(chunk, answer));
@@ -155,6 +166,10 @@ pub(super) async fn run(
             let Ok(piece) = pieces.try_recv() else { break };
             batch.push(piece);
         }
+        batch.keep_reserve(&mut writer, &settings.reserve).await;
+        if batch.len() == 0 {
+            continue;
+        }
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         commit(&mut writer, batch, &settings).await;
@@ -169,6 +184,8 @@ pub(super) struct Settings {
     pub(super) low_mark: i64,
     /// Where commits are counted.
     pub(super) metrics: Metrics,
+    /// What chunks leave free.
+    pub(super) reserve: Reserve,
     /// Where a test may have the process killed.
     pub(super) crash_at: CrashAt,
 }

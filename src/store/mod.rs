@@ -176,7 +176,6 @@ pub struct Store {
     chunks: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
-    reserve: Reserve,
     crash_at: CrashAt,
 }
 
@@ -193,7 +192,17 @@ impl Store {
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
-        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes } = settings;
+        let reserve = Reserve::of_disk(&settings.data_dir, settings.min_free_bytes);
+        Self::open_on(settings, reserve, metrics, crash_at).await
+    }
+
+    async fn open_on(
+        settings: &StoreSettings,
+        reserve: Reserve,
+        metrics: Metrics,
+        crash_at: CrashAt,
+    ) -> Result<Self, OpenError> {
+        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes: _ } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
         make_private_dir(data_dir).map_err(|e| unusable(e.to_string()))?;
@@ -227,12 +236,11 @@ impl Store {
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
-        let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
+        let settings = commit::Settings { low_mark, metrics, reserve, crash_at: crash_at.clone() };
         tokio::spawn(commit::run(Arc::clone(&writer), (members, pieces), settings));
-        let reserve = Reserve::new(data_dir, *min_free_bytes);
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, chunks, questions, low_mark, reserve, crash_at })
+        Ok(Self { readers, writer, hot, chunks, questions, low_mark, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

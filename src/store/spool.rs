@@ -11,6 +11,7 @@
 //! the disk; so a chunk is written only while the disk keeps a reserve, and what is
 //! too large for a nearly full disk stops nobody else's mail.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,21 +50,52 @@ pub struct Spooled {
 }
 
 /// What large messages leave free on the disk for everything else.
-#[derive(Debug, Clone)]
+///
+/// The writer looks at the disk before each commit that has chunks: what has gathered
+/// meanwhile cannot use up the reserve together, and it falls short by the chunks of
+/// one commit at most, and by what is in the log already and not yet in the database.
+/// What waits to be deleted is not free yet.
+#[derive(Clone)]
 pub(super) struct Reserve {
-    data_dir: Arc<Path>,
+    /// Free octets of the disk.
+    free: Arc<dyn Fn() -> u64 + Send + Sync>,
     min_free_bytes: u64,
 }
 
+impl fmt::Debug for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserve").field("min_free_bytes", &self.min_free_bytes).finish_non_exhaustive()
+    }
+}
+
 impl Reserve {
-    pub(super) fn new(data_dir: &Path, min_free_bytes: u64) -> Self {
-        Self { data_dir: data_dir.into(), min_free_bytes }
+    pub(super) fn new(min_free_bytes: u64, free: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { free: Arc::new(free), min_free_bytes }
     }
 
-    /// Free octets of the disk. One that does not say is tried.
-    fn free(&self) -> u64 {
-        rustix::fs::statvfs(&*self.data_dir)
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    /// On the disk of this directory. One that does not say is tried.
+    pub(super) fn of_disk(data_dir: &Path, min_free_bytes: u64) -> Self {
+        let data_dir = data_dir.to_owned();
+        Self::new(min_free_bytes, move || {
+            rustix::fs::statvfs(&data_dir)
+                .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        })
+    }
+
+    /// Why no chunk may be written now.
+    pub(super) async fn refusal(&self, connection: &mut SqliteConnection) -> Option<StoreError> {
+        let free = (self.free)();
+        if self.is_kept(free, 0) {
+            return None;
+        }
+        match reusable(connection).await {
+            Ok(reusable) if self.is_kept(free, reusable) => None,
+            Ok(_) => {
+                let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
+                Some(StoreError::Unavailable(what.to_owned()))
+            }
+            Err(error) => Some(error),
+        }
     }
 
     /// Whether so much is enough. What is free inside the database is as good as the
@@ -79,21 +111,8 @@ impl Store {
     /// # Errors
     /// Also when the disk has less free than `queue.min_free_bytes`.
     pub async fn write_chunk(&self, chunk: NewChunk) -> Result<(), StoreError> {
-        let free = self.reserve.free();
-        if !self.reserve.is_kept(free, 0) && !self.reserve.is_kept(free, self.reusable().await?) {
-            let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
-            return Err(StoreError::Unavailable(what.to_owned()));
-        }
         let lane = &self.chunks;
         self.gather(lane, |answer| Member::Chunk(Box::new(chunk), answer)).await
-    }
-
-    /// Octets of the database that nothing stands in any more.
-    pub(super) async fn reusable(&self) -> Result<u64, StoreError> {
-        const READ: &str = "
-            SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
-        let octets: i64 = sqlx::query_scalar(READ).fetch_one(&self.readers).await?;
-        Ok(u64::try_from(octets).unwrap_or(0))
     }
 
     /// Has an orphan deleted before long; what belongs to a message stays. Nobody
@@ -141,6 +160,14 @@ impl Store {
         tx.commit().await?;
         Ok(deleted)
     }
+}
+
+/// Octets of the database that nothing stands in any more.
+pub(super) async fn reusable(database: impl SqliteExecutor<'_>) -> Result<u64, StoreError> {
+    const READ: &str = "
+        SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+    let octets: i64 = sqlx::query_scalar(READ).fetch_one(database).await?;
+    Ok(u64::try_from(octets).unwrap_or(0))
 }
 
 /// Writes one chunk, and with the first one its spool. A chunk of a spool that was

@@ -1,11 +1,11 @@
 //! Large messages: written ahead, named by the acceptance, swept where nobody names them.
 
-use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::domain::digest::sha256_hex;
 use crate::domain::ids::SpoolId;
-use crate::store::spool::{NewChunk, Reserve, Spooled};
+use crate::store::spool::{NewChunk, Reserve, Spooled, reusable};
 
 const ROWS: &str = "SELECT (SELECT count(*) FROM spool) || ' ' || (SELECT count(*) FROM chunk)";
 
@@ -93,15 +93,54 @@ async fn what_has_left_makes_room_for_more() {
     let (store, _directory) = store().await;
     let megabyte = "x".repeat(1 << 20);
     let spooled = begun(&store, &[&megabyte], at(0)).await;
-    let before = store.reusable().await.unwrap();
+    let before = reusable(&store.readers).await.unwrap();
     assert_eq!(store.sweep_orphans(Timestamp::MAX).await.unwrap(), 1);
-    let reusable = store.reusable().await.unwrap() - before;
+    let reusable = reusable(&store.readers).await.unwrap() - before;
     assert!(reusable >= u64::try_from(spooled.octets).unwrap(), "{reusable}");
+}
+
+#[tokio::test]
+async fn chunks_that_gathered_use_up_no_more_of_the_reserve_than_one_commit_of_them() {
+    const CHUNK: usize = 256 << 10;
+    const IN_ONE_COMMIT: usize = 4;
+    let directory = Directory::new();
+    // The disk has room when it is first looked at, and none once something is written.
+    let looked = AtomicU64::new(0);
+    let reserve = Reserve::new(64, move || if looked.fetch_add(1, Ordering::SeqCst) == 0 { 64 } else { 0 });
+    let settings = settings(&directory.0, Maker::Serve);
+    let store = Store::open_on(&settings, reserve, Metrics::new(), CrashAt::default()).await.unwrap();
+    let ann = customer(&store, "ann", Some(5)).await;
+    let busy = store.writer.lock().await;
+    let writing: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            let begun = SpoolId::generate(at(0), random::octets());
+            tokio::spawn(async move { store.write_chunk(chunk(&begun, 0, &"x".repeat(CHUNK), at(0))).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    drop(busy);
+    let mut written = 0;
+    for writing in writing {
+        match writing.await.unwrap() {
+            Ok(()) => written += 1,
+            Err(error) => assert!(error.to_string().contains("queue.min_free_bytes"), "{error}"),
+        }
+    }
+    assert_eq!(written, IN_ONE_COMMIT);
+    assert_eq!(rows(&store).await, "4 4");
+    // Small mail goes on, and with it whatever gathers of large mail is still refused.
+    let begun = SpoolId::generate(at(0), random::octets());
+    let (chunk, small) = (chunk(&begun, 0, "x", at(0)), message(&ann, &["b@y.example"]));
+    let (refused, taken) = tokio::join!(store.write_chunk(chunk), store.accept(small));
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(taken, Ok(Accepted::Yes { .. })), "{taken:?}");
+    assert_audit(&store).await;
 }
 
 #[test]
 fn a_reserve_may_be_half_inside_the_database() {
-    let reserve = Reserve::new(Path::new("."), 64);
+    let reserve = Reserve::new(64, || 0);
     let table = [(64, 0, true), (63, 0, false), (63, 1, true), (32, 32, true), (31, 1_000, false)];
     for (free, reusable, want) in table {
         assert_eq!(reserve.is_kept(free, reusable), want, "{free} {reusable}");
