@@ -280,7 +280,13 @@ const CHECKS: &[Check] = &[
     check(
         "spool",
         "its message was never accepted, and the sweep has left it for more than a day",
-        "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < (unixepoch() - 86400) * 1000",
+        "SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL
+            AND begun_at < (unixepoch() - 86400) * 1000",
+    ),
+    check(
+        "spool",
+        "its message is final, and the sweep has left it for more than a day",
+        "SELECT spool_id FROM spool WHERE left_at < (unixepoch() - 86400) * 1000",
     ),
     check(
         "chunk",

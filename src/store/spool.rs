@@ -3,9 +3,10 @@
 //! Each chunk is on disk before the next one is read from the client, so a large
 //! mail fills no memory, and its acceptance writes no more than that of a small
 //! one: it names the spool. Until then the spool is an *orphan*: it belongs to no
-//! message, and goes when its client is refused or lost, or with the sweep. Chunks
+//! message, and goes when its client is refused or lost, or with the sweep. When its
+//! message is final, a spool belongs to nobody again, and leaves the same way. Chunks
 //! have a lane of their own into the gathering writer, and few of them share a
-//! commit, so that acceptances never wait for many octets.
+//! commit, in either direction, so that acceptances never wait for many octets.
 //!
 //! What was written ahead and then deleted gives its room back to later mail, not to
 //! the disk; so a chunk is written only while the disk keeps a reserve, and what is
@@ -18,12 +19,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sqlx::{SqliteConnection, SqliteExecutor};
 
-use super::commit::Member;
-use super::{Store, StoreError, changed, json, millis};
+use super::allowance::Claim;
+use super::commit::{Member, gather};
+use super::leftovers::Leftover;
+use super::{Store, StoreError, changed, millis, stored};
 use crate::domain::ids::{MessageId, SpoolId};
 
-/// Orphans that are deleted in one step: acceptances wait for the same writer.
+/// Orphans that are deleted between two looks for more.
 const ORPHANS: u32 = 4;
+/// Chunks that are deleted in one commit, since acceptances wait for it: 4 MiB, more
+/// than one commit writes of them.
+const REMOVED: u32 = 16;
 
 /// A piece of a message that is still arriving.
 #[derive(Debug)]
@@ -111,14 +117,21 @@ impl Store {
     /// # Errors
     /// Also when the disk has less free than `queue.min_free_bytes`.
     pub async fn write_chunk(&self, chunk: NewChunk) -> Result<(), StoreError> {
-        let lane = &self.chunks;
-        self.gather(lane, |answer| Member::Chunk(Box::new(chunk), answer)).await
+        gather(&self.exits.chunks, |answer| Member::Chunk(Box::new(chunk), answer)).await
     }
 
-    /// Has an orphan deleted before long; what belongs to a message stays. Nobody
-    /// waits for it: where it fails, the sweep does it.
-    pub fn discard_spool(&self, spool_id: SpoolId) {
-        let _ = self.chunks.try_send(Member::Discard(spool_id));
+    /// Has an orphan deleted before long, and gives its claim back when it has left; what
+    /// belongs to a message stays. Nobody waits for it. `is_writing`: the answer to
+    /// [`write_chunk`](Self::write_chunk) was not awaited, and it may still write.
+    pub fn discard_spool(&self, spool_id: SpoolId, claim: Claim, is_writing: bool) {
+        let _ = self.leftovers.send(Leftover { spool_id, is_writing, claim: Some(claim) });
+    }
+
+    /// Has the spools of final messages deleted before long.
+    pub(super) fn remove_left(&self, left: Vec<SpoolId>) {
+        for spool_id in left {
+            let _ = self.leftovers.send(Leftover { spool_id, is_writing: false, claim: None });
+        }
     }
 
     /// Reads the next chunk of a spool; `None` behind the last one.
@@ -145,20 +158,20 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Deletes a few orphans that were begun before `cutoff`; returns how many.
+    /// Deletes a few orphans that were begun before `cutoff`, and whatever final messages
+    /// have left behind; returns how many.
     pub async fn sweep_orphans(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
-        const FIND: &str = "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < ?1 ORDER BY begun_at LIMIT ?2";
-        // Looked for without the writer: mostly there is nothing.
+        const FIND: &str = "
+            SELECT spool_id FROM spool WHERE left_at IS NOT NULL
+            UNION ALL
+            SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL AND begun_at < ?1
+            LIMIT ?2";
         let find = sqlx::query_scalar(FIND).bind(millis(cutoff)).bind(ORPHANS);
         let orphans: Vec<String> = find.fetch_all(&self.readers).await?;
-        if orphans.is_empty() {
-            return Ok(0);
+        for spool_id in &orphans {
+            self.exits.remove(&stored(SpoolId::parse(spool_id))?, false).await?;
         }
-        let mut writer = self.writer.lock().await;
-        let mut tx = writer.begin().await?;
-        let deleted = delete_orphans(&mut tx, &orphans).await?;
-        tx.commit().await?;
-        Ok(deleted)
+        Ok(u64::try_from(orphans.len()).unwrap_or(u64::MAX))
     }
 }
 
@@ -183,15 +196,20 @@ pub(super) async fn write_chunk(tx: &mut SqliteConnection, chunk: &NewChunk) -> 
     changed("chunk", write.execute(tx).await?.rows_affected(), 1)
 }
 
-/// Deletes those of these spools that belong to no message; returns how many.
-pub(super) async fn delete_orphans<S: AsRef<str>>(
-    tx: &mut SqliteConnection,
-    spools: &[S],
-) -> Result<u64, StoreError> {
-    const DELETE: &str =
-        "DELETE FROM spool WHERE message_id IS NULL AND spool_id IN (SELECT value FROM json_each(?1))";
-    let names: Vec<&str> = spools.iter().map(AsRef::as_ref).collect();
-    Ok(sqlx::query(DELETE).bind(json(&names)?).execute(tx).await?.rows_affected())
+/// Deletes the last chunks of a spool that belongs to no message, and with the last of
+/// all the spool itself. Returns whether nothing of it is left to delete.
+pub(super) async fn remove_some(tx: &mut SqliteConnection, spool_id: &SpoolId) -> Result<bool, StoreError> {
+    const CHUNKS: &str = "
+        DELETE FROM chunk WHERE rowid IN
+            (SELECT c.rowid FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
+             WHERE s.spool_id = ?1 AND s.message_id IS NULL ORDER BY c.chunk_no DESC LIMIT ?2)";
+    const SPOOL: &str = "DELETE FROM spool WHERE spool_id = ?1 AND message_id IS NULL";
+    let chunks = sqlx::query(CHUNKS).bind(spool_id.as_str()).bind(REMOVED).execute(&mut *tx).await?;
+    if chunks.rows_affected() >= u64::from(REMOVED) {
+        return Ok(false);
+    }
+    sqlx::query(SPOOL).bind(spool_id.as_str()).execute(tx).await?;
+    Ok(true)
 }
 
 /// A chunk of what a message has beyond its row of `body`; `None` behind the last one.
