@@ -4,10 +4,10 @@
 //! A [`Claim`] grows before a chunk is handed to the writer, never after, so nothing is
 //! on disk uncounted. It ends when the spool is a message's, which was paid for, or when
 //! the writer has committed that the last of it is gone. A spool that is given up takes
-//! its claim along into the line of what leaves ([`super::leftovers`]); that line loses
-//! nobody, and what cannot be deleted now stays in it, and counted, until it can. So no
-//! claim outlives its octets for longer than a disk is broken, and no octets outlive
-//! their claim but across a restart, where all that was left goes at the start.
+//! its claim along into the line of what leaves (`leftovers`); that line loses nobody,
+//! and what cannot be deleted now stays in it, and counted, until it can. So no claim
+//! outlives its octets for longer than a disk is broken, and no octets outlive their
+//! claim but across a restart, where all that was left goes at the start.
 //!
 //! What a message leaves behind at its end counts for nobody: it was no orphan, and
 //! whoever sent it paid for it.
