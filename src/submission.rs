@@ -43,6 +43,7 @@ use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
 use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
+use crate::store::allowance::Allowance;
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
 use crate::telemetry::Metrics;
@@ -94,6 +95,8 @@ struct Inner {
     sign_ins: SignIns,
     /// `None`: as fast as they come.
     pace: Option<Throttle<CustomerId>>,
+    /// What may lie on disk of messages that are not accepted yet.
+    allowance: Allowance,
 }
 
 /// Who signed in.
@@ -165,6 +168,10 @@ impl Submission {
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits),
             pace: pace(&config.limits),
+            allowance: Allowance::new(
+                config.smtp.max_bytes_spooled,
+                config.smtp.max_bytes_spooled_per_customer,
+            ),
         }))
     }
 
@@ -246,7 +253,7 @@ impl Submission {
 
     async fn try_submit(&self, who: &SignedIn, mut submitted: Submitted) -> Result<Accepted, Refusal> {
         let inspection = self.inspect(&submitted)?;
-        self.spool_if_large(&mut submitted).await?;
+        self.spool_if_large(who, &mut submitted).await?;
         let in_header = retried::in_header(&submitted, &inspection).await?;
         submitted.keyed = in_header.or(submitted.keyed);
         // Each time that it is overtaken somebody else was accepted for one of its

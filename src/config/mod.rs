@@ -102,6 +102,10 @@ pub struct Smtp {
     pub max_idle_commands: u32,
     /// Octets of messages that may be in memory while they arrive, over SMTP and HTTP, all together.
     pub max_bytes_arriving: usize,
+    /// Octets of large messages that may lie on disk before they are accepted, over SMTP and HTTP, all together.
+    pub max_bytes_spooled: usize,
+    /// The same of one customer.
+    pub max_bytes_spooled_per_customer: usize,
 }
 
 /// `[http]`

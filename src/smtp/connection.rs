@@ -379,7 +379,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     async fn submit(&mut self, submit: Submit) -> Step {
         let server = self.visit.server;
         let Submit { envelope, whole, submitting } = submit;
-        let spool = match self.spooled(whole.rest).await {
+        let spool = match self.spooled(&submitting.who().customer_id, whole.rest).await {
             Ok(spool) => spool,
             Err(refusal) => return submitting.answered(&Err(refusal), &server.rules),
         };

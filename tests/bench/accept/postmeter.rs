@@ -94,6 +94,8 @@ fn configuration(ground: &Ground) -> String {
          tls_cert = {cert}\n\
          tls_key = {key}\n\
          max_connections_per_ip = 10000\n\
+         max_bytes_spooled = 1000000000000\n\
+         max_bytes_spooled_per_customer = 1000000000000\n\
          [http]\n\
          listen = \"127.0.0.1:0\"\n\
          [upstream]\n\
