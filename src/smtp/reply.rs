@@ -384,7 +384,7 @@ impl Reply {
             Refusal::TooLarge { limit_bytes } => Self::too_large(*limit_bytes),
             Refusal::TooFast { retry_after_s } => {
                 let text = format!("This account sends too fast, try again in {retry_after_s} seconds");
-                Self::new("450", "4.7.1", text)
+                Self::new("450", "4.7.0", text)
             }
             Refusal::Unacceptable { what } => Self::new("554", "5.6.0", what.clone()),
             Refusal::Looping => Self::new("554", "5.4.6", "Message is looping: too many Received headers"),
