@@ -18,12 +18,12 @@ use rustls::{CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
 use crate::census::{Census, Counted};
 use crate::config::{OutOfCreditReply, Smtp};
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
+use crate::door::Stranger;
 use crate::memory::{Memory, Share};
 use crate::submission::{Arrival, Spool, Submission, Submitted};
 
@@ -123,34 +123,27 @@ pub enum End {
     TimedOut,
     /// The server stops.
     Stopped,
+    /// Its place was needed, and it had not signed in.
+    MadeRoom,
     /// The TLS handshake failed.
     Handshake,
 }
 
-impl From<Interrupted> for End {
-    fn from(interrupted: Interrupted) -> Self {
-        match interrupted {
-            Interrupted::Gone => Self::Gone,
-            Interrupted::TimedOut | Interrupted::TooSlow => Self::TimedOut,
-            Interrupted::Stopping => Self::Stopped,
-        }
-    }
-}
-
-/// Serves one connection to its end.
+/// Serves one connection to its end. It goes early at a stop, or as a stranger who is to
+/// make room.
 pub async fn serve<S>(
     server: &Server,
     socket: S,
     peer: SocketAddr,
     opening: Opening,
-    stop: &CancellationToken,
+    stranger: Stranger,
 ) -> Summary
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let born = Instant::now();
-    let alarm = Alarm::new(stop);
-    let mut visit = Visit { server, peer, tls: None, born, accepted: 0 };
+    let alarm = Alarm::new(stranger.leave());
+    let mut visit = Visit { server, peer, stranger: Some(stranger), tls: None, born, accepted: 0 };
     let end = match opening {
         Opening::Implicit(acceptor) => {
             let step = Session::open(Security::Tls, &server.rules);
@@ -174,6 +167,8 @@ where
 struct Visit<'a> {
     server: &'a Server,
     peer: SocketAddr,
+    /// Until the sign-in.
+    stranger: Option<Stranger>,
     /// TLS version and cipher suite.
     tls: Option<String>,
     born: Instant,
@@ -191,7 +186,7 @@ impl Visit<'_> {
         let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(_)) => return End::Handshake,
-            Err(interrupted) => return interrupted.into(),
+            Err(interrupted) => return self.end(&interrupted),
         };
         let (_, tls) = socket.get_ref();
         let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
@@ -200,6 +195,17 @@ impl Visit<'_> {
             Outcome::Ended(end) => end,
             // No state under TLS leads to another handshake.
             Outcome::Upgrade { .. } => End::Closed,
+        }
+    }
+
+    fn end(&self, interrupted: &Interrupted) -> End {
+        match interrupted {
+            Interrupted::Gone => End::Gone,
+            Interrupted::TimedOut | Interrupted::TooSlow => End::TimedOut,
+            Interrupted::Stopping if self.stranger.as_ref().is_some_and(Stranger::makes_room) => {
+                End::MadeRoom
+            }
+            Interrupted::Stopping => End::Stopped,
         }
     }
 }
@@ -373,6 +379,9 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 answer = Err(Refusal::TooManySessions { limit: server.sessions.limit() });
             }
         }
+        if answer.is_ok() {
+            self.visit.stranger = None;
+        }
         Ok(signing_in.answered(answer, &server.rules))
     }
 
@@ -411,15 +420,17 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
 
     /// Says why it is over, if there is anybody to hear it.
     async fn interrupted(mut self, interrupted: Interrupted) -> Outcome<S> {
+        let end = self.visit.end(&interrupted);
         let reply = match interrupted {
-            Interrupted::Gone => return Outcome::Ended(End::Gone),
+            Interrupted::Gone => return Outcome::Ended(end),
             Interrupted::TimedOut => Reply::idle(),
             Interrupted::TooSlow => Reply::too_slow(),
+            Interrupted::Stopping if end == End::MadeRoom => Reply::too_many_connections(),
             Interrupted::Stopping => Reply::shutting_down(),
         };
         reply.render(&mut self.stream.output);
         self.stream.close().await;
-        Outcome::Ended(interrupted.into())
+        Outcome::Ended(end)
     }
 }
 

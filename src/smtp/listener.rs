@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::door::{self, Door, Refused};
+use crate::telemetry::{self, Metrics};
 
 use super::connection::{self, Opening, Server};
 use super::reply::Reply;
@@ -27,6 +28,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Front {
     server: Arc<Server>,
     door: Door,
+    metrics: Metrics,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -34,8 +36,13 @@ pub struct Front {
 impl Front {
     /// A front whose listeners have one door. Connections become tasks of `tracker`
     /// and end with `stop`.
-    pub fn new(server: Arc<Server>, door: Door, tracker: TaskTracker, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { server, door, tracker, stop })
+    pub fn new(
+        server: Arc<Server>,
+        door: Door,
+        metrics: Metrics,
+        (tracker, stop): (TaskTracker, CancellationToken),
+    ) -> Arc<Self> {
+        Arc::new(Self { server, door, metrics, tracker, stop })
     }
 
     /// Accepts on one socket until the stop; run it as a task of the same tracker.
@@ -71,8 +78,12 @@ impl Front {
             }
             Err(Refused::Unannounced(_)) => return None,
         };
-        let peer = guest.address;
-        let summary = connection::serve(&self.server, socket, peer, opening, &self.stop).await;
+        let _counted = self.metrics.connection(match opening {
+            Opening::StartTls(_) => telemetry::Listener::Submission,
+            Opening::Implicit(_) => telemetry::Listener::Submissions,
+        });
+        let (peer, stranger) = (guest.address, self.door.stranger(&self.stop));
+        let summary = connection::serve(&self.server, socket, peer, opening, stranger).await;
         tracing::debug!(%peer, accepted = summary.accepted, end = ?summary.end, "connection ended");
         None
     }
