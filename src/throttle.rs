@@ -5,6 +5,7 @@
 //! when too many come at once the newcomers share one bucket. Pure but for its lock:
 //! the time is an argument. What this must not know: what is asked for.
 
+mod known;
 pub mod sign_in;
 
 use std::collections::HashMap;
