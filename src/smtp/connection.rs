@@ -103,10 +103,16 @@ pub enum Opening {
 }
 
 /// What a connection did, for its one line in the log.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Summary {
+    /// Who signed in, last if several did.
+    pub customer_id: Option<CustomerId>,
     /// Messages that were accepted.
     pub accepted: u64,
+    /// Commands and messages that were refused.
+    pub refused: u64,
+    /// What was said to the last of them.
+    pub last_refusal: Option<Reply>,
     /// Why it ended.
     pub end: End,
 }
@@ -143,7 +149,8 @@ where
 {
     let born = Instant::now();
     let alarm = Alarm::new(stranger.leave());
-    let mut visit = Visit { server, peer, stranger: Some(stranger), tls: None, born, accepted: 0 };
+    let mut visit =
+        Visit { server, peer, stranger: Some(stranger), tls: None, born, summary: Summary::default() };
     let end = match opening {
         Opening::Implicit(acceptor) => {
             let step = Session::open(Security::Tls, &server.rules);
@@ -160,7 +167,7 @@ where
             }
         }
     };
-    Summary { accepted: visit.accepted, end }
+    Summary { end, ..visit.summary }
 }
 
 /// A connection's facts, which outlive its sockets.
@@ -172,10 +179,18 @@ struct Visit<'a> {
     /// TLS version and cipher suite.
     tls: Option<String>,
     born: Instant,
-    accepted: u64,
+    summary: Summary,
 }
 
 impl Visit<'_> {
+    /// Keeps in mind what is refused.
+    fn is_told(&mut self, reply: &Reply) {
+        if reply.is_refusal() {
+            self.summary.refused += 1;
+            self.summary.last_refusal = Some(reply.clone());
+        }
+    }
+
     /// Makes the handshake and goes on under TLS.
     async fn secure<S>(&mut self, socket: S, mut alarm: Alarm, acceptor: &TlsAcceptor, step: Step) -> End
     where
@@ -255,6 +270,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     async fn run(mut self, mut step: Step) -> Outcome<S> {
         loop {
             if let Some(reply) = &step.reply {
+                self.visit.is_told(reply);
                 reply.render(&mut self.stream.output);
             }
             let advanced = match step.next {
@@ -379,8 +395,9 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 answer = Err(Refusal::TooManySessions { limit: server.sessions.limit() });
             }
         }
-        if answer.is_ok() {
+        if let Ok((who, _)) = &answer {
             self.visit.stranger = None;
+            self.visit.summary.customer_id = Some(who.customer_id.clone());
         }
         Ok(signing_in.answered(answer, &server.rules))
     }
@@ -402,7 +419,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let submitted = Submitted { begun, envelope, bytes: whole.head, spool, arrival, keyed: None };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         if answer.is_ok() {
-            self.visit.accepted += 1;
+            self.visit.summary.accepted += 1;
         }
         submitting.answered(&answer, &server.rules)
     }
@@ -424,7 +441,10 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let reply = match interrupted {
             Interrupted::Gone => return Outcome::Ended(end),
             Interrupted::TimedOut => Reply::idle(),
-            Interrupted::TooSlow => Reply::too_slow(),
+            Interrupted::TooSlow => {
+                self.visit.is_told(&Reply::too_slow());
+                Reply::too_slow()
+            }
             Interrupted::Stopping if end == End::MadeRoom => Reply::too_many_connections(),
             Interrupted::Stopping => Reply::shutting_down(),
         };

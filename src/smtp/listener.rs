@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::door::{self, Door, Refused};
 use crate::telemetry::{self, Metrics};
 
-use super::connection::{self, Opening, Server};
+use super::connection::{self, Opening, Server, Summary};
 use super::reply::Reply;
 
 /// Longest wait for a client to take its refusal.
@@ -84,8 +84,19 @@ impl Front {
         });
         let (peer, stranger) = (guest.address, self.door.stranger(&self.stop));
         let summary = connection::serve(&self.server, socket, peer, opening, stranger).await;
-        tracing::debug!(%peer, accepted = summary.accepted, end = ?summary.end, "connection ended");
+        told(peer, &summary);
         None
+    }
+}
+
+/// One line for all that a customer was refused on a connection, however much that was.
+fn told(peer: SocketAddr, summary: &Summary) {
+    let Summary { customer_id, accepted, refused, last_refusal, end } = summary;
+    match (customer_id, last_refusal) {
+        (Some(customer_id), Some(last)) => {
+            tracing::info!(%customer_id, %peer, accepted, refused, %last, ?end, "a session with refusals ended");
+        }
+        _ => tracing::debug!(%peer, accepted, refused, ?end, "connection ended"),
     }
 }
 

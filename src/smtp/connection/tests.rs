@@ -189,10 +189,11 @@ fn client_after(lines: &[&'static str], server: Arc<Server>) -> Client {
     let serving = tokio::spawn(async move {
         let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
         let born = Instant::now();
-        let mut visit = Visit { server: &server, peer, stranger: None, tls: None, born, accepted: 0 };
+        let mut visit =
+            Visit { server: &server, peer, stranger: None, tls: None, born, summary: Summary::default() };
         let outcome = Conversation::new(&mut visit, theirs, Alarm::new(&token)).run(step).await;
         let Outcome::Ended(end) = outcome else { panic!("no handshake is due") };
-        Summary { accepted: visit.accepted, end }
+        Summary { end, ..visit.summary }
     });
     Client { socket, stop, serving }
 }

@@ -114,4 +114,5 @@ fn replies_of_several_lines_are_joined_by_hyphens() {
     let reply = Reply::ehlo("mx.example", vec!["SIZE 9".into(), "SMTPUTF8".into()]);
     assert_eq!(wire(&reply), "250-mx.example\r\n250-SIZE 9\r\n250 SMTPUTF8\r\n");
     assert_eq!(wire(&Reply::challenge("")), "334 \r\n");
+    assert_eq!(reply.to_string(), "250-mx.example\r\n250-SIZE 9\r\n250 SMTPUTF8");
 }

@@ -154,6 +154,9 @@ fn dialog(security: Security, world: &World, lines: &[(&str, &str)]) -> Talk {
     talk
 }
 
+/// What a client says, and how the answer begins.
+type Line = (&'static str, &'static str);
+
 const IN: (&str, &str) =
     ("AUTH PLAIN AHVzZXIAc2VjcmV0", "235 2.7.0 Authenticated, 7 email credits available\r\n");
 const EHLO: (&str, &str) = ("EHLO c.example", "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n");
@@ -384,7 +387,7 @@ fn recipients_that_lead_nowhere_end_the_session_and_a_message_makes_up_for_them(
     let refusing = World { check: Err(Refusal::StoreUnavailable), ..World::default() };
     let others = [RCPT, ("RCPT TO:<2@d.example>", "250")];
     // What goes before, the recipient again and again, and whether that is refused by the world.
-    let table: [(&World, &[(&str, &str)], (&str, &str)); 5] = [
+    let table: [(&World, &[Line], Line); 5] = [
         (&full, &others, ("RCPT TO:<3@d.example>", "452 4.5.3")),
         (&full, &others, RCPT),
         (&full, &[], ("RCPT TO:<not an address>", "501 5.1.3")),
