@@ -439,10 +439,12 @@ fn start_smtp(
     let door = Door::new(Limits {
         max_connections: config.smtp.max_connections,
         max_connections_per_ip: config.smtp.max_connections_per_ip,
+        forwarding_proxies: Vec::new(),
         trusted_proxies: config.smtp.trusted_proxies.clone(),
         proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
     });
-    let front = smtp::listener::Front::new(server, door, tasks.clone(), stop.clone());
+    let front =
+        smtp::listener::Front::new(server, door, rooms.metrics.clone(), (tasks.clone(), stop.clone()));
     for listener in submission {
         let acceptor = TlsAcceptor::from(certificate.server_config()?);
         tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::StartTls(acceptor)));
@@ -465,6 +467,7 @@ fn start_http(
     let door = Door::new(Limits {
         max_connections: config.http.max_connections,
         max_connections_per_ip: config.http.max_connections_per_ip,
+        forwarding_proxies: config.http.forwarding_proxies.clone(),
         trusted_proxies: trusted_proxies.to_vec(),
         proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
     });

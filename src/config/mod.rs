@@ -74,7 +74,7 @@ pub struct Smtp {
     pub max_recipients: usize,
     /// Most connections in all.
     pub max_connections: usize,
-    /// Most connections from one address.
+    /// Most connections from one address (IPv6: one /64; one /48 may have an eighth of all).
     pub max_connections_per_ip: usize,
     /// Most sessions that one customer may have signed in at the same time.
     pub max_sessions_per_customer: usize,
@@ -84,7 +84,9 @@ pub struct Smtp {
     pub handshake_timeout_s: u64,
     /// Longest wait for a command, in seconds (RFC 5321 §4.5.3.2 asks for 300).
     pub idle_timeout_s: u64,
-    /// Longest time a message may take to arrive, in seconds.
+    /// Longest time a message may take to arrive, in seconds. Clients are asked for progress,
+    /// by `min_bytes_per_s` (RFC 5321 §4.5.3.2.5 has no limit in all); this one bounds how
+    /// long they keep a place and what is written ahead for them.
     pub data_timeout_s: u64,
     /// Longest life of a session that has not signed in, in seconds.
     pub unauthenticated_timeout_s: u64,
@@ -118,7 +120,7 @@ pub struct Http {
     pub metrics_listen: Option<SocketAddr>,
     /// Most connections in all; more wait.
     pub max_connections: usize,
-    /// Most connections from one address.
+    /// The same as that of SMTP; `forwarding_proxies` have no such limit.
     pub max_connections_per_ip: usize,
     /// The same as `smtp.trusted_proxies`, which holds where this is unset.
     pub trusted_proxies: Option<Vec<Network>>,

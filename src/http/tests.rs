@@ -264,6 +264,7 @@ async fn a_stop_answers_what_is_under_way_and_ends() {
     let door = Door::new(Limits {
         max_connections: 10,
         max_connections_per_ip: 10,
+        forwarding_proxies: Vec::new(),
         trusted_proxies: Vec::new(),
         proxy_header_timeout: Duration::from_secs(5),
     });
