@@ -1,18 +1,10 @@
 //! Messages in chunks (RFC 3030), from a client to an upstream.
 
-use crate::harness::smtp::{Smtp, bdat};
+use crate::harness::smtp::bdat;
 use crate::harness::{Meter, letter, until};
 use crate::header::{SOUND, without_received};
 
 const TO_BOB: (&str, &[&str]) = ("ann@example.com", &["bob@example.net"]);
-
-/// A signed-in session on the port with implicit TLS.
-fn signed_in_implicitly(meter: &Meter) -> Smtp {
-    let mut smtp = Smtp::implicit(meter);
-    let credential = &meter.credential;
-    assert!(smtp.auth_plain(&credential.username, &credential.secret).starts_with("235 2.7.0 "));
-    smtp
-}
 
 /// What the upstream got as its so-many-th mail.
 fn relayed(meter: &Meter, nth: usize) -> Vec<u8> {
@@ -30,7 +22,7 @@ fn a_message_in_chunks_leaves_byte_for_byte_on_both_ports() {
         b"",
     ];
     let mut taken = 0;
-    for mut smtp in [meter.signed_in(), signed_in_implicitly(&meter)] {
+    for mut smtp in [meter.signed_in(), meter.signed_in_implicitly()] {
         for (tail, length) in tails.into_iter().zip([1_000, 1, 7, 64, 100]) {
             let message = [SOUND.as_bytes(), tail].concat();
             smtp.address(TO_BOB.0, TO_BOB.1);
