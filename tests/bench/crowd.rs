@@ -151,10 +151,10 @@ impl Slow {
         self.hear(reply).await
     }
 
-    /// Hears a reply of one line, or the lines of one that comes in one piece.
+    /// Hears one reply, all its lines: nothing is said before it has come.
     async fn hear(&mut self, reply: &str) -> Result<()> {
         let mut heard = Vec::new();
-        while !heard.ends_with(b"\r\n") {
+        while !is_whole(&heard) {
             if self.stream.read_buf(&mut heard).await? == 0 {
                 return Err(Error::other(format!("let go instead of hearing {reply}")));
             }
@@ -164,4 +164,10 @@ impl Slow {
             false => Err(Error::other(format!("{} instead of {reply}", heard.escape_ascii()))),
         }
     }
+}
+
+/// Whether its last line is there, the one whose code a space follows (RFC 5321 §4.2.1).
+fn is_whole(reply: &[u8]) -> bool {
+    let last = reply.split_inclusive(|octet| *octet == b'\n').next_back();
+    last.is_some_and(|line| line.ends_with(b"\r\n") && line.get(3) == Some(&b' '))
 }
