@@ -69,7 +69,7 @@ impl Given {
     /// A piece of so many octets has come.
     fn take(&mut self, kept: &mut Kept, rest: usize, octets: usize) {
         self.pieces += 1;
-        if self.pieces % rest != 0 {
+        if !self.pieces.is_multiple_of(rest) {
             return;
         }
         for chunk in kept.take_full() {
