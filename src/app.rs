@@ -367,6 +367,7 @@ fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Resul
             allow_plaintext: config.upstream.allow_plaintext,
             hostname: config.smtp.hostname.clone(),
             timeout,
+            is_resend: config.uses_resend_smtp(),
         })?),
         _ => None,
     };

@@ -4,14 +4,17 @@
 //! written down as fields. The rules: only the envelope decides who gets it (P5);
 //! what the API cannot express is refused with a reason, never dropped (P6); the
 //! same message gives the same bytes, whenever and wherever it is translated,
-//! since Resend compares them under an idempotency key. Known losses, which
-//! Resend makes for every mail: Message-ID, Date, Sender, trace and signature
-//! fields are its own. What this room must not know: HTTP, keys, the queue.
+//! since Resend compares them under an idempotency key. What is lost or changed is
+//! written down as a [`Note`]; what Resend does to every mail stands in [`EVERY_MAIL`].
+//! What this room must not know: HTTP, keys, the queue.
 
 mod attachments;
 mod body;
 mod fields;
+mod flowed;
+mod note;
 mod recipients;
+mod references;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +22,8 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 pub use self::attachments::Attachment;
-use self::attachments::Attachments;
+use self::attachments::Writer;
+pub use self::note::{Change, EVERY_MAIL, Note, Place};
 use self::recipients::Shown;
 use crate::domain::address::Mailbox;
 use crate::domain::ids::PartId;
@@ -53,9 +57,31 @@ impl CannotCarry {
         Self { status, what: what.chars().take(400).map(printable).collect(), address: None }
     }
 
+    /// The message is not sound.
+    pub fn malformed(what: &str) -> Self {
+        Self::new("5.6.0", what)
+    }
+
+    /// The envelope sender is empty.
+    pub fn null_sender() -> Self {
+        Self::new("5.6.1", "a message from <> cannot be sent through Resend, which has no null sender")
+    }
+
+    /// It is beyond [`MAX_EMAIL_BYTES`].
+    pub fn too_large() -> Self {
+        Self::new("5.3.4", "the message is larger than the 40 MB that Resend takes")
+    }
+
     fn non_ascii(mailbox: &Mailbox) -> Self {
         let what = format!("the address {mailbox} needs SMTPUTF8, which Resend does not speak");
         Self { address: Some(mailbox.clone()), ..Self::new("5.6.7", &what) }
+    }
+}
+
+impl CannotCarry {
+    /// A part is broken.
+    fn at(entity: &Entity<'_>, broken: &Broken) -> Self {
+        Self::new("5.6.0", &format!("part {}: {broken}", entity.number))
     }
 }
 
@@ -82,6 +108,7 @@ pub struct Translatable {
     text: String,
     headers: Vec<(String, String)>,
     attachments: Vec<Attachment>,
+    notes: Vec<Note>,
 }
 
 /// The body of one `POST /emails`, or one element of a batch. Serialises to the
@@ -131,18 +158,25 @@ impl Translatable {
     pub fn parse(bytes: &[u8]) -> Result<Self, CannotCarry> {
         let header = Header::parse(bytes)?;
         let entity = Entity::parse(&header)?;
-        let body = body::read(&entity)?;
-        let mut html = body.html;
-        let Attachments(attachments) = attachments::write(&body.attachments, &mut html)?;
+        let mut notes = Vec::new();
+        fields::guessed(&header, &mut notes);
+        let subject = fields::subject(&header, &mut notes);
+        let reply_to = fields::reply_to(&header, &mut notes)?;
+        let headers = fields::custom(&header, &mut notes);
+        let mut body = body::read(&entity)?;
+        notes.append(&mut body.notes);
+        let writer = Writer { html: &mut body.html, bases: &body.locations, notes: &mut notes };
+        let attachments = writer.write(&body.attachments)?;
         let translatable = Self {
             from: fields::from(&header)?,
             shown: Shown::read(&header),
-            reply_to: fields::reply_to(&header)?,
-            subject: fields::subject(&header),
-            html,
+            reply_to,
+            subject,
+            html: body.html,
             text: body.text,
-            headers: fields::custom(&header),
+            headers,
             attachments,
+            notes,
         };
         translatable.fits()?;
         Ok(translatable)
@@ -155,7 +189,7 @@ impl Translatable {
         if headers + attachments + html + self.text.len() + self.subject.len() < MAX_EMAIL_BYTES {
             return Ok(());
         }
-        Err(CannotCarry::new("5.3.4", "the message is larger than the 40 MB that Resend takes"))
+        Err(CannotCarry::too_large())
     }
 
     /// Divides the recipients of an envelope into parts, one call each. Usually
@@ -163,6 +197,14 @@ impl Translatable {
     /// stands in To or Cc get a part each, lest they see one another.
     pub fn parts(&self, recipients: &[Mailbox]) -> Vec<Vec<Mailbox>> {
         recipients::parts(&self.shown, recipients)
+    }
+
+    /// What is lost or changed when the message goes to these recipients in these
+    /// parts; what happens to every mail ([`EVERY_MAIL`]) is not repeated.
+    pub fn notes(&self, recipients: &[Mailbox], parts: &[Vec<Mailbox>]) -> Vec<Note> {
+        let mut notes = recipients::notes(&self.shown, recipients, parts);
+        notes.extend_from_slice(&self.notes);
+        notes
     }
 
     /// The email for the recipients of one part.

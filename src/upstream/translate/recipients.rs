@@ -1,6 +1,9 @@
 //! Who stands where: recipients come from the envelope alone; To and Cc only say
 //! in which field, and under which name, each of them is shown.
 
+use std::collections::HashSet;
+
+use super::note::{Change, Note};
 use super::{CannotCarry, MAX_RECIPIENTS, written};
 use crate::domain::address::Mailbox;
 use crate::mime::address_list::{NamedMailbox, readable_addresses};
@@ -11,12 +14,25 @@ use crate::mime::header::Header;
 pub(super) struct Shown {
     to: Vec<NamedMailbox>,
     cc: Vec<NamedMailbox>,
+    /// What else stands there.
+    notes: Vec<Note>,
 }
 
 impl Shown {
     pub(super) fn read(header: &Header<'_>) -> Self {
-        let all = |name| header.all(name).flat_map(|field| readable_addresses(field.value())).collect();
-        Self { to: all("To"), cc: all("Cc") }
+        let mut notes = Vec::new();
+        let mut all = |name| {
+            let mut list = Vec::new();
+            for field in header.all(name) {
+                let readable = readable_addresses(field.value());
+                let others = readable.has_others.then_some(Change::NoAddress);
+                let changes = readable.groups.into_iter().map(Change::GroupName).chain(others);
+                notes.extend(changes.map(|change| Note::field(name, change)));
+                list.extend(readable.list);
+            }
+            list
+        };
+        Self { to: all("To"), cc: all("Cc"), notes }
     }
 }
 
@@ -59,6 +75,11 @@ fn alike(a: &Mailbox, b: &Mailbox) -> bool {
     a.local().eq_ignore_ascii_case(b.local()) && a.domain().to_ascii() == b.domain().to_ascii()
 }
 
+/// What is equal of two addresses that are [`alike`].
+fn as_read(mailbox: &Mailbox) -> (String, String) {
+    (mailbox.local().to_ascii_lowercase(), mailbox.domain().to_ascii().to_string())
+}
+
 /// The parts of an envelope. Shown recipients come first, and the last part that
 /// has some is filled up with hidden ones as Bcc; further hidden ones get a part
 /// each, since `to` may not be empty and they must not see one another.
@@ -77,6 +98,34 @@ pub(super) fn parts(shown: &Shown, recipients: &[Mailbox]) -> Vec<Vec<Mailbox>> 
     }
     parts.extend(hidden.map(|mailbox| vec![mailbox]));
     parts
+}
+
+/// What recipients will not see of To and Cc, and where they stand instead.
+pub(super) fn notes(shown: &Shown, recipients: &[Mailbox], parts: &[Vec<Mailbox>]) -> Vec<Note> {
+    let mut notes = shown.notes.clone();
+    let known: HashSet<_> = recipients.iter().map(as_read).collect();
+    for (field, list) in [("To", &shown.to), ("Cc", &shown.cc)] {
+        let others = list.iter().map(|named| &named.mailbox).filter(|other| !known.contains(&as_read(other)));
+        let others: Vec<&Mailbox> = others.collect();
+        if !others.is_empty() {
+            notes.push(Note::not_shown(field, &others));
+        }
+    }
+    let sorted = sort(shown, recipients);
+    let changes = [
+        (parts.len() > 1).then_some(Change::Split(parts.len())),
+        (sorted.to.is_empty() && !sorted.cc.is_empty()).then_some(Change::CcAsTo),
+    ];
+    notes.extend(changes.into_iter().flatten().map(Note::message));
+    let is_alone = |part: &&Vec<Mailbox>| match part.as_slice() {
+        [one] => sorted.hidden.contains(&one),
+        _ => false,
+    };
+    match parts.iter().filter(is_alone).count() {
+        0 => {}
+        alone => notes.push(Note::message(Change::HiddenInTo(alone))),
+    }
+    notes
 }
 
 /// The recipient fields for one part.
