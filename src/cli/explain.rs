@@ -215,3 +215,6 @@ fn listed<'l>(title: &str, lines: impl Iterator<Item = &'l str>) -> String {
     let lines = if lines.is_empty() { "  nothing\n".to_owned() } else { lines };
     format!("{title}:\n{lines}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,9 @@ use std::borrow::Cow;
 use encoding_rs::{Encoding, REPLACEMENT, UTF_8, UTF_16LE, WINDOWS_1252};
 use mail_parser::decoders::charsets::map::charset_decoder;
 
+/// Begins another set of characters within a text (ISO 2022).
+const ESCAPE: u8 = 0x1b;
+
 /// How octets were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
@@ -43,8 +46,12 @@ pub fn decode(name: &str, bytes: &[u8]) -> Option<Text> {
     if let Some(encoding) = known(&name) {
         return Some(decode_with(encoding, &name, bytes));
     }
-    let is_replacement = Encoding::for_label(name.as_bytes()) == Some(REPLACEMENT);
-    match charset_decoder(name.as_bytes()).filter(|_| !is_replacement) {
+    // Their octets look like ASCII and mean something else.
+    let is_shifted = Encoding::for_label(name.as_bytes()) == Some(REPLACEMENT) || bytes.contains(&ESCAPE);
+    if is_shifted {
+        return None;
+    }
+    match charset_decoder(name.as_bytes()) {
         Some(decode) => {
             let text = decode(bytes);
             let reading =
@@ -205,6 +212,9 @@ mod tests {
     fn what_nobody_can_read_is_not_guessed() {
         for name in ["x-odd", "iso-2022-kr", "hz-gb-2312", "iso-2022-cn", "x-unknown", "replacement"] {
             assert_eq!(decode(name, b"\x1b$)C\x0e\xff"), None, "{name}");
+        }
+        for name in ["iso-2022-kr", "iso-2022-jp-3", "x-odd"] {
+            assert_eq!(decode(name, b"\x1b$)C\x0e0!\x0f"), None, "{name}: ASCII to the eye only");
         }
     }
 }

@@ -2,6 +2,7 @@
 """Judges what Postmeter makes of messages, with Python's email package as an independent reader.
 
     judge.py DIR [--postmeter BIN] [--verbose]
+    judge.py DIR --snapshots      judges the .json beside each .eml instead
 
 Every .eml (and .txt, .msg) file below DIR is given to `postmeter explain --json`, and every
 leaf of it, as Python reads it, is looked for in what would be sent:
@@ -54,6 +55,10 @@ def octets(leaf, raw):
     """The decoded octets of a leaf; of a nested message its text as it stands."""
     if leaf.is_multipart():
         return None
+    encoding = str(leaf.get("Content-Transfer-Encoding", "")).split()
+    if encoding:
+        # Python does not look beyond a comment.
+        leaf.replace_header("Content-Transfer-Encoding", encoding[0].rstrip(";"))
     payload = leaf.get_payload(decode=True)
     return payload if payload is not None else b""
 
@@ -63,7 +68,7 @@ def squeezed(text):
 
 
 def as_text(leaf, content):
-    name = (leaf.get_content_charset() or "us-ascii").lower()
+    name = ((leaf.get_content_charset() or "").split() or ["us-ascii"])[0].strip('"').lower()
     candidates = [WEB.get(name, name), "utf-8", "cp1252"]
     for candidate in candidates:
         try:
@@ -77,7 +82,7 @@ def is_carried(leaf, content, sent):
     """Whether the octets are in the email, as a file or as shown text."""
     if content is None:
         # A nested message: by what is most particular in it.
-        wanted = squeezed(leaf.get_payload()[0].as_string()) if leaf.get_payload() else ""
+        wanted = squeezed("".join(inner.as_string() for inner in leaf.get_payload()))
         files = [squeezed(file.decode("utf-8", "surrogateescape")) for file in sent["files"]]
         return any(without_folding(wanted) == without_folding(file) for file in files)
     normal = content.replace(b"\r\n", b"\n")
@@ -89,6 +94,10 @@ def is_carried(leaf, content, sent):
     if leaf.get_content_type() not in ("text/plain", "text/html"):
         return False
     text = squeezed(as_text(leaf, content))
+    if sent["new_ids"] and not any(text in shown for shown in sent["shown"]):
+        # References were rewritten, and a note says so: what stands around them must be there.
+        pieces = [squeezed(piece) for piece in re.split(r"<[^>]*>", text)]
+        return all(piece in sent["shown"][1] for piece in pieces)
     return text == "" or any(text in shown for shown in sent["shown"])
 
 
@@ -115,7 +124,8 @@ def judged(path, explained):
         return "refused", explained["refused"]["text"]
     raw = path.read_bytes().replace(b"\r\n", b"\n")
     message = email.message_from_bytes(raw, policy=email.policy.compat32)
-    sent = [what_is_sent(part["email"]) for part in explained["parts"] if "email" in part]
+    new_ids = any("new_content_id" in note["change"] for note in explained["notes"])
+    sent = [{**what_is_sent(part["email"]), "new_ids": new_ids} for part in explained["parts"] if "email" in part]
     if not sent:
         return "whole", "over SMTP"
     notes = collections.defaultdict(set)
@@ -156,14 +166,22 @@ def header_problems(message, explained):
                 yield f"header {name}"
         subject = message.get("Subject")
         if subject is not None and "subject" not in noted:
-            wanted = without_folding(decoded(str(subject)))
-            if wanted and without_folding(part["email"]["subject"]) != wanted:
-                yield f"subject {part['email']['subject']!r} is not {decoded(str(subject))!r}"
+            raw = next(value for name, value in message.raw_items() if name.lower() == "subject")
+            octets = raw.encode("utf-8", "surrogateescape")
+            try:
+                raw = octets.decode()
+            except UnicodeDecodeError:
+                raw = octets.decode("cp1252", "replace")
+            # What cannot be read may stay as it is, too.
+            wanted = {without_folding(decoded(raw)), without_folding(raw)}
+            if without_folding(part["email"]["subject"]) not in wanted and any(wanted):
+                yield f"subject {part['email']['subject']!r} is not {decoded(raw)!r}"
 
 
 def decoded(value):
     """RFC 2047 by Python; what it cannot read stays."""
     import email.header
+    value = re.sub(r"(=\?[^?*]+)\*[^?]*\?", r"\1?", value)
     try:
         pieces = email.header.decode_header(value.replace("\n", ""))
         return "".join(p if isinstance(p, str) else p.decode(WEB.get(c or "utf-8", c or "utf-8")) for p, c in pieces)
@@ -200,17 +218,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=pathlib.Path)
     parser.add_argument("--postmeter", default="postmeter")
+    parser.add_argument("--snapshots", action="store_true", help="judge what is written beside the messages")
     parser.add_argument("--verbose", action="store_true", help="say what was decided about each file")
     arguments = parser.parse_args()
     kinds = {".eml", ".txt", ".msg"}
     paths = sorted(path for path in arguments.directory.rglob("*") if path.suffix in kinds and path.is_file())
     counts, reasons = collections.Counter(), collections.Counter()
-    with tempfile.TemporaryDirectory() as copies:
-        copied = [pathlib.Path(copies, f"{number}.eml") for number in range(len(paths))]
-        for path, copy in zip(paths, copied):
-            copy.write_bytes(completed(path))
-        explained = explain(arguments.postmeter, copied)
-        verdicts = [judged(copy, explained[str(copy)]) for copy in copied]
+    if arguments.snapshots:
+        snapshots = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+        verdicts = [judged(path, snapshot) for path, snapshot in zip(paths, snapshots)]
+        schema = read_schema()
+        for path, snapshot in zip(paths, snapshots):
+            for part in snapshot.get("parts", []) if schema else []:
+                check(schema, schema["components"]["schemas"]["SendEmailRequest"], part["email"], path.name)
+    else:
+        verdicts = judge_all(arguments.postmeter, paths)
     for path, (verdict, why) in zip(paths, verdicts):
         counts[verdict] += 1
         if verdict == "refused":
@@ -222,6 +244,57 @@ def main():
     for reason, count in reasons.most_common():
         print(f"  refused {count:4}  {reason}")
     sys.exit(1 if counts["silent"] else 0)
+
+
+def judge_all(postmeter, paths):
+    with tempfile.TemporaryDirectory() as copies:
+        copied = [pathlib.Path(copies, f"{number}.eml") for number in range(len(paths))]
+        for path, copy in zip(paths, copied):
+            copy.write_bytes(completed(path))
+        explained = explain(postmeter, copied)
+        return [judged(copy, explained[str(copy)]) for copy in copied]
+
+
+def read_schema():
+    """Resend's API description, where it lies beside the project and PyYAML is there."""
+    path = pathlib.Path(__file__).parents[3] / "shared/reference/resend-openapi.yaml"
+    try:
+        import yaml
+        return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (ImportError, OSError):
+        print(f"note: {path} or PyYAML is not there, so requests are not held against it")
+        return None
+
+
+def check(document, schema, value, at):
+    """Exits where a request is not what the description asks for, or has a field that it lacks."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return check(document, document["components"]["schemas"][name], value, at)
+    for option in schema.get("oneOf", []):
+        if option.get("type") == kind_of(value):
+            return check(document, option, value, at)
+    if "oneOf" in schema or schema.get("type", kind_of(value)) != kind_of(value):
+        sys.exit(f"{at}: {value!r} is not {schema}")
+    if isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            sys.exit(f"{at}: {len(value)} items")
+        for item in value:
+            check(document, schema["items"], item, f"{at}[]")
+    if isinstance(value, dict):
+        missing = [name for name in schema.get("required", []) if name not in value]
+        unknown = [name for name in value if "properties" in schema and name not in schema["properties"]]
+        if missing or unknown:
+            sys.exit(f"{at}: missing {missing}, unknown {unknown}")
+        for name, inner in schema.get("properties", {}).items():
+            if name in value:
+                check(document, inner, value[name], f"{at}/{name}")
+        if "properties" not in schema and not all(isinstance(inner, str) for inner in value.values()):
+            sys.exit(f"{at}: values must be strings")
+
+
+def kind_of(value):
+    return {str: "string", list: "array", dict: "object", bool: "boolean"}.get(type(value), "number")
 
 
 if __name__ == "__main__":

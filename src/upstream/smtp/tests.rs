@@ -22,12 +22,16 @@ fn part(recipients: &[&str], bytes: impl Into<Bytes>) -> Outgoing {
 }
 
 fn client(url: &str) -> SmtpUpstream {
+    client_of(url, false)
+}
+
+fn client_of(url: &str, is_resend: bool) -> SmtpUpstream {
     SmtpUpstream::new(&SmtpSettings {
         url: SecretString::from(url),
         allow_plaintext: true,
         hostname: "relay.example".to_owned(),
         timeout: Duration::from_secs(10),
-        is_resend: url.contains("resend:"),
+        is_resend,
     })
     .unwrap()
 }
@@ -35,7 +39,7 @@ fn client(url: &str) -> SmtpUpstream {
 #[tokio::test]
 async fn p4_resend_is_told_the_key_of_what_it_gets_over_smtp() {
     let server = Server::start(&[]).await;
-    let client = client(&server.url().replace("://", "://resend:re_key@"));
+    let client = client_of(&server.url(), true);
     for recipients in [&["b@y.example", "c@y.example"][..], &["c@y.example", "b@y.example"], &["c@y.example"]]
     {
         assert_eq!(

@@ -60,10 +60,10 @@ pub(super) fn read<'e, 'a>(entity: &'e Entity<'a>) -> Result<Body<'e, 'a>, Canno
 
 fn cannot_be_recomposed(entity: &Entity<'_>, what: &str) -> CannotCarry {
     let place = match entity.number.as_str() {
-        "" | "1" => String::new(),
-        number => format!("part {number}, "),
+        "" => String::new(),
+        number => format!(" (part {number})"),
     };
-    let what = format!("{place}{what}, cannot be sent through Resend, which writes every message anew");
+    let what = format!("{what}{place} cannot be sent through Resend, which writes every message anew");
     CannotCarry::new("5.6.1", &what)
 }
 
