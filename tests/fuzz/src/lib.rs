@@ -18,6 +18,7 @@ pub mod mime;
 pub mod proxy;
 pub mod sasl;
 pub mod session;
+pub mod tree;
 
 #[cfg(test)]
 mod tests;
