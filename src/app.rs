@@ -374,6 +374,7 @@ fn upstreams(
             allow_plaintext: config.upstream.allow_plaintext,
             hostname: config.smtp.hostname.clone(),
             timeout,
+            is_resend: config.uses_resend_smtp(),
         })?),
         _ => None,
     };

@@ -248,13 +248,15 @@ pub enum UpstreamKind {
 
 /// `upstream.fallback`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Fallback {
     /// What Resend cannot carry is refused.
     #[default]
     None,
     /// It goes through the SMTP server.
     Smtp,
+    /// It goes through Resend's own SMTP service, with the same key.
+    ResendSmtp,
 }
 
 /// `[notices]`
@@ -296,7 +298,12 @@ impl Config {
 
     /// Whether mail leaves, all of it or what Resend cannot carry, through an SMTP server.
     pub fn uses_smtp(&self) -> bool {
-        self.upstream.kind == UpstreamKind::Smtp || self.upstream.fallback == Fallback::Smtp
+        self.upstream.kind == UpstreamKind::Smtp || self.upstream.fallback != Fallback::None
+    }
+
+    /// Whether that server is Resend's own.
+    pub fn uses_resend_smtp(&self) -> bool {
+        self.uses_resend() && self.upstream.fallback == Fallback::ResendSmtp
     }
 
     /// Whose connections to the HTTP side begin with a PROXY header.
@@ -342,7 +349,7 @@ impl Config {
                 "upstream.allow_plaintext does nothing without an SMTP upstream: remove it",
             ),
             (
-                self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback == Fallback::Smtp,
+                self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback != Fallback::None,
                 "upstream.fallback does nothing where upstream.kind is \"smtp\": remove it",
             ),
         ];

@@ -22,6 +22,7 @@ use secrecy::SecretString;
 pub use url::InvalidSmtpUrl;
 
 use super::{Answer, Outcome, Outgoing};
+use crate::domain::digest::sha256_hex;
 use transaction::Ended;
 use url::SmtpUrl;
 use wire::{Connection, Unconnected};
@@ -51,6 +52,9 @@ pub struct SmtpSettings {
     /// with its final dot has ten minutes at least (RFC 5321 §4.5.3.2.6): who
     /// gives up sooner sends twice.
     pub timeout: Duration,
+    /// It is Resend's own service, which knows a message that it got before by the
+    /// field `Resend-Idempotency-Key`.
+    pub is_resend: bool,
 }
 
 /// The client. Clones share their idle connections.
@@ -59,6 +63,7 @@ pub struct SmtpUpstream {
     url: Arc<SmtpUrl>,
     hostname: String,
     timeout: Duration,
+    is_resend: bool,
     idle: Arc<Mutex<Vec<Idle>>>,
 }
 
@@ -81,6 +86,7 @@ impl SmtpUpstream {
             url: Arc::new(url),
             hostname: settings.hostname.clone(),
             timeout: settings.timeout,
+            is_resend: settings.is_resend,
             idle: Arc::default(),
         })
     }
@@ -91,6 +97,8 @@ impl SmtpUpstream {
     /// when it turns out so before any octet of the message left, a new one is
     /// made and the part is sent over that.
     pub async fn send(&self, outgoing: &Outgoing) -> Outcome {
+        let keyed = self.is_resend.then(|| with_key(outgoing));
+        let outgoing = keyed.as_ref().unwrap_or(outgoing);
         if let Some(connection) = self.kept()
             && let Ended::With(outcome) = self.send_over(connection, outgoing).await
         {
@@ -142,6 +150,16 @@ impl SmtpUpstream {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }
+}
+
+/// The message under its key: that of the part, with who is asked for. A later try for
+/// those who are left is another mail to Resend, or it would take it for the first one.
+fn with_key(outgoing: &Outgoing) -> Outgoing {
+    let mut recipients: Vec<String> = outgoing.recipients.iter().map(ToString::to_string).collect();
+    recipients.sort_unstable();
+    let asked: String = sha256_hex(recipients.join("\n").as_bytes()).chars().take(16).collect();
+    let field = format!("Resend-Idempotency-Key: {}-{asked}\r\n", outgoing.idempotency_key);
+    Outgoing { bytes: [field.as_bytes(), &outgoing.bytes].concat().into(), ..outgoing.clone() }
 }
 
 fn outcome_of(unconnected: Unconnected) -> Outcome {

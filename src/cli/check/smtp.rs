@@ -12,13 +12,15 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding>
         return Vec::new();
     }
     let Some(url) = secrets.upstream_smtp_url.clone() else {
-        return vec![Finding::warn(SUBJECT, "it was not asked anything", "set UPSTREAM_SMTP_URL first")];
+        let name = if config.uses_resend_smtp() { "RESEND_API_KEY" } else { "UPSTREAM_SMTP_URL" };
+        return vec![Finding::warn(SUBJECT, "it was not asked anything", format!("set {name} first"))];
     };
     let settings = SmtpSettings {
         url,
         allow_plaintext: config.upstream.allow_plaintext,
         hostname: config.smtp.hostname.clone(),
         timeout: TIMEOUT,
+        is_resend: config.uses_resend_smtp(),
     };
     let checked = match SmtpUpstream::new(&settings) {
         Ok(upstream) => upstream.check().await,
