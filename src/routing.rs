@@ -190,6 +190,7 @@ fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mime::entity::{MAX_DEPTH, MAX_PARTS};
 
     const SIGNED: &[u8] = b"From: a@x.example\r\nTo: b@y.example\r\nSubject: s\r\n\
         Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n";
@@ -225,12 +226,6 @@ mod tests {
         let somebody = ReversePath::parse("a@x.example").unwrap();
         assert_eq!(routing(Fallback::None).parts_by_sender(&somebody, &recipients()), None);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mime::entity::{MAX_DEPTH, MAX_PARTS};
 
     #[test]
     fn p7_structure_is_bounded_where_it_is_opened_and_octets_to_an_smtp_upstream() {
@@ -250,8 +245,8 @@ mod tests {
                 let bytes = format!("From: a@x.example\r\n{structure}");
                 let message_id = MessageId::parse("m1").unwrap();
                 let to = [Mailbox::parse("b@y.example").unwrap()];
-                let parts = Routing::new(&config).parts(&message_id, bytes.as_bytes(), &to);
-                let road = parts.map(|parts| parts[0].road).map_err(|cannot| cannot.status);
+                let route = Routing::new(&config).route(&message_id, bytes.as_bytes(), &to);
+                let road = route.map(|route| route.parts[0].road).map_err(|cannot| cannot.status);
                 assert_eq!(road, want, "{upstream}");
             }
         }
