@@ -63,12 +63,15 @@ struct Given {
     octets: Vec<u8>,
     /// Pieces that have come.
     pieces: usize,
+    /// Octets of the largest: room for it was made once, and is kept.
+    largest: usize,
 }
 
 impl Given {
     /// A piece of so many octets has come.
     fn take(&mut self, kept: &mut Kept, rest: usize, octets: usize) {
         self.pieces += 1;
+        self.largest = self.largest.max(octets);
         if !self.pieces.is_multiple_of(rest) {
             return;
         }
@@ -77,7 +80,7 @@ impl Given {
             self.octets.extend(chunk);
         }
         // The end of a header may be looked for a little beyond a chunk.
-        let most = 2 * CHUNK_BYTES + 4 + octets * rest;
+        let most = 2 * CHUNK_BYTES + 4 + self.largest * rest;
         assert!(kept.memory().is_none_or(|kept| kept <= most), "{:?} are kept, {most} may be", kept.memory());
     }
 
