@@ -18,7 +18,7 @@ fn hand_in(meter: &Meter, from: &str, message: &[u8]) -> String {
 
 #[test]
 fn p6_what_no_road_can_carry_is_refused_before_the_250() {
-    let meter = Meter::resend().start();
+    let mut meter = Meter::resend().start();
     let reply = hand_in(&meter, "ann@example.com", SIGNED);
     assert!(reply.starts_with("554 5.6.1 a multipart/signed message"), "{reply}");
     let reply = hand_in(&meter, "", PLAIN);
@@ -32,6 +32,7 @@ fn p6_what_no_road_can_carry_is_refused_before_the_250() {
     let reply = hand_in(&meter, "ann@example.com", blocked.as_bytes());
     assert!(reply.starts_with("554 5.7.1 part 1: Resend refuses files of the kind .exe"), "{reply}");
     assert!(meter.mails().is_empty() && meter.sink().mails().is_empty());
+    meter.finish();
 }
 
 #[test]
@@ -55,5 +56,6 @@ fn p6_what_resend_cannot_carry_goes_over_smtp_unchanged() {
         let signed = signed.unwrap_or_else(|| panic!("{fallback}: the signed mail is not there as it was"));
         assert_eq!(signed.bytes.starts_with(b"Resend-Idempotency-Key: "), fallback == "resend-smtp");
         until("the plain mail", || (meter.mails().len() == 1).then_some(()));
+        meter.finish();
     }
 }
