@@ -218,6 +218,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=pathlib.Path)
     parser.add_argument("--postmeter", default="postmeter")
+    beside = pathlib.Path(__file__).resolve().parent / "../../../shared/reference/resend-openapi.yaml"
+    parser.add_argument("--openapi", type=pathlib.Path, default=beside, help="Resend's API description, for --snapshots")
     parser.add_argument("--snapshots", action="store_true", help="judge what is written beside the messages")
     parser.add_argument("--verbose", action="store_true", help="say what was decided about each file")
     arguments = parser.parse_args()
@@ -227,7 +229,7 @@ def main():
     if arguments.snapshots:
         snapshots = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
         verdicts = [judged(path, snapshot) for path, snapshot in zip(paths, snapshots)]
-        schema = read_schema()
+        schema = read_schema(arguments.openapi)
         for path, snapshot in zip(paths, snapshots):
             for part in snapshot.get("parts", []) if schema else []:
                 check(schema, schema["components"]["schemas"]["SendEmailRequest"], part["email"], path.name)
@@ -255,9 +257,8 @@ def judge_all(postmeter, paths):
         return [judged(copy, explained[str(copy)]) for copy in copied]
 
 
-def read_schema():
-    """Resend's API description, where it lies beside the project and PyYAML is there."""
-    path = pathlib.Path(__file__).parents[3] / "shared/reference/resend-openapi.yaml"
+def read_schema(path):
+    """Resend's API description, if it is there and PyYAML too."""
     try:
         import yaml
         return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -29,6 +29,7 @@ mod dialogs;
 mod disk;
 mod dodo_faults;
 mod doubt;
+mod fallback;
 mod gate;
 mod guard;
 mod haproxy;

@@ -6,6 +6,7 @@ use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
 
 const SUBJECT: &str = "smtp upstream";
 const HINT: &str = "check host, port, user and password in UPSTREAM_SMTP_URL";
+const RESEND_HINT: &str = "check RESEND_API_KEY, and RESEND_SMTP_URL if it is set";
 
 pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding> {
     if !config.uses_smtp() {
@@ -24,10 +25,11 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding>
     };
     let checked = match SmtpUpstream::new(&settings) {
         Ok(upstream) => upstream.check().await,
-        Err(error) => Err(format!("UPSTREAM_SMTP_URL: {error}")),
+        Err(error) => Err(format!("its address cannot be used: {error}")),
     };
+    let hint = if config.uses_resend_smtp() { RESEND_HINT } else { HINT };
     vec![match checked {
         Ok(()) => Finding::ok(SUBJECT, "it is reached and lets us in"),
-        Err(reason) => Finding::fail(SUBJECT, reason, HINT),
+        Err(reason) => Finding::fail(SUBJECT, reason, hint),
     }]
 }

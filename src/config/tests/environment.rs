@@ -95,6 +95,20 @@ fn what_the_upstream_does_not_need_may_be_missing() {
 }
 
 #[test]
+fn resends_smtp_service_takes_the_same_key() {
+    let config = "upstream.fallback = \"resend-smtp\"";
+    let url = |variables: &[(&'static str, &'static str)]| {
+        let secrets = read(config, variables).unwrap();
+        secrets.upstream_smtp_url.unwrap().expose_secret().to_owned()
+    };
+    assert_eq!(url(&[("RESEND_API_KEY", "re_k/y")]), "smtps://resend:re_k%2Fy@smtp.resend.com:465");
+    let other = [("RESEND_API_KEY", "re_k"), ("RESEND_SMTP_URL", "smtp://127.0.0.1:2500?tls=required")];
+    assert_eq!(url(&other), "smtp://resend:re_k@127.0.0.1:2500?tls=required");
+    let wrong = problems(config, &[("RESEND_SMTP_URL", "http://hunter2")]);
+    assert!(wrong.len() == 1 && wrong[0].starts_with("RESEND_SMTP_URL: "), "{wrong:?}");
+}
+
+#[test]
 fn p10_malformed_values_are_named_and_never_repeated() {
     let table = [
         ("DODO_PAYMENTS_API_KEY", "dodo hunter2"),
