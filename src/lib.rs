@@ -171,6 +171,7 @@ pub mod http;
 pub mod memory;
 pub mod mime;
 pub mod outbound;
+pub mod proof;
 pub mod random;
 pub mod routing;
 pub mod sandbox;

@@ -27,6 +27,7 @@ pub mod inspect;
 mod ledger;
 pub mod log;
 pub mod operator;
+pub mod proof;
 pub mod queue;
 pub mod refund;
 pub mod report;

@@ -1,0 +1,4 @@
+//! Domains that customers prove by themselves, without the operator.
+
+pub mod dns;
+pub mod name;
