@@ -151,7 +151,7 @@ async fn claims_are_due_when_they_say_so_and_sooner_after_a_hint() {
     let was = claimed(&store, &ann, "x.example", Way::Resend).await;
     assert_eq!(store.due_proofs(at(0), 9).await.unwrap(), []);
     let end = was.claim.expires_at.unwrap();
-    assert_eq!(store.due_proofs(end, 9).await.unwrap(), [was.clone()]);
+    assert_eq!(store.due_proofs(end, 9).await.unwrap(), std::slice::from_ref(&was));
     let told = Told { resend_id: Some("r-1".to_owned()), ..Told::default() };
     let claim = Claim { state: ProofState::Pending, ..was.claim };
     let Changed::Done(pending) = store.change_proof(&was, claim, told, at(1)).await.unwrap() else {

@@ -199,14 +199,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::KeysSwept => deed(|_| String::new(), has_no_keys).troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
-        CrashPoint::DomainClaimed | CrashPoint::DomainRegistered => {
-            Scenario { only_over: Some(Road::Resend), ..deed(adds_a_domain, has_its_domain_once) }
-                .plan(|plan| plan.set("senders", "proof = \"resend\""))
-        }
-        CrashPoint::DomainWithdrawn => {
-            Scenario { only_over: Some(Road::Resend), ..deed(removes_a_domain, has_no_domain) }
-                .plan(|plan| plan.set("senders", "proof = \"resend\""))
-        }
+        CrashPoint::DomainClaimed | CrashPoint::DomainRegistered => domain_is_added(),
+        CrashPoint::DomainWithdrawn => domain_is_removed(),
         CrashPoint::PaymentRecorded => deed(subscribes, is_shown_a_credential),
         CrashPoint::WebhookActed => deed(tops_up, |_, _| {}).plan(|plan| plan.credits(0)),
         CrashPoint::WebhookRecorded => deed(pays_a_debt, is_out_of_debt).plan(|plan| plan.credits(3)),
@@ -322,6 +316,20 @@ fn begins_a_checkout(meter: &Meter) -> String {
     let visitor = json!({ "email": "zoe@example.org", "name": "Zoe" });
     let _ = try_ask(meter.request(Method::POST, "/checkout/subscribe").json(&visitor));
     String::new()
+}
+
+fn domain_is_added() -> Scenario {
+    at_resend(Scenario::of_deed(adds_a_domain, has_its_domain_once))
+}
+
+fn domain_is_removed() -> Scenario {
+    at_resend(Scenario::of_deed(removes_a_domain, has_no_domain))
+}
+
+/// Customers add their domains at Resend.
+fn at_resend(scenario: Scenario) -> Scenario {
+    let only_over = Some(Road::Resend);
+    Scenario { only_over, ..scenario }.plan(|plan| plan.set("senders", "proof = \"resend\""))
 }
 
 fn adds_a_domain(meter: &Meter) -> String {
