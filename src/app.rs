@@ -24,7 +24,7 @@ use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
 use crate::clock::Clock;
-use crate::config::{Config, Secrets};
+use crate::config::{Config, ProofBy, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::delivery::{self, Delivery};
 use crate::descriptors;
@@ -38,6 +38,8 @@ use crate::http;
 use crate::http::signature::SigningKey;
 use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
+use crate::proof::dns::Dns;
+use crate::proof::{Allowance, Asked, Proofs};
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
 use crate::smtp;
@@ -121,6 +123,7 @@ fn sandbox_config(args: &SandboxArgs) -> Config {
     config.http.listen = args.http;
     config.notices.from = Some(sandbox::NOTICES_FROM.to_owned());
     config.senders.starter_domain = Some(sandbox::STARTER_DOMAIN.to_owned());
+    config.senders.proof = ProofBy::Resend;
     config
 }
 
@@ -233,6 +236,7 @@ struct Back {
     billing: Billing,
     submission: Submission,
     memory: Memory,
+    proofs: Proofs,
 }
 
 impl Running {
@@ -317,10 +321,12 @@ async fn start_back(
     );
     let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
     let translating = Translating::new(config.upstream.max_bytes_translating);
+    let upstreams = upstreams(config, secrets, (&clock, &translating))?;
+    let proofs = proofs(config, &store, upstreams.resend.as_ref(), &clock)?;
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
-            upstreams: upstreams(config, secrets, (&clock, &translating))?,
+            upstreams,
             billing: billing.clone(),
             handover: handover.clone(),
             routing,
@@ -348,8 +354,25 @@ async fn start_back(
     let arrives_within = Duration::from_secs(config.smtp.data_timeout_s);
     let clock = Clock::system();
     tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
+    tasks.spawn(proofs.clone().run(stop.clone()));
     let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Ok(Back { store, metrics, dodo, billing, submission, memory })
+    Ok(Back { store, metrics, dodo, billing, submission, memory, proofs })
+}
+
+/// Who is asked about the domains that customers add. Calls to Resend share the pace of
+/// the mail that leaves.
+fn proofs(config: &Config, store: &Store, resend: Option<&Resend>, clock: &Clock) -> anyhow::Result<Proofs> {
+    let asked = match (config.senders.proof, resend) {
+        (ProofBy::Dns, _) => Asked::Dns(
+            Dns::new(config.senders.resolver)
+                .context("the DNS resolver cannot be set up; senders.resolver names another one")?,
+        ),
+        (ProofBy::Resend, Some(resend)) => Asked::Resend(resend.clone()),
+        _ => Asked::Nobody,
+    };
+    let allowance =
+        Allowance { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };
+    Ok(Proofs::new(store.clone(), asked, clock.clone(), allowance))
 }
 
 /// The upstreams that this configuration uses.
@@ -390,6 +413,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),
         memory: rooms.memory.clone(),
+        proofs: rooms.proofs.clone(),
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }

@@ -111,6 +111,12 @@ crash_points! {
     WebhookActed = "webhook-acted",
     /// A webhook is kept as handled; Dodo was not answered, and the balance perhaps not read.
     WebhookRecorded = "webhook-recorded",
+    /// A claim to a domain is committed; Resend was not told.
+    DomainClaimed = "domain-claimed",
+    /// Resend has registered a domain; its id is not kept.
+    DomainRegistered = "domain-registered",
+    /// A domain is withdrawn and gives nothing any more; Resend still has it.
+    DomainWithdrawn = "domain-withdrawn",
     /// Some captures have left; their messages are still there.
     CapturesLeft = "captures-left",
     /// Some messages have left; others, and entries, are still there.

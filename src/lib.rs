@@ -45,6 +45,7 @@
 //! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
+//! | [`proof`] | domains that customers prove alone: who is asked, and what the answer gives | HTTP, SMTP, SQL |
 //! | [`sweep`] | when orphans, expired keys and old rows leave; the store says which | anything but the store |
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
@@ -121,6 +122,9 @@
 //!   proves what is left and what has left together.
 //! - **A client's address is the socket's, or what a proxy named in the configuration
 //!   says**; nobody else is asked, and such a proxy that says nothing is not served.
+//! - **A domain that a customer proves is theirs by our table alone**: a claim is a row
+//!   before anybody outside hears of it, what Resend's account had before is given to
+//!   nobody, and the end of a proof takes the one line that it gave. Silence ends none.
 //! - **What an upstream may have is given up by nobody but the operator**, who was told
 //!   the risk; the decision is kept with the message ([`domain::decision`]). Over SMTP
 //!   nothing that is said later (put off, refused, expired) disproves a copy that was lost
@@ -155,6 +159,7 @@
 //! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
 //! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
+//! | while a domain is claimed (`domain-claimed`, `domain-registered`) or withdrawn (`domain-withdrawn`) | the claim; the next call finds at Resend what it made, or makes it; what is withdrawn gives nothing, and Resend is told again |
 //! | while old rows leave (`captures-left`, `messages-left`, `entries-left`, `marks-left`) | what had not left yet, and the sums of what had; the next round goes on |
 //! | after the operator's decision about a message (`operator-decided`) | the decision and what it did; it is not repeated |
 //! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
@@ -176,6 +181,7 @@ pub mod http;
 pub mod memory;
 pub mod mime;
 pub mod outbound;
+pub mod proof;
 pub mod random;
 pub mod routing;
 pub mod sandbox;

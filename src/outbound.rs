@@ -126,6 +126,11 @@ impl Service {
         self.client.post(self.at(path))
     }
 
+    /// A DELETE of the path with these segments; each is escaped.
+    pub fn delete(&self, path: &[&str]) -> reqwest::RequestBuilder {
+        self.client.delete(self.at(path))
+    }
+
     fn at(&self, path: &[&str]) -> reqwest::Url {
         let mut url = self.base_url.clone();
         // Only a URL that cannot be a base has no path, and `new` accepts none.

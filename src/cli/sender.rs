@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::print;
 use super::{Desk, Format, Printout};
 use crate::domain::ids::CustomerId;
+use crate::domain::proof::{Origin, ProofState};
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 
 /// `postmeter sender …`
@@ -53,6 +54,17 @@ pub enum SenderAction {
 struct SenderObject<'a> {
     customer_id: &'a CustomerId,
     pattern: String,
+    /// Where it came from, and where it stands; left out of what a change prints.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    standing: Option<Standing>,
+}
+
+/// Where a line of the list came from, or a domain that may become one, and where it stands.
+#[derive(Serialize)]
+struct Standing {
+    origin: Origin,
+    /// `allowed`, or where the proof stands.
+    state: &'static str,
 }
 
 pub(super) async fn run(args: SenderArgs, desk: &Desk) -> anyhow::Result<Printout> {
@@ -79,19 +91,18 @@ fn changed(
 ) -> anyhow::Result<Printout> {
     let pattern = pattern.to_string();
     if format.json {
-        return Printout::json(&SenderObject { customer_id, pattern });
+        return Printout::json(&SenderObject { customer_id, pattern, standing: None });
     }
     Ok(Printout::text(format!("{customer_id} {what} {pattern}\n")))
 }
 
 async fn list(desk: &Desk, customer_id: &CustomerId, format: Format) -> anyhow::Result<Printout> {
     desk.customer(customer_id).await?;
-    let patterns = desk.store.senders(customer_id).await?.into_iter().map(|pattern| pattern.to_string());
+    let senders = standing(desk, customer_id).await?;
     if format.json {
-        let senders = patterns.map(|pattern| SenderObject { customer_id, pattern });
-        return Printout::json(&senders.collect::<Vec<_>>());
+        return Printout::json(&senders);
     }
-    let mut text: String = patterns.map(|pattern| pattern + "\n").collect();
+    let mut text: String = senders.iter().map(line).collect();
     if desk.config.senders.policy == SenderPolicy::Any {
         text += "senders.policy is \"any\": the list is not used, every customer may send from any address\n";
     } else if text.is_empty() {
@@ -100,6 +111,37 @@ async fn list(desk: &Desk, customer_id: &CustomerId, format: Format) -> anyhow::
         text += &print::next_steps(&desk.program, &[step]);
     }
     Ok(Printout::text(text))
+}
+
+/// The customer's list, and the domains that they claim beside it.
+async fn standing<'a>(desk: &Desk, customer_id: &'a CustomerId) -> anyhow::Result<Vec<SenderObject<'a>>> {
+    let object = |pattern, origin, state| SenderObject {
+        customer_id,
+        pattern,
+        standing: Some(Standing { origin, state }),
+    };
+    let lines = desk.store.sender_lines(customer_id).await?.into_iter().map(|line| {
+        let state = if line.origin == Origin::Proof { ProofState::Verified.as_str() } else { "allowed" };
+        object(line.pattern.to_string(), line.origin, state)
+    });
+    let proofs = desk.store.proofs(customer_id).await?.into_iter();
+    let claims = proofs.filter(|proof| proof.claim.state != ProofState::Verified);
+    let claims =
+        claims.map(|proof| object(proof.domain.to_string(), Origin::Proof, proof.claim.state.as_str()));
+    Ok(lines.chain(claims).collect())
+}
+
+/// A line for people: what the operator allowed needs no words.
+fn line(sender: &SenderObject<'_>) -> String {
+    match &sender.standing {
+        Some(Standing { origin: Origin::Proof, state }) => {
+            format!("{}  ({state}, by its customer's proof)\n", sender.pattern)
+        }
+        Some(Standing { origin: Origin::Starter, .. }) => {
+            format!("{}  (came with the account)\n", sender.pattern)
+        }
+        _ => format!("{}\n", sender.pattern),
+    }
 }
 
 /// `*` would lift the limit for one customer unseen; the policy does it for all, in the open.

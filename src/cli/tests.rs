@@ -240,7 +240,12 @@ async fn programs_get_one_json_value_with_the_names_of_the_api() {
 
     office.says("sender allow cus_1 example.com").await;
     let senders = office.json("sender list cus_1").await;
-    assert_eq!(senders, serde_json::json!([{ "customer_id": "cus_1", "pattern": "example.com" }]));
+    assert_eq!(
+        senders,
+        serde_json::json!([
+            { "customer_id": "cus_1", "pattern": "example.com", "origin": "operator", "state": "allowed" }
+        ])
+    );
     let suspended = office.json("customer suspend cus_1 --reason unpaid~bill").await;
     assert_eq!(suspended["suspended_reason"], "unpaid bill");
     assert_eq!(office.json("customer resume cus_1").await["suspended_reason"], Value::Null);

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
-    UpstreamKind,
+    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, ProofBy, Queue, Senders, Smtp,
+    UpstreamConfig, UpstreamKind,
 };
 use crate::domain::credits::Unit;
+use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
 
 impl Default for Config {
@@ -102,6 +103,19 @@ impl Default for Billing {
             out_of_credit_reply: OutOfCreditReply::Temporary,
             refund_bounced: false,
             top_up_url: None,
+        }
+    }
+}
+
+impl Default for Senders {
+    fn default() -> Self {
+        Self {
+            policy: SenderPolicy::Listed,
+            starter_domain: None,
+            proof: ProofBy::None,
+            resolver: None,
+            max_domains: 10,
+            max_domains_per_day: 20,
         }
     }
 }

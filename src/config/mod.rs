@@ -204,13 +204,34 @@ impl TryFrom<u16> for OutOfCreditReply {
 }
 
 /// `[senders]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Senders {
     /// Listed or any.
     pub policy: SenderPolicy,
     /// Each new customer gets one address at this domain.
     pub starter_domain: Option<String>,
+    /// Whether customers add domains by themselves, and who is asked for the proof.
+    pub proof: ProofBy,
+    /// The DNS server that is asked; unset: the system's.
+    pub resolver: Option<SocketAddr>,
+    /// Domains of one customer.
+    pub max_domains: u32,
+    /// Domains that one customer may add in a day.
+    pub max_domains_per_day: u32,
+}
+
+/// `senders.proof`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProofBy {
+    /// The operator alone allows senders.
+    #[default]
+    None,
+    /// Resend, to whose account a domain is added.
+    Resend,
+    /// The domain's DNS, for a record of ours.
+    Dns,
 }
 
 /// `[upstream]`
@@ -347,6 +368,15 @@ impl Config {
             (
                 self.upstream.allow_plaintext && !self.uses_smtp(),
                 "upstream.allow_plaintext does nothing without an SMTP upstream: remove it",
+            ),
+            (
+                self.senders.proof == ProofBy::Dns && self.uses_resend(),
+                "senders.proof is \"dns\" and mail leaves through Resend, which refuses domains that are not \
+                 verified in your account: set proof = \"resend\", or add each domain there yourself",
+            ),
+            (
+                self.senders.proof != ProofBy::Dns && self.senders.resolver.is_some(),
+                "senders.resolver does nothing unless senders.proof is \"dns\": remove it",
             ),
             (
                 self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback != Fallback::None,

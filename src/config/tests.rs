@@ -169,6 +169,12 @@ fn senseless_values_are_told_with_line_and_key() {
         ),
         ("[billing]\ntop_up_url = \"example.com\"", "billing.top_up_url: is not a URL"),
         ("[senders]\nstarter_domain = \"a b\"", "senders.starter_domain: \"a b\" is not a domain"),
+        (
+            "[senders]\nproof = \"resend\"\n[upstream]\nkind = \"smtp\"",
+            "senders.proof: is \"resend\", which needs",
+        ),
+        ("[senders]\nmax_domains = 0", "senders.max_domains: is 0"),
+        ("[senders]\nmax_domains_per_day = 0", "senders.max_domains_per_day: is 0"),
         ("[senders]\npolicy = \"all\"", "senders.policy: unknown variant `all`"),
         ("[upstream]\nmax_concurrency = 0", "upstream.max_concurrency: is 0"),
         (

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::{Billing, Config, Http, Limits, Queue, Smtp, UpstreamConfig, web_url};
+use super::{Billing, Config, Http, Limits, ProofBy, Queue, Smtp, UpstreamConfig, UpstreamKind, web_url};
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
 
@@ -178,6 +178,13 @@ impl Findings {
                 format!("{domain:?} is not a domain name such as mail.example.com")
             });
         }
+        let senders = &config.senders;
+        let by_resend = config.upstream.kind == UpstreamKind::Resend;
+        self.require(senders.proof != ProofBy::Resend || by_resend, "senders.proof", || {
+            "is \"resend\", which needs upstream.kind = \"resend\"; \"dns\" needs nobody's account".to_owned()
+        });
+        self.at_least("senders.max_domains", senders.max_domains, 1);
+        self.one_to(86_400, "senders.max_domains_per_day", senders.max_domains_per_day.into());
         if let (Some(from), Err(error)) = (&config.notices.from, config.notices_from()) {
             let example = "Postmeter <postmaster@example.com>";
             self.0.push(("notices.from", format!("{from:?} does not read {example:?}: {error}")));

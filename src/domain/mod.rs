@@ -17,6 +17,7 @@ pub mod envelope;
 pub mod idempotency;
 pub mod ids;
 pub mod message;
+pub mod proof;
 pub mod refusal;
 pub mod retry;
 pub mod sender;

@@ -18,6 +18,7 @@ use crate::billing::events::MalformedEvent;
 use crate::domain::credits::Credits;
 use crate::domain::decision::{Choice, NotNow};
 use crate::domain::refusal::Refusal;
+use crate::proof::NotDone;
 use crate::store::StoreError;
 use crate::store::customer::ChangeError;
 use crate::store::operator::DecisionError;
@@ -87,6 +88,8 @@ pub enum HttpError {
     PaymentsUnavailable,
     /// The payment service refused to start a checkout.
     CheckoutRefused,
+    /// A domain is not added, verified or removed.
+    Domain(NotDone),
 }
 
 impl From<Refusal> for HttpError {
@@ -154,6 +157,7 @@ impl HttpError {
             Self::MalformedWebhook(_) => (S::BAD_REQUEST, "malformed_webhook"),
             Self::PaymentsUnavailable => (S::SERVICE_UNAVAILABLE, "payments_unavailable"),
             Self::CheckoutRefused => (S::BAD_GATEWAY, "checkout_refused"),
+            Self::Domain(why) => domain_face(why),
         }
     }
 
@@ -197,6 +201,7 @@ impl HttpError {
             Self::CheckoutRefused => "The payment service refused to start this checkout. Check the email \
                                       address and the name; if they are right, tell the operator."
                 .into(),
+            Self::Domain(why) => domain_text(why),
         }
     }
 
@@ -208,6 +213,7 @@ impl HttpError {
             ) => Some(*retry_after_s),
             Self::NoRoom => Some(NO_ROOM_RETRY_S),
             Self::PaymentsUnavailable
+            | Self::Domain(NotDone::Unavailable | NotDone::Store)
             | Self::Refused(
                 Refusal::BillingUnknown | Refusal::StoreUnavailable | Refusal::TooManySessions { .. },
             ) => Some(OUTAGE_RETRY_S),
@@ -274,6 +280,53 @@ fn not_now_text(choice: Choice, why: NotNow) -> Cow<'static, str> {
             choice.risk()
         )
         .into(),
+    }
+}
+
+fn domain_face(why: &NotDone) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match why {
+        NotDone::Off => (S::FORBIDDEN, "domains_off"),
+        NotDone::NotProvable(..) => (S::UNPROCESSABLE_ENTITY, "domain_not_provable"),
+        NotDone::Taken => (S::CONFLICT, "domain_taken"),
+        NotDone::Registered => (S::CONFLICT, "domain_registered"),
+        NotDone::TooMany(_) => (S::CONFLICT, "too_many_domains"),
+        NotDone::TooSoon { .. } => (S::TOO_MANY_REQUESTS, "too_fast"),
+        NotDone::NotThere => (S::NOT_FOUND, "not_found"),
+        NotDone::Denied => (S::FORBIDDEN, "domain_denied"),
+        NotDone::OtherWay => (S::CONFLICT, "domain_outdated"),
+        NotDone::Busy => (S::CONFLICT, "domain_busy"),
+        NotDone::Refused => (S::UNPROCESSABLE_ENTITY, "domain_refused"),
+        NotDone::Unavailable | NotDone::Store => (S::SERVICE_UNAVAILABLE, "domains_unavailable"),
+    }
+}
+
+fn domain_text(why: &NotDone) -> Cow<'static, str> {
+    match why {
+        NotDone::Off => "Domains are added by the operator here. Ask the operator to allow yours.".into(),
+        NotDone::Taken => {
+            "Another account holds or claims this domain. If it is yours, remove it there or ask the operator."
+                .into()
+        }
+        NotDone::Registered => "This domain is registered with the mail service already, and not from this \
+                                account. If it is in an account of yours at the mail service, remove it there; \
+                                else ask the operator to allow it for you."
+            .into(),
+        NotDone::TooMany(limit) => {
+            format!("An account may have at most {limit} domains. Remove one first, or ask the operator.").into()
+        }
+        NotDone::Denied => "The operator has denied this domain to this account. Ask the operator.".into(),
+        NotDone::OtherWay => {
+            "This domain was claimed in a way that is no longer used. Remove it and add it again.".into()
+        }
+        NotDone::Busy => "This domain is being changed. Try again in a minute.".into(),
+        NotDone::Refused => {
+            "The mail service refuses this domain. Check how it is spelt; if it is right, tell the operator.".into()
+        }
+        NotDone::Unavailable | NotDone::Store => {
+            "Domains cannot be managed at the moment. Try again in a minute; nothing was lost.".into()
+        }
+        NotDone::NotProvable(..) | NotDone::TooSoon { .. } | NotDone::NotThere => format!("{why}.").into(),
     }
 }
 
@@ -407,6 +460,34 @@ mod tests {
             let has = |name| response.headers().contains_key(name);
             assert_eq!(has(header::RETRY_AFTER), matches!(status, 429 | 503), "{code}");
             assert_eq!(has(header::WWW_AUTHENTICATE), status == 401, "{code}");
+        }
+    }
+
+    #[test]
+    fn p9_whatever_is_not_done_about_a_domain_has_a_status_a_code_and_words() {
+        let shared = crate::proof::name::provable("co.uk").unwrap_err();
+        let all = [
+            (NotDone::Off, 403, "domains_off"),
+            (NotDone::NotProvable("co.uk".to_owned(), shared), 422, "domain_not_provable"),
+            (NotDone::Taken, 409, "domain_taken"),
+            (NotDone::Registered, 409, "domain_registered"),
+            (NotDone::TooMany(3), 409, "too_many_domains"),
+            (NotDone::TooSoon { retry_after_s: 9 }, 429, "too_fast"),
+            (NotDone::NotThere, 404, "not_found"),
+            (NotDone::Denied, 403, "domain_denied"),
+            (NotDone::OtherWay, 409, "domain_outdated"),
+            (NotDone::Busy, 409, "domain_busy"),
+            (NotDone::Refused, 422, "domain_refused"),
+            (NotDone::Unavailable, 503, "domains_unavailable"),
+            (NotDone::Store, 503, "unavailable"),
+        ];
+        for (why, status, code) in all {
+            let error = HttpError::from(why);
+            let (got, word) = error.face();
+            assert_eq!((got.as_u16(), word), (status, code), "{error:?}");
+            assert!(error.text().ends_with('.'), "{error:?}");
+            let has_wait = error.into_response().headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(has_wait, matches!(status, 429 | 503), "{code}");
         }
     }
 

@@ -19,6 +19,7 @@ mod pages;
 mod provision;
 mod queue;
 mod send;
+mod senders;
 mod session;
 pub mod signature;
 #[cfg(test)]
@@ -40,9 +41,11 @@ use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
 use crate::domain::address::Domain;
+use crate::domain::ids::CustomerId;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
 use crate::memory::Memory;
+use crate::proof::Proofs;
 use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
@@ -61,6 +64,9 @@ const SUBSCRIBE_INTERVAL: Duration = Duration::from_secs(3);
 /// Questions to Dodo about checkouts whose webhook did not come, all visitors together.
 const POLL_BURST: u32 = 10;
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// Calls about domains that one customer may cause at once, and how often after that.
+const DOMAIN_BURST: u32 = 10;
+const DOMAIN_INTERVAL: Duration = Duration::from_secs(6);
 
 /// The rooms that handlers ask.
 #[derive(Debug, Clone)]
@@ -79,6 +85,8 @@ pub struct Rooms {
     pub clock: Clock,
     /// Is counted for messages that arrive.
     pub memory: Memory,
+    /// Adds and proves domains.
+    pub proofs: Proofs,
 }
 
 /// What a new customer is told to put into an app.
@@ -137,10 +145,12 @@ pub struct Site {
     metrics: Metrics,
     clock: Clock,
     memory: Memory,
+    proofs: Proofs,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
+    domain_throttle: Throttle<CustomerId>,
 }
 
 /// The site, as handlers hold it.
@@ -149,11 +159,12 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock, memory } = rooms;
+        let Rooms { store, submission, billing, dodo, metrics, clock, memory, proofs } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
+            domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
             store,
             submission,
             billing,
@@ -161,6 +172,7 @@ impl Site {
             metrics,
             clock,
             memory,
+            proofs,
             settings,
         })
     }
@@ -187,6 +199,10 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/checkout/topup", post(checkout::top_up))
         .route("/credits/{customer_id}", get(credits::show))
         .route("/send", post(send::send))
+        .route("/senders", get(senders::list))
+        .route("/senders/domains", get(senders::domains).post(senders::add))
+        .route("/senders/domains/{domain}", get(senders::show).delete(senders::remove))
+        .route("/senders/domains/{domain}/verify", post(senders::verify))
         .route("/messages", get(messages::list))
         .route("/messages/{message_id}", get(messages::show))
         .route("/queue", get(queue::list))

@@ -37,6 +37,7 @@ use crate::handover::Handover;
 use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::outbound::stand_in::{Given, StandIn};
+use crate::proof::{Allowance, Asked, Proofs};
 use crate::routing::Routing;
 use crate::store::Store;
 use crate::store::customer::Credential;
@@ -163,7 +164,9 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
     };
     let submission = Submission::new(&config, tools);
     let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), memory }
+    let allowance = Allowance { domains: 3, per_day: 3 };
+    let proofs = Proofs::new(store.clone(), Asked::Nobody, clock.clone(), allowance);
+    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), memory, proofs }
 }
 
 fn settings() -> Settings {

@@ -24,6 +24,30 @@ pub(super) fn assert_dodo(schema: &str, value: &Value) {
     }
 }
 
+static RESEND: LazyLock<Option<Value>> = LazyLock::new(|| {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/reference/resend-openapi.yaml");
+    let text = std::fs::read_to_string(&path);
+    if text.is_err() {
+        eprintln!("note: {} is not there, so shapes are not checked against it", path.display());
+    }
+    Some(serde_yaml_ng::from_str(&text.ok()?).expect("it is YAML"))
+});
+
+/// Asserts that `value` is what the schema of that name in Resend's description asks
+/// for, and that there is nothing in it that the schema does not name.
+pub(super) fn assert_resend(schema: &str, value: &Value) {
+    let Some(document) = &*RESEND else { return };
+    let schema = &document["components"]["schemas"][schema];
+    assert!(schema.is_object(), "the description has such a schema");
+    if let Err(why) = check(document, schema, value, "") {
+        panic!("{why}\nin {value:#}");
+    }
+    let known = schema["properties"].as_object().expect("it names its fields");
+    for name in value.as_object().expect("an object").keys() {
+        assert!(known.contains_key(name), "`{name}` is not in the description\nin {value:#}");
+    }
+}
+
 fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
         let pointed = document.pointer(reference.trim_start_matches('#')).ok_or(reference)?;

@@ -160,6 +160,23 @@ const CHECKS: &[Check] = &[
          LEFT JOIN customer c ON c.customer_id = s.customer_id WHERE c.customer_id IS NULL OR s.pattern = ''",
     ),
     check(
+        "sender",
+        "it came from a proof that is not there",
+        "SELECT s.customer_id || ' ' || s.pattern FROM sender s
+         LEFT JOIN proof p ON p.customer_id = s.customer_id AND p.domain = s.pattern AND p.state = 'verified'
+         WHERE s.origin = 'proof' AND p.customer_id IS NULL",
+    ),
+    check(
+        "proof",
+        "it belongs to no customer, it gives its customer no sender, or the domain is another's too",
+        "SELECT p.customer_id || ' ' || p.domain FROM proof p
+         LEFT JOIN customer c ON c.customer_id = p.customer_id
+         LEFT JOIN sender s ON s.customer_id = p.customer_id AND s.pattern = p.domain
+         WHERE c.customer_id IS NULL OR (p.state = 'verified' AND (s.pattern IS NULL OR p.verified_at IS NULL))
+            OR (p.state = 'verified' AND EXISTS (SELECT 1 FROM proof o WHERE o.domain = p.domain
+                AND o.customer_id <> p.customer_id AND o.state = 'verified'))",
+    ),
+    check(
         "message",
         "it belongs to no account",
         "SELECT m.message_id FROM message m LEFT JOIN account a ON a.customer_id = m.customer_id

@@ -86,7 +86,8 @@ impl Store {
             UPDATE checkout SET state = CASE WHEN ?3 = 1 THEN 'paid' ELSE 'known' END, customer_id = ?2
             WHERE token_hash = ?1 AND state = 'pending'";
         const STARTER: &str = "
-            INSERT INTO sender (customer_id, pattern, created_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+            INSERT INTO sender (customer_id, pattern, created_at, origin) VALUES (?1, ?2, ?3, 'starter')
+            ON CONFLICT DO NOTHING";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let (email, name) = (payment.email.as_deref(), payment.name.as_deref());

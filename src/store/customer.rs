@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
+use super::proof::{deny, pardon};
 use super::{Store, StoreError, millis, stored, timestamp};
 use crate::domain::account::Account;
 use crate::domain::credential::SecretHash;
@@ -229,7 +230,8 @@ impl Store {
         found.map(|username| stored(Username::parse(&username))).transpose()
     }
 
-    /// Lets a customer send as `pattern`; doing it twice changes nothing.
+    /// Lets a customer send as `pattern`; doing it twice changes nothing. What the operator
+    /// allows is the operator's from then on, whatever a proof had given.
     pub async fn allow_sender(
         &self,
         customer_id: &CustomerId,
@@ -239,7 +241,7 @@ impl Store {
         const ALLOW: &str = "
             INSERT INTO sender (customer_id, pattern, created_at)
             SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?1)
-            ON CONFLICT DO NOTHING";
+            ON CONFLICT DO UPDATE SET origin = 'operator'";
         if self.customer(customer_id).await?.is_none() {
             return Err(ChangeError::NoCustomer(customer_id.clone()));
         }
@@ -251,10 +253,12 @@ impl Store {
             .bind(millis(now))
             .execute(&mut *tx)
             .await?;
+        pardon(&mut tx, customer_id, pattern).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Takes a sender off a customer's list.
+    /// Takes a sender off a customer's list; a domain that the customer proved, or
+    /// claims, for good.
     pub async fn deny_sender(
         &self,
         customer_id: &CustomerId,
@@ -265,7 +269,8 @@ impl Store {
         let mut tx = writer.begin().await?;
         let done =
             sqlx::query(DENY).bind(customer_id.as_str()).bind(pattern.to_string()).execute(&mut *tx).await?;
-        if done.rows_affected() == 0 {
+        let was_claimed = deny(&mut tx, customer_id, pattern).await?;
+        if done.rows_affected() == 0 && !was_claimed {
             return Err(ChangeError::NoSender(pattern.clone()));
         }
         Ok(tx.commit().await?)

@@ -29,6 +29,7 @@ mod ledger;
 mod leftovers;
 pub mod log;
 pub mod operator;
+pub mod proof;
 pub mod queue;
 pub mod refund;
 pub mod report;

@@ -28,6 +28,7 @@ mod idempotency;
 mod model;
 mod opening;
 mod operator;
+mod proof;
 mod queue;
 mod refunds;
 mod reports;

@@ -6,6 +6,7 @@
 //! meaning of every answer, `pace` keeps calls under the rate that Resend tells. What this module must
 //! not know: SQL, money, when to try again.
 
+pub mod domains;
 pub mod events;
 mod pace;
 pub(crate) mod request;

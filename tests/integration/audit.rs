@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 28] = [
+const HANDS: [(&str, &str); 29] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -19,6 +19,11 @@ const HANDS: [(&str, &str); 28] = [
     ("account", "UPDATE account SET closed_settled = closed_settled + 1 WHERE customer_id = 'cus_ann'"),
     ("credential", "UPDATE credential SET customer_id = 'cus_eve'"),
     ("sender", "UPDATE sender SET customer_id = 'cus_eve'"),
+    (
+        "proof",
+        "INSERT INTO proof (customer_id, domain, way, state, token, created_at, verified_at)
+         VALUES ('cus_ann', 'example.org', 'dns', 'verified', 'x', 1, 1)",
+    ),
     ("message", "UPDATE message SET captured = 0 WHERE captured = 1"),
     ("message", "UPDATE message SET price = 5 WHERE kind = 'submission'"),
     ("message", "UPDATE message SET customer_id = 'cus_eve' WHERE kind = 'bounce'"),

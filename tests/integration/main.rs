@@ -28,6 +28,7 @@ mod dialog;
 mod dialogs;
 mod disk;
 mod dodo_faults;
+mod domains;
 mod doubt;
 mod fallback;
 mod gate;

@@ -2,7 +2,7 @@
 
 use super::{Finding, TIMEOUT};
 use crate::clock::Clock;
-use crate::config::{Config, Secrets};
+use crate::config::{Config, ProofBy, Secrets};
 use crate::upstream::resend::{KeyRights, Resend, ResendSettings, ResendUnusable, SendingDomain};
 
 const SUBJECT: &str = "resend";
@@ -24,7 +24,11 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets, clock: &Clock) 
         clock: clock.clone(),
     };
     match Resend::new(&settings) {
-        Ok(resend) => judge(resend.check().await, &own_domains(config)),
+        Ok(resend) => {
+            let answer = resend.check().await;
+            let manages = cannot_manage(config, &answer);
+            judge(answer, &own_domains(config)).into_iter().chain(manages).collect()
+        }
         Err(error) => {
             let hint = "check RESEND_BASE_URL and RESEND_API_KEY";
             vec![Finding::fail(SUBJECT, error.to_string(), hint)]
@@ -37,6 +41,15 @@ fn own_domains(config: &Config) -> Vec<(&'static str, String)> {
     let notices = config.notices_from().ok().map(|from| ("notices.from", from.mailbox.domain().to_ascii()));
     let starter = config.senders.starter_domain.clone().map(|domain| ("senders.starter_domain", domain));
     notices.into_iter().chain(starter).collect()
+}
+
+/// Customers add domains with this key, which a key that may only send cannot.
+pub(super) fn cannot_manage(config: &Config, answer: &Result<KeyRights, ResendUnusable>) -> Option<Finding> {
+    let is_needed = config.senders.proof == ProofBy::Resend;
+    (is_needed && *answer == Ok(KeyRights::SendingOnly)).then(|| {
+        let message = "senders.proof is \"resend\", and the key may only send";
+        Finding::fail(SUBJECT, message, "make a key with full access at resend.com/api-keys")
+    })
 }
 
 pub(super) fn judge(

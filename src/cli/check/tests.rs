@@ -12,6 +12,7 @@ use crate::billing::dodo::{
     DodoError, EntitlementInfo, KeyRights, LIVE_HOST, ProductCredits, ProductInfo, TEST_HOST,
 };
 use crate::cli::tests::Office;
+use crate::config::ProofBy;
 use crate::outbound::stand_in::StandIn;
 use crate::store::{Maker, Store, StoreSettings};
 use crate::telemetry::Metrics;
@@ -132,6 +133,18 @@ fn resend_must_take_the_key_and_know_our_domain() {
         let findings = resend::judge(answer, &own);
         assert_eq!(levels(&findings), wanted, "{}", told(&findings));
         assert!(told(&findings).contains(said), "{}", told(&findings));
+    }
+}
+
+#[test]
+fn a_key_that_may_only_send_is_too_little_where_customers_add_domains() {
+    let answers = [(Ok(api::KeyRights::SendingOnly), true), (Ok(api::KeyRights::Full(Vec::new())), false)];
+    for (answer, is_too_little) in answers {
+        let mut config = Config::default();
+        assert_eq!(resend::cannot_manage(&config, &answer), None);
+        config.senders.proof = ProofBy::Resend;
+        let found = resend::cannot_manage(&config, &answer).map(|finding| finding.level);
+        assert_eq!(found, is_too_little.then_some(Level::Fail));
     }
 }
 

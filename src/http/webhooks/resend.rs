@@ -14,6 +14,7 @@ use crate::http::error::HttpError;
 use crate::http::signature::HeaderNames;
 use crate::http::{Shared, Site};
 use crate::telemetry::{WebhookResult, WebhookSource};
+use crate::upstream::resend::domains::domain_of_event;
 use crate::upstream::resend::events::{self, ResendEvent};
 
 /// Octets of an event; Resend's are a few kilobytes, and carry a subject.
@@ -37,6 +38,11 @@ pub(in crate::http) async fn resend(
 }
 
 async fn act(site: &Site, bytes: &[u8]) -> Result<Outcome, HttpError> {
+    if let Some(domain) = domain_of_event(bytes) {
+        let is_ours = site.proofs.hint(&domain).await?;
+        let result = if is_ours { WebhookResult::Accepted } else { WebhookResult::Ignored };
+        return Ok(Outcome { result, event_type: "domain".to_owned(), customer_id: None });
+    }
     let event = ResendEvent::parse(bytes).map_err(|error| {
         HttpError::MalformedWebhook(match error {
             events::MalformedEvent::NotJson => MalformedEvent::NotJson,

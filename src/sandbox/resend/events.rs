@@ -114,7 +114,7 @@ impl ResendStandIn {
     }
 
     /// One after the other; one that is not taken is tried again while the others go on.
-    fn send(&self, parcels: Vec<Parcel>) {
+    pub(super) fn send(&self, parcels: Vec<Parcel>) {
         let stand_in = self.clone();
         self.0.tasks.spawn(async move {
             let stopped = stand_in.0.tasks.stop.clone();

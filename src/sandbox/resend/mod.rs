@@ -4,6 +4,7 @@
 //! Where there is a journal the mails stay in it and only their place is kept in
 //! memory. What it must not know: where a mail came from before it was posted.
 
+mod domains;
 mod email;
 mod events;
 mod refusal;
@@ -11,6 +12,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
+pub use domains::{Domain, DomainRecord, DomainRecords};
 pub use email::{Addresses, Attachment, Content, Email, Tag};
 pub use events::News;
 pub use refusal::Refusal;
@@ -51,6 +53,14 @@ pub struct Behaviour {
     pub verified_domains: Option<Vec<String>>,
     /// What a bad key is answered: 400 and 401 were seen.
     pub bad_key_status: u16,
+    /// Whether a domain is verified soon after it was asked for; else only when it is told.
+    pub domains_verify: bool,
+    /// Which records a new domain is asked for.
+    pub domain_records: DomainRecords,
+    /// Names that are registered in somebody else's account.
+    pub registered_elsewhere: Vec<String>,
+    /// Domains that the plan allows; absent: any number.
+    pub max_domains: Option<usize>,
     /// Whether each mail makes webhooks by itself, where there is an endpoint.
     pub events: bool,
     /// Whether each webhook is delivered twice, with the same id.
@@ -67,6 +77,10 @@ impl Default for Behaviour {
             monthly_quota: None,
             verified_domains: None,
             bad_key_status: 401,
+            domains_verify: true,
+            domain_records: DomainRecords::Either,
+            registered_elsewhere: Vec::new(),
+            max_domains: None,
             events: true,
             duplicate_events: false,
             event_retries_ms: vec![500, 1_000, 2_000, 5_000, 15_000, 60_000],
@@ -116,6 +130,10 @@ struct Accepted {
 enum Event {
     Accepted(Accepted),
     Forgot,
+    /// A domain was added, or is another than it was.
+    Domain(Domain),
+    /// The one with that id is gone.
+    DomainRemoved(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,6 +178,7 @@ struct Quota {
 
 #[derive(Debug)]
 struct Outbox {
+    domains: Vec<Domain>,
     slots: Vec<Slot>,
     slot_of: HashMap<String, usize>,
     keys: HashMap<Key, Used>,
@@ -304,6 +323,7 @@ impl ResendStandIn {
         let now = self.0.clock.now();
         let now_ms = now.as_millisecond();
         let behaviour = self.behaviour();
+        let verified = self.sending_domains(&behaviour);
         let mut kept = lock(&self.0.kept);
         if let Some(key) = &call.key
             && let Some(used) = kept.outbox.used(&(call.endpoint, key.clone()), now_ms)
@@ -314,8 +334,7 @@ impl ResendStandIn {
                 Err(Refusal::other_body())
             };
         }
-        let verified = behaviour.verified_domains.as_deref();
-        emails.iter().try_for_each(|email| email.check(verified))?;
+        emails.iter().try_for_each(|email| email.check(verified.as_deref()))?;
         let recipients = recipients(&emails);
         if kept.outbox.day.lacks(now, recipients, behaviour.daily_quota) {
             return Err(Refusal::daily_quota());
@@ -369,7 +388,7 @@ impl Kept {
             Body::Memory(email) => Email::clone(email),
             Body::Journal(place, nth) => match self.journal.read(*place)? {
                 Event::Accepted(accepted) => accepted.emails.into_iter().nth(*nth).ok_or_else(missing)?,
-                Event::Forgot => return Err(missing()),
+                _ => return Err(missing()),
             },
         };
         Ok(Mail {
@@ -385,6 +404,7 @@ impl Outbox {
     fn empty() -> Self {
         let quota = |period_format| Quota { period_format, period: String::new(), used: 0 };
         Self {
+            domains: Vec::new(),
             slots: Vec::new(),
             slot_of: HashMap::new(),
             keys: HashMap::new(),
@@ -402,6 +422,17 @@ impl Outbox {
             Event::Forgot => {
                 self.keys.clear();
                 self.keys_by_age.clear();
+                return;
+            }
+            Event::Domain(domain) => {
+                match self.domains.iter_mut().find(|known| known.id == domain.id) {
+                    Some(known) => *known = domain,
+                    None => self.domains.push(domain),
+                }
+                return;
+            }
+            Event::DomainRemoved(id) => {
+                self.domains.retain(|domain| domain.id != id);
                 return;
             }
         };

@@ -81,6 +81,17 @@ impl Refusal {
         Self::new(403, "validation_error", message)
     }
 
+    /// 403: the name is in this account already, or in another one.
+    pub fn registered(domain: &str) -> Self {
+        Self::new(403, "validation_error", format!("The {domain} domain has been registered already."))
+    }
+
+    /// 403: the plan has no room for one more. How Resend says so is not documented.
+    pub fn domain_limit() -> Self {
+        let message = "You have reached the limit of domains of your plan.";
+        Self::new(403, "validation_error", message)
+    }
+
     /// 404
     pub fn not_found(what: &str) -> Self {
         Self::new(404, "not_found", format!("{what} not found"))

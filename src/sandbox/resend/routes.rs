@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::refusal::accepted;
-use super::{Addresses, Behaviour, Call, Email, Endpoint, Key, Mail, Refusal, ResendStandIn, lock};
+use super::{Addresses, Behaviour, Call, Email, Endpoint, Key, Mail, Refusal, ResendStandIn, domains, lock};
 use crate::sandbox::faults::{self, Misbehaviour};
 use crate::sandbox::{RESEND_API_KEY, RESEND_SENDING_API_KEY};
 
@@ -33,7 +33,9 @@ pub(super) fn router(resend: &ResendStandIn) -> Router {
         .route("/emails", post(send))
         .route("/emails/batch", post(send_batch))
         .route("/emails/{id}", get(retrieve))
-        .route("/domains", get(domains))
+        .route("/domains", get(domains::list).post(domains::create))
+        .route("/domains/{id}", get(domains::retrieve).delete(domains::remove))
+        .route("/domains/{id}/verify", post(domains::verify))
         .fallback(async || Refusal::not_found("Route"))
         .layer(DefaultBodyLimit::max(MAX_BODY_OCTETS))
         .layer(from_fn_with_state(resend.clone(), misbehave))
@@ -222,25 +224,4 @@ fn retrieved(mail: &Mail) -> Value {
         "scheduled_at": null,
         "last_event": if email.is_stuck() { "queued" } else { "delivered" },
     })
-}
-
-async fn domains(State(resend): State<ResendStandIn>) -> Json<Value> {
-    let verified = resend.behaviour().verified_domains.unwrap_or_else(|| vec!["example.com".to_owned()]);
-    let data: Vec<Value> = verified
-        .iter()
-        .enumerate()
-        .map(|(index, name)| {
-            json!({
-                "id": format!("00000000-0000-4000-8000-{index:012}"),
-                "name": name,
-                "status": "verified",
-                "created_at": "2026-01-01 00:00:00.000000+00",
-                "region": "us-east-1",
-                "open_tracking": false,
-                "click_tracking": false,
-                "capabilities": { "sending": "enabled", "receiving": "disabled" },
-            })
-        })
-        .collect();
-    Json(json!({ "object": "list", "has_more": false, "data": data }))
 }

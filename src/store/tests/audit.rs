@@ -56,6 +56,7 @@ async fn lived_in() -> (Store, Directory) {
     store.webhook_handled(&webhook, at(0)).await.unwrap();
     store.begin_checkout(&"a".repeat(64), at(0)).await.unwrap();
     refunds::of_every_kind(&store).await;
+    super::proof::of_every_kind(&store).await;
     assert_audit(&store).await;
     (store, directory)
 }
@@ -70,7 +71,12 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("account", "DELETE FROM customer"),
     ("customer", "DELETE FROM account"),
     ("credential", "UPDATE credential SET customer_id = 'nobody'"),
-    ("sender", "UPDATE sender SET pattern = ''"),
+    ("sender", "UPDATE sender SET pattern = '' WHERE origin = 'operator'"),
+    ("sender", "UPDATE sender SET origin = 'proof'"),
+    ("sender", "DELETE FROM proof WHERE state = 'verified'"),
+    ("proof", "UPDATE proof SET customer_id = 'nobody' WHERE state = 'adding'"),
+    ("proof", "DELETE FROM sender WHERE origin = 'proof'"),
+    ("proof", "UPDATE proof SET verified_at = NULL"),
     ("message", "UPDATE message SET price = 2 WHERE final_at IS NULL"),
     ("message", "UPDATE message SET captured = 0, released = 1 WHERE final_at IS NOT NULL"),
     ("message", "UPDATE message SET final_at = NULL"),

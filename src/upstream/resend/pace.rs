@@ -42,6 +42,17 @@ impl Pace {
         Ok(wait)
     }
 
+    /// Takes a turn that nobody else wants, if this is one; or says when to ask again.
+    pub(super) fn spare_turn(&mut self, now: Instant) -> Result<(), Duration> {
+        match self.next.map(|next| next.saturating_duration_since(now)) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => {
+                self.next = Some(now + self.interval);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes in what an answer says about the limit, whose window is one second.
     pub(super) fn learn(&mut self, status: u16, rate: &RateInfo, now: Instant) {
         if let Some(limit) = rate.limit.filter(|limit| *limit > 0) {
@@ -102,6 +113,17 @@ mod tests {
             pace.learn(status, &rate, now);
             assert_eq!(pace.turn(now), Ok(millis(want)), "{status} {rate:?}");
         }
+    }
+
+    #[test]
+    fn a_spare_turn_is_one_that_no_mail_wants() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.spare_turn(now), Ok(()));
+        assert_eq!(pace.spare_turn(now), Err(millis(100)));
+        assert_eq!(pace.turn(now), Ok(millis(100)), "mail waits for one call at most");
+        assert_eq!(pace.spare_turn(now + millis(100)), Err(millis(100)));
+        assert_eq!(pace.turn(now + millis(100)), Ok(millis(100)), "nobody stands before it");
+        assert_eq!(pace.spare_turn(now + millis(300)), Ok(()));
     }
 
     #[test]

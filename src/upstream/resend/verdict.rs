@@ -196,6 +196,17 @@ fn until_midnight(now: Timestamp) -> Duration {
     Duration::from_secs(u64::try_from(left_s).unwrap_or(0))
 }
 
+/// Whether a 400, 401 or 403 is about the API key, and not about what was asked.
+pub(super) fn is_about_the_key(answer: &HttpAnswer) -> bool {
+    let verdict = Verdict { answer, error: name_and_message(&answer.body), recipients: 0 };
+    matches!(verdict.key_or_content(), Outcome::Closed { .. })
+}
+
+/// What an answer says, in one line.
+pub(super) fn said(answer: &HttpAnswer) -> String {
+    one_line(&Verdict { answer, error: name_and_message(&answer.body), recipients: 0 }.text())
+}
+
 /// The meaning of an answer to `GET /domains`.
 pub(super) fn of_check(answer: &HttpAnswer) -> Result<KeyRights, ResendUnusable> {
     let verdict = Verdict { answer, error: name_and_message(&answer.body), recipients: 0 };

@@ -199,6 +199,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::KeysSwept => deed(|_| String::new(), has_no_keys).troubles(leaves_an_expired_key),
         CrashPoint::CheckoutCreated => deed(begins_a_checkout, |_, _| {}),
+        CrashPoint::DomainClaimed | CrashPoint::DomainRegistered => domain_is_added(),
+        CrashPoint::DomainWithdrawn => domain_is_removed(),
         CrashPoint::PaymentRecorded => deed(subscribes, is_shown_a_credential),
         CrashPoint::WebhookActed => deed(tops_up, |_, _| {}).plan(|plan| plan.credits(0)),
         CrashPoint::WebhookRecorded => deed(pays_a_debt, is_out_of_debt).plan(|plan| plan.credits(3)),
@@ -314,6 +316,49 @@ fn begins_a_checkout(meter: &Meter) -> String {
     let visitor = json!({ "email": "zoe@example.org", "name": "Zoe" });
     let _ = try_ask(meter.request(Method::POST, "/checkout/subscribe").json(&visitor));
     String::new()
+}
+
+fn domain_is_added() -> Scenario {
+    at_resend(Scenario::of_deed(adds_a_domain, has_its_domain_once))
+}
+
+fn domain_is_removed() -> Scenario {
+    at_resend(Scenario::of_deed(removes_a_domain, has_no_domain))
+}
+
+/// Customers add their domains at Resend.
+fn at_resend(scenario: Scenario) -> Scenario {
+    let only_over = Some(Road::Resend);
+    Scenario { only_over, ..scenario }.plan(|plan| plan.set("senders", "proof = \"resend\""))
+}
+
+fn adds_a_domain(meter: &Meter) -> String {
+    let domain = json!({ "domain": "shop.example" });
+    let _ = try_ask(meter.as_customer(Method::POST, "/senders/domains").json(&domain));
+    String::new()
+}
+
+fn has_its_domain_once(meter: &Meter, _: &str) {
+    let domain = json!({ "domain": "shop.example" });
+    let made = ask(meter.as_customer(Method::POST, "/senders/domains").json(&domain)).json();
+    assert_eq!(
+        (&made["state"], made["records"].as_array().map(Vec::len)),
+        (&json!("pending"), Some(3)),
+        "{made}"
+    );
+    let id = meter.resend_stand_in().domain("shop.example").unwrap().id;
+    assert_eq!(meter.read::<String>("SELECT resend_id FROM proof"), [id]);
+}
+
+fn removes_a_domain(meter: &Meter) -> String {
+    adds_a_domain(meter);
+    let _ = try_ask(meter.as_customer(Method::DELETE, "/senders/domains/shop.example"));
+    String::new()
+}
+
+fn has_no_domain(meter: &Meter, _: &str) {
+    until_is("a claim that was withdrawn", 0, || meter.number("SELECT count(*) FROM proof"));
+    assert_eq!(meter.resend_stand_in().domain("shop.example"), None);
 }
 
 fn subscribes(meter: &Meter) -> String {

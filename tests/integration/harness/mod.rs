@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod dns;
 pub(crate) mod meter;
 pub(crate) mod plan;
 pub(crate) mod process;
