@@ -13,6 +13,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, web_url};
+use crate::upstream::smtp::check_urls;
 
 const DODO_TEST_URL: &str = "https://test.dodopayments.com";
 const DODO_LIVE_URL: &str = "https://live.dodopayments.com";
@@ -45,7 +46,7 @@ pub struct Secrets {
     pub base_url: String,
     /// `POSTMETER_ADMIN_TOKEN`; unset: the operator's routes refuse everyone
     pub admin_token: Option<SecretString>,
-    /// `UPSTREAM_SMTP_URL`; needed where an SMTP upstream is configured
+    /// `UPSTREAM_SMTP_URL`, one or several; needed where an SMTP upstream is configured
     pub upstream_smtp_url: Option<SecretString>,
 }
 
@@ -255,8 +256,9 @@ impl<E: Fn(&str) -> Option<String>> Reader<E> {
 
     fn upstream_smtp_url(&mut self, config: &Config) -> Option<SecretString> {
         let plaintext = config.upstream.allow_plaintext;
-        self.read("UPSTREAM_SMTP_URL", config.uses_smtp(), |value| {
-            check_smtp_url(value, plaintext).map(|()| SecretString::from(value)).map_err(str::to_owned)
+        self.read("UPSTREAM_SMTP_URL", config.uses_smtp(), |value| match check_urls(value, plaintext) {
+            Ok(()) => Ok(SecretString::from(value)),
+            Err(error) => Err(error.to_string()),
         })
     }
 
@@ -280,29 +282,4 @@ fn is_signing_key(text: &str) -> bool {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
     );
     engine.decode(text.strip_prefix("whsec_").unwrap_or(text)).is_ok_and(|key| !key.is_empty())
-}
-
-/// TLS is required on the way to the upstream, by `smtps` or by STARTTLS, unless
-/// the operator allows plaintext, and then on this machine only.
-fn check_smtp_url(text: &str, allow_plaintext: bool) -> Result<(), &'static str> {
-    let url = reqwest::Url::parse(text)
-        .map_err(|_| "is not a URL such as smtps://user:password@smtp.example.com:465 (encode special characters of the password as %XX)")?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("names no host")?;
-    let mut tls_required = false;
-    for (name, value) in url.query_pairs() {
-        match (name.as_ref(), value.as_ref()) {
-            ("tls", "required") => tls_required = true,
-            ("tls", "none") => {}
-            ("ca", file) if !file.is_empty() => {}
-            _ => return Err("may carry tls=required, tls=none and ca=FILE, and no other parameter"),
-        }
-    }
-    match url.scheme() {
-        "smtps" => Ok(()),
-        "smtp" if tls_required || !allow_plaintext || web_url::is_loopback(host) => Ok(()),
-        "smtp" => Err(
-            "goes to another machine without TLS; add ?tls=required (upstream.allow_plaintext is for loopback only)",
-        ),
-        _ => Err("must begin with smtps:// or smtp://"),
-    }
 }

@@ -1,8 +1,11 @@
-//! The upstream SMTP server: reached, trusted, signed in.
+//! The upstream SMTP servers: reached, trusted, signed in.
+
+use std::sync::Arc;
 
 use super::{Finding, TIMEOUT};
+use crate::clock::Clock;
 use crate::config::{Config, Secrets};
-use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
+use crate::upstream::smtp::{HostChecked, SmtpSettings, SmtpUpstream};
 
 const SUBJECT: &str = "smtp upstream";
 const HINT: &str = "check host, port, user and password in UPSTREAM_SMTP_URL";
@@ -19,13 +22,23 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding>
         allow_plaintext: config.upstream.allow_plaintext,
         hostname: config.smtp.hostname.clone(),
         timeout: TIMEOUT,
+        reuse: config.upstream.reuse(),
+        signer: Arc::default(),
+        clock: Clock::system(),
     };
-    let checked = match SmtpUpstream::new(&settings) {
-        Ok(upstream) => upstream.check().await,
-        Err(error) => Err(format!("UPSTREAM_SMTP_URL: {error}")),
+    match SmtpUpstream::new(&settings) {
+        Ok(upstream) => judged(&upstream.check().await),
+        Err(error) => vec![Finding::fail(SUBJECT, format!("UPSTREAM_SMTP_URL: {error}"), HINT)],
+    }
+}
+
+/// A host that is away is no failure as long as another carries the mail.
+pub(super) fn judged(hosts: &[HostChecked]) -> Vec<Finding> {
+    let is_carried = hosts.iter().any(|host| host.found.is_ok());
+    let finding = |HostChecked { host, found }: &HostChecked| match found {
+        Ok(()) => Finding::ok(SUBJECT, format!("{host} is reached and lets us in")),
+        Err(reason) if is_carried => Finding::warn(SUBJECT, format!("{host}: {reason}"), HINT),
+        Err(reason) => Finding::fail(SUBJECT, format!("{host}: {reason}"), HINT),
     };
-    vec![match checked {
-        Ok(()) => Finding::ok(SUBJECT, "it is reached and lets us in"),
-        Err(reason) => Finding::fail(SUBJECT, reason, HINT),
-    }]
+    hosts.iter().map(finding).collect()
 }
