@@ -53,6 +53,7 @@ use crate::tls::{self, CertificateStore};
 use crate::upstream::Upstreams;
 use crate::upstream::resend::{Resend, ResendSettings};
 use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
+use crate::upstream::translating::Translating;
 
 /// How long the front may take to finish what its clients have begun.
 const FRONT_STOP: Duration = Duration::from_secs(15);
@@ -317,10 +318,11 @@ async fn start_back(
         billing::Settings::new(config, &secrets.base_url, notices_from.clone()),
     );
     let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
+    let translating = Translating::new(config.upstream.max_bytes_translating);
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
-            upstreams: upstreams(config, secrets, &clock)?,
+            upstreams: upstreams(config, secrets, (&clock, &translating))?,
             billing: billing.clone(),
             handover: handover.clone(),
             routing,
@@ -336,6 +338,7 @@ async fn start_back(
         billing: billing.clone(),
         handover,
         routing,
+        translating,
         clock,
         metrics: metrics.clone(),
         tasks: tasks.clone(),
@@ -352,7 +355,11 @@ async fn start_back(
 }
 
 /// The upstreams that this configuration uses.
-fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Result<Upstreams> {
+fn upstreams(
+    config: &Config,
+    secrets: &Secrets,
+    (clock, translating): (&Clock, &Translating),
+) -> anyhow::Result<Upstreams> {
     let timeout = Duration::from_secs(config.upstream.timeout_s);
     let resend = match &secrets.resend_api_key {
         Some(api_key) if config.uses_resend() => Some(Resend::new(&ResendSettings {
@@ -375,7 +382,7 @@ fn upstreams(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Resul
         })?),
         _ => None,
     };
-    Ok(Upstreams { resend, smtp })
+    Ok(Upstreams { resend, smtp, translating: translating.clone() })
 }
 
 fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Router>) -> Router {
@@ -437,10 +444,12 @@ fn start_smtp(
     let door = Door::new(Limits {
         max_connections: config.smtp.max_connections,
         max_connections_per_ip: config.smtp.max_connections_per_ip,
+        forwarding_proxies: Vec::new(),
         trusted_proxies: config.smtp.trusted_proxies.clone(),
         proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
     });
-    let front = smtp::listener::Front::new(server, door, tasks.clone(), stop.clone());
+    let front =
+        smtp::listener::Front::new(server, door, rooms.metrics.clone(), (tasks.clone(), stop.clone()));
     for listener in submission {
         let acceptor = TlsAcceptor::from(certificate.server_config()?);
         tasks.spawn(std::sync::Arc::clone(&front).run(listener, Opening::StartTls(acceptor)));
@@ -463,6 +472,7 @@ fn start_http(
     let door = Door::new(Limits {
         max_connections: config.http.max_connections,
         max_connections_per_ip: config.http.max_connections_per_ip,
+        forwarding_proxies: config.http.forwarding_proxies.clone(),
         trusted_proxies: trusted_proxies.to_vec(),
         proxy_header_timeout: Duration::from_secs(config.smtp.handshake_timeout_s),
     });

@@ -12,11 +12,12 @@ pub struct Census<K: Eq + Hash> {
     present: Mutex<HashMap<K, usize>>,
 }
 
-/// One that is counted; not any more when dropped.
+/// Some that are counted; not any more when dropped.
 #[derive(Debug)]
 pub struct Counted<K: Eq + Hash> {
     census: Arc<Census<K>>,
     whose: K,
+    number: usize,
 }
 
 impl<K: Eq + Hash + Clone> Census<K> {
@@ -32,23 +33,51 @@ impl<K: Eq + Hash + Clone> Census<K> {
 
     /// Counts one more; `None`: they have as many as they may.
     pub fn count(self: &Arc<Self>, whose: K) -> Option<Counted<K>> {
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = present.get(&whose).copied().unwrap_or(0);
-        if here >= self.limit {
-            return None;
+        let mut counted = self.none(whose);
+        counted.add(1).then_some(counted)
+    }
+
+    /// None yet, of which there may be some later.
+    pub fn none(self: &Arc<Self>, whose: K) -> Counted<K> {
+        Counted { census: Arc::clone(self), whose, number: 0 }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Counted<K> {
+    /// Counts so many more; `false`: that would be more than they may have, and it is as it was.
+    pub fn add(&mut self, more: usize) -> bool {
+        let mut present = self.census.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = present.get(&self.whose).copied().unwrap_or(0);
+        let Some(sum) = here.checked_add(more).filter(|sum| *sum <= self.census.limit) else { return false };
+        if sum > 0 {
+            present.insert(self.whose.clone(), sum);
         }
-        present.insert(whose.clone(), here + 1);
-        Some(Counted { census: Arc::clone(self), whose })
+        self.number += more;
+        true
+    }
+}
+
+impl<K: Eq + Hash> Counted<K> {
+    /// Whose they are.
+    pub fn whose(&self) -> &K {
+        &self.whose
+    }
+
+    /// Counts so many fewer, of those that it has.
+    pub fn take_off(&mut self, fewer: usize) {
+        let fewer = fewer.min(self.number);
+        self.number -= fewer;
+        let mut present = self.census.present.lock().unwrap_or_else(PoisonError::into_inner);
+        match present.get_mut(&self.whose) {
+            Some(here) if *here > fewer => *here -= fewer,
+            _ => drop(present.remove(&self.whose)),
+        }
     }
 }
 
 impl<K: Eq + Hash> Drop for Counted<K> {
     fn drop(&mut self) {
-        let mut present = self.census.present.lock().unwrap_or_else(PoisonError::into_inner);
-        match present.get_mut(&self.whose) {
-            Some(here) if *here > 1 => *here -= 1,
-            _ => drop(present.remove(&self.whose)),
-        }
+        self.take_off(self.number);
     }
 }
 
@@ -72,6 +101,24 @@ mod tests {
         drop(first);
         assert!(count("192.0.2.1").is_some());
         drop((second, third, fourth));
+        assert!(census.present.lock().unwrap().is_empty(), "nobody is remembered");
+    }
+
+    #[test]
+    fn some_are_counted_together_and_only_as_many_as_fit() {
+        let census = Census::new(10);
+        let (mut one, mut two, mut other) = (census.none("ann"), census.none("ann"), census.none("bob"));
+        // Whose, how many more, and whether that fits.
+        for (whose, more, want) in [(1, 6, true), (2, 5, false), (2, 4, true), (1, 1, false), (3, 10, true)] {
+            let counted = [&mut one, &mut two, &mut other].into_iter().nth(whose - 1).unwrap();
+            assert_eq!(counted.add(more), want, "{whose} {more}");
+        }
+        two.take_off(9);
+        assert!(!one.add(5), "it had four");
+        assert!(one.add(4) && !one.add(usize::MAX));
+        drop((one, two));
+        assert_eq!(census.present.lock().unwrap().len(), 1);
+        drop(other);
         assert!(census.present.lock().unwrap().is_empty(), "nobody is remembered");
     }
 

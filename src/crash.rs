@@ -42,7 +42,8 @@ crash_points! {
     LeasesLapsed = "leases-lapsed",
     /// At the start: open entries are marked as of unknown outcome; none is posted yet.
     EntriesDistrusted = "entries-distrusted",
-    /// Some of what was written ahead for messages that were never accepted is gone; more may be there.
+    /// Some of what was written ahead for messages that were never accepted, or that are final, is gone;
+    /// more may be there.
     OrphansSwept = "orphans-swept",
     /// Chunks of large messages are committed; more of them is to come.
     ChunkCommitted = "chunk-committed",

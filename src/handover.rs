@@ -2,7 +2,8 @@
 //!
 //! The accepting process already holds the bytes, so it leases the parts in the
 //! insert and hands them over; the database is read only after a restart, for
-//! retries, or when there is no room here. Room is bounded in octets and in parts.
+//! retries, or when there is no room here. Room is bounded in octets and in parts; it is
+//! a message's, and then that of the request which a road makes of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

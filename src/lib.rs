@@ -69,8 +69,12 @@
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
 //! - **Memory does not grow with a message**: beyond 256 KiB a body is on disk before
-//!   more of it is read, and what is kept counts against [`memory`]. The acceptance
-//!   names what was written ahead, and finds it whole, or is none.
+//!   more of it is read, and what is kept counts against [`memory`]; translations of
+//!   large ones take turns ([`upstream::translating`]). The acceptance names what was
+//!   written ahead, and finds it whole, or is none. What lies on disk and is no
+//!   message's is limited, for each customer and for all ([`store::allowance`]).
+//! - **Nobody's acceptance waits for a large body**: chunks come and go a few a commit,
+//!   and what is sent is read beside the writer.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
 //! - **Under an idempotency key a recipient is accepted once:** that is written in
@@ -138,11 +142,11 @@
 //!
 //! | killed | what is there after the restart |
 //! |---|---|
-//! | while a large message arrives (`chunk-committed`), or its remains are swept (`orphans-swept`) | chunks that no message names; they go at the start |
+//! | while a large message arrives (`chunk-committed`), or the remains of one that was given up or is final leave (`orphans-swept`) | chunks that no message names; they go at the start |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
-//! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part |
+//! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part; what a large message leaves behind, as above |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |

@@ -79,6 +79,12 @@ impl Share {
         self.resize(bytes.min(self.memory.total.saturating_mul(GRAIN)))
     }
 
+    /// What it is a share of now, in whole grains.
+    #[cfg(test)]
+    pub(crate) fn octets(&self) -> usize {
+        self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * GRAIN
+    }
+
     /// Gives all of it back.
     pub fn give_back(&mut self) {
         self.held = None;

@@ -134,3 +134,34 @@ fn by_resend(
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mime::entity::{MAX_DEPTH, MAX_PARTS};
+
+    #[test]
+    fn p7_structure_is_bounded_where_it_is_opened_and_octets_to_an_smtp_upstream() {
+        let deep: String = (0..=MAX_DEPTH)
+            .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
+            .collect();
+        let parts = "--b\r\n\r\nx\r\n".repeat(MAX_PARTS + 1);
+        let wide = format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{parts}--b--\r\n");
+        let table = [
+            ("", Err("5.6.0")),
+            ("fallback = \"smtp\"", Ok(Road::Smtp)),
+            ("kind = \"smtp\"", Ok(Road::Smtp)),
+        ];
+        for (upstream, want) in table {
+            let config: Config = toml::from_str(&format!("[upstream]\n{upstream}")).unwrap();
+            for structure in [&deep, &wide] {
+                let bytes = format!("From: a@x.example\r\n{structure}");
+                let message_id = MessageId::parse("m1").unwrap();
+                let to = [Mailbox::parse("b@y.example").unwrap()];
+                let parts = Routing::new(&config).parts(&message_id, bytes.as_bytes(), &to);
+                let road = parts.map(|parts| parts[0].road).map_err(|cannot| cannot.status);
+                assert_eq!(road, want, "{upstream}");
+            }
+        }
+    }
+}

@@ -34,26 +34,29 @@ use crate::domain::credits::{Credits, Unit};
 use crate::domain::envelope::Envelope;
 use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
+pub use crate::domain::message::CHUNK_BYTES;
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::handover::{Handover, Room};
-use crate::memory::Memory;
 use crate::mime::inspect::{Inspection, inspect};
 use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
 use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
+use crate::store::allowance::Allowance;
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
 use crate::telemetry::Metrics;
 use crate::throttle::sign_in::SignIns;
 use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
+use crate::upstream::translating::Translating;
 use retried::Look;
-pub use spool::{CHUNK_BYTES, Spool};
+pub use spool::Spool;
 
-/// A message that passed through more hands than this goes in circles (RFC 5321 §6.3).
-const MAX_RECEIVED: usize = 50;
+/// A message that passed through more hands than this goes in circles: the threshold
+/// is large, "normally at least 100 Received entries" (RFC 5321 §6.3).
+const MAX_RECEIVED: usize = 100;
 
 /// Takes messages in.
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ pub struct Tools {
     pub handover: Handover,
     /// The roads.
     pub routing: Routing,
+    /// The turns of large messages at their translation.
+    pub translating: Translating,
     /// The time.
     pub clock: Clock,
     /// The counters.
@@ -90,8 +95,8 @@ struct Inner {
     sign_ins: SignIns,
     /// `None`: as fast as they come.
     pace: Option<Throttle<CustomerId>>,
-    /// What translations of large messages may take.
-    translating: Memory,
+    /// What may lie on disk of messages that are not accepted yet.
+    allowance: Allowance,
 }
 
 /// Who signed in.
@@ -163,7 +168,10 @@ impl Submission {
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits),
             pace: pace(&config.limits),
-            translating: Memory::new(config.upstream.max_bytes_translating),
+            allowance: Allowance::new(
+                config.smtp.max_bytes_spooled,
+                config.smtp.max_bytes_spooled_per_customer,
+            ),
         }))
     }
 
@@ -245,7 +253,7 @@ impl Submission {
 
     async fn try_submit(&self, who: &SignedIn, mut submitted: Submitted) -> Result<Accepted, Refusal> {
         let inspection = self.inspect(&submitted)?;
-        self.spool_if_large(&mut submitted).await?;
+        self.spool_if_large(who, &mut submitted).await?;
         let in_header = retried::in_header(&submitted, &inspection).await?;
         submitted.keyed = in_header.or(submitted.keyed);
         // Each time that it is overtaken somebody else was accepted for one of its

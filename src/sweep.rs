@@ -71,18 +71,21 @@ impl Sweep {
         }
     }
 
-    /// What was begun before `cutoff` and belongs to no message.
+    /// What was begun before `cutoff` and belongs to no message, and what final messages
+    /// left behind when a process ended before it was removed.
     async fn orphans(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         let mut spools = 0;
         while let left @ 1.. = self.store.sweep_orphans(cutoff).await? {
-            self.store.pass(CrashPoint::OrphansSwept);
             spools += left;
             if !self.wait(PAUSE).await {
                 break;
             }
         }
         if spools > 0 {
-            tracing::info!(spools, "what had arrived of messages that were never accepted is removed");
+            tracing::info!(
+                spools,
+                "what lay on disk of messages that were never accepted, or are final, is removed"
+            );
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! when too many come at once the newcomers share one bucket. Pure but for its lock:
 //! the time is an argument. What this must not know: what is asked for.
 
+mod known;
 pub mod sign_in;
 
 use std::collections::HashMap;
@@ -127,6 +128,15 @@ pub fn network_of(peer: IpAddr) -> IpAddr {
     }
 }
 
+/// The /48 that an IPv6 address lies in: the most that one site is given, and so what one
+/// client may easily have. `None`: an IPv4 address.
+pub fn site_of(peer: IpAddr) -> Option<IpAddr> {
+    match peer.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +192,14 @@ mod tests {
         assert_eq!(network("192.0.2.1"), network("::ffff:192.0.2.1"));
         assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:0:0:2"));
         assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn an_ipv6_48_is_one_site() {
+        let site = |text: &str| site_of(text.parse().unwrap());
+        assert_eq!(site("2001:db8:1:2::3"), Some("2001:db8:1::".parse().unwrap()));
+        assert_ne!(site("2001:db8:1::"), site("2001:db8:2::"));
+        assert_eq!((site("192.0.2.1"), site("::ffff:192.0.2.1")), (None, None));
     }
 
     #[test]

@@ -137,6 +137,8 @@ impl CertificateStore {
         // session, and nothing for connections to wait on one another for.
         config.ticketer = ring::Ticketer::new().map_err(setup)?;
         config.send_tls13_tickets = 1;
+        // Whatever a client would rather have, it gets the best that both know.
+        config.ignore_client_order = true;
         Ok(Arc::new(config))
     }
 

@@ -45,7 +45,7 @@ impl Default for Smtp {
             trusted_proxies: Vec::new(),
             handshake_timeout_s: 15,
             idle_timeout_s: 300,
-            data_timeout_s: 600,
+            data_timeout_s: 3_600,
             unauthenticated_timeout_s: 60,
             write_timeout_s: 20,
             min_bytes_per_s: 1_024,
@@ -54,6 +54,8 @@ impl Default for Smtp {
             max_sign_in_failures: 5,
             max_idle_commands: 1_000,
             max_bytes_arriving: 512 << 20,
+            max_bytes_spooled: 3 << 30,
+            max_bytes_spooled_per_customer: 1 << 30,
         }
     }
 }
@@ -64,7 +66,7 @@ impl Default for Http {
             listen: SocketAddr::from(([0, 0, 0, 0], 3000)),
             metrics_listen: None,
             max_connections: 4_096,
-            max_connections_per_ip: 1_024,
+            max_connections_per_ip: 256,
             trusted_proxies: None,
             header_timeout_s: 75,
             forwarding_proxies: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],

@@ -79,7 +79,7 @@ pub struct Smtp {
     pub max_recipients: usize,
     /// Most connections in all.
     pub max_connections: usize,
-    /// Most connections from one address.
+    /// Most connections from one address (IPv6: one /64; one /48 may have an eighth of all).
     pub max_connections_per_ip: usize,
     /// Most sessions that one customer may have signed in at the same time.
     pub max_sessions_per_customer: usize,
@@ -89,7 +89,9 @@ pub struct Smtp {
     pub handshake_timeout_s: u64,
     /// Longest wait for a command, in seconds (RFC 5321 §4.5.3.2 asks for 300).
     pub idle_timeout_s: u64,
-    /// Longest time a message may take to arrive, in seconds.
+    /// Longest time a message may take to arrive, in seconds. Clients are asked for progress,
+    /// by `min_bytes_per_s` (RFC 5321 §4.5.3.2.5 has no limit in all); this one bounds how
+    /// long they keep a place and what is written ahead for them.
     pub data_timeout_s: u64,
     /// Longest life of a session that has not signed in, in seconds.
     pub unauthenticated_timeout_s: u64,
@@ -107,6 +109,10 @@ pub struct Smtp {
     pub max_idle_commands: u32,
     /// Octets of messages that may be in memory while they arrive, over SMTP and HTTP, all together.
     pub max_bytes_arriving: usize,
+    /// Octets of large messages that may lie on disk before they are accepted, over SMTP and HTTP, all together.
+    pub max_bytes_spooled: usize,
+    /// The same of one customer.
+    pub max_bytes_spooled_per_customer: usize,
 }
 
 /// `[http]`
@@ -119,7 +125,7 @@ pub struct Http {
     pub metrics_listen: Option<SocketAddr>,
     /// Most connections in all; more wait.
     pub max_connections: usize,
-    /// Most connections from one address.
+    /// The same as that of SMTP; `forwarding_proxies` have no such limit.
     pub max_connections_per_ip: usize,
     /// The same as `smtp.trusted_proxies`, which holds where this is unset.
     pub trusted_proxies: Option<Vec<Network>>,
@@ -224,9 +230,11 @@ pub struct UpstreamConfig {
     pub allow_plaintext: bool,
     /// Parts being sent at the same time.
     pub max_concurrency: usize,
-    /// Octets of messages in memory for delivery.
+    /// Octets in memory for delivery: of messages, and where they leave by Resend of the
+    /// requests that are made of them and take their room.
     pub max_bytes_in_flight: usize,
-    /// Octets in memory for the translation of large messages before they are accepted.
+    /// Octets in memory for the translation of large messages, before they are accepted and
+    /// before each call; with what their requests are larger than they.
     pub max_bytes_translating: usize,
     /// Longest wait for one call, in seconds.
     pub timeout_s: u64,

@@ -176,6 +176,11 @@ fn senseless_values_are_told_with_line_and_key() {
             "upstream.max_bytes_translating: is 9; the largest message",
         ),
         ("[upstream]\nmax_bytes_in_flight = 0", "upstream.max_bytes_in_flight: is 0"),
+        ("[smtp]\nmax_bytes_spooled = 9", "smtp.max_bytes_spooled: is 9; the largest message"),
+        (
+            "[smtp]\nmax_bytes_spooled_per_customer = 9",
+            "smtp.max_bytes_spooled_per_customer: is 9; the largest message",
+        ),
         ("[billing]\ndodo_timeout_s = 0", "billing.dodo_timeout_s: is 0"),
         ("[upstream]\ntimeout_s = 0", "upstream.timeout_s: is 0"),
         ("[notices]\nfrom = \"Postmeter\"", "notices.from: \"Postmeter\" does not read"),

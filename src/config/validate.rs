@@ -103,6 +103,9 @@ impl Findings {
         self.at_least("smtp.max_sign_in_failures", smtp.max_sign_in_failures, 1);
         self.at_least("smtp.max_idle_commands", smtp.max_idle_commands, LEAST_IDLE_COMMANDS);
         self.at_least("smtp.max_bytes_arriving", smtp.max_bytes_arriving, LEAST_BYTES_ARRIVING);
+        let (all, each) = (smtp.max_bytes_spooled, smtp.max_bytes_spooled_per_customer);
+        self.holds_a_message("smtp.max_bytes_spooled", all, smtp.max_message_bytes);
+        self.holds_a_message("smtp.max_bytes_spooled_per_customer", each, smtp.max_message_bytes);
     }
 
     fn holds_a_message(&mut self, key: &'static str, bytes: usize, message: usize) {

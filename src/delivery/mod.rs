@@ -9,6 +9,8 @@ mod bounce;
 pub mod gates;
 mod leases;
 pub(crate) mod news;
+#[cfg(test)]
+mod tests;
 pub mod told;
 mod worker;
 
@@ -184,8 +186,8 @@ impl Delivery {
     fn spawn(&self, handed: Handed, lease: Lease, place: Option<OwnedSemaphorePermit>) {
         let delivery = self.clone();
         self.0.tools.tasks.spawn(async move {
-            delivery.deliver(&handed.part, &lease, Pass::Ordinary).await;
-            drop((handed.room, place));
+            delivery.deliver(handed.part, &lease, Pass::Ordinary(place)).await;
+            drop(handed.room);
         });
     }
 
@@ -285,7 +287,7 @@ impl Delivery {
         let Tools { store, clock, .. } = &self.0.tools;
         let Some(due) = store.due(clock.now(), &[road], 1).await?.pop() else { return Ok(false) };
         let Some((part, lease)) = self.lease(&due).await? else { return Ok(false) };
-        self.deliver(&part, &lease, Pass::Probe).await;
+        self.deliver(part, &lease, Pass::Probe).await;
         Ok(true)
     }
 

@@ -6,14 +6,12 @@ use jiff::Timestamp;
 
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
-use crate::domain::digest::sha256_hex;
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::store::gate::Gate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{Answered, News, Rest};
 use crate::upstream::resend::KEY_USED_FOR_OTHER_BYTES;
-use crate::upstream::translate::Translatable;
 use crate::upstream::{Outcome, RecipientAnswer};
 
 /// Resend forgets a key 24 hours after its first use; an unknown outcome is not
@@ -22,6 +20,7 @@ const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
 
 /// Why somebody is held.
 const EARLIER: &str = "the upstream may have taken it at an earlier attempt";
+const ANOTHER_REQUEST: &str = "its outcome is unknown, and this version would send another request";
 
 /// When an attempt ended, and what decides when the next one is due.
 #[derive(Debug, Clone, Copy)]
@@ -97,13 +96,12 @@ fn unrepeatable(part: &LeasedPart, now: Timestamp) -> Option<String> {
     if age > KEY_LIFE {
         return Some("its outcome is unknown, and Resend may have forgotten the idempotency key".to_owned());
     }
-    let request = Translatable::parse(&part.bytes)
-        .and_then(|message| message.email(&part.recipients, &part.part_id()).map(|email| email.to_json()));
-    let is_same = match (&part.request_hash, request) {
-        (Some(hash), Ok(request)) => *hash == sha256_hex(&request),
-        _ => false,
-    };
-    (!is_same).then(|| "its outcome is unknown, and this version would send another request".to_owned())
+    part.request_hash.is_none().then(|| ANOTHER_REQUEST.to_owned())
+}
+
+/// The hash of the request that must be made again, if it must.
+pub(crate) fn repeats(part: &LeasedPart) -> Option<String> {
+    part.request_hash.clone().filter(|_| part.unknown && part.road == Road::Resend)
 }
 
 /// Turns what the upstream said into what is written down.
@@ -133,6 +131,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             let due = moment.after(retry_after);
             put_off(stays_unknown, due, reason, false)
         }
+        Outcome::Unrepeatable => News::Hold { reason: ANOTHER_REQUEST.to_owned() },
         Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
             News::Hold { reason }
         }

@@ -1,6 +1,10 @@
 //! One attempt: send, understand the answer, write it down.
 
+use std::pin::pin;
 use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::leases::Lease;
 use super::news::{self, Door, Moment};
@@ -8,18 +12,20 @@ use super::{Delivery, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
+use crate::domain::message::Road;
+use crate::mime::header::header_length;
 use crate::random;
 use crate::store::accept::Kind;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{News, Recorded, Report, Rest};
 use crate::telemetry::AttemptOutcome;
-use crate::upstream::{Outcome, Outgoing};
+use crate::upstream::{Outcome, Outgoing, Ready};
 
 /// How a part comes to an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Pass {
-    /// If the gate is open.
-    Ordinary,
+    /// If the gate is open, with its place.
+    Ordinary(Option<OwnedSemaphorePermit>),
     /// Through a closed gate, to see.
     Probe,
 }
@@ -30,39 +36,53 @@ const REPORT_RETRY_MAX: Duration = Duration::from_secs(10);
 
 impl Delivery {
     /// Makes one attempt with a leased part and reports it.
-    pub(super) async fn deliver(&self, part: &LeasedPart, lease: &Lease, pass: Pass) {
-        if lease.lost.is_cancelled() {
-            tracing::warn!(part_id = %part.part_id(), attempt = part.attempt, "the lease was lost before the attempt");
-            return;
-        }
+    pub(super) async fn deliver(&self, mut part: LeasedPart, lease: &Lease, mut pass: Pass) {
         let gate = self.0.gates.get(part.road);
-        let door = match (&gate, pass) {
+        let door = match (&gate, &pass) {
             (None, _) => Door::Open,
-            (Some(gate), Pass::Ordinary) => Door::Closed(gate),
+            (Some(gate), Pass::Ordinary(_)) => Door::Closed(gate),
             (Some(gate), Pass::Probe) => Door::Tried(gate),
         };
-        let news = match news::before(part, self.0.tools.clock.now(), door) {
-            Some(news) => news,
-            None => {
-                let outcome = self.send(part, lease).await;
-                self.understand(part, outcome).await
-            }
+        let news = match news::before(&part, self.0.tools.clock.now(), door) {
+            _ if lease.lost.is_cancelled() => None,
+            Some(news) => Some(news),
+            None => self.attempt(&mut part, lease, &mut pass).await,
         };
-        self.report(part, news).await;
+        match news {
+            Some(news) => self.report(&part, news).await,
+            None => {
+                tracing::warn!(part_id = %part.part_id(), attempt = part.attempt, "the lease was lost before the attempt");
+            }
+        }
     }
 
-    async fn send(&self, part: &LeasedPart, lease: &Lease) -> Outcome {
+    /// One attempt. `None`: its lease was lost before, and nothing was sent.
+    async fn attempt(&self, part: &mut LeasedPart, lease: &Lease, pass: &mut Pass) -> Option<News> {
+        let Tools { store, stop, .. } = &self.0.tools;
+        // A bounce needs no more of it, and the message leaves memory when the road does not need it.
+        let header = header_length(&part.bytes).and_then(|length| part.bytes.get(..length));
+        let header = header.map_or_else(|| part.bytes.clone(), Bytes::copy_from_slice);
         let outgoing = Outgoing {
             part_id: part.part_id(),
             idempotency_key: part.idempotency_key(),
             reverse_path: part.reverse_path.clone(),
             recipients: part.recipients.clone(),
-            bytes: part.bytes.clone(),
+            repeats: news::repeats(part),
+            bytes: std::mem::replace(&mut part.bytes, header),
         };
-        let store = &self.0.tools.store;
+        let ready = tokio::select! {
+            biased;
+            () = lease.lost.cancelled() => return None,
+            ready = self.ready(part.road, outgoing, pass) => ready,
+            () = stop.cancelled() => return Some(self.not_begun(part)),
+        };
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(outcome) => return Some(self.understand(part, outcome).await),
+        };
         store.pass(CrashPoint::AttemptBegun);
         let outcome = tokio::select! {
-            outcome = self.0.tools.upstreams.send(part.road, &outgoing) => outcome,
+            outcome = ready.send() => outcome,
             () = lease.lost.cancelled() => Outcome::Unknown {
                 reason: "the lease was lost during the attempt".to_owned(),
                 retry_after: None,
@@ -70,7 +90,23 @@ impl Delivery {
             },
         };
         store.pass(CrashPoint::UpstreamAnswered);
-        outcome
+        Some(self.understand(part, outcome).await)
+    }
+
+    /// The part as its upstream takes it. Whoever waits for memory meanwhile leaves its
+    /// place to others: nobody who has a place waits for those who wait.
+    async fn ready(&self, road: Road, outgoing: Outgoing, pass: &mut Pass) -> Result<Ready<'_>, Outcome> {
+        let mut ready = pin!(self.0.tools.upstreams.prepare(road, outgoing));
+        tokio::select! {
+            biased;
+            ready = &mut ready => return ready,
+            () = std::future::ready(()) => {}
+        }
+        let Pass::Ordinary(place) = pass else { return ready.await };
+        *place = None;
+        let ready = ready.await?;
+        *place = self.place().await;
+        Ok(ready)
     }
 
     /// Opens or closes the gate by what the upstream said, and says what is written down.
@@ -90,10 +126,14 @@ impl Delivery {
 
     /// A part that was leased and never tried goes back into the queue.
     pub(super) async fn give_back(&self, part: &LeasedPart) {
+        self.report(part, self.not_begun(part)).await;
+    }
+
+    fn not_begun(&self, part: &LeasedPart) -> News {
         let due = self.0.tools.clock.now();
         let error = "the process stopped before the attempt began".to_owned();
         let (unknown, maybe_taken) = (part.unknown, Vec::new());
-        self.report(part, News::Retry { due, error, unknown, maybe_taken, counts: false }).await;
+        News::Retry { due, error, unknown, maybe_taken, counts: false }
     }
 
     /// Writes news down, however long the store takes: sending again would be the alternative.
@@ -163,7 +203,7 @@ fn label(outcome: &Outcome) -> AttemptOutcome {
         Outcome::Answered { .. } | Outcome::Barred(_) => AttemptOutcome::Refused,
         Outcome::Transient { .. } => AttemptOutcome::Deferred,
         Outcome::Closed { .. } => AttemptOutcome::Closed,
-        Outcome::Unknown { .. } => AttemptOutcome::Unknown,
+        Outcome::Unknown { .. } | Outcome::Unrepeatable => AttemptOutcome::Unknown,
     }
 }
 

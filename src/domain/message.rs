@@ -27,6 +27,10 @@
 
 use jiff::Timestamp;
 
+/// What a message may have in memory and in one row; what is larger is spooled in
+/// chunks of this size.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
 /// The road a part takes; fixed when the message is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,16 +8,22 @@
 //! belongs to TLS, SMTP or HTTP. The address that comes out of here is the client's
 //! in every log line, limit and trace header.
 //!
+//! Few shall not keep everybody else out: an address has so many places, a network
+//! that one site is given has more, and where strangers sit on most of the places the
+//! first of them makes room ([`Stranger`]).
+//!
 //! Whoever accepts takes a place first and asks for the rest in the connection's own
 //! task, so that nobody waits for a header that does not come. What this must not
 //! know: what is said on a connection.
 
 pub mod header;
 mod network;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
 pub use network::{InvalidNetwork, Network};
+pub use strangers::Stranger;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,22 +35,29 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use header::{Header, Malformed, Parsed};
+use strangers::Strangers;
 
 use crate::census::{Census, Counted};
-use crate::throttle::network_of;
+use crate::throttle::{network_of, site_of};
 
 /// Wait after an accept that failed for a reason of ours: no descriptor, no memory.
 const BACK_OFF: Duration = Duration::from_millis(200);
+/// Of all places one site (an IPv6 /48) may have one in so many, or as many as one address.
+const SITES_AT_LEAST: usize = 8;
 
 /// Who may come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at the same time.
     pub max_connections: usize,
-    /// Connections of one client at the same time; for IPv6 of one /64.
+    /// Connections of one client at the same time; for IPv6 of one /64, and of one /48 an
+    /// eighth of all.
     pub max_connections_per_ip: usize,
+    /// Who asks for others and says so later: their connections are not limited by address.
+    pub forwarding_proxies: Vec<Network>,
     /// Who must begin with a PROXY header.
     pub trusted_proxies: Vec<Network>,
     /// Longest wait for that header.
@@ -55,7 +68,10 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Door {
     places: Arc<Semaphore>,
-    census: Arc<Census<IpAddr>>,
+    by_address: Arc<Census<IpAddr>>,
+    by_site: Arc<Census<IpAddr>>,
+    strangers: Arc<Strangers>,
+    forwarding_proxies: Vec<Network>,
     trusted_proxies: Vec<Network>,
     proxy_header_timeout: Duration,
 }
@@ -71,8 +87,8 @@ pub struct Place {
 pub struct Guest {
     /// The client's address, an IPv4 address never in its IPv6 form.
     pub address: SocketAddr,
-    /// A proxy's own connections are not limited by address.
-    _counted: Option<Counted<IpAddr>>,
+    /// By address and by site; a proxy's own connections are limited by neither.
+    _counted: [Option<Counted<IpAddr>>; 2],
 }
 
 /// Why somebody does not come in.
@@ -108,7 +124,10 @@ impl Door {
     pub fn new(limits: Limits) -> Self {
         Self {
             places: Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS))),
-            census: Census::new(limits.max_connections_per_ip),
+            by_address: Census::new(limits.max_connections_per_ip),
+            by_site: Census::new(limits.max_connections_per_ip.max(limits.max_connections / SITES_AT_LEAST)),
+            strangers: Arc::default(),
+            forwarding_proxies: limits.forwarding_proxies,
             trusted_proxies: limits.trusted_proxies,
             proxy_header_timeout: limits.proxy_header_timeout,
         }
@@ -125,6 +144,12 @@ impl Door {
         Some(Place { _permit: Arc::clone(&self.places).acquire_owned().await.ok()? })
     }
 
+    /// Whoever has a place and has come in is a stranger until a sign-in; perhaps another
+    /// one has to go for it.
+    pub fn stranger(&self, stop: &CancellationToken) -> Stranger {
+        self.strangers.add(self.places.available_permits(), stop)
+    }
+
     /// Finds out who is at the other end of a fresh connection from `peer`, and counts
     /// it. Nothing is read but a proxy's header.
     ///
@@ -135,13 +160,13 @@ impl Door {
         S: AsyncRead + Unpin,
     {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if !self.trusted_proxies.iter().any(|network| network.contains(peer.ip())) {
+        if !is_one_of(&self.trusted_proxies, peer) {
             return self.counted(peer);
         }
         let announced = timeout(self.proxy_header_timeout, announced(socket)).await;
         match announced.unwrap_or(Err(Unannounced::TimedOut)) {
             Ok(Header { source: Some(client), .. }) => self.counted(client),
-            Ok(Header { source: None, .. }) => Ok(Guest { address: peer, _counted: None }),
+            Ok(Header { source: None, .. }) => Ok(Guest { address: peer, _counted: [None, None] }),
             Err(error) => {
                 told(peer, &error);
                 Err(error.into())
@@ -150,9 +175,20 @@ impl Door {
     }
 
     fn counted(&self, client: SocketAddr) -> Result<Guest, Refused> {
-        let counted = self.census.count(network_of(client.ip())).ok_or(Refused::Crowded(client))?;
-        Ok(Guest { address: client, _counted: Some(counted) })
+        if is_one_of(&self.forwarding_proxies, client) {
+            return Ok(Guest { address: client, _counted: [None, None] });
+        }
+        let address = self.by_address.count(network_of(client.ip())).ok_or(Refused::Crowded(client))?;
+        let site = match site_of(client.ip()) {
+            Some(site) => Some(self.by_site.count(site).ok_or(Refused::Crowded(client))?),
+            None => None,
+        };
+        Ok(Guest { address: client, _counted: [Some(address), site] })
     }
+}
+
+fn is_one_of(networks: &[Network], client: SocketAddr) -> bool {
+    networks.iter().any(|network| network.contains(client.ip()))
 }
 
 /// Reads the header, and not an octet more.

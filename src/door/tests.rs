@@ -10,6 +10,7 @@ fn door() -> Door {
     Door::new(Limits {
         max_connections: 2,
         max_connections_per_ip: 1,
+        forwarding_proxies: Vec::new(),
         trusted_proxies: vec![Network::parse("10.0.0.0/8").unwrap()],
         proxy_header_timeout: Duration::from_secs(15),
     })
@@ -65,6 +66,76 @@ async fn a_proxys_clients_are_counted_and_the_proxy_is_not() {
     assert!(own.iter().all(Result::is_ok), "{own:?}");
     drop(first);
     assert!(enter(&door, header, PROXY).await.is_ok());
+}
+
+#[tokio::test]
+async fn few_do_not_take_all_places() {
+    let limits = Limits {
+        max_connections: 32,
+        max_connections_per_ip: 2,
+        forwarding_proxies: vec![Network::LOOPBACK_V4],
+        trusted_proxies: Vec::new(),
+        proxy_header_timeout: Duration::from_secs(15),
+    };
+    let door = Door::new(limits.clone());
+    let mut inside = Vec::new();
+    let mut come = async |peer: &str| enter(&door, b"", peer).await.map(|guest| inside.push(guest)).is_ok();
+    for (peer, want) in [
+        ("192.0.2.1:1", true),
+        ("192.0.2.1:2", true),
+        ("192.0.2.1:3", false),
+        ("192.0.2.2:1", true),
+        ("[2001:db8:1:1::1]:1", true),
+        ("[2001:db8:1:1::2]:1", true),
+        ("[2001:db8:1:1::3]:1", false),
+        ("[2001:db8:1:2::1]:1", true),
+        ("[2001:db8:1:3::1]:1", true),
+        ("[2001:db8:1:4::1]:1", false),
+        ("[2001:db8:2:1::1]:1", true),
+        ("127.0.0.1:1", true),
+        ("127.0.0.1:2", true),
+        ("127.0.0.1:3", true),
+    ] {
+        assert_eq!(come(peer).await, want, "{peer}");
+    }
+    inside.clear();
+    assert!(enter(&door, b"", "[2001:db8:1:4::1]:1").await.is_ok(), "each gives back what it had");
+
+    let door = Door::new(Limits { max_connections_per_ip: 20, ..limits });
+    let mut inside = Vec::new();
+    for _ in 0..20 {
+        inside.push(enter(&door, b"", "[2001:db8:1:1::1]:1").await.unwrap());
+    }
+    assert!(enter(&door, b"", "[2001:db8:1:1::1]:1").await.is_err());
+}
+
+#[tokio::test]
+async fn strangers_leave_places_for_those_who_come() {
+    let door = Door::new(Limits {
+        max_connections: 8,
+        max_connections_per_ip: 8,
+        forwarding_proxies: Vec::new(),
+        trusted_proxies: Vec::new(),
+        proxy_header_timeout: Duration::from_secs(15),
+    });
+    let stop = CancellationToken::new();
+    let mut strangers = Vec::new();
+    // Each who is told to go does so.
+    for n in 0..100 {
+        strangers.push((door.place().unwrap(), door.stranger(&stop)));
+        strangers.retain(|(_, stranger)| !stranger.makes_room());
+        assert_eq!(strangers.len(), (n + 1).min(6));
+    }
+    // Who signs in is no stranger any more, and keeps the place.
+    let mut signed_in: Vec<Place> = strangers.drain(..4).map(|(place, _)| place).collect();
+    for _ in 0..100 {
+        strangers.push((door.place().unwrap(), door.stranger(&stop)));
+        strangers.retain(|(_, stranger)| !stranger.makes_room());
+    }
+    assert_eq!(strangers.len(), 3, "of the four places that are left");
+    signed_in.extend(strangers.drain(..).map(|(place, _)| place));
+    signed_in.push(door.place().unwrap());
+    assert!(door.place().is_none());
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ use crate::store::customer::Credential;
 use crate::submission::stand_in::{Directory, store};
 use crate::submission::{self, Submission};
 use crate::telemetry::Metrics;
+use crate::upstream::translating::Translating;
 
 const BASE_URL: &str = "https://meter.example";
 const ADMIN_TOKEN: &str = "the-admin-token";
@@ -155,6 +156,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         billing: billing.clone(),
         handover,
         routing,
+        translating: Translating::new(config.upstream.max_bytes_translating),
         clock: clock.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
@@ -262,6 +264,7 @@ async fn a_stop_answers_what_is_under_way_and_ends() {
     let door = Door::new(Limits {
         max_connections: 10,
         max_connections_per_ip: 10,
+        forwarding_proxies: Vec::new(),
         trusted_proxies: Vec::new(),
         proxy_header_timeout: Duration::from_secs(5),
     });

@@ -3,6 +3,12 @@
 //! Depth and number of parts are bounded, and a nested message is a leaf: its
 //! bytes are somebody else's mail, which is carried and not opened. So no input
 //! can exhaust the stack, and parts cost no memory beyond their own size.
+//!
+//! The bounds protect whoever opens a body, and that is the translation for Resend
+//! alone. A message for an SMTP upstream is not held to them: its body is octets that
+//! are sent and never parsed (a large one is not even in memory when it is accepted),
+//! so its structure costs nothing here, and to look for it would open what needs no
+//! opening. The bounds of [`header`] hold for every message and for each part.
 
 use std::borrow::Cow;
 

@@ -18,12 +18,12 @@ use rustls::{CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
 use crate::census::{Census, Counted};
 use crate::config::{OutOfCreditReply, Smtp};
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
+use crate::door::Stranger;
 use crate::memory::{Memory, Share};
 use crate::submission::{Arrival, Spool, Submission, Submitted};
 
@@ -103,10 +103,16 @@ pub enum Opening {
 }
 
 /// What a connection did, for its one line in the log.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Summary {
+    /// Who signed in, last if several did.
+    pub customer_id: Option<CustomerId>,
     /// Messages that were accepted.
     pub accepted: u64,
+    /// Commands and messages that were refused.
+    pub refused: u64,
+    /// What was said to the last of them.
+    pub last_refusal: Option<Reply>,
     /// Why it ended.
     pub end: End,
 }
@@ -123,34 +129,28 @@ pub enum End {
     TimedOut,
     /// The server stops.
     Stopped,
+    /// Its place was needed, and it had not signed in.
+    MadeRoom,
     /// The TLS handshake failed.
     Handshake,
 }
 
-impl From<Interrupted> for End {
-    fn from(interrupted: Interrupted) -> Self {
-        match interrupted {
-            Interrupted::Gone => Self::Gone,
-            Interrupted::TimedOut | Interrupted::TooSlow => Self::TimedOut,
-            Interrupted::Stopping => Self::Stopped,
-        }
-    }
-}
-
-/// Serves one connection to its end.
+/// Serves one connection to its end. It goes early at a stop, or as a stranger who is to
+/// make room.
 pub async fn serve<S>(
     server: &Server,
     socket: S,
     peer: SocketAddr,
     opening: Opening,
-    stop: &CancellationToken,
+    stranger: Stranger,
 ) -> Summary
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let born = Instant::now();
-    let alarm = Alarm::new(stop);
-    let mut visit = Visit { server, peer, tls: None, born, accepted: 0 };
+    let alarm = Alarm::new(stranger.leave());
+    let mut visit =
+        Visit { server, peer, stranger: Some(stranger), tls: None, born, summary: Summary::default() };
     let end = match opening {
         Opening::Implicit(acceptor) => {
             let step = Session::open(Security::Tls, &server.rules);
@@ -167,20 +167,30 @@ where
             }
         }
     };
-    Summary { accepted: visit.accepted, end }
+    Summary { end, ..visit.summary }
 }
 
 /// A connection's facts, which outlive its sockets.
 struct Visit<'a> {
     server: &'a Server,
     peer: SocketAddr,
+    /// Until the sign-in.
+    stranger: Option<Stranger>,
     /// TLS version and cipher suite.
     tls: Option<String>,
     born: Instant,
-    accepted: u64,
+    summary: Summary,
 }
 
 impl Visit<'_> {
+    /// Keeps in mind what is refused.
+    fn is_told(&mut self, reply: &Reply) {
+        if reply.is_refusal() {
+            self.summary.refused += 1;
+            self.summary.last_refusal = Some(reply.clone());
+        }
+    }
+
     /// Makes the handshake and goes on under TLS.
     async fn secure<S>(&mut self, socket: S, mut alarm: Alarm, acceptor: &TlsAcceptor, step: Step) -> End
     where
@@ -191,7 +201,7 @@ impl Visit<'_> {
         let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(_)) => return End::Handshake,
-            Err(interrupted) => return interrupted.into(),
+            Err(interrupted) => return self.end(&interrupted),
         };
         let (_, tls) = socket.get_ref();
         let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
@@ -200,6 +210,17 @@ impl Visit<'_> {
             Outcome::Ended(end) => end,
             // No state under TLS leads to another handshake.
             Outcome::Upgrade { .. } => End::Closed,
+        }
+    }
+
+    fn end(&self, interrupted: &Interrupted) -> End {
+        match interrupted {
+            Interrupted::Gone => End::Gone,
+            Interrupted::TimedOut | Interrupted::TooSlow => End::TimedOut,
+            Interrupted::Stopping if self.stranger.as_ref().is_some_and(Stranger::makes_room) => {
+                End::MadeRoom
+            }
+            Interrupted::Stopping => End::Stopped,
         }
     }
 }
@@ -249,6 +270,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     async fn run(mut self, mut step: Step) -> Outcome<S> {
         loop {
             if let Some(reply) = &step.reply {
+                self.visit.is_told(reply);
                 reply.render(&mut self.stream.output);
             }
             let advanced = match step.next {
@@ -373,13 +395,17 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 answer = Err(Refusal::TooManySessions { limit: server.sessions.limit() });
             }
         }
+        if let Ok((who, _)) = &answer {
+            self.visit.stranger = None;
+            self.visit.summary.customer_id = Some(who.customer_id.clone());
+        }
         Ok(signing_in.answered(answer, &server.rules))
     }
 
     async fn submit(&mut self, submit: Submit) -> Step {
         let server = self.visit.server;
         let Submit { envelope, whole, submitting } = submit;
-        let spool = match self.spooled(whole.rest).await {
+        let spool = match self.spooled(&submitting.who().customer_id, whole.rest).await {
             Ok(spool) => spool,
             Err(refusal) => return submitting.answered(&Err(refusal), &server.rules),
         };
@@ -393,7 +419,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let submitted = Submitted { begun, envelope, bytes: whole.head, spool, arrival, keyed: None };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         if answer.is_ok() {
-            self.visit.accepted += 1;
+            self.visit.summary.accepted += 1;
         }
         submitting.answered(&answer, &server.rules)
     }
@@ -411,15 +437,20 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
 
     /// Says why it is over, if there is anybody to hear it.
     async fn interrupted(mut self, interrupted: Interrupted) -> Outcome<S> {
+        let end = self.visit.end(&interrupted);
         let reply = match interrupted {
-            Interrupted::Gone => return Outcome::Ended(End::Gone),
+            Interrupted::Gone => return Outcome::Ended(end),
             Interrupted::TimedOut => Reply::idle(),
-            Interrupted::TooSlow => Reply::too_slow(),
+            Interrupted::TooSlow => {
+                self.visit.is_told(&Reply::too_slow());
+                Reply::too_slow()
+            }
+            Interrupted::Stopping if end == End::MadeRoom => Reply::too_many_connections(),
             Interrupted::Stopping => Reply::shutting_down(),
         };
         reply.render(&mut self.stream.output);
         self.stream.close().await;
-        Outcome::Ended(interrupted.into())
+        Outcome::Ended(end)
     }
 }
 

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::door::{self, Door, Refused};
+use crate::telemetry::{self, Metrics};
 
-use super::connection::{self, Opening, Server};
+use super::connection::{self, Opening, Server, Summary};
 use super::reply::Reply;
 
 /// Longest wait for a client to take its refusal.
@@ -27,6 +28,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Front {
     server: Arc<Server>,
     door: Door,
+    metrics: Metrics,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -34,8 +36,13 @@ pub struct Front {
 impl Front {
     /// A front whose listeners have one door. Connections become tasks of `tracker`
     /// and end with `stop`.
-    pub fn new(server: Arc<Server>, door: Door, tracker: TaskTracker, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { server, door, tracker, stop })
+    pub fn new(
+        server: Arc<Server>,
+        door: Door,
+        metrics: Metrics,
+        (tracker, stop): (TaskTracker, CancellationToken),
+    ) -> Arc<Self> {
+        Arc::new(Self { server, door, metrics, tracker, stop })
     }
 
     /// Accepts on one socket until the stop; run it as a task of the same tracker.
@@ -71,10 +78,25 @@ impl Front {
             }
             Err(Refused::Unannounced(_)) => return None,
         };
-        let peer = guest.address;
-        let summary = connection::serve(&self.server, socket, peer, opening, &self.stop).await;
-        tracing::debug!(%peer, accepted = summary.accepted, end = ?summary.end, "connection ended");
+        let _counted = self.metrics.connection(match opening {
+            Opening::StartTls(_) => telemetry::Listener::Submission,
+            Opening::Implicit(_) => telemetry::Listener::Submissions,
+        });
+        let (peer, stranger) = (guest.address, self.door.stranger(&self.stop));
+        let summary = connection::serve(&self.server, socket, peer, opening, stranger).await;
+        told(peer, &summary);
         None
+    }
+}
+
+/// One line for all that a customer was refused on a connection, however much that was.
+fn told(peer: SocketAddr, summary: &Summary) {
+    let Summary { customer_id, accepted, refused, last_refusal, end } = summary;
+    match (customer_id, last_refusal) {
+        (Some(customer_id), Some(last)) => {
+            tracing::info!(%customer_id, %peer, accepted, refused, %last, ?end, "a session with refusals ended");
+        }
+        _ => tracing::debug!(%peer, accepted, refused, ?end, "connection ended"),
     }
 }
 

@@ -5,7 +5,7 @@
 //! printable ASCII on one line, so nothing it sends can forge a reply.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::config::OutOfCreditReply;
 use crate::domain::credits::Credits;
@@ -32,9 +32,23 @@ enum Text {
     Many(Vec<Cow<'static, str>>),
 }
 
+/// As the log shows it: the lines as they go over the wire, and no CRLF at the end.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = Vec::new();
+        self.render(&mut out);
+        f.write_str(String::from_utf8_lossy(&out).trim_end())
+    }
+}
+
 impl Reply {
     fn new(code: &'static str, status: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, status, text: Text::One(text.into()) }
+    }
+
+    /// Whether something was refused with it.
+    pub fn is_refusal(&self) -> bool {
+        self.code.starts_with(['4', '5'])
     }
 
     /// Appends the reply as it goes over the wire, CRLF and all.
@@ -384,7 +398,7 @@ impl Reply {
             Refusal::TooLarge { limit_bytes } => Self::too_large(*limit_bytes),
             Refusal::TooFast { retry_after_s } => {
                 let text = format!("This account sends too fast, try again in {retry_after_s} seconds");
-                Self::new("450", "4.7.1", text)
+                Self::new("450", "4.7.0", text)
             }
             Refusal::Unacceptable { what } => Self::new("554", "5.6.0", what.clone()),
             Refusal::Looping => Self::new("554", "5.4.6", "Message is looping: too many Received headers"),

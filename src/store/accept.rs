@@ -277,13 +277,7 @@ async fn write(
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'queued' FROM json_each($4);
 
         INSERT INTO body (message_id, chunk_no, bytes)
-        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5);
-
-        UPDATE spool SET message_id = s.message_id, octets = s.octets, sha256 = s.sha256
-        FROM (SELECT value ->> 0 AS spool_id, value ->> 1 AS message_id, value ->> 2 AS octets,
-                     value ->> 3 AS sha256 FROM json_each($7)) AS s
-        WHERE spool.spool_id = s.spool_id AND spool.message_id IS NULL
-          AND (SELECT sum(length(c.bytes)) FROM chunk c WHERE c.spool_id = s.spool_id) = s.octets";
+        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
     if taken.is_empty() {
         return Ok(());
     }
@@ -292,7 +286,6 @@ async fn write(
     let messages: Vec<MessageRow> = taken.iter().map(|a| MessageRow::of(a)).collect();
     let (parts, recipients) = part_rows(taken);
     let (bodies, octets) = bodies(taken);
-    let spools = spools(taken);
     let done = sqlx::query(WRITE)
         .bind(json(&holds)?)
         .bind(json(&messages)?)
@@ -300,11 +293,25 @@ async fn write(
         .bind(json(&recipients)?)
         .bind(json(&bodies)?)
         .bind(octets)
-        .bind(json(&spools)?)
-        .execute(tx)
+        .execute(&mut *tx)
         .await?;
-    let want = holds.len() + messages.len() + parts.len() + recipients.len() + bodies.len() + spools.len();
-    changed("acceptance", done.rows_affected(), want)
+    let want = holds.len() + messages.len() + parts.len() + recipients.len() + bodies.len();
+    changed("acceptance", done.rows_affected(), want)?;
+    let spools = spools(taken);
+    // Mostly there is none, and nothing is asked.
+    if spools.is_empty() { Ok(()) } else { name_spools(tx, &spools).await }
+}
+
+/// Gives messages what was written ahead for them: whole, and nobody's yet.
+async fn name_spools(tx: &mut SqliteConnection, spools: &[SpoolRow<'_>]) -> Result<(), StoreError> {
+    const NAME: &str = "
+        UPDATE spool SET message_id = s.message_id, octets = s.octets, sha256 = s.sha256
+        FROM (SELECT value ->> 0 AS spool_id, value ->> 1 AS message_id, value ->> 2 AS octets,
+                     value ->> 3 AS sha256 FROM json_each(?1)) AS s
+        WHERE spool.spool_id = s.spool_id AND spool.message_id IS NULL AND spool.left_at IS NULL
+          AND (SELECT sum(length(c.bytes)) FROM chunk c WHERE c.spool_id = s.spool_id) = s.octets";
+    let named = sqlx::query(NAME).bind(json(&spools)?).execute(tx).await?;
+    changed("acceptance", named.rows_affected(), spools.len())
 }
 
 /// The columns of `message` as one JSON row.
@@ -387,8 +394,11 @@ fn bodies<'a>(taken: &[&'a Acceptance]) -> (Vec<(&'a str, usize, usize)>, Vec<u8
     (rows, octets)
 }
 
-/// Which spools now belong to which messages: spool, message, octets, hash.
-fn spools<'a>(taken: &[&'a Acceptance]) -> Vec<(&'a str, &'a str, usize, &'a str)> {
+/// Spool, message, octets, hash.
+type SpoolRow<'a> = (&'a str, &'a str, usize, &'a str);
+
+/// Which spools now belong to which messages.
+fn spools<'a>(taken: &[&'a Acceptance]) -> Vec<SpoolRow<'a>> {
     let named = |a: &'a Acceptance| {
         let spooled = a.spooled.as_ref()?;
         Some((spooled.spool_id.as_str(), a.message_id.as_str(), spooled.octets, spooled.sha256.as_str()))

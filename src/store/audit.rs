@@ -280,7 +280,13 @@ const CHECKS: &[Check] = &[
     check(
         "spool",
         "its message was never accepted, and the sweep has left it for more than a day",
-        "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < (unixepoch() - 86400) * 1000",
+        "SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL
+            AND begun_at < (unixepoch() - 86400) * 1000",
+    ),
+    check(
+        "spool",
+        "its message is final, and the sweep has left it for more than a day",
+        "SELECT spool_id FROM spool WHERE left_at < (unixepoch() - 86400) * 1000",
     ),
     check(
         "chunk",
@@ -567,7 +573,7 @@ async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, Store
 async fn hash_of_chunks(tx: &mut SqliteConnection, message_id: &str) -> Result<(i64, String), StoreError> {
     let (mut hash, mut octets) = (Sha256::new(), 0);
     let mut chunk_no = 0;
-    while let Some(chunk) = chunk_of(tx, message_id, chunk_no).await? {
+    while let Some(chunk) = chunk_of(&mut *tx, message_id, chunk_no).await? {
         octets += i64::try_from(chunk.len()).unwrap_or(0);
         hash.update(&chunk);
         chunk_no += 1;

@@ -12,8 +12,9 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
-use super::report::{Recorded, Report, TooLate, report_batch};
-use super::spool::{NewChunk, delete_orphans, write_chunk};
+use super::leftovers::Leftover;
+use super::report::{Aftermath, Recorded, Report, report_batch};
+use super::spool::{NewChunk, Reserve, remove_some, write_chunk};
 use super::writer::Writer;
 use super::{Store, StoreError};
 use crate::crash::{CrashAt, CrashPoint};
@@ -27,10 +28,8 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 /// A commit takes no further chunk once its chunks weigh this much, in octets:
 /// whoever waits to be accepted waits for no more of other people's mail.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
-/// Most spools that are deleted in one commit.
-const MAX_DISCARDED: usize = 4;
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// One write that gathers with others.
 #[derive(Debug)]
@@ -41,32 +40,42 @@ pub(super) enum Member {
     Report(Box<Report>, Answer<Recorded>),
     /// A piece of a large message that is still arriving.
     Chunk(Box<NewChunk>, Answer<()>),
-    /// A large message that will not be whole.
-    Discard(SpoolId),
+    /// Some of a spool that nobody wants leaves. Those who ask for this ask for one at a time.
+    Remove(SpoolId, Answer<bool>),
 }
 
 impl Store {
     /// Asks for acceptance; returns after the commit that decided it.
     pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
-        self.gather(&self.hot, |answer| Member::Accept(Box::new(acceptance), answer)).await
+        gather(&self.hot, |answer| Member::Accept(Box::new(acceptance), answer)).await
     }
 
     /// Records a report; returns after its commit.
     pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
-        self.gather(&self.hot, |answer| Member::Report(Box::new(report), answer)).await
+        gather(&self.hot, |answer| Member::Report(Box::new(report), answer)).await
     }
+}
 
-    /// Hands a member in, and waits for its answer.
-    pub(super) async fn gather<T>(
-        &self,
-        lane: &mpsc::Sender<Member>,
-        member: impl FnOnce(Answer<T>) -> Member,
-    ) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
-        lane.send(member(answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
+/// Hands a member in, and waits for its answer.
+pub(super) async fn gather<T>(
+    lane: &mpsc::Sender<Member>,
+    member: impl FnOnce(Answer<T>) -> Member,
+) -> Result<T, StoreError> {
+    let (answer, answered) = oneshot::channel();
+    let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
+    lane.send(member(answer)).await.map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())?
+}
+
+/// Where members come in.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    /// Acceptances and reports.
+    pub(super) hot: mpsc::Receiver<Member>,
+    /// Chunks.
+    pub(super) chunks: mpsc::Receiver<Member>,
+    /// What leaves the spool.
+    pub(super) removals: mpsc::Receiver<Member>,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +83,7 @@ struct Batch {
     accepts: Vec<(Box<Acceptance>, Answer<Accepted>)>,
     reports: Vec<(Box<Report>, Answer<Recorded>)>,
     chunks: Vec<(Box<NewChunk>, Answer<()>)>,
-    discarded: Vec<SpoolId>,
+    removals: Vec<(SpoolId, Answer<bool>)>,
     body_bytes: usize,
     chunk_bytes: usize,
 }
@@ -91,12 +100,12 @@ impl Batch {
                 self.chunk_bytes += chunk.bytes.len();
                 self.chunks.push((chunk, answer));
             }
-            Member::Discard(spool_id) => self.discarded.push(spool_id),
+            Member::Remove(spool_id, answer) => self.removals.push((spool_id, answer)),
         }
     }
 
     fn len(&self) -> usize {
-        self.accepts.len() + self.reports.len() + self.chunks.len() + self.discarded.len()
+        self.accepts.len() + self.reports.len() + self.chunks.len() + self.removals.len()
     }
 
     fn is_full(&self) -> bool {
@@ -105,26 +114,40 @@ impl Batch {
 
     /// Whether it has its share of what arrives of large messages.
     fn has_its_chunks(&self) -> bool {
-        self.chunk_bytes >= MAX_CHUNK_BYTES || self.discarded.len() >= MAX_DISCARDED
+        self.chunk_bytes >= MAX_CHUNK_BYTES
+    }
+
+    /// Refuses its chunks while the disk has no room for them.
+    async fn keep_reserve(&mut self, writer: &mut Writer, reserve: &Reserve) {
+        if self.chunks.is_empty() {
+            return;
+        }
+        let Some(error) = reserve.refusal(writer.connection()).await else { return };
+        for (_, answer) in self.chunks.drain(..) {
+            let _ = answer.send(Err(error.clone()));
+        }
     }
 
     /// The members in the order in which they are written.
     fn into_members(self) -> impl Iterator<Item = Member> {
         let chunks = self.chunks.into_iter().map(|(chunk, answer)| Member::Chunk(chunk, answer));
-        let discarded = self.discarded.into_iter().map(Member::Discard);
+        let removals = self.removals.into_iter().map(|(spool_id, answer)| Member::Remove(spool_id, answer));
         let reports = self.reports.into_iter().map(|(report, answer)| Member::Report(report, answer));
         let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
-        chunks.chain(discarded).chain(reports).chain(accepts)
+        chunks.chain(removals).chain(reports).chain(accepts)
     }
 
     /// Tells each member what was decided.
-    fn answer(self, (accepted, recorded): (Vec<Accepted>, Vec<Recorded>)) {
-        for ((_, answer), decided) in self.accepts.into_iter().zip(accepted) {
+    fn answer(self, decided: Decided) {
+        for ((_, answer), decided) in self.accepts.into_iter().zip(decided.accepted) {
             // The asker may have hung up; what was committed stays committed.
             let _ = answer.send(Ok(decided));
         }
-        for ((_, answer), decided) in self.reports.into_iter().zip(recorded) {
+        for ((_, answer), decided) in self.reports.into_iter().zip(decided.recorded) {
             let _ = answer.send(Ok(decided));
+        }
+        for ((_, answer), is_gone) in self.removals.into_iter().zip(decided.gone) {
+            let _ = answer.send(Ok(is_gone));
         }
         for (_, answer) in self.chunks {
             let _ = answer.send(Ok(()));
@@ -132,28 +155,41 @@ impl Batch {
     }
 }
 
+/// What a batch came to, in the order of its members.
+#[derive(Debug, Default)]
+struct Decided {
+    accepted: Vec<Accepted>,
+    recorded: Vec<Recorded>,
+    /// Whether there is nothing more to remove.
+    gone: Vec<bool>,
+}
+
 /// Runs until the last [`super::Store`] is gone.
-pub(super) async fn run(
-    writer: Arc<Mutex<Writer>>,
-    (mut members, mut pieces): (mpsc::Receiver<Member>, mpsc::Receiver<Member>),
-    settings: Settings,
-) {
+pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut lanes: Lanes, settings: Settings) {
     loop {
         let first = tokio::select! {
-            Some(member) = members.recv() => member,
-            Some(piece) = pieces.recv() => piece,
+            Some(member) = lanes.hot.recv() => member,
+            Some(piece) = lanes.chunks.recv() => piece,
+            Some(removal) = lanes.removals.recv() => removal,
             else => return,
         };
         let mut writer = writer.lock().await;
         let mut batch = Batch::default();
         batch.push(first);
         while !batch.is_full() {
-            let Ok(member) = members.try_recv() else { break };
+            let Ok(member) = lanes.hot.try_recv() else { break };
             batch.push(member);
         }
         while !batch.has_its_chunks() {
-            let Ok(piece) = pieces.try_recv() else { break };
+            let Ok(piece) = lanes.chunks.try_recv() else { break };
             batch.push(piece);
+        }
+        while let Ok(removal) = lanes.removals.try_recv() {
+            batch.push(removal);
+        }
+        batch.keep_reserve(&mut writer, &settings.reserve).await;
+        if batch.len() == 0 {
+            continue;
         }
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
@@ -169,6 +205,10 @@ pub(super) struct Settings {
     pub(super) low_mark: i64,
     /// Where commits are counted.
     pub(super) metrics: Metrics,
+    /// What chunks leave free.
+    pub(super) reserve: Reserve,
+    /// The line of what leaves the spool.
+    pub(super) leftovers: mpsc::WeakUnboundedSender<Leftover>,
     /// Where a test may have the process killed.
     pub(super) crash_at: CrashAt,
 }
@@ -178,6 +218,15 @@ impl Settings {
     fn pass(&self, is_about_them: bool, point: CrashPoint) {
         if is_about_them {
             self.crash_at.pass(point);
+        }
+    }
+
+    /// Does what follows from reports that are committed.
+    fn follow(&self, aftermath: Aftermath) {
+        aftermath.too_late.iter().for_each(|news| news.tell(&self.metrics));
+        let Some(line) = self.leftovers.upgrade() else { return };
+        for spool_id in aftermath.left {
+            let _ = line.send(Leftover { spool_id, is_writing: false, claim: None });
         }
     }
 }
@@ -221,44 +270,41 @@ async fn one_by_one(writer: &mut Writer, batch: Batch, settings: &Settings) {
     }
 }
 
-async fn write(
-    writer: &mut Writer,
-    batch: &Batch,
-    settings: &Settings,
-) -> Result<(Vec<Accepted>, Vec<Recorded>), Failure> {
+async fn write(writer: &mut Writer, batch: &Batch, settings: &Settings) -> Result<Decided, Failure> {
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-    let (answers, too_late) = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
+    let (decided, aftermath) = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
     let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
-    let chunks = !batch.chunks.is_empty();
+    let (chunks, removals) = (!batch.chunks.is_empty(), !batch.removals.is_empty());
     settings.pass(reports, CrashPoint::ReportWritten);
     settings.pass(accepts, CrashPoint::AcceptWritten);
     tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
     writer.note(true);
-    too_late.iter().for_each(|news| news.tell(&settings.metrics));
+    settings.follow(aftermath);
+    settings.pass(removals, CrashPoint::OrphansSwept);
     settings.pass(chunks, CrashPoint::ChunkCommitted);
     settings.pass(accepts, CrashPoint::AcceptCommitted);
-    Ok(answers)
+    Ok(decided)
 }
 
 async fn apply(
     tx: &mut SqliteConnection,
     batch: &Batch,
     low_mark: i64,
-) -> Result<((Vec<Accepted>, Vec<Recorded>), Vec<TooLate>), StoreError> {
+) -> Result<(Decided, Aftermath), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().map(|(r, _)| r.as_ref()).collect();
     for (chunk, _) in &batch.chunks {
         write_chunk(tx, chunk).await?;
     }
-    if !batch.discarded.is_empty() {
-        let names: Vec<&str> = batch.discarded.iter().map(SpoolId::as_str).collect();
-        delete_orphans(tx, &names).await?;
+    let mut gone = Vec::with_capacity(batch.removals.len());
+    for (spool_id, _) in &batch.removals {
+        gone.push(remove_some(tx, spool_id).await?);
     }
     // Reports first: what they release may pay for what is accepted.
-    let (recorded, too_late) =
+    let (recorded, aftermath) =
         if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
     let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
-    Ok(((accepted, recorded), too_late))
+    Ok((Decided { accepted, recorded, gone }, aftermath))
 }
 
 /// Answers a batch that was not written, or may have been: by what is really in the database.
@@ -291,6 +337,9 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
     }
     for (_, answer) in batch.chunks {
         // Its message is refused; a chunk that was written all the same is an orphan's.
+        let _ = answer.send(Err(error.clone()));
+    }
+    for (_, answer) in batch.removals {
         let _ = answer.send(Err(error.clone()));
     }
 }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::SqliteConnection;
 
 use super::report::TooLate;
-use super::{StoreError, changed, json, millis, timestamp};
+use super::{StoreError, changed, json, millis, stored, timestamp};
+use crate::domain::ids::SpoolId;
 use crate::domain::message::{PartState, Road};
 
 /// A part of the batch as it stands inside the transaction.
@@ -38,8 +39,10 @@ pub(super) struct MessageNow {
     pub(super) queued: i64,
     pub(super) any_sent: bool,
     pub(super) touched: bool,
-    /// Rows of its body and its spool.
-    chunks: i64,
+    /// Rows of its body.
+    bodies: i64,
+    /// Whether it has a spool: one at most.
+    spools: usize,
 }
 
 /// Message and part number.
@@ -78,7 +81,8 @@ struct Row {
     price: i64,
     captured: i64,
     released: i64,
-    chunks: i64,
+    bodies: i64,
+    is_spooled: bool,
     last_capture: i64,
     part_no: u32,
     road: String,
@@ -100,8 +104,8 @@ impl Ledger {
     pub(super) async fn read(tx: &mut SqliteConnection, message_ids: &[&str]) -> Result<Self, StoreError> {
         const READ: &str = "
             SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
-                   (SELECT count(*) FROM body b WHERE b.message_id = m.message_id)
-                   + (SELECT count(*) FROM spool s WHERE s.message_id = m.message_id) AS chunks,
+                   (SELECT count(*) FROM body b WHERE b.message_id = m.message_id) AS bodies,
+                   EXISTS (SELECT 1 FROM spool s WHERE s.message_id = m.message_id) AS is_spooled,
                    a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
                    coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
                    p.upstream_id, p.last_error, r.address, r.state, r.maybe_taken
@@ -132,7 +136,8 @@ impl Ledger {
             queued: 0,
             any_sent: false,
             touched: false,
-            chunks: row.chunks,
+            bodies: row.bodies,
+            spools: usize::from(row.is_spooled),
         });
         message.queued += i64::from(is_queued);
         message.any_sent |= is_sent;
@@ -177,9 +182,11 @@ impl Ledger {
 
     /// Writes what was decided. Every statement names the rows it must change, and
     /// their number is checked. The bytes of a message go when its last recipient
-    /// is final; captures are numbered per customer without a gap, and the account
-    /// must not have moved since it was read.
-    pub(super) async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<(), StoreError> {
+    /// is final, and a spool belongs to nobody from then on: it may be large, so its
+    /// chunks are not deleted here; it is named to the caller, who has it removed once
+    /// this is committed. Captures are numbered per customer without a gap, and the
+    /// account must not have moved since it was read.
+    pub(super) async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<Vec<SpoolId>, StoreError> {
         // Parameters are `$N`: unlike `?N` they keep their numbers across statements.
         const WRITE: &str = "
             UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
@@ -209,8 +216,6 @@ impl Ledger {
 
             DELETE FROM body WHERE message_id IN (SELECT value FROM json_each($4));
 
-            DELETE FROM spool WHERE message_id IN (SELECT value FROM json_each($4));
-
             UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
                    last_capture = account.last_capture + m.count
             FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS captured, value ->> 2 AS released,
@@ -226,20 +231,22 @@ impl Ledger {
             .map(|(id, m)| (id, m.captured, m.released, (m.queued == 0).then_some(at)))
             .collect();
         let finished: Vec<_> = touched.iter().filter(|(_, m)| m.queued == 0).collect();
-        let chunks: i64 = finished.iter().map(|(_, m)| m.chunks).sum();
+        let bodies: i64 = finished.iter().map(|(_, m)| m.bodies).sum();
+        let spools: usize = finished.iter().map(|(_, m)| m.spools).sum();
         let finished: Vec<_> = finished.into_iter().map(|(id, _)| id).collect();
+        let finished = json(&finished)?;
         let moves = self.moves();
         let captures = self.numbered();
         let done = sqlx::query(WRITE)
             .bind(json(&parts)?)
             .bind(json(&self.recipient_writes)?)
             .bind(json(&messages)?)
-            .bind(json(&finished)?)
+            .bind(&finished)
             .bind(json(&moves)?)
             .bind(json(&captures)?)
             .bind(at)
             .bind(json(&self.doubted)?)
-            .execute(tx)
+            .execute(&mut *tx)
             .await?;
         let rows = parts.len()
             + self.doubted.len()
@@ -247,7 +254,9 @@ impl Ledger {
             + messages.len()
             + moves.len()
             + captures.len();
-        changed("report", done.rows_affected(), rows + usize::try_from(chunks).unwrap_or(0))
+        changed("report", done.rows_affected(), rows + usize::try_from(bodies).unwrap_or(0))?;
+        // Mostly there is none, and nothing is asked.
+        if spools == 0 { Ok(Vec::new()) } else { leave_spools(tx, &finished, at, spools).await }
     }
 
     /// For each customer: captured, released, number of captures, number of the last one before.
@@ -279,6 +288,21 @@ impl Ledger {
         }
         numbered
     }
+}
+
+/// Takes the spools of these messages from them, whose number must be that. `message_ids`: as JSON.
+async fn leave_spools(
+    tx: &mut SqliteConnection,
+    message_ids: &str,
+    at: i64,
+    want: usize,
+) -> Result<Vec<SpoolId>, StoreError> {
+    const LEAVE: &str = "
+        UPDATE spool SET message_id = NULL, octets = NULL, sha256 = NULL, left_at = ?2
+        WHERE message_id IN (SELECT value FROM json_each(?1)) RETURNING spool_id";
+    let left: Vec<String> = sqlx::query_scalar(LEAVE).bind(message_ids).bind(at).fetch_all(tx).await?;
+    changed("spool", u64::try_from(left.len()).unwrap_or(u64::MAX), want)?;
+    left.iter().map(|spool_id| stored(SpoolId::parse(spool_id))).collect()
 }
 
 /// A part's state from its columns; `time` is when it is due or its lease lapses.

@@ -14,6 +14,7 @@
 
 pub mod accept;
 pub mod account;
+pub mod allowance;
 pub mod audit;
 pub mod bounced;
 pub mod checkout;
@@ -25,6 +26,7 @@ pub mod gate;
 pub mod idempotency;
 pub mod inspect;
 mod ledger;
+mod leftovers;
 pub mod log;
 pub mod operator;
 pub mod queue;
@@ -51,6 +53,8 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::crash::{CrashAt, CrashPoint};
 use crate::telemetry::Metrics;
+use commit::Lanes;
+use leftovers::{Exits, Leftover};
 use spool::Reserve;
 use writer::Writer;
 
@@ -173,10 +177,10 @@ pub struct Store {
     readers: SqlitePool,
     writer: Arc<Mutex<Writer>>,
     hot: mpsc::Sender<commit::Member>,
-    chunks: mpsc::Sender<commit::Member>,
+    exits: Exits,
+    leftovers: mpsc::UnboundedSender<Leftover>,
     questions: mpsc::Sender<standing::Question>,
     low_mark: i64,
-    reserve: Reserve,
     crash_at: CrashAt,
 }
 
@@ -193,7 +197,17 @@ impl Store {
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
-        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes } = settings;
+        let reserve = Reserve::of_disk(&settings.data_dir, settings.min_free_bytes);
+        Self::open_on(settings, reserve, metrics, crash_at).await
+    }
+
+    async fn open_on(
+        settings: &StoreSettings,
+        reserve: Reserve,
+        metrics: Metrics,
+        crash_at: CrashAt,
+    ) -> Result<Self, OpenError> {
+        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes: _ } = settings;
         let path = data_dir.join(DATABASE_FILE);
         let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
         make_private_dir(data_dir).map_err(|e| unusable(e.to_string()))?;
@@ -226,13 +240,23 @@ impl Store {
         let writer = Arc::new(Mutex::new(Writer::new(connection, options)));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
+        let (removals, removed) = mpsc::channel(WRITES_WAITING);
+        let lanes = Lanes { hot: members, chunks: pieces, removals: removed };
+        let exits = Exits { chunks, removals };
+        let (leftovers, line) = mpsc::unbounded_channel();
+        tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
-        let settings = commit::Settings { low_mark, metrics, crash_at: crash_at.clone() };
-        tokio::spawn(commit::run(Arc::clone(&writer), (members, pieces), settings));
-        let reserve = Reserve::new(data_dir, *min_free_bytes);
+        let settings = commit::Settings {
+            low_mark,
+            metrics,
+            reserve,
+            leftovers: leftovers.downgrade(),
+            crash_at: crash_at.clone(),
+        };
+        tokio::spawn(commit::run(Arc::clone(&writer), lanes, settings));
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, chunks, questions, low_mark, reserve, crash_at })
+        Ok(Self { readers, writer, hot, exits, leftovers, questions, low_mark, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

@@ -233,11 +233,12 @@ impl Store {
         if decided.is_empty() {
             return Ok(refused);
         }
-        ledger.write(&mut tx, millis(order.now)).await?;
+        let left = ledger.write(&mut tx, millis(order.now)).await?;
         remember(&mut tx, &decided, order).await?;
         tx.commit().await?;
         drop(writer);
         self.pass(CrashPoint::OperatorDecided);
+        self.remove_left(left);
         for (message_id, held_parts) in decided {
             let (choice, via) = (order.choice.as_str(), order.via.as_str());
             tracing::warn!(%message_id, choice, via, held_parts, "the operator decided");

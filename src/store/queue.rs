@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::Kind;
-use super::spool::read_body;
 use super::{Store, StoreError, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::ids::{CustomerId, MessageId, PartId};
@@ -88,6 +87,7 @@ struct LeasedRow {
     unknown: i64,
     request_hash: Option<String>,
     reverse_path: String,
+    size: i64,
     accepted_at: i64,
     expires_at: i64,
 }
@@ -179,6 +179,11 @@ impl Store {
     }
 
     /// Takes one part, if it is still waiting. The bytes come with it.
+    ///
+    /// They are read before it is taken, and not by the writer: nobody's acceptance waits
+    /// for a large body, and a body that cannot be read leaves its part where it was. They
+    /// never change, and leave only when the message's last recipient is final; so what was
+    /// read of a part that then still waits is all there is of it.
     pub async fn lease(
         &self,
         due: &DuePart,
@@ -190,6 +195,7 @@ impl Store {
             UPDATE part SET state = 'sending', attempt = attempt + 1, due_at = NULL, lease_until = ?3,
                    first_try_at = coalesce(first_try_at, ?4)
             WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued' AND due_at <= ?4";
+        let bytes = Bytes::from(self.read_body(&due.message_id, due.size).await?);
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let done = sqlx::query(LEASE)
@@ -202,7 +208,7 @@ impl Store {
         if done.rows_affected() != 1 {
             return Ok(None);
         }
-        let part = read_leased(&mut tx, due).await?;
+        let part = read_leased(&mut tx, due, bytes).await?;
         tx.commit().await?;
         Ok(Some(part))
     }
@@ -235,10 +241,14 @@ fn lease_rows(leases: &[(MessageId, u32, u32)]) -> Result<String, StoreError> {
     json(&rows)
 }
 
-async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedPart, StoreError> {
+async fn read_leased(
+    tx: &mut SqliteConnection,
+    due: &DuePart,
+    bytes: Bytes,
+) -> Result<LeasedPart, StoreError> {
     const PART: &str = "
         SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt, p.key_no, p.first_try_at,
-               p.unknown, p.request_hash, m.reverse_path, m.accepted_at, m.expires_at
+               p.unknown, p.request_hash, m.reverse_path, m.size, m.accepted_at, m.expires_at
         FROM part p JOIN message m ON m.message_id = p.message_id
         WHERE p.message_id = ?1 AND p.part_no = ?2";
     const RECIPIENTS: &str = "
@@ -248,12 +258,15 @@ async fn read_leased(tx: &mut SqliteConnection, due: &DuePart) -> Result<LeasedP
     let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;
     let recipients: Vec<(String, bool)> =
         sqlx::query_as(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
-    let bytes = read_body(tx, &due.message_id, due.size).await?;
-    row.with(&recipients, Bytes::from(bytes))
+    row.with(&recipients, bytes)
 }
 
 impl LeasedRow {
     fn with(self, rows: &[(String, bool)], bytes: Bytes) -> Result<LeasedPart, StoreError> {
+        if i64::try_from(bytes.len()) != Ok(self.size) {
+            let found = format!("{} octets of {} are there of {}", bytes.len(), self.size, self.message_id);
+            return Err(StoreError::Corrupt(found));
+        }
         let (mut recipients, mut maybe_taken) = (Vec::with_capacity(rows.len()), Vec::new());
         for (address, is_doubtful) in rows {
             let mailbox = stored(Mailbox::parse(address))?;

@@ -17,7 +17,7 @@ use super::{StoreError, millis};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
-use crate::domain::ids::MessageId;
+use crate::domain::ids::{MessageId, SpoolId};
 use crate::domain::message::{PartState, PartStep};
 use crate::telemetry::Metrics;
 
@@ -138,6 +138,15 @@ impl TooLate {
     }
 }
 
+/// What has to be done about a batch of reports once it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Aftermath {
+    /// To be told.
+    pub(super) too_late: Vec<TooLate>,
+    /// Spools of messages that are final: to be removed.
+    pub(super) left: Vec<SpoolId>,
+}
+
 /// What a report changed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Change {
@@ -145,11 +154,11 @@ struct Change {
     captured: i64,
 }
 
-/// Applies a batch of reports. Returns also what has to be told of them after the commit.
+/// Applies a batch of reports.
 pub(super) async fn report_batch(
     tx: &mut SqliteConnection,
     batch: &[&Report],
-) -> Result<(Vec<Recorded>, Vec<TooLate>), StoreError> {
+) -> Result<(Vec<Recorded>, Aftermath), StoreError> {
     let message_ids: BTreeSet<&str> = batch.iter().map(|report| report.message_id.as_str()).collect();
     let message_ids: Vec<&str> = message_ids.into_iter().collect();
     let mut ledger = Ledger::read(tx, &message_ids).await?;
@@ -168,8 +177,8 @@ pub(super) async fn report_batch(
         answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }
     let too_late = std::mem::take(&mut ledger.too_late);
-    ledger.write(tx, at).await?;
-    Ok((answers, too_late))
+    let left = ledger.write(tx, at).await?;
+    Ok((answers, Aftermath { too_late, left }))
 }
 
 impl Ledger {

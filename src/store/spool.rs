@@ -3,26 +3,33 @@
 //! Each chunk is on disk before the next one is read from the client, so a large
 //! mail fills no memory, and its acceptance writes no more than that of a small
 //! one: it names the spool. Until then the spool is an *orphan*: it belongs to no
-//! message, and goes when its client is refused or lost, or with the sweep. Chunks
+//! message, and goes when its client is refused or lost, or with the sweep. When its
+//! message is final, a spool belongs to nobody again, and leaves the same way. Chunks
 //! have a lane of their own into the gathering writer, and few of them share a
-//! commit, so that acceptances never wait for many octets.
+//! commit, in either direction, so that acceptances never wait for many octets.
 //!
 //! What was written ahead and then deleted gives its room back to later mail, not to
 //! the disk; so a chunk is written only while the disk keeps a reserve, and what is
 //! too large for a nearly full disk stops nobody else's mail.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqliteExecutor};
 
-use super::commit::Member;
-use super::{Store, StoreError, changed, json, millis};
+use super::allowance::Claim;
+use super::commit::{Member, gather};
+use super::leftovers::Leftover;
+use super::{Store, StoreError, changed, millis, stored};
 use crate::domain::ids::{MessageId, SpoolId};
 
-/// Orphans that are deleted in one step: acceptances wait for the same writer.
+/// Orphans that are deleted between two looks for more.
 const ORPHANS: u32 = 4;
+/// Chunks that are deleted in one commit, since acceptances wait for it: 4 MiB, more
+/// than one commit writes of them.
+const REMOVED: u32 = 16;
 
 /// A piece of a message that is still arriving.
 #[derive(Debug)]
@@ -49,21 +56,52 @@ pub struct Spooled {
 }
 
 /// What large messages leave free on the disk for everything else.
-#[derive(Debug, Clone)]
+///
+/// The writer looks at the disk before each commit that has chunks: what has gathered
+/// meanwhile cannot use up the reserve together, and it falls short by the chunks of
+/// one commit at most, and by what is in the log already and not yet in the database.
+/// What waits to be deleted is not free yet.
+#[derive(Clone)]
 pub(super) struct Reserve {
-    data_dir: Arc<Path>,
+    /// Free octets of the disk.
+    free: Arc<dyn Fn() -> u64 + Send + Sync>,
     min_free_bytes: u64,
 }
 
+impl fmt::Debug for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserve").field("min_free_bytes", &self.min_free_bytes).finish_non_exhaustive()
+    }
+}
+
 impl Reserve {
-    pub(super) fn new(data_dir: &Path, min_free_bytes: u64) -> Self {
-        Self { data_dir: data_dir.into(), min_free_bytes }
+    pub(super) fn new(min_free_bytes: u64, free: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { free: Arc::new(free), min_free_bytes }
     }
 
-    /// Free octets of the disk. One that does not say is tried.
-    fn free(&self) -> u64 {
-        rustix::fs::statvfs(&*self.data_dir)
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    /// On the disk of this directory. One that does not say is tried.
+    pub(super) fn of_disk(data_dir: &Path, min_free_bytes: u64) -> Self {
+        let data_dir = data_dir.to_owned();
+        Self::new(min_free_bytes, move || {
+            rustix::fs::statvfs(&data_dir)
+                .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        })
+    }
+
+    /// Why no chunk may be written now.
+    pub(super) async fn refusal(&self, connection: &mut SqliteConnection) -> Option<StoreError> {
+        let free = (self.free)();
+        if self.is_kept(free, 0) {
+            return None;
+        }
+        match reusable(connection).await {
+            Ok(reusable) if self.is_kept(free, reusable) => None,
+            Ok(_) => {
+                let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
+                Some(StoreError::Unavailable(what.to_owned()))
+            }
+            Err(error) => Some(error),
+        }
     }
 
     /// Whether so much is enough. What is free inside the database is as good as the
@@ -79,27 +117,21 @@ impl Store {
     /// # Errors
     /// Also when the disk has less free than `queue.min_free_bytes`.
     pub async fn write_chunk(&self, chunk: NewChunk) -> Result<(), StoreError> {
-        let free = self.reserve.free();
-        if !self.reserve.is_kept(free, 0) && !self.reserve.is_kept(free, self.reusable().await?) {
-            let what = "the disk has less free than queue.min_free_bytes, and a large message is refused";
-            return Err(StoreError::Unavailable(what.to_owned()));
+        gather(&self.exits.chunks, |answer| Member::Chunk(Box::new(chunk), answer)).await
+    }
+
+    /// Has an orphan deleted before long, and gives its claim back when it has left; what
+    /// belongs to a message stays. Nobody waits for it. `is_writing`: the answer to
+    /// [`write_chunk`](Self::write_chunk) was not awaited, and it may still write.
+    pub fn discard_spool(&self, spool_id: SpoolId, claim: Claim, is_writing: bool) {
+        let _ = self.leftovers.send(Leftover { spool_id, is_writing, claim: Some(claim) });
+    }
+
+    /// Has the spools of final messages deleted before long.
+    pub(super) fn remove_left(&self, left: Vec<SpoolId>) {
+        for spool_id in left {
+            let _ = self.leftovers.send(Leftover { spool_id, is_writing: false, claim: None });
         }
-        let lane = &self.chunks;
-        self.gather(lane, |answer| Member::Chunk(Box::new(chunk), answer)).await
-    }
-
-    /// Octets of the database that nothing stands in any more.
-    pub(super) async fn reusable(&self) -> Result<u64, StoreError> {
-        const READ: &str = "
-            SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
-        let octets: i64 = sqlx::query_scalar(READ).fetch_one(&self.readers).await?;
-        Ok(u64::try_from(octets).unwrap_or(0))
-    }
-
-    /// Has an orphan deleted before long; what belongs to a message stays. Nobody
-    /// waits for it: where it fails, the sweep does it.
-    pub fn discard_spool(&self, spool_id: SpoolId) {
-        let _ = self.chunks.try_send(Member::Discard(spool_id));
     }
 
     /// Reads the next chunk of a spool; `None` behind the last one.
@@ -109,21 +141,46 @@ impl Store {
         Ok(read.fetch_optional(&self.readers).await?)
     }
 
-    /// Deletes a few orphans that were begun before `cutoff`; returns how many.
+    /// The octets of a message that is not final: its row of `body`, and its spool behind
+    /// it, one chunk at a time into one place: a large message is not in memory twice, and
+    /// keeps no reader from others for long.
+    pub(super) async fn read_body(&self, message_id: &MessageId, size: usize) -> Result<Vec<u8>, StoreError> {
+        const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
+        let id = message_id.as_str();
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(id).fetch_all(&self.readers).await?;
+        let mut bytes = Vec::with_capacity(size);
+        rows.iter().for_each(|row| bytes.extend_from_slice(row));
+        let mut chunk_no = 0;
+        while let Some(chunk) = chunk_of(&self.readers, id, chunk_no).await? {
+            bytes.extend_from_slice(&chunk);
+            chunk_no += 1;
+        }
+        Ok(bytes)
+    }
+
+    /// Deletes a few orphans that were begun before `cutoff`, and whatever final messages
+    /// have left behind; returns how many.
     pub async fn sweep_orphans(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
-        const FIND: &str = "SELECT spool_id FROM spool WHERE message_id IS NULL AND begun_at < ?1 ORDER BY begun_at LIMIT ?2";
-        // Looked for without the writer: mostly there is nothing.
+        const FIND: &str = "
+            SELECT spool_id FROM spool WHERE left_at IS NOT NULL
+            UNION ALL
+            SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL AND begun_at < ?1
+            LIMIT ?2";
         let find = sqlx::query_scalar(FIND).bind(millis(cutoff)).bind(ORPHANS);
         let orphans: Vec<String> = find.fetch_all(&self.readers).await?;
-        if orphans.is_empty() {
-            return Ok(0);
+        for spool_id in &orphans {
+            self.exits.remove(&stored(SpoolId::parse(spool_id))?, false).await?;
         }
-        let mut writer = self.writer.lock().await;
-        let mut tx = writer.begin().await?;
-        let deleted = delete_orphans(&mut tx, &orphans).await?;
-        tx.commit().await?;
-        Ok(deleted)
+        Ok(u64::try_from(orphans.len()).unwrap_or(u64::MAX))
     }
+}
+
+/// Octets of the database that nothing stands in any more.
+pub(super) async fn reusable(database: impl SqliteExecutor<'_>) -> Result<u64, StoreError> {
+    const READ: &str = "
+        SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+    let octets: i64 = sqlx::query_scalar(READ).fetch_one(database).await?;
+    Ok(u64::try_from(octets).unwrap_or(0))
 }
 
 /// Writes one chunk, and with the first one its spool. A chunk of a spool that was
@@ -139,44 +196,30 @@ pub(super) async fn write_chunk(tx: &mut SqliteConnection, chunk: &NewChunk) -> 
     changed("chunk", write.execute(tx).await?.rows_affected(), 1)
 }
 
-/// Deletes those of these spools that belong to no message; returns how many.
-pub(super) async fn delete_orphans<S: AsRef<str>>(
-    tx: &mut SqliteConnection,
-    spools: &[S],
-) -> Result<u64, StoreError> {
-    const DELETE: &str =
-        "DELETE FROM spool WHERE message_id IS NULL AND spool_id IN (SELECT value FROM json_each(?1))";
-    let names: Vec<&str> = spools.iter().map(AsRef::as_ref).collect();
-    Ok(sqlx::query(DELETE).bind(json(&names)?).execute(tx).await?.rows_affected())
-}
-
-/// The octets of a message that is not final: its row of `body`, and its spool behind it.
-pub(super) async fn read_body(
-    tx: &mut SqliteConnection,
-    message_id: &MessageId,
-    size: usize,
-) -> Result<Vec<u8>, StoreError> {
-    const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(message_id.as_str()).fetch_all(&mut *tx).await?;
-    let mut bytes = Vec::with_capacity(size);
-    rows.iter().for_each(|row| bytes.extend_from_slice(row));
-    // One after the other into one place: a large message is not in memory twice.
-    let mut chunk_no = 0;
-    while let Some(chunk) = chunk_of(tx, message_id.as_str(), chunk_no).await? {
-        bytes.extend_from_slice(&chunk);
-        chunk_no += 1;
+/// Deletes the last chunks of a spool that belongs to no message, and with the last of
+/// all the spool itself. Returns whether nothing of it is left to delete.
+pub(super) async fn remove_some(tx: &mut SqliteConnection, spool_id: &SpoolId) -> Result<bool, StoreError> {
+    const CHUNKS: &str = "
+        DELETE FROM chunk WHERE rowid IN
+            (SELECT c.rowid FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
+             WHERE s.spool_id = ?1 AND s.message_id IS NULL ORDER BY c.chunk_no DESC LIMIT ?2)";
+    const SPOOL: &str = "DELETE FROM spool WHERE spool_id = ?1 AND message_id IS NULL";
+    let chunks = sqlx::query(CHUNKS).bind(spool_id.as_str()).bind(REMOVED).execute(&mut *tx).await?;
+    if chunks.rows_affected() >= u64::from(REMOVED) {
+        return Ok(false);
     }
-    Ok(bytes)
+    sqlx::query(SPOOL).bind(spool_id.as_str()).execute(tx).await?;
+    Ok(true)
 }
 
 /// A chunk of what a message has beyond its row of `body`; `None` behind the last one.
 pub(super) async fn chunk_of(
-    tx: &mut SqliteConnection,
+    database: impl SqliteExecutor<'_>,
     message_id: &str,
     chunk_no: u32,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     const READ: &str = "
         SELECT c.bytes FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
         WHERE s.message_id = ?1 AND c.chunk_no = ?2";
-    Ok(sqlx::query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(tx).await?)
+    Ok(sqlx::query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(database).await?)
 }

@@ -2,37 +2,28 @@
 //! arrives, in chunks, and is read back only as far as somebody must see it.
 //!
 //! A [`Spool`] that is dropped before its message was accepted takes its chunks with
-//! it. A translation for Resend needs the whole message at once; such messages wait
-//! for one another within a budget (`upstream.max_bytes_translating`).
-
-use std::time::Duration;
+//! it. How much of such may lie on disk is limited, of all customers together and of
+//! each: whoever would go beyond is refused for now. A translation for Resend needs
+//! the whole message at once; such messages wait for one another
+//! ([`translating`](crate::upstream::translating)).
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Submission, Submitted, not_carried, unavailable};
+use super::{SignedIn, Submission, Submitted, not_carried, unavailable};
 use crate::clock::Clock;
 use crate::domain::address::Mailbox;
 use crate::domain::digest::hex;
-use crate::domain::ids::{MessageId, SpoolId};
+use crate::domain::ids::{CustomerId, MessageId, SpoolId};
+use crate::domain::message::CHUNK_BYTES;
 use crate::domain::refusal::Refusal;
-use crate::memory::Share;
 use crate::mime::header::header_length;
 use crate::random;
 use crate::store::Store;
 use crate::store::accept::NewPart;
+use crate::store::allowance::Claim;
 use crate::store::spool::{NewChunk, Spooled};
-
-/// What a message may have in memory and in one row; what is larger is spooled in
-/// chunks of this size.
-pub const CHUNK_BYTES: usize = 256 << 10;
-
-/// A translation has the message in memory, its parts decoded, the attachments as
-/// Resend takes them, and the request.
-const TRANSLATION_FACTOR: usize = 4;
-/// The longest wait for the turn to be translated. Clients wait ten minutes for the
-/// answer to a message (RFC 5321 §4.5.3.2.6).
-const TURN: Duration = Duration::from_secs(120);
+use crate::upstream::translating::NotTranslated;
 
 /// What one message has on disk already.
 #[derive(Debug)]
@@ -43,8 +34,10 @@ pub struct Spool {
     chunks: u32,
     octets: usize,
     hash: Sha256,
-    /// It is a message's now.
-    is_kept: bool,
+    /// What it has of the room for messages that are not accepted yet; `None`: it is a message's now.
+    claim: Option<Claim>,
+    /// A chunk was handed in, and nothing heard of it.
+    is_writing: bool,
 }
 
 impl Spool {
@@ -56,19 +49,33 @@ impl Spool {
     /// Writes the next chunk; when this returns `Ok`, it is on disk.
     ///
     /// # Errors
-    /// When it cannot be written: the message cannot be whole any more.
+    /// When there is no room for it, or it cannot be written: the message cannot be whole any more.
     pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Refusal> {
+        self.claim(bytes.len())?;
         let chunk_no = self.chunks;
         self.chunks = self.chunks.saturating_add(1);
         self.octets = self.octets.saturating_add(bytes.len());
         self.hash.update(&bytes);
         let (spool_id, now) = (self.spool_id.clone(), self.clock.now());
-        self.store.write_chunk(NewChunk { spool_id, chunk_no, bytes, now }).await.map_err(unavailable)
+        self.is_writing = true;
+        let written = self.store.write_chunk(NewChunk { spool_id, chunk_no, bytes, now }).await;
+        self.is_writing = false;
+        written.map_err(unavailable)
+    }
+
+    /// Counts so many octets more before they are written.
+    fn claim(&mut self, more: usize) -> Result<(), Refusal> {
+        let Some(claim) = &mut self.claim else { return Ok(()) };
+        claim.grow(more).map_err(|reason| {
+            let (customer_id, arrived) = (claim.customer_id(), self.octets);
+            tracing::warn!(%customer_id, arrived, %reason, "a large message is refused for now");
+            Refusal::StoreUnavailable
+        })
     }
 
     /// It belongs to a message and stays.
     pub(super) fn keep(&mut self) {
-        self.is_kept = true;
+        self.claim = None;
     }
 
     /// As an acceptance names it.
@@ -89,15 +96,15 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if !self.is_kept && self.chunks > 0 {
-            self.store.discard_spool(self.spool_id.clone());
+        if let Some(claim) = self.claim.take().filter(|_| self.chunks > 0) {
+            self.store.discard_spool(self.spool_id.clone(), claim, self.is_writing);
         }
     }
 }
 
 impl Submission {
-    /// A place on disk for what is beyond the header of a large message.
-    pub fn spool(&self) -> Spool {
+    /// A place on disk for what is beyond the header of a large message of this customer.
+    pub fn spool(&self, customer_id: &CustomerId) -> Spool {
         let clock = self.0.tools.clock.clone();
         Spool {
             store: self.0.tools.store.clone(),
@@ -106,19 +113,24 @@ impl Submission {
             chunks: 0,
             octets: 0,
             hash: Sha256::new(),
-            is_kept: false,
+            claim: Some(self.0.allowance.claim(customer_id)),
+            is_writing: false,
         }
     }
 
     /// Spools a large message that came as a whole: nothing large is written while it is accepted.
-    pub(super) async fn spool_if_large(&self, submitted: &mut Submitted) -> Result<(), Refusal> {
+    pub(super) async fn spool_if_large(
+        &self,
+        who: &SignedIn,
+        submitted: &mut Submitted,
+    ) -> Result<(), Refusal> {
         if submitted.spool.is_some() || submitted.bytes.len() <= CHUNK_BYTES {
             return Ok(());
         }
         let Some(header) = header_length(&submitted.bytes) else { return Ok(()) };
         let rest = submitted.bytes.split_off(header);
         submitted.bytes.shrink_to_fit();
-        let mut spool = self.spool();
+        let mut spool = self.spool(&who.customer_id);
         for chunk in rest.chunks(CHUNK_BYTES) {
             spool.write(chunk.to_vec()).await?;
         }
@@ -139,31 +151,18 @@ impl Submission {
             return routing.parts(message_id, bytes, recipients).map_err(not_carried);
         };
         let size = bytes.len().saturating_add(spool.octets);
-        let turn = self.turn(size).await?;
+        let turn = self.0.tools.translating.turn(size).await.map_err(not_now)?;
         let mut whole = Vec::with_capacity(size);
         whole.extend_from_slice(bytes);
         spool.read(|chunk| whole.extend_from_slice(chunk)).await?;
         let (message_id, recipients) = (message_id.clone(), recipients.to_vec());
-        // It takes long enough to keep others waiting who share this thread.
-        let translating = tokio::task::spawn_blocking(move || {
-            let parts = routing.parts(&message_id, &whole, &recipients);
-            drop((whole, turn));
-            parts
-        });
-        let parts = translating.await.map_err(|error| {
-            tracing::error!(%error, "a translation ended without an answer");
-            Refusal::StoreUnavailable
-        })?;
+        let translated = turn.run(move || routing.parts(&message_id, &whole, &recipients)).await;
+        let (parts, _) = translated.map_err(not_now)?;
         parts.map_err(not_carried)
     }
+}
 
-    /// Waits for the turn of a message of this size.
-    async fn turn(&self, size: usize) -> Result<Share, Refusal> {
-        let turn = self.0.translating.wait_for(size.saturating_mul(TRANSLATION_FACTOR));
-        let waited = tokio::time::timeout(TURN, turn).await;
-        waited.ok().flatten().ok_or_else(|| {
-            tracing::warn!(size, "a message is refused for now: too many large ones wait to be translated");
-            Refusal::StoreUnavailable
-        })
-    }
+fn not_now(reason: NotTranslated) -> Refusal {
+    tracing::warn!(%reason, "a large message is refused for now");
+    Refusal::StoreUnavailable
 }

@@ -24,6 +24,7 @@ use crate::random;
 use crate::routing::Routing;
 use crate::store::{Maker, Store, StoreSettings};
 use crate::telemetry::Metrics;
+use crate::upstream::translating::Translating;
 
 /// A directory that goes away with its owner.
 pub(crate) struct Directory(pub(crate) PathBuf);
@@ -68,6 +69,22 @@ pub(crate) async fn with_handover(
     config: &Config,
 ) -> (Submission, Store, Directory, UnboundedReceiver<Handed>) {
     let (store, directory) = store().await;
+    let (handover, handed) = Handover::new(1 << 20);
+    let tools = Tools {
+        store: store.clone(),
+        billing: billing(config, &store),
+        handover,
+        routing: Routing::new(config),
+        translating: Translating::new(config.upstream.max_bytes_translating),
+        clock: Clock::system(),
+        metrics: Metrics::new(),
+        tasks: TaskTracker::new(),
+    };
+    (Submission::new(config, tools), store, directory, handed)
+}
+
+/// The money rooms, with nobody to ask.
+pub(crate) fn billing(config: &Config, store: &Store) -> Billing {
     let clock = Clock::system();
     let dodo = Dodo::new(DodoSettings {
         base_url: "http://127.0.0.1:9".to_owned(),
@@ -76,13 +93,12 @@ pub(crate) async fn with_handover(
         timeout: Duration::from_secs(1),
         clock: clock.clone(),
     });
-    let routing = Routing::new(config);
-    let billing = Billing::new(
+    Billing::new(
         billing::Tools {
             store: store.clone(),
             dodo: dodo.unwrap(),
-            routing,
-            clock: clock.clone(),
+            routing: Routing::new(config),
+            clock,
             metrics: Metrics::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -92,12 +108,7 @@ pub(crate) async fn with_handover(
             "https://postmeter.example",
             NamedMailbox::parse("postmaster@example.com").unwrap(),
         ),
-    );
-    let (handover, handed) = Handover::new(1 << 20);
-    let metrics = Metrics::new();
-    let tools =
-        Tools { store: store.clone(), billing, handover, routing, clock, metrics, tasks: TaskTracker::new() };
-    (Submission::new(config, tools), store, directory, handed)
+    )
 }
 
 /// A message of no key, to one.

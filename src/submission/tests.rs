@@ -114,3 +114,71 @@ async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are
     let answer = submission.begin(&bob, &from).await;
     assert!(matches!(answer, Err(Refusal::SenderNotAllowed { .. })), "{answer:?}");
 }
+
+/// Room for so many chunks of all, and of one customer.
+fn with_room(all: usize, each: usize) -> Config {
+    let mut config = Config::default();
+    config.smtp.max_bytes_spooled = all * CHUNK_BYTES;
+    config.smtp.max_bytes_spooled_per_customer = each * CHUNK_BYTES;
+    config
+}
+
+fn chunk() -> Vec<u8> {
+    vec![b'x'; CHUNK_BYTES]
+}
+
+#[tokio::test]
+async fn what_is_on_disk_and_not_accepted_is_limited_for_each_customer_and_for_all() {
+    let (submission, _store, _directory, _handed) = with_handover(&with_room(4, 3)).await;
+    let id = |name: &str| CustomerId::parse(name).unwrap();
+    let mut spools = [id("ann"), id("ann"), id("bob")].map(|whose| submission.spool(&whose));
+    // Whose, and whether there is room for one more chunk.
+    for (nth, want) in [(0, true), (0, true), (1, true), (1, false), (0, false), (2, true), (2, false)] {
+        let written = spools[nth].write(chunk()).await;
+        assert_eq!(written, if want { Ok(()) } else { Err(Refusal::StoreUnavailable) }, "{nth}");
+    }
+    drop(spools);
+    let again = async {
+        loop {
+            tokio::task::yield_now().await;
+            let mut spool = submission.spool(&id("bob"));
+            for _ in 0..3 {
+                if spool.write(chunk()).await.is_err() {
+                    break;
+                }
+            }
+            if spool.octets() == 3 * CHUNK_BYTES {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("room, once the others have left");
+}
+
+#[tokio::test]
+async fn an_accepted_message_takes_no_room_of_those_that_are_not_and_http_is_held_to_it_too() {
+    let (submission, store, _directory, _handed) = with_handover(&with_room(9, 2)).await;
+    let who = signed_in(&store).await;
+    let whole = |chunks: usize| {
+        let mut submitted = submitted();
+        submitted.bytes.extend(std::iter::repeat_n(&b"x\r\n"[..], chunks * CHUNK_BYTES / 3 - 9).flatten());
+        submitted
+    };
+    let refused = submission.submit(&who, whole(3)).await;
+    assert_eq!(refused, Err(Refusal::StoreUnavailable), "more than a customer may have there");
+    for nth in 0..2 {
+        let accepting = async {
+            loop {
+                tokio::task::yield_now().await;
+                // What was refused may take its time to leave; what was accepted takes none.
+                match submission.submit(&who, whole(2)).await {
+                    Err(Refusal::StoreUnavailable) if nth == 0 => {}
+                    answer => return answer,
+                }
+            }
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(30), accepting).await.expect("room");
+        assert!(answer.is_ok(), "{nth}: {answer:?}");
+    }
+    assert_eq!(store.audit().await.unwrap(), []);
+}

@@ -9,8 +9,10 @@
 //! So nobody can lock a customer out: not from elsewhere, since what others do to a
 //! username never keeps its secret from being looked at, and not from a shared
 //! address, since whoever has signed in from it is kept out by failures of their own
-//! username alone. That costs nothing in strength: a secret has 256 random bits, and
-//! the limits are there to spare the log and the processor.
+//! username alone. Who that is a restart forgets, and each username is known at so many
+//! addresses only, which takes no room from others (`known`). That costs nothing in
+//! strength: a secret has 256 random bits, and the limits are there to spare the log and
+//! the processor.
 //!
 //! Nothing tells whether a username exists, or has signed in from an address. What is
 //! not a customer's is counted like what is. A failure is answered at a time that is
@@ -19,24 +21,19 @@
 //! presented. Attempts that run at the same moment may all pass: as many as one
 //! address may have connections.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::known::Known;
 use super::{Throttle, network_of};
 use crate::config::Limits;
 
-/// How long a username is known at an address after it signed in there.
-const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Pairs of username and address that are known at the same time.
-const MAX_KNOWN: usize = 50_000;
-
 /// A username as it was presented, or the hash of a bearer token, hashed under a key of this process.
-type Name = u64;
+pub(super) type Name = u64;
 
 /// The counts.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ pub struct SignIns {
     limits: Limits,
     names: RandomState,
     /// Who has signed in from where, and when last.
-    known: Mutex<HashMap<(IpAddr, Name), Timestamp>>,
+    known: Mutex<Known>,
 }
 
 /// A sign-in that has begun.
@@ -81,7 +78,7 @@ impl SignIns {
     pub fn begin(&self, peer: IpAddr, name: impl Hash, now: Timestamp) -> Attempt {
         let (address, name) = (network_of(peer), self.names.hash_one(name));
         let pair = (address, name);
-        let is_known = self.is_known(&pair, now);
+        let is_known = self.known().has(name, address, now);
         let is_pair_over = self.by_pair.check(&pair, now).is_err();
         let is_address_over = self.by_address.check(&address, now).is_err();
         let limits = &self.limits;
@@ -120,19 +117,11 @@ impl SignIns {
         let slips = self.by_pair.taken(&pair, now);
         self.by_pair.put_back(&pair, slips);
         self.by_address.put_back(&attempt.address, slips);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN && !known.contains_key(&pair) {
-            known.retain(|_, seen| is_fresh(*seen, now));
-            if known.len() >= MAX_KNOWN {
-                return;
-            }
-        }
-        known.insert(pair, now);
+        self.known().saw(attempt.name, attempt.address, now);
     }
 
-    fn is_known(&self, pair: &(IpAddr, Name), now: Timestamp) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(pair).is_some_and(|seen| is_fresh(*seen, now))
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// With the square of the failures: a slip costs next to nothing.
@@ -144,12 +133,9 @@ impl SignIns {
     }
 }
 
-fn is_fresh(seen: Timestamp, now: Timestamp) -> bool {
-    now.duration_since(seen) < KNOWN_FOR
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::known::KNOWN_FOR;
     use super::*;
 
     const HERE: &str = "192.0.2.1";

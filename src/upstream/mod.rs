@@ -1,12 +1,14 @@
 //! The roads by which mail leaves: Resend's API and an upstream SMTP server.
 //!
-//! Both take one [`Outgoing`] part and say what became of it in the same words.
+//! Both take one [`Outgoing`] part, make it [`Ready`], send it and say what became of
+//! it in the same words. What is not sent yet may be left, and nothing has happened.
 //! Neither retries by itself: the durable queue is the one retry loop. What this
 //! room must not know: SQL, money, who the customer is.
 
 pub mod resend;
 pub mod smtp;
 pub mod translate;
+pub mod translating;
 
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::answer::Answer;
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
+use translating::Translating;
 
 /// One part of a message, ready to leave.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub struct Outgoing {
     pub reverse_path: ReversePath,
     /// The recipients of this part that are not final yet.
     pub recipients: Vec<Mailbox>,
+    /// Where an earlier call may have been taken and is made again: SHA-256 of its request.
+    pub repeats: Option<String>,
     /// The message as it was accepted.
     pub bytes: Bytes,
 }
@@ -61,6 +66,8 @@ pub enum Outcome {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// An earlier call may have been taken, and to repeat it would make another one. None was made.
+    Unrepeatable,
     /// The bytes left and no answer came: it may have been accepted.
     Unknown {
         /// What happened.
@@ -90,18 +97,46 @@ pub struct Upstreams {
     pub resend: Option<resend::Resend>,
     /// The SMTP server, if `upstream.kind` or `upstream.fallback` is `smtp`.
     pub smtp: Option<smtp::SmtpUpstream>,
+    /// The turns of large messages at their translation.
+    pub translating: Translating,
+}
+
+/// A part as its upstream takes it, and the upstream.
+#[derive(Debug)]
+pub enum Ready<'a> {
+    /// The request.
+    Resend(&'a resend::Resend, resend::Request),
+    /// The message as it is.
+    Smtp(&'a smtp::SmtpUpstream, Outgoing),
 }
 
 impl Upstreams {
-    /// Makes one attempt on that road.
-    pub async fn send(&self, road: Road, outgoing: &Outgoing) -> Outcome {
+    /// Makes a part ready for that road. A large one may wait for its turn to be
+    /// translated, two minutes at most.
+    ///
+    /// # Errors
+    /// What became of it without a call.
+    pub async fn prepare(&self, road: Road, outgoing: Outgoing) -> Result<Ready<'_>, Outcome> {
         match (road, &self.resend, &self.smtp) {
-            (Road::Resend, Some(resend), _) => resend.send(outgoing).await,
-            (Road::Smtp, _, Some(smtp)) => smtp.send(outgoing).await,
-            _ => Outcome::Closed {
+            (Road::Resend, Some(resend), _) => {
+                let request = resend::Request::make(outgoing, &self.translating).await?;
+                Ok(Ready::Resend(resend, request))
+            }
+            (Road::Smtp, _, Some(smtp)) => Ok(Ready::Smtp(smtp, outgoing)),
+            _ => Err(Outcome::Closed {
                 reason: format!("the upstream `{}` of this part is no longer configured", road.as_str()),
                 retry_after: Duration::from_secs(300),
-            },
+            }),
+        }
+    }
+}
+
+impl Ready<'_> {
+    /// Makes one attempt.
+    pub async fn send(self) -> Outcome {
+        match self {
+            Self::Resend(resend, request) => resend.send(request).await,
+            Self::Smtp(smtp, outgoing) => smtp.send(&outgoing).await,
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! The `Idempotency-Key` and the very same bytes make a repeated call harmless
 //! for 24 hours, so every answer that leaves a doubt is [`Outcome::Unknown`] and
-//! the call is made again. `verdict` holds the meaning of every answer,
-//! `pace` keeps calls under the rate that Resend tells. What this module must
+//! the call is made again. `request` makes what is posted, `verdict` holds the
+//! meaning of every answer, `pace` keeps calls under the rate that Resend tells. What this module must
 //! not know: SQL, money, when to try again.
 
 pub mod events;
 mod pace;
+pub(crate) mod request;
 pub(crate) mod verdict;
 
 #[cfg(test)]
@@ -21,10 +22,10 @@ use reqwest::header::CONTENT_TYPE;
 use secrecy::SecretString;
 use serde_json::Value;
 
+pub use request::Request;
 pub use verdict::KEY_USED_FOR_OTHER_BYTES;
 
-use super::translate::{CannotCarry, Translatable};
-use super::{Answer, Outcome, Outgoing, RecipientAnswer};
+use super::{Answer, Outcome};
 use crate::clock::Clock;
 use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
 use pace::Pace;
@@ -86,15 +87,9 @@ impl Resend {
         Ok(Self { service, clock: settings.clock.clone(), pace: Arc::default() })
     }
 
-    /// Translates a part and makes one call for it.
-    pub async fn send(&self, outgoing: &Outgoing) -> Outcome {
-        match json_of(outgoing) {
-            Ok(json) => self.post(json.into(), &outgoing.idempotency_key, outgoing.recipients.len()).await,
-            Err(cannot) => Outcome::Answered {
-                upstream_id: None,
-                answers: refused_for_all(outgoing.recipients.len(), &cannot),
-            },
-        }
+    /// Makes one call.
+    pub async fn send(&self, request: Request) -> Outcome {
+        self.post(request.json.clone(), &request.idempotency_key, request.recipients).await
     }
 
     /// Makes one `POST /emails` with these bytes, when the pace allows it. The
@@ -156,16 +151,6 @@ impl Resend {
     fn with_pace<T>(&self, look: impl FnOnce(&mut Pace) -> T) -> T {
         look(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// The same part always makes the same bytes; the idempotency key relies on it.
-pub(crate) fn json_of(outgoing: &Outgoing) -> Result<Vec<u8>, CannotCarry> {
-    let message = Translatable::parse(&outgoing.bytes)?;
-    Ok(message.email(&outgoing.recipients, &outgoing.part_id)?.to_json())
-}
-
-fn refused_for_all(recipients: usize, cannot: &CannotCarry) -> Vec<RecipientAnswer> {
-    vec![RecipientAnswer::Refused(Answer::new(cannot.status, &cannot.what)); recipients]
 }
 
 /// `{"message", "name"}` of an error; both empty when the body is no such JSON.

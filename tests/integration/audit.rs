@@ -26,7 +26,7 @@ const HANDS: [(&str, &str); 28] = [
     ("recipient", "UPDATE recipient SET state = 'failed' WHERE state = 'sent'"),
     ("recipient", "UPDATE recipient SET part_no = 7"),
     ("body", "INSERT INTO body SELECT message_id, 0, x'00' FROM message LIMIT 1"),
-    ("spool", "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, printf('%064d', 0))"),
+    ("spool", "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, printf('%064d', 0), NULL)"),
     ("chunk", "INSERT INTO chunk VALUES ('spool-1', 0, x'00')"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'other' WHERE number = 1"),

@@ -1,18 +1,10 @@
 //! Messages in chunks (RFC 3030), from a client to an upstream.
 
-use crate::harness::smtp::{Smtp, bdat};
+use crate::harness::smtp::bdat;
 use crate::harness::{Meter, letter, until};
 use crate::header::{SOUND, without_received};
 
 const TO_BOB: (&str, &[&str]) = ("ann@example.com", &["bob@example.net"]);
-
-/// A signed-in session on the port with implicit TLS.
-fn signed_in_implicitly(meter: &Meter) -> Smtp {
-    let mut smtp = Smtp::implicit(meter);
-    let credential = &meter.credential;
-    assert!(smtp.auth_plain(&credential.username, &credential.secret).starts_with("235 2.7.0 "));
-    smtp
-}
 
 /// What the upstream got as its so-many-th mail.
 fn relayed(meter: &Meter, nth: usize) -> Vec<u8> {
@@ -30,7 +22,7 @@ fn a_message_in_chunks_leaves_byte_for_byte_on_both_ports() {
         b"",
     ];
     let mut taken = 0;
-    for mut smtp in [meter.signed_in(), signed_in_implicitly(&meter)] {
+    for mut smtp in [meter.signed_in(), meter.signed_in_implicitly()] {
         for (tail, length) in tails.into_iter().zip([1_000, 1, 7, 64, 100]) {
             let message = [SOUND.as_bytes(), tail].concat();
             smtp.address(TO_BOB.0, TO_BOB.1);
@@ -95,4 +87,34 @@ fn p7_a_message_that_is_refused_in_the_middle_costs_nothing_and_leaves_the_sessi
     assert_eq!(meter.credits()["held"], 0);
     let reply = smtp.deliver(&letter("sound"));
     assert!(reply.ends_with(", 9 email credits available\r\n"), "{reply}");
+}
+
+#[test]
+fn p7_a_million_chunks_of_one_octet_are_one_message_on_both_ports() {
+    const CHUNKS: usize = 1_000_000;
+    /// So many are under way before the client listens: their replies fit into the sockets.
+    const AT_ONCE: usize = 4_000;
+    let meter = Meter::smtp().start();
+    let message = [SOUND.as_bytes(), b"\r\n.\r\n", &b"QUIT\r\n".repeat(CHUNKS / 6)].concat();
+    assert!(message.len() >= CHUNKS);
+    std::thread::scope(|scope| {
+        for mut smtp in [meter.signed_in(), meter.signed_in_implicitly()] {
+            let message = &message;
+            scope.spawn(move || {
+                smtp.address(TO_BOB.0, TO_BOB.1);
+                for octets in message.chunks(AT_ONCE) {
+                    let wire: Vec<u8> = octets.chunks(1).flat_map(|octet| bdat(octet, false)).collect();
+                    smtp.send(&wire);
+                    for _ in octets {
+                        assert_eq!(smtp.reply(), "250 2.0.0 1 octets received\r\n");
+                    }
+                }
+                let reply = smtp.chunk(b"", true);
+                assert!(reply.starts_with("250 2.0.0 Queued as "), "{reply}");
+            });
+        }
+    });
+    for nth in 0..2 {
+        assert!(relayed(&meter, nth) == message, "other octets came");
+    }
 }

@@ -86,7 +86,7 @@ fn a_customer_sends_so_many_messages_a_second_over_smtp_and_http_together() {
         let reply = smtp.say("MAIL FROM:<ann@example.com>");
         (!reply.starts_with("250 ")).then_some(reply)
     });
-    assert_eq!(too_fast, "450 4.7.1 This account sends too fast, try again in 1 seconds\r\n");
+    assert_eq!(too_fast, "450 4.7.0 This account sends too fast, try again in 1 seconds\r\n");
     let refused = until("a request that comes too fast", || Some(send("fast")).filter(|a| a.status != 200));
     refused.is_error(429, "too_fast");
     assert_eq!(refused.header("retry-after"), "1");

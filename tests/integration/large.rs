@@ -242,6 +242,37 @@ fn a_large_message_retried_under_its_key_is_the_same_and_leaves_nothing() {
     leaves_nothing(&meter);
 }
 
+#[test]
+fn a_customer_whose_mail_waits_for_its_end_fills_its_own_room_on_disk_and_nobody_elses() {
+    let meter = Meter::smtp()
+        .set("smtp", "max_message_bytes = 3145728")
+        .set("smtp", "max_bytes_spooled_per_customer = 3145728")
+        .set("senders", "policy = \"any\"")
+        .start();
+    let message = much(2 * MIB);
+    let mut waits = meter.signed_in();
+    waits.address(TO_BOB.0, TO_BOB.1);
+    assert!(waits.chunk(&message, false).starts_with("250 "));
+    let mut refused = meter.signed_in();
+    assert!(refused.deliver(&message).starts_with("452 4.3.1 "), "its customer has no room for both");
+    let told = || meter.log().matches("smtp.max_bytes_spooled_per_customer").count();
+    assert_eq!(told(), 1, "once a message, not once a chunk");
+    assert!(is_taken(&refused.deliver(&letter("small"))));
+    let text = "x".repeat(2 * MIB);
+    let mail = json!({ "from": "ann@example.com", "to": "bob@example.net", "subject": "much", "text": text });
+    meter.post_send(&mail).is_error(503, "unavailable");
+    assert_eq!(told(), 2);
+    let other = meter.new_customer("cus_other", 5);
+    let mut smtp = Smtp::starttls(&meter);
+    assert!(smtp.auth_plain(&other.username, &other.secret).starts_with("235 "));
+    assert!(is_taken(&smtp.deliver(&message)), "others have their own");
+    // What was accepted takes none, and what was given up gives its room back.
+    assert!(is_taken(&waits.chunk(b"", true)));
+    until("the room of what was refused", || is_taken(&refused.deliver(&message)).then_some(()));
+    meter.drain();
+    leaves_nothing(&meter);
+}
+
 /// A wire that carries nothing but a chunk's beginning takes no room on disk.
 #[test]
 fn what_is_announced_and_not_sent_takes_no_room() {

@@ -40,6 +40,25 @@ fn p10_a_json_log_has_one_event_a_line_and_no_secret_and_no_body() {
 }
 
 #[test]
+fn p9_what_a_customer_was_refused_stands_in_the_log_once_for_each_session() {
+    let mut meter = Meter::smtp().start();
+    let mut smtp = meter.signed_in();
+    assert!(smtp.say("MAIL FROM:<eve@elsewhere.example>").starts_with("550 5.7.1 "));
+    smtp.begin("ann@example.com", &["bob@example.net"]);
+    smtp.send(b"From: ann@example.com\r\n\r\nHello\nBob\r\n.\r\n");
+    assert!(smtp.reply().starts_with("554 5.6.0 "));
+    assert!(smtp.say("QUIT").starts_with("221 "));
+    assert!(meter.signed_in().deliver(&letter("sound")).starts_with("250 "));
+    meter.finish();
+    let log = meter.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("a session with refusals ended")).collect();
+    let [told] = told[..] else { panic!("{log}") };
+    for part in ["INFO", "customer_id=cus_ann", "refused=2", "last=554 5.6.0 Message holds an LF"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
 fn a_text_log_has_no_body_either() {
     let mut meter = Meter::smtp().start();
     meter.signed_in().deliver(&letter("logged"));

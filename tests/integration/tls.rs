@@ -51,10 +51,11 @@ fn testssl_finds_nothing_of_medium_severity_or_worse() {
     });
 }
 
-/// Protocols, what the server is set up with, and the known attacks.
+/// Protocols, ciphers and their order, what the server is set up with, and the known attacks.
 fn look(report: &Path, root: &Path, to: &[&str]) {
     let mut testssl = Command::new("testssl");
     testssl.args(["--protocols", "--server-defaults", "--vulnerable"]);
+    testssl.args(["--std", "--fs", "--server-preference"]);
     testssl.args(["--warnings", "off", "--nodns", "none", "--color", "0", "--quiet"]);
     testssl.arg("--add-ca").arg(root).arg("--jsonfile").arg(report).args(to);
     let said = testssl.envs(WAITS).stdin(Stdio::null()).output().unwrap();
@@ -70,6 +71,11 @@ fn look(report: &Path, root: &Path, to: &[&str]) {
     for offered in ["TLS1_2", "TLS1_3"] {
         assert!(said_of(offered).starts_with("\"offered"), "{to:?}: {offered}");
     }
+    for weak in ["NULL", "aNULL", "EXPORT", "LOW", "3DES_IDEA", "AVERAGE"] {
+        assert_eq!(said_of(&format!("cipherlist_{weak}")), "\"not offered\"", "{to:?}: {weak}");
+    }
+    assert_eq!(said_of("cipherlist_STRONG"), "\"offered\"", "{to:?}");
+    assert_eq!(said_of("cipher_order"), "\"server\"", "{to:?}");
     said_of("heartbleed");
     said_of("cert_chain_of_trust");
     let bad = |finding: &&serde_json::Value| {

@@ -15,6 +15,7 @@ use super::super::data::{Decoder, Fed, Kept};
 use super::super::session::{Chunk, Receiving, Step};
 use super::super::stream::{Interrupted, OnStop, Stream};
 use super::{Conversation, Deadlines};
+use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::submission::Spool;
 
@@ -181,8 +182,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     /// not kept any more. The time that takes is ours, not the client's.
     async fn spill(&mut self, body: &mut Kept, patience: &mut Patience) {
         let began = Instant::now();
+        let submission = &self.visit.server.submission;
         for chunk in body.take_full() {
-            let spool = self.spool.get_or_insert_with(|| self.visit.server.submission.spool());
+            // Nothing is kept of a stranger's message.
+            let Some(seat) = &self.seat else {
+                body.give_up();
+                break;
+            };
+            let spool = self.spool.get_or_insert_with(|| submission.spool(seat.whose()));
             if spool.write(chunk).await.is_err() {
                 body.give_up();
                 break;
@@ -195,10 +202,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
     }
 
     /// What is on disk of a message that has arrived, once the last of it is there too.
-    pub(super) async fn spooled(&mut self, rest: Vec<Vec<u8>>) -> Result<Option<Spool>, Refusal> {
+    pub(super) async fn spooled(
+        &mut self,
+        customer_id: &CustomerId,
+        rest: Vec<Vec<u8>>,
+    ) -> Result<Option<Spool>, Refusal> {
         let mut spool = self.spool.take();
         for chunk in rest {
-            let spool = spool.get_or_insert_with(|| self.visit.server.submission.spool());
+            let spool = spool.get_or_insert_with(|| self.visit.server.submission.spool(customer_id));
             spool.write(chunk).await?;
         }
         Ok(spool)

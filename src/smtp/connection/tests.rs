@@ -10,10 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::{CustomerId, Username};
 use crate::submission::{Begun, SignedIn, stand_in};
+use crate::telemetry::Metrics;
 use crate::tls::{CertificateStore, ensure_development};
 
 use super::super::listener::Front;
@@ -50,6 +52,7 @@ fn door(config: &Smtp) -> Door {
     Door::new(Limits {
         max_connections: config.max_connections,
         max_connections_per_ip: config.max_connections_per_ip,
+        forwarding_proxies: Vec::new(),
         trusted_proxies: config.trusted_proxies.clone(),
         proxy_header_timeout: Duration::from_secs(config.handshake_timeout_s),
     })
@@ -118,9 +121,9 @@ impl Client {
     fn open(config: &Smtp, opening: Opening, pipe: usize) -> Self {
         let (socket, theirs) = duplex(pipe);
         let stop = CancellationToken::new();
-        let (server, token) = (server(config), stop.clone());
+        let (server, stranger) = (server(config), door(config).stranger(&stop));
         let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
-        let serving = tokio::spawn(async move { serve(&server, theirs, peer, opening, &token).await });
+        let serving = tokio::spawn(async move { serve(&server, theirs, peer, opening, stranger).await });
         Self { socket, stop, serving }
     }
 
@@ -185,10 +188,12 @@ fn client_after(lines: &[&'static str], server: Arc<Server>) -> Client {
     let step = after(lines, &server.rules);
     let serving = tokio::spawn(async move {
         let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
-        let mut visit = Visit { server: &server, peer, tls: None, born: Instant::now(), accepted: 0 };
+        let born = Instant::now();
+        let mut visit =
+            Visit { server: &server, peer, stranger: None, tls: None, born, summary: Summary::default() };
         let outcome = Conversation::new(&mut visit, theirs, Alarm::new(&token)).run(step).await;
         let Outcome::Ended(end) = outcome else { panic!("no handshake is due") };
-        Summary { accepted: visit.accepted, end }
+        Summary { end, ..visit.summary }
     });
     Client { socket, stop, serving }
 }
@@ -268,7 +273,8 @@ async fn other_protocols_are_turned_away() {
 async fn one_connection_too_many_is_turned_away_and_the_others_hear_a_stop() {
     let config = Smtp { max_connections_per_ip: 1, ..config() };
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    let front = Front::new(server(&config), door(&config), tracker.clone(), stop.clone());
+    let (metrics, tasks) = (Metrics::new(), (tracker.clone(), stop.clone()));
+    let front = Front::new(server(&config), door(&config), metrics.clone(), tasks);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let opening = Opening::StartTls(Certificate::new("crowd").acceptor());
@@ -277,9 +283,49 @@ async fn one_connection_too_many_is_turned_away_and_the_others_hear_a_stop() {
     assert!(reply(&mut first).await.starts_with("220 "));
     let mut second = TcpStream::connect(address).await.unwrap();
     assert!(reply(&mut second).await.starts_with("421 4.7.0 Too many connections"));
+    let open = "postmeter_connections{listener=\"submission\"} 1\n";
+    assert!(metrics.encode().contains(open), "{}", metrics.encode());
     stop.cancel();
     assert!(reply(&mut first).await.starts_with("421 4.3.2 "));
     drop((first, second));
+    tracker.close();
+    tracker.wait().await;
+    assert!(metrics.encode().contains("postmeter_connections{listener=\"submission\"} 0\n"));
+}
+
+#[tokio::test]
+async fn a_stranger_whose_place_is_needed_is_told_to_come_again() {
+    let config = Smtp { max_connections: 4, ..config() };
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let tasks = (tracker.clone(), stop.clone());
+    let front = Front::new(server(&config), door(&config), Metrics::new(), tasks);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tracker.spawn(front.run(listener, Opening::StartTls(Certificate::new("room").acceptor())));
+    let mut strangers = Vec::new();
+    for n in 0..10 {
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        assert!(reply(&mut stranger).await.starts_with("220 "), "{n}");
+        strangers.push(stranger);
+        if strangers.len() > 3 {
+            let mut first = strangers.remove(0);
+            let told = "421 4.7.0 Too many connections, try again later\r\n";
+            assert_eq!(reply(&mut first).await, told, "{n}");
+            drop(first);
+            // Its place is free once more before another comes.
+            tokio::time::timeout(Duration::from_secs(10), async {
+                while tracker.len() > 4 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await
+            .unwrap();
+        }
+    }
+    stop.cancel();
+    for mut stranger in strangers {
+        assert!(reply(&mut stranger).await.starts_with("421 4.3.2 "));
+    }
     tracker.close();
     tracker.wait().await;
 }

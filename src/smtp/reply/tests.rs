@@ -36,7 +36,7 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
         (Refusal::TooLarge { limit_bytes: 9 }, "552 5.3.4 Message is larger than 9 octets"),
         (
             Refusal::TooFast { retry_after_s: 3 },
-            "450 4.7.1 This account sends too fast, try again in 3 seconds",
+            "450 4.7.0 This account sends too fast, try again in 3 seconds",
         ),
         (
             Refusal::TooManyFailures { retry_after_s: 3 },
@@ -54,6 +54,36 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
     }
     let refusal = Refusal::OutOfCredit { top_up_url: url, shortfall: Credits::ZERO };
     assert!(wire(&Reply::refusal(&refusal, OutOfCreditReply::Permanent)).starts_with("550 5.7.1 No email"));
+}
+
+/// What is said of the session itself; refusals of [`Refusal`] stand in the table above.
+#[test]
+fn p9_what_was_promised_of_a_session_is_what_is_said() {
+    let table = [
+        (Reply::sign_in_first(true), "530 5.7.0 Authentication "),
+        (Reply::sign_in_first(false), "530 5.7.0 Send STARTTLS, "),
+        (Reply::encryption_required(), "538 5.7.11 "),
+        (Reply::authentication_failed(sasl::Failure::OtherIdentity), "535 5.7.8 "),
+        (Reply::too_many_recipients(50), "452 4.5.3 "),
+        (Reply::too_large(9), "552 5.3.4 "),
+        (Reply::no_room(), "452 4.3.1 "),
+        (Reply::malformed_body(data::Flaw::BareCr), "554 5.6.0 "),
+        (Reply::malformed_body(data::Flaw::BareLf), "554 5.6.0 "),
+        (Reply::malformed_body(data::Flaw::Nul), "554 5.6.0 "),
+        (Reply::not_http(), "521 5.5.1 "),
+        (Reply::shutting_down(), "421 4.3.2 "),
+        (Reply::idle(), "421 4.4.2 "),
+        (Reply::too_slow(), "421 4.4.2 "),
+        (Reply::too_many_errors(), "421 4.7.0 "),
+        (Reply::too_many_idle_commands(), "421 4.7.0 "),
+        (Reply::too_many_sign_in_failures(), "421 4.7.0 "),
+        (Reply::too_many_connections(), "421 4.7.0 "),
+        (Reply::endless_message(), "421 4.7.0 "),
+    ];
+    for (reply, want) in table {
+        let shown = wire(&reply);
+        assert!(shown.starts_with(want) && shown.len() > want.len() + 2, "{shown} instead of {want}");
+    }
 }
 
 #[test]
@@ -84,4 +114,5 @@ fn replies_of_several_lines_are_joined_by_hyphens() {
     let reply = Reply::ehlo("mx.example", vec!["SIZE 9".into(), "SMTPUTF8".into()]);
     assert_eq!(wire(&reply), "250-mx.example\r\n250-SIZE 9\r\n250 SMTPUTF8\r\n");
     assert_eq!(wire(&Reply::challenge("")), "334 \r\n");
+    assert_eq!(reply.to_string(), "250-mx.example\r\n250-SIZE 9\r\n250 SMTPUTF8");
 }

@@ -2,9 +2,9 @@
 //!
 //! What BDAT announces is never a command, so it is read to its end wherever it
 //! comes and whatever is said to it; what cannot be read to its end (a size that is
-//! malformed, or far beyond any message) ends the connection. A refusal in the
-//! middle of a message holds for the rest of it: to the chunk that is LAST, or to
-//! RSET.
+//! malformed, or as far beyond any message as DATA is never read) ends the connection
+//! at once. A refusal in the middle of a message holds for the rest of it: to the chunk
+//! that is LAST, or to RSET.
 
 use super::super::command::Bdat;
 use super::super::data::Kept;
@@ -92,7 +92,7 @@ impl Spoiled {
         let Self { ready, why, octets } = self;
         let octets = octets.saturating_add(bdat.octets);
         if octets > rules.max_drained_octets() {
-            return Step::close(why);
+            return Step::close(Reply::endless_message());
         }
         let session = match bdat.is_last {
             true => Session::from(ready),
@@ -107,7 +107,7 @@ impl Step {
     pub(super) fn after_dropping(self, Bdat { octets, .. }: Bdat, rules: &Rules) -> Self {
         match self.next {
             Next::Close => self,
-            _ if octets > rules.max_drained_octets() => Self { next: Next::Close, ..self },
+            _ if octets > rules.max_drained_octets() => Self::close(Reply::endless_message()),
             _ => {
                 let purpose = Purpose::Nothing(Box::new(self));
                 Self::silent(Next::Chunk(Chunk { announced: octets, left: octets, purpose }))

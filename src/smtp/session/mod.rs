@@ -26,7 +26,7 @@ use std::borrow::Cow;
 
 use crate::config::OutOfCreditReply;
 
-use super::command::{self, Command, Invalid};
+use super::command::{self, Bdat, Command, Invalid};
 use super::line::Flaw;
 use super::reply::Reply;
 
@@ -161,6 +161,7 @@ impl Session {
             Ok(command) => self.obey(command, rules),
             // What would be obeyed next may be octets that a chunk was to bring.
             Err(invalid @ (Invalid::Http | Invalid::Bdat)) => Step::close(Reply::invalid(invalid)),
+            Err(invalid @ Invalid::ForwardPath) => self.brings_nothing(Reply::invalid(invalid), rules),
             Err(invalid) => self.refuse(Reply::invalid(invalid), rules),
         }
     }
@@ -242,6 +243,17 @@ impl Session {
         Step::reply(reply, Next::Command(self))
     }
 
+    /// Answers a command that named nobody new as a recipient, and closes when it was one
+    /// too many. Lists have their flaws, so a recipient who is refused is no error of
+    /// the client's: it may name far more than a message takes, and go on with the rest
+    /// (RFC 5321 §4.5.3.1.10).
+    fn brings_nothing(mut self, reply: Reply, rules: &Rules) -> Step {
+        if self.0.tally().idled() > rules.max_idle_commands {
+            return Step::close(Reply::too_many_idle_commands());
+        }
+        self.goes_on(reply)
+    }
+
     /// Refuses a command, and closes when it was one too many.
     fn refuse(mut self, reply: Reply, rules: &Rules) -> Step {
         if self.0.tally().erred() > rules.max_errors {
@@ -292,6 +304,7 @@ impl Stage {
 
 /// Whether a command by itself brings no message nearer. One that begins a message and
 /// drops it again does not either; the one before an accepted message is forgiven with it.
+/// A RCPT is judged by its answer.
 fn is_idle(command: &Command<'_>) -> bool {
     matches!(
         command,
@@ -302,6 +315,7 @@ fn is_idle(command: &Command<'_>) -> bool {
             | Command::Noop
             | Command::Vrfy
             | Command::Help
+            | Command::Bdat(Bdat { octets: 0, is_last: false })
     )
 }
 

@@ -103,7 +103,7 @@ impl Ready {
 impl Mail {
     pub(super) fn rcpt(self, recipient: Mailbox, rules: &Rules) -> Step {
         if !recipient.is_ascii() && !self.smtputf8 {
-            return Session::from(self).refuse(Reply::smtputf8_needed(), rules);
+            return Session::from(self).brings_nothing(Reply::smtputf8_needed(), rules);
         }
         Step::silent(Next::Check(Checking { mail: self, recipient }))
     }

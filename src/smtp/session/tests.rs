@@ -31,6 +31,8 @@ struct World {
     check: Result<(), Refusal>,
     submit: Result<(), Refusal>,
     body: Body,
+    /// Whether it was given up before its end.
+    is_endless: bool,
     /// What chunks are made of, again and again.
     octets: Vec<u8>,
     /// Whether there is room to keep them.
@@ -45,6 +47,7 @@ impl Default for World {
             check: Ok(()),
             submit: Ok(()),
             body: Body::Whole(b"x\r\n".to_vec().into()),
+            is_endless: false,
             octets: b"x\r\n".to_vec(),
             room: true,
         }
@@ -53,6 +56,7 @@ impl Default for World {
 
 /// A session together with what it has said and handed in.
 struct Talk {
+    rules: Rules,
     said: Vec<String>,
     /// How many recipients there would be with each that was checked.
     counted: Vec<usize>,
@@ -62,9 +66,13 @@ struct Talk {
 
 impl Talk {
     fn open(security: Security) -> Self {
-        let step = Session::open(security, &rules());
-        let mut talk =
-            Self { said: Vec::new(), counted: Vec::new(), submitted: Vec::new(), next: Next::Close };
+        Self::open_by(rules(), security)
+    }
+
+    fn open_by(rules: Rules, security: Security) -> Self {
+        let step = Session::open(security, &rules);
+        let (said, counted, submitted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut talk = Self { rules, said, counted, submitted, next: Next::Close };
         talk.take(step, &World::default());
         talk
     }
@@ -84,16 +92,17 @@ impl Talk {
                 }
                 Next::SignIn(signing_in) => {
                     let answer = world.sign_in.clone().map(|()| (signed_in(), Credits::new(7)));
-                    signing_in.answered(answer, &rules())
+                    signing_in.answered(answer, &self.rules)
                 }
                 Next::Begin(beginning) => {
-                    beginning.answered(world.begin.clone().map(|()| Begun::default()), &rules())
+                    beginning.answered(world.begin.clone().map(|()| Begun::default()), &self.rules)
                 }
                 Next::Check(checking) => {
                     self.counted.push(checking.recipients());
-                    checking.answered(world.check.clone().map(|()| None), &rules())
+                    checking.answered(world.check.clone().map(|()| None), &self.rules)
                 }
-                Next::Body(receiving) => receiving.ended(world.body.clone(), &rules()),
+                Next::Body(receiving) if world.is_endless => receiving.endless(),
+                Next::Body(receiving) => receiving.ended(world.body.clone(), &self.rules),
                 Next::Chunk(mut chunk) => {
                     while !chunk.is_complete() {
                         chunk.feed(&world.octets);
@@ -101,13 +110,13 @@ impl Talk {
                     if let Some(kept) = chunk.kept().filter(|_| !world.room) {
                         kept.give_up();
                     }
-                    chunk.arrived(&rules())
+                    chunk.arrived(&self.rules)
                 }
                 Next::Submit(submit) => {
                     self.submitted.push(submit.whole.head);
                     let accepted =
                         Accepted { message_id: MessageId::parse("m1").unwrap(), available: Credits::new(6) };
-                    submit.submitting.answered(&world.submit.clone().map(|()| accepted), &rules())
+                    submit.submitting.answered(&world.submit.clone().map(|()| accepted), &self.rules)
                 }
                 // This client waits for every answer.
                 Next::Unpipelined(session) => {
@@ -124,8 +133,8 @@ impl Talk {
 
     fn line(&mut self, line: &[u8], world: &World) {
         match std::mem::replace(&mut self.next, Next::Close) {
-            Next::Command(session) => self.take(session.command(line, &rules()), world),
-            Next::Response(authenticating) => self.take(authenticating.response(line, &rules()), world),
+            Next::Command(session) => self.take(session.command(line, &self.rules), world),
+            Next::Response(authenticating) => self.take(authenticating.response(line, &self.rules), world),
             _ => {}
         }
     }
@@ -144,6 +153,9 @@ fn dialog(security: Security, world: &World, lines: &[(&str, &str)]) -> Talk {
     }
     talk
 }
+
+/// What a client says, and how the answer begins.
+type Line = (&'static str, &'static str);
 
 const IN: (&str, &str) =
     ("AUTH PLAIN AHVzZXIAc2VjcmV0", "235 2.7.0 Authenticated, 7 email credits available\r\n");
@@ -366,6 +378,55 @@ fn commands_that_lead_nowhere_end_the_session_and_a_message_makes_up_for_them() 
     dialog(Security::Tls, &world, &[&lines[..], &[("NOOP", "250"), ("NOOP", told)]].concat());
     let again = [&lines[..], &[MAIL, RCPT, QUEUED], &lines[2..]].concat();
     dialog(Security::Tls, &world, &again);
+}
+
+#[test]
+fn recipients_that_lead_nowhere_end_the_session_and_a_message_makes_up_for_them() {
+    let told = "421 4.7.0 Too many commands without a message";
+    let full = World::default();
+    let refusing = World { check: Err(Refusal::StoreUnavailable), ..World::default() };
+    let others = [RCPT, ("RCPT TO:<2@d.example>", "250")];
+    // What goes before, the recipient again and again, and whether that is refused by the world.
+    let table: [(&World, &[Line], Line); 5] = [
+        (&full, &others, ("RCPT TO:<3@d.example>", "452 4.5.3")),
+        (&full, &others, RCPT),
+        (&full, &[], ("RCPT TO:<not an address>", "501 5.1.3")),
+        (&full, &[], ("RCPT TO:<a@bücher.example>", "553 5.6.7")),
+        (&refusing, &[], (RCPT.0, "452 4.3.1")),
+    ];
+    for (world, before, again) in table {
+        // EHLO and MAIL are two of the twenty.
+        let lines = [&[EHLO, IN, MAIL], before, &[again; 18], &[(again.0, told)]].concat();
+        let talk = dialog(Security::Tls, world, &lines);
+        assert!(matches!(talk.next, Next::Close), "{}", again.0);
+        if !before.is_empty() {
+            let twice = [&[MAIL], before, &[again; 18], &[QUEUED]].concat();
+            let lines = [&[EHLO, IN], &twice[..], &twice].concat();
+            assert_eq!(dialog(Security::Tls, world, &lines).submitted.len(), 2, "{}", again.0);
+        }
+    }
+}
+
+#[test]
+fn a_list_with_more_recipients_than_a_message_takes_is_sent_in_several() {
+    let rules = Rules { max_recipients: 50, max_errors: 20, max_idle_commands: 1_000, ..rules() };
+    let mut talk = Talk::open_by(rules, Security::Tls);
+    let world = World::default();
+    let mut left: Vec<usize> = (0..950).collect();
+    for line in [EHLO.0, IN.0] {
+        talk.line(line.as_bytes(), &world);
+    }
+    while !left.is_empty() {
+        talk.line(MAIL.0.as_bytes(), &world);
+        left.retain(|n| {
+            talk.line(format!("RCPT TO:<{n}@d.example>").as_bytes(), &world);
+            assert!(talk.last().starts_with("250 2.1.5 ") || talk.last().starts_with("452 4.5.3 "));
+            talk.last().starts_with("452 ")
+        });
+        talk.line(b"DATA", &world);
+        assert!(talk.last().starts_with("250 2.0.0 Queued"), "{}", talk.last());
+    }
+    assert_eq!(talk.submitted.len(), 19);
 }
 
 #[test]

@@ -191,12 +191,18 @@ impl Checking {
         if let Ok(Some(covered)) = answer {
             mail.begun.covers(covered);
         }
-        let reply = match answer.map(|_| mail.draft.add(recipient)) {
-            Ok(Added::New | Added::Known) => Reply::recipient_ok(),
-            Ok(Added::Full) => Reply::too_many_recipients(rules.max_recipients),
-            Err(refusal) => Reply::refusal(&refusal, rules.out_of_credit_reply),
-        };
-        Session::from(mail).goes_on(reply)
+        let added = answer.map(|_| mail.draft.add(recipient));
+        let session = Session::from(mail);
+        match added {
+            Ok(Added::New) => session.goes_on(Reply::recipient_ok()),
+            Ok(Added::Known) => session.brings_nothing(Reply::recipient_ok(), rules),
+            Ok(Added::Full) => {
+                session.brings_nothing(Reply::too_many_recipients(rules.max_recipients), rules)
+            }
+            Err(refusal) => {
+                session.brings_nothing(Reply::refusal(&refusal, rules.out_of_credit_reply), rules)
+            }
+        }
     }
 }
 

@@ -86,6 +86,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("body", "UPDATE spool SET octets = octets + 1 WHERE message_id IS NOT NULL"),
     ("spool", "UPDATE spool SET message_id = 'x' WHERE message_id IS NOT NULL"),
     ("spool", "UPDATE spool SET begun_at = 1 WHERE message_id IS NULL"),
+    ("spool", "UPDATE spool SET left_at = 1 WHERE message_id IS NULL"),
     ("chunk", "UPDATE chunk SET bytes = x'00' WHERE chunk_no = 1"),
     ("chunk", "DELETE FROM chunk WHERE chunk_no = 0"),
     ("chunk", "DELETE FROM spool WHERE message_id IS NULL"),

@@ -1,11 +1,15 @@
 //! Large messages: written ahead, named by the acceptance, swept where nobody names them.
 
-use std::path::Path;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use super::*;
 use crate::domain::digest::sha256_hex;
 use crate::domain::ids::SpoolId;
-use crate::store::spool::{NewChunk, Reserve, Spooled};
+use crate::store::allowance::{Allowance, Beyond, Claim};
+use crate::store::commit::{Member, gather};
+use crate::store::spool::{NewChunk, Reserve, Spooled, reusable};
 
 const ROWS: &str = "SELECT (SELECT count(*) FROM spool) || ' ' || (SELECT count(*) FROM chunk)";
 
@@ -32,6 +36,18 @@ fn large(customer_id: &CustomerId, spooled: Spooled) -> Acceptance {
     Acceptance { spooled: Some(spooled), ..waiting }
 }
 
+fn claim(customer_id: &CustomerId) -> Claim {
+    Allowance::new(9, 9).claim(customer_id)
+}
+
+/// Waits until there are so many spools and chunks.
+async fn until_rows(store: &Store, want: &str) {
+    let there = async { while rows(store).await != want {} };
+    if tokio::time::timeout(Duration::from_secs(30), there).await.is_err() {
+        panic!("{} rows, not {want}", rows(store).await);
+    }
+}
+
 async fn rows(store: &Store) -> String {
     sqlx::query_scalar(ROWS).fetch_one(&store.readers).await.unwrap()
 }
@@ -49,12 +65,12 @@ async fn p1_an_acceptance_names_what_was_written_ahead_and_delivery_has_it_whole
     assert_eq!(due, []);
     assert_eq!(count(&store, "SELECT size FROM message").await, i64::try_from(part.bytes.len()).unwrap());
     // Neither the sweep nor a late client's discard touches it, however old it is.
-    store.discard_spool(message.spooled.clone().unwrap().spool_id);
+    store.discard_spool(message.spooled.clone().unwrap().spool_id, claim(&ann), false);
     assert_eq!(store.sweep_orphans(Timestamp::MAX).await.unwrap(), 0);
     assert_eq!(rows(&store).await, "1 3");
     let sent = report(&message, 1, answered(&["a@y.example"], &[]));
     assert_eq!(store.report(sent).await.unwrap(), applied(1));
-    assert_eq!(rows(&store).await, "0 0", "bytes go when the last recipient is final");
+    until_rows(&store, "0 0").await;
     assert_audit(&store).await;
 }
 
@@ -78,19 +94,69 @@ async fn p1_an_acceptance_that_does_not_find_its_chunks_is_none_and_fails_no_oth
 }
 
 #[tokio::test]
+async fn p1_a_message_of_which_a_chunk_is_missing_is_not_sent_without_it() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let message = accepted(&store, large(&ann, spooled(&store, &["one ", "two ", "three"]).await)).await;
+    execute(&store, "DELETE FROM chunk WHERE chunk_no = 2").await.unwrap();
+    let read = store.lease(&first_part(&message), at(0), at(30)).await;
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    assert_eq!(store.due(at(0), &[Road::Smtp], 9).await.unwrap().len(), 1, "nobody has it");
+}
+
+#[tokio::test]
 async fn what_has_left_makes_room_for_more() {
     let (store, _directory) = store().await;
     let megabyte = "x".repeat(1 << 20);
     let spooled = begun(&store, &[&megabyte], at(0)).await;
-    let before = store.reusable().await.unwrap();
+    let before = reusable(&store.readers).await.unwrap();
     assert_eq!(store.sweep_orphans(Timestamp::MAX).await.unwrap(), 1);
-    let reusable = store.reusable().await.unwrap() - before;
+    let reusable = reusable(&store.readers).await.unwrap() - before;
     assert!(reusable >= u64::try_from(spooled.octets).unwrap(), "{reusable}");
+}
+
+#[tokio::test]
+async fn chunks_that_gathered_use_up_no_more_of_the_reserve_than_one_commit_of_them() {
+    const CHUNK: usize = 256 << 10;
+    const IN_ONE_COMMIT: usize = 4;
+    let directory = Directory::new();
+    // The disk has room when it is first looked at, and none once something is written.
+    let looked = AtomicU64::new(0);
+    let reserve = Reserve::new(64, move || if looked.fetch_add(1, Ordering::SeqCst) == 0 { 64 } else { 0 });
+    let settings = settings(&directory.0, Maker::Serve);
+    let store = Store::open_on(&settings, reserve, Metrics::new(), CrashAt::default()).await.unwrap();
+    let ann = customer(&store, "ann", Some(5)).await;
+    let busy = store.writer.lock().await;
+    let writing: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            let begun = SpoolId::generate(at(0), random::octets());
+            tokio::spawn(async move { store.write_chunk(chunk(&begun, 0, &"x".repeat(CHUNK), at(0))).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    drop(busy);
+    let mut written = 0;
+    for writing in writing {
+        match writing.await.unwrap() {
+            Ok(()) => written += 1,
+            Err(error) => assert!(error.to_string().contains("queue.min_free_bytes"), "{error}"),
+        }
+    }
+    assert_eq!(written, IN_ONE_COMMIT);
+    assert_eq!(rows(&store).await, "4 4");
+    // Small mail goes on, and with it whatever gathers of large mail is still refused.
+    let begun = SpoolId::generate(at(0), random::octets());
+    let (chunk, small) = (chunk(&begun, 0, "x", at(0)), message(&ann, &["b@y.example"]));
+    let (refused, taken) = tokio::join!(store.write_chunk(chunk), store.accept(small));
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(taken, Ok(Accepted::Yes { .. })), "{taken:?}");
+    assert_audit(&store).await;
 }
 
 #[test]
 fn a_reserve_may_be_half_inside_the_database() {
-    let reserve = Reserve::new(Path::new("."), 64);
+    let reserve = Reserve::new(64, || 0);
     let table = [(64, 0, true), (63, 0, false), (63, 1, true), (32, 32, true), (31, 1_000, false)];
     for (free, reusable, want) in table {
         assert_eq!(reserve.is_kept(free, reusable), want, "{free} {reusable}");
@@ -138,9 +204,113 @@ async fn a_chunk_that_cannot_be_written_fails_alone_and_its_spool_can_be_discard
     assert!(failed.is_err());
     assert!(matches!(other, Ok(Accepted::Yes { .. })), "{other:?}");
     assert_eq!(rows(&store).await, "1 1");
-    store.discard_spool(begun.spool_id);
-    // Behind it in line.
-    spooled(&store, &["z"]).await;
-    assert_eq!(rows(&store).await, "1 1");
+    store.discard_spool(begun.spool_id, claim(&ann), false);
+    until_rows(&store, "0 0").await;
+    assert_audit(&store).await;
+}
+
+/// Nothing leaves the spool.
+const STAYS: &str = "
+    CREATE TRIGGER stays BEFORE DELETE ON chunk BEGIN SELECT RAISE(ABORT, 'no'); END";
+const LEAVES: &str = "DROP TRIGGER stays";
+
+#[tokio::test]
+async fn what_final_messages_had_is_nobodys_at_once_and_leaves_when_it_can() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    execute(&store, STAYS).await.unwrap();
+    for nth in 0..3 {
+        let message = accepted(&store, large(&ann, spooled(&store, &["one ", "two"]).await)).await;
+        store.lease(&first_part(&message), at(0), at(30)).await.unwrap().unwrap();
+        let news = answered(&["a@y.example"], &[]);
+        // Were the octets deleted with the report, it could not be written.
+        let recorded = store.report(Report { attempt: 1, ..report(&message, 1, news) }).await.unwrap();
+        assert_eq!(recorded, applied(1), "{nth}");
+        assert_eq!(store.read_body(&message.message_id, 0).await.unwrap(), b"", "nobody reads it any more");
+    }
+    assert_eq!(rows(&store).await, "3 6");
+    assert_audit(&store).await;
+    execute(&store, LEAVES).await.unwrap();
+    until_rows(&store, "0 0").await;
+}
+
+#[tokio::test]
+async fn what_final_messages_had_leaves_after_a_crash() {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    execute(&store, STAYS).await.unwrap();
+    let message = accepted(&store, large(&ann, spooled(&store, &["one ", "two"]).await)).await;
+    store.lease(&first_part(&message), at(0), at(30)).await.unwrap().unwrap();
+    store.report(report(&message, 1, answered(&["a@y.example"], &[]))).await.unwrap();
+    drop(store);
+    let store = reopened(&directory).await;
+    execute(&store, LEAVES).await.unwrap();
+    begun(&store, &["another's"], Timestamp::now()).await;
+    let mut swept = 0;
+    while let some @ 1.. = store.sweep_orphans(Timestamp::UNIX_EPOCH).await.unwrap() {
+        swept += some;
+    }
+    assert!(swept <= 1, "what still arrives does not: {swept}");
+    until_rows(&store, "1 1").await;
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn a_spool_leaves_a_few_chunks_a_commit_and_the_rest_is_sound_between_them() {
+    let (store, _directory) = store().await;
+    let begun = spooled(&store, &["x"; 40]).await;
+    let exits = store.exits.clone();
+    let step = || gather(&exits.removals, |answer| Member::Remove(begun.spool_id.clone(), answer));
+    for (want, is_gone) in [("1 24", false), ("1 8", false), ("0 0", true), ("0 0", true)] {
+        assert_eq!(step().await.unwrap(), is_gone);
+        assert_eq!(rows(&store).await, want);
+        assert_audit(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_lasts_until_its_octets_are_off_the_disk_or_a_messages() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let allowance = Allowance::new(20, 10);
+    let claimed = || {
+        let mut claim = allowance.claim(&ann);
+        claim.grow(10).map(|()| claim)
+    };
+    let until_free = async || {
+        let there = async {
+            loop {
+                tokio::task::yield_now().await;
+                if let Ok(claim) = claimed() {
+                    return claim;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), there).await.expect("the claim to end")
+    };
+    // What cannot be deleted stays, and counts.
+    execute(&store, STAYS).await.unwrap();
+    let stays = begun(&store, &["x"], at(0)).await;
+    store.discard_spool(stays.spool_id, claimed().unwrap(), false);
+    let kept = begun(&store, &["x"], at(0)).await;
+    assert!(store.sweep_orphans(at(1)).await.is_err());
+    assert_eq!(claimed().unwrap_err(), Beyond::OfCustomer);
+    execute(&store, LEAVES).await.unwrap();
+    let claim = until_free().await;
+    // What a message has taken meanwhile is no orphan, whoever thinks so.
+    accepted(&store, large(&ann, kept.clone())).await;
+    store.discard_spool(kept.spool_id, claim, false);
+    let claim = until_free().await;
+    // A chunk that is still in line when its spool is given up leaves with it.
+    let busy = store.writer.lock().await;
+    let spool_id = SpoolId::generate(at(0), random::octets());
+    let mut writing = Box::pin(store.write_chunk(chunk(&spool_id, 0, "late", at(0))));
+    let waits = poll_fn(|context| Poll::Ready(writing.as_mut().poll(context).is_pending())).await;
+    assert!(waits, "for the writer");
+    drop(writing);
+    store.discard_spool(spool_id, claim, true);
+    drop(busy);
+    until_free().await;
+    assert_eq!(rows(&store).await, "1 1", "the message's");
     assert_audit(&store).await;
 }

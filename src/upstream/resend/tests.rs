@@ -3,6 +3,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::outbound::RateInfo;
 use crate::outbound::stand_in::{Given, StandIn};
+use crate::upstream::RecipientAnswer;
 
 const KEY: &str = "re_very_secret";
 const ACCEPTED: Given = (200, &[], r#"{"id":"49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"}"#);
@@ -40,6 +41,7 @@ fn told(outcome: &Outcome) -> String {
             format!("transient {} {} counts={counts}", answer.status, seconds(retry_after))
         }
         Outcome::Closed { retry_after, .. } => format!("closed {}", retry_after.as_secs()),
+        Outcome::Unrepeatable => "unrepeatable".to_owned(),
         Outcome::Unknown { retry_after, .. } => format!("unknown {}", seconds(retry_after)),
     }
 }

@@ -19,6 +19,7 @@ fn part(recipients: &[&str], bytes: impl Into<Bytes>) -> Outgoing {
         idempotency_key: "m-1".to_owned(),
         reverse_path: ReversePath::parse("a@x.example").unwrap(),
         recipients: recipients.iter().map(|to| Mailbox::parse(to).unwrap()).collect(),
+        repeats: None,
         bytes: bytes.into(),
     }
 }
@@ -55,6 +56,7 @@ fn told(outcome: &Outcome) -> String {
         Outcome::Barred(answer) => format!("barred {}", answer.status),
         Outcome::Transient { answer, counts, .. } => format!("transient {} {counts}", answer.status),
         Outcome::Closed { .. } => "closed".to_owned(),
+        Outcome::Unrepeatable => "unrepeatable".to_owned(),
         Outcome::Unknown { .. } => "unknown".to_owned(),
     }
 }

@@ -263,6 +263,7 @@ mod tests {
             idempotency_key: "m-1".to_owned(),
             reverse_path: ReversePath::parse(from).unwrap(),
             recipients: to.iter().map(|to| Mailbox::parse(to).unwrap()).collect(),
+            repeats: None,
             bytes: Bytes::from_static(bytes),
         }
     }

@@ -36,12 +36,6 @@ pub(crate) struct Args {
     /// Idle signed-in sessions while memory is read
     #[arg(long, default_value_t = 1_000)]
     pub(crate) idle: usize,
-    /// Sessions that each send a large message slowly while memory is read; none: not measured
-    #[arg(long, default_value_t = 0)]
-    pub(crate) slow: usize,
-    /// Octets that each of them sends of it, a piece at a time in turns
-    #[arg(long, default_value_t = 2 << 20)]
-    pub(crate) slow_bytes: usize,
     /// One command at a time instead of MAIL, RCPT and DATA in one write
     #[arg(long)]
     pub(crate) no_pipelining: bool,
@@ -60,6 +54,24 @@ pub(crate) struct Args {
     /// Leaves the directory with Postmeter's database and log
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Instead of all that: what very many slow clients cost Postmeter, in time and memory
+    #[arg(long)]
+    pub(crate) crowds: bool,
+    /// Slow clients of every kind, each from an address of its own
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) slow: usize,
+    /// Messages of an ordinary client while they are there, each with a session of its own
+    #[arg(long, default_value_t = 200)]
+    pub(crate) mails: u64,
+    /// Sessions that each send a large message slowly
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) large: usize,
+    /// Octets of each of these
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) large_bytes: usize,
+    /// How long each takes over it, if the server keeps up
+    #[arg(long, default_value_t = 60)]
+    pub(crate) large_seconds: u64,
     /// The whole bench ends after this time
     #[arg(long, default_value_t = 30)]
     pub(crate) max_minutes: u64,

@@ -124,38 +124,6 @@ pub(crate) async fn idle_sessions(server: &Server, args: &Args) -> Result<Option
     Ok(Some(Memory { before_kib, with_idle_kib }))
 }
 
-/// The most memory, in KiB, while many sessions send a large message in turns, a piece
-/// each, and whether it was kept of all of them; none for Postfix.
-pub(crate) async fn slow_messages(server: &Server, args: &Args) -> Result<Option<u64>> {
-    const PIECE: usize = 16 << 10;
-    let Some(pid) = server.pid.filter(|_| args.slow > 0) else { return Ok(None) };
-    let mut sessions = within(PATIENCE * 5, open(&server.endpoint, args.slow)).await?;
-    let header = b"From: app@bench.example\r\nSubject: large\r\n\r\n";
-    for session in &mut sessions {
-        session.begin().await?;
-        session.more(header).await?;
-    }
-    let line = [&[b'x'; 510][..], b"\r\n"].concat();
-    let piece = line.repeat(PIECE / line.len());
-    let mut peak_kib = 0;
-    for _ in 0..args.slow_bytes.div_ceil(PIECE) {
-        for session in &mut sessions {
-            within(PATIENCE, session.more(&piece)).await?;
-        }
-        peak_kib = peak_kib.max(memory_kib(pid, "VmRSS:")?);
-    }
-    for session in &mut sessions {
-        within(PATIENCE, session.more(b".\r\n")).await?;
-    }
-    let mut kept = 0_u64;
-    for session in &mut sessions {
-        kept += u64::from(within(PATIENCE * 5, session.ended()).await.is_ok());
-    }
-    server.accepted.fetch_add(kept, Ordering::Relaxed);
-    eprintln!("  {kept} of {} large messages were accepted", args.slow);
-    Ok(Some(peak_kib))
-}
-
 /// A line of /proc/PID/status, in KiB.
 pub(crate) fn memory_kib(pid: u32, line: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -220,7 +188,7 @@ impl Sender {
 }
 
 /// Opens sessions, a few at a time.
-async fn open(endpoint: &Endpoint, count: usize) -> Result<Vec<Session>> {
+pub(crate) async fn open(endpoint: &Endpoint, count: usize) -> Result<Vec<Session>> {
     let left = Arc::new(AtomicU64::new(count as u64));
     let mut opening = JoinSet::new();
     for _ in 0..OPENING {
@@ -245,7 +213,7 @@ async fn join<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
     Ok(results)
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
         Err(_) => bail!("no answer for {} s", limit.as_secs()),

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::args::{Args, Upstream};
 use crate::client::Endpoint;
+use crate::crowd::PROXIES;
 use crate::dodo::{self, Dodo};
 use crate::process::Process;
 use crate::servers::Ground;
@@ -24,6 +25,8 @@ const CUSTOMER: &str = "cus_bench";
 /// `postmeter serve` and what stands around it. Dropping it kills the child.
 pub(crate) struct Postmeter {
     pub(crate) endpoint: Endpoint,
+    /// Implicit TLS.
+    pub(crate) smtps: SocketAddr,
     process: Process,
     program: Program,
     upstream: UpstreamServer,
@@ -56,9 +59,13 @@ impl Postmeter {
 
         let serve = Process::serve(&mut program.command(&["serve"])?).await;
         let (process, ready) = serve.with_context(|| program.log_tail())?;
-        let addr = ready.split(' ').find_map(|word| word.strip_prefix("smtp=")).context(ready.clone())?;
-        let endpoint = Endpoint { addr: addr.parse()?, username, secret, connector: connector.clone() };
-        Ok(Self { endpoint, process, program, upstream, _dodo: dodo })
+        let address = |name: &str| -> Result<SocketAddr> {
+            let found = ready.split(' ').find_map(|word| word.strip_prefix(name));
+            Ok(found.with_context(|| ready.clone())?.parse()?)
+        };
+        let (addr, smtps) = (address("smtp=")?, address("smtps=")?);
+        let endpoint = Endpoint { addr, username, secret, connector: connector.clone() };
+        Ok(Self { endpoint, smtps, process, program, upstream, _dodo: dodo })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -94,6 +101,10 @@ fn configuration(ground: &Ground) -> String {
          tls_cert = {cert}\n\
          tls_key = {key}\n\
          max_connections_per_ip = 10000\n\
+         max_bytes_spooled = 1000000000000\n\
+         max_bytes_spooled_per_customer = 1000000000000\n\
+         max_sessions_per_customer = 10000\n\
+         trusted_proxies = [\"{PROXIES}\"]\n\
          [http]\n\
          listen = \"127.0.0.1:0\"\n\
          [upstream]\n\

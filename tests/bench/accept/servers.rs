@@ -117,7 +117,7 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    fn new(args: &Args) -> Result<Self> {
+    pub(crate) fn new(args: &Args) -> Result<Self> {
         let dir = args.dir.join(format!("accept-{}", std::process::id()));
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let dir = dir.canonicalize()?;

@@ -91,7 +91,9 @@ where
                 stream.flush().await?;
                 replies.clear();
             }
-            buffer.drain(..used);
+            // Of a message only what may be the beginning of its end is looked at again.
+            let again = if in_data { FINAL_DOT.len() - 1 } else { buffer.len() };
+            buffer.drain(..used.max(buffer.len().saturating_sub(again)));
             used = 0;
             if stream.read_buf(&mut buffer).await? == 0 {
                 return Ok(End::Closed);
@@ -142,5 +144,5 @@ fn answer(line: &[u8]) -> Answer {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    memchr::memmem::find(haystack, needle)
 }

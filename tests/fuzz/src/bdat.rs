@@ -5,13 +5,16 @@ use postmeter::smtp::data::Body;
 use postmeter::smtp::data::chunk::Assembly;
 
 use super::data::flaw;
-use super::{split_choice, steps};
+use super::{large, split_choice, steps};
 
 const LIMIT: usize = 200;
 
-/// The first octet: how the rest is cut into chunks.
+/// The first octet: how the rest is cut into chunks, or that it is a recipe for a large body.
 pub fn check(input: &[u8]) {
     let (choice, message) = split_choice(input);
+    if choice == large::LARGE {
+        return large::in_chunks(message);
+    }
     let wanted = body(message, LIMIT);
     for step in steps(choice) {
         assert_eq!(assembled(message, step), wanted, "by {step}: {}", message.escape_ascii());

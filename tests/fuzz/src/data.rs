@@ -3,13 +3,16 @@
 
 use postmeter::smtp::data::{Body, Decoder, Fed, Flaw};
 
-use super::{split_choice, steps};
+use super::{large, split_choice, steps};
 
 const LIMIT: usize = 200;
 
-/// The first octet: how the rest arrives.
+/// The first octet: how the rest arrives, or that it is a recipe for a large body.
 pub fn check(input: &[u8]) {
     let (choice, stream) = split_choice(input);
+    if choice == large::LARGE {
+        return large::after_data(stream);
+    }
     let end = end(stream);
     let wanted = end.map(|end| body(&stream[..end], LIMIT));
     for step in steps(choice) {

@@ -229,6 +229,21 @@ const MESSAGES: &[&[u8]] = &[
     b"\x1b$B",
 ];
 
+/// Recipes for bodies around one chunk and several, sound ones mostly.
+fn recipes() -> impl Strategy<Value = Vec<u8>> {
+    let pair = prop_oneof![
+        3 => (0u8..7, 0u8..=255),
+        2 => (5u8..7, 60u8..=255),
+        1 => (7u8..10, 1u8..4),
+        1 => (0u8..14, 0u8..2),
+    ];
+    let header = prop_oneof![Just(vec![]), Just(vec![3, 1, 0, 1]), Just(vec![3, 255, 0, 1])];
+    (any::<u8>(), header, prop::collection::vec(pair, 0..8)).prop_map(|(how, header, pairs)| {
+        let pairs = pairs.into_iter().flat_map(|(token, times)| [token, times]);
+        [large::LARGE, how].into_iter().chain(header).chain(pairs).collect()
+    })
+}
+
 /// Nothing is kept of a failure: what it prints belongs among the seeds, where the targets
 /// begin with it too.
 fn config() -> ProptestConfig {
@@ -253,6 +268,17 @@ fn p7_every_property_holds_for_its_seeds() {
         let seeds: Vec<_> = fs::read_dir(&seeds).unwrap().map(|seed| seed.unwrap().path()).collect();
         assert!(!seeds.is_empty(), "{room}");
         seeds.iter().for_each(|seed| check(&fs::read(seed).unwrap()));
+    }
+}
+
+proptest! {
+    // Each has up to a million octets.
+    #![proptest_config(ProptestConfig { cases: 32, ..config() })]
+
+    #[test]
+    fn p7_a_large_body_is_what_was_given_away_and_what_is_left(recipe in recipes()) {
+        data::check(&recipe);
+        bdat::check(&recipe);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use super::script::{Act, Arrives, Dialog, Mail, Start, Step, octets};
-use super::wire::Wire;
+use super::wire::{Farewell, Wire};
 use crate::harness::Meter;
 use crate::harness::meter::Credential;
 
@@ -65,6 +65,10 @@ impl<'a> Play<'a> {
         for step in steps {
             self.go(&mut visit, step).map_err(|fault| self.fault(step.line, &fault))?;
         }
+        if !visit.wire.is_gone() {
+            let last = steps.last().map_or(1, |step| step.line);
+            visit.ends().map_err(|fault| self.fault(last, &format!("at the QUIT behind it: {fault}")))?;
+        }
         if visit.taken.len() != mails.len() {
             let fault = format!("{} messages were taken, {} announced", visit.taken.len(), mails.len());
             return Err(self.fault(1, &fault));
@@ -89,10 +93,11 @@ impl<'a> Play<'a> {
             Act::Line(wanted) => visit.hears(wanted),
             Act::UpTo(wanted) => visit.hears_up_to(wanted),
             Act::Tls => visit.wire.secure(visit.config),
-            Act::Closed { silently } => {
-                let rest = visit.wire.rest()?;
-                let goes = if *silently { rest.is_empty() } else { !rest.contains("220") };
-                if goes { Ok(()) } else { Err(format!("it was to close, and said {rest:?}")) }
+            Act::Closed { silently: true } => visit.closes(),
+            Act::Closed { silently: false } => {
+                // However: a handshake that failed may leave something unread behind.
+                let (rest, _) = visit.wire.rest()?;
+                if rest.contains("220") { Err(format!("it was to close, and said {rest:?}")) } else { Ok(()) }
             }
             Act::HangUp => {
                 visit.wire.hang_up();
@@ -161,15 +166,13 @@ impl Visit<'_> {
     }
 
     fn hears(&mut self, wanted: &str) -> Result<(), String> {
-        let line = self.wire.line()?.ok_or_else(|| format!("it closed instead of saying {wanted:?}"))?;
-        self.note(&line);
+        let line = self.line(wanted)?;
         if is(&line, wanted) { Ok(()) } else { Err(format!("it said {line:?} instead of {wanted:?}")) }
     }
 
     fn hears_up_to(&mut self, wanted: &str) -> Result<(), String> {
         loop {
-            let line = self.wire.line()?.ok_or_else(|| format!("it closed instead of saying {wanted:?}"))?;
-            self.note(&line);
+            let line = self.line(wanted)?;
             if is(&line, wanted) {
                 return Ok(());
             }
@@ -179,10 +182,27 @@ impl Visit<'_> {
         }
     }
 
-    fn note(&mut self, line: &str) {
+    /// The server goes away as it should, without another word.
+    fn closes(&mut self) -> Result<(), String> {
+        match self.wire.rest()? {
+            (rest, Farewell::Close) if rest.is_empty() => Ok(()),
+            (rest, farewell) => Err(format!("it was to close, and said {rest:?} before {farewell:?}")),
+        }
+    }
+
+    /// Where the dialog leaves it open: nothing more is said than the reply to a QUIT.
+    fn ends(&mut self) -> Result<(), String> {
+        self.wire.send(b"QUIT\r\n", usize::MAX);
+        self.hears("221 2.0.0 Bye")?;
+        self.closes()
+    }
+
+    fn line(&mut self, wanted: &str) -> Result<String, String> {
+        let line = self.wire.line()?.map_err(|farewell| format!("{farewell:?} instead of {wanted:?}"))?;
         if let Some(queued) = line.strip_prefix("250 2.0.0 Queued as ") {
             self.taken.push(queued.split(',').next().unwrap_or_default().to_owned());
         }
+        Ok(line)
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use postmeter::sandbox::resend::Email;
+
 use super::play::Door;
 use crate::harness::meter::Credential;
 use crate::harness::sink::SinkMail;
@@ -223,6 +225,18 @@ impl Mail {
         let wanted = self.bytes.as_ref()?;
         let got = without_received(&found.bytes);
         (got != wanted).then(|| format!("the upstream got\n{}", got.escape_ascii()))
+    }
+
+    /// The same at Resend, where its lines are those of the text, and hidden recipients come last.
+    pub(super) fn unlike_at_resend(&self, found: &Email) -> Option<String> {
+        let to: Vec<_> = found.recipients().map(str::to_owned).collect();
+        if (Some(&self.from), &self.to) != (found.from.as_ref(), &to) {
+            return Some(format!("it went from {:?} to {to:?}", found.from));
+        }
+        let wanted = String::from_utf8_lossy(self.bytes.as_ref()?);
+        let got = found.text.as_deref().unwrap_or_default();
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        (lines(got) != lines(&wanted)).then(|| format!("Resend got\n{got}"))
     }
 }
 

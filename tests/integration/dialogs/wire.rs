@@ -23,10 +23,22 @@ enum Socket {
     Gone,
 }
 
+/// How a server goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// As it should: with the end of TLS where there is TLS, and the end of the stream.
+    Close,
+    /// The stream has ended and TLS has not.
+    Cut,
+    /// With a reset, which may take last words with it.
+    Reset,
+}
+
 /// A connection.
 pub(super) struct Wire {
     socket: Socket,
     heard: Vec<u8>,
+    farewell: Option<Farewell>,
 }
 
 impl Wire {
@@ -43,7 +55,7 @@ impl Wire {
         tcp.set_nonblocking(false).unwrap();
         tcp.set_read_timeout(Some(TIMEOUT)).unwrap();
         tcp.set_nodelay(true).unwrap();
-        Self { socket: Socket::Plain(tcp), heard: Vec::new() }
+        Self { socket: Socket::Plain(tcp), heard: Vec::new(), farewell: None }
     }
 
     /// Makes the handshake.
@@ -80,42 +92,59 @@ impl Wire {
         self.socket = Socket::Gone;
     }
 
-    /// The next line without its CRLF; `None`: the server has closed.
-    pub(super) fn line(&mut self) -> Result<Option<String>, String> {
+    /// The next line without its CRLF, or how the server went away.
+    pub(super) fn line(&mut self) -> Result<Result<String, Farewell>, String> {
         loop {
             if let Some(end) = self.heard.windows(2).position(|octets| octets == b"\r\n") {
                 let line: Vec<u8> = self.heard.drain(..end + 2).collect();
-                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+                return Ok(Ok(String::from_utf8_lossy(&line[..end]).into_owned()));
             }
-            if !self.hear()? {
-                return Ok(None);
+            if let Some(farewell) = self.hear()? {
+                return Ok(Err(farewell));
             }
         }
     }
 
-    /// Everything until the server closes.
-    pub(super) fn rest(&mut self) -> Result<String, String> {
-        while self.hear()? {}
-        Ok(String::from_utf8_lossy(&std::mem::take(&mut self.heard)).into_owned())
+    /// Everything until the server goes away, and how it does.
+    pub(super) fn rest(&mut self) -> Result<(String, Farewell), String> {
+        loop {
+            if let Some(farewell) = self.hear()? {
+                let rest = std::mem::take(&mut self.heard);
+                return Ok((String::from_utf8_lossy(&rest).into_owned(), farewell));
+            }
+        }
     }
 
-    fn hear(&mut self) -> Result<bool, String> {
+    /// Whether one of the two has gone.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.socket, Socket::Gone) || self.farewell.is_some()
+    }
+
+    fn hear(&mut self) -> Result<Option<Farewell>, String> {
+        if self.farewell.is_some() {
+            return Ok(self.farewell);
+        }
         let mut chunk = [0; 4096];
         let read = match &mut self.socket {
             Socket::Plain(tcp) => tcp.read(&mut chunk),
             Socket::Tls(tls) => tls.read(&mut chunk),
             Socket::Gone => Ok(0),
         };
-        match read {
+        self.farewell = match read {
+            Ok(0) => Some(Farewell::Close),
             Ok(read) => {
                 self.heard.extend_from_slice(&chunk[..read]);
-                Ok(read > 0)
+                None
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(format!("nothing was said in {TIMEOUT:?}"))
-            }
-            // However it goes away.
-            Err(_) => Ok(false),
-        }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                    return Err(format!("nothing was said in {TIMEOUT:?}"));
+                }
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Some(Farewell::Reset),
+                // An alert of TLS, or no end of it.
+                _ => Some(Farewell::Cut),
+            },
+        };
+        Ok(self.farewell)
     }
 }

@@ -192,7 +192,15 @@ impl Meter {
 
     /// A signed-in session on the STARTTLS port.
     pub(crate) fn signed_in(&self) -> Smtp {
-        let mut smtp = Smtp::starttls(self);
+        self.sign_in(Smtp::starttls(self))
+    }
+
+    /// A signed-in session on the port with implicit TLS.
+    pub(crate) fn signed_in_implicitly(&self) -> Smtp {
+        self.sign_in(Smtp::implicit(self))
+    }
+
+    fn sign_in(&self, mut smtp: Smtp) -> Smtp {
         let Credential { username, secret } = &self.credential;
         let reply = smtp.auth_plain(username, secret);
         assert!(reply.starts_with("235 2.7.0 "), "{reply}");

@@ -54,6 +54,33 @@ async fn a_line_that_stands_still_for_a_while_does_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_line_has_the_time_that_the_largest_message_needs() {
+    // As ADSL sends; the NUL spares the disk, since what is refused is read and not kept.
+    let config = config();
+    let (second, most) =
+        ([&[b'x'; 998 - 2], b"\r\n".as_slice()].concat().repeat(20), config.max_message_bytes);
+    for (begin, end) in
+        [("DATA\r\n".to_owned(), ".\r\n"), (format!("BDAT {} LAST\r\n", most - most % 19_960), "")]
+    {
+        let mut client = client_after(&RECIPIENT, server(&config));
+        reply(&mut client.socket).await;
+        client.send(begin.as_bytes()).await;
+        if !end.is_empty() {
+            reply(&mut client.socket).await;
+        }
+        let mut line = second.clone();
+        line[0] = 0;
+        for _ in 0..most / second.len() {
+            client.send(&line).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            line.clone_from(&second);
+        }
+        client.send(end.as_bytes()).await;
+        assert_eq!(reply(&mut client.socket).await, "554 5.6.0 Message holds a NUL octet\r\n");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn chunks_that_drip_are_one_message() {
     let config = Smtp { min_bytes_per_s: 1_000, min_bytes_grace_s: 60, ..config() };
     let mut client = client_after(&RECIPIENT, server(&config));

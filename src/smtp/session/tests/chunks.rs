@@ -4,6 +4,7 @@ const CHUNK: (&str, &str) = ("BDAT 3", "250 2.0.0 3 octets received\r\n");
 const LAST: (&str, &str) = ("BDAT 3 LAST", "250 2.0.0 Queued as m1, 6 email credits available\r\n");
 /// Longer than the limit, shorter than what is drained.
 const OVERSIZE: (&str, &str) = ("BDAT 1001", "552 5.3.4 Message is larger than 1000 octets\r\n");
+const NO_END: &str = "421 4.7.0 Message goes on far beyond the size limit, closing the connection\r\n";
 /// More than is ever drained.
 const ENDLESS: usize = (64 << 20) + 1;
 
@@ -42,7 +43,7 @@ fn every_command_in_every_stage() {
         ("BDAT 0", "503 503 503 503 503 503 250 250 552"),
         ("BDAT 0 LAST", "503 503 503 503 503 503 250 250 552"),
         ("BDAT 1001 LAST", "503 503 503 503 503 503 552 552 552"),
-        ("BDAT 67108865", "503 503 503 503 503 503 552 552 552"),
+        ("BDAT 67108865", "421 421 421 421 421 421 421 421 421"),
         ("BDAT", "501 501 501 501 501 501 501 501 501"),
         ("BDAT -1", "501 501 501 501 501 501 501 501 501"),
         ("RSET", "250 250 250 250 250 250 250 250 250"),
@@ -156,13 +157,49 @@ fn p7_what_would_never_end_is_not_waited_for() {
     for (place, security, lines) in PLACES {
         let mut talk = dialog(security, &World::default(), lines);
         talk.line(most.as_bytes(), &world);
+        assert_eq!(talk.last(), NO_END, "{place}");
         assert!(matches!(talk.next, Next::Close), "{place}");
     }
     let halves = [EHLO, IN, MAIL, RCPT, (half.as_str(), OVERSIZE.1), (half.as_str(), OVERSIZE.1)];
     let mut talk = dialog(Security::Tls, &world, &halves);
     assert!(matches!(talk.next, Next::Command(_)));
     talk.line(b"BDAT 1", &world);
-    assert!(talk.last().starts_with("552 5.3.4 ") && matches!(talk.next, Next::Close));
+    assert!(talk.last() == NO_END && matches!(talk.next, Next::Close));
+    assert!(talk.submitted.is_empty());
+}
+
+#[test]
+fn p7_oversize_has_the_same_end_by_data_and_by_chunks() {
+    let most = rules().max_drained_octets();
+    // How much comes; what is said to it, and whether the session goes on.
+    let table = [(1_001, OVERSIZE.1, true), (most, OVERSIZE.1, true), (most + 1, NO_END, false)];
+    for (octets, want, goes_on) in table {
+        let world = World {
+            body: Body::TooLarge,
+            octets: vec![b'x'; 64 << 10],
+            is_endless: octets > most,
+            ..World::default()
+        };
+        for line in ["DATA".to_owned(), format!("BDAT {octets} LAST")] {
+            let talk = dialog(Security::Tls, &world, &[EHLO, IN, MAIL, RCPT, (&line, want)]);
+            assert_eq!(matches!(talk.next, Next::Command(_)), goes_on, "{line} of {octets}");
+            assert!(talk.submitted.is_empty());
+        }
+    }
+}
+
+#[test]
+fn chunks_of_nothing_lead_nowhere() {
+    let world = World::default();
+    let nothing = ("BDAT 0", "250 2.0.0 0 octets received\r\n");
+    let told = "421 4.7.0 Too many commands without a message";
+    // EHLO and MAIL are two of the twenty.
+    let lines = [&[EHLO, IN, MAIL, RCPT][..], &[nothing; 18], &[("BDAT 0", told)]].concat();
+    assert!(matches!(dialog(Security::Tls, &world, &lines).next, Next::Close));
+    let spoiled = [&[EHLO, IN, MAIL, RCPT, OVERSIZE][..], &[("BDAT 0", OVERSIZE.1); 18], &[("BDAT 0", told)]];
+    assert!(matches!(dialog(Security::Tls, &world, &spoiled.concat()).next, Next::Close));
+    let lines = [&[EHLO, IN, MAIL, RCPT][..], &[CHUNK; 100], &[("BDAT 0 LAST", LAST.1)]].concat();
+    assert_eq!(dialog(Security::Tls, &world, &lines).submitted[0].len(), 300, "what brings something may");
 }
 
 #[test]

@@ -18,7 +18,8 @@ use crate::domain::message::Road;
 use crate::sandbox::RESEND_API_KEY;
 use crate::sandbox::resend::ResendStandIn;
 use crate::store::queue::LeasedPart;
-use crate::upstream::resend::{json_of, verdict};
+use crate::upstream::resend::request::json_of;
+use crate::upstream::resend::verdict;
 use crate::upstream::{Outcome, Outgoing, RecipientAnswer};
 
 /// Both upstreams.
@@ -136,6 +137,7 @@ fn outgoing(part: &LeasedPart) -> Outgoing {
         idempotency_key: part.idempotency_key(),
         reverse_path: part.reverse_path.clone(),
         recipients: part.recipients.clone(),
+        repeats: None,
         bytes: part.bytes.clone(),
     }
 }

@@ -1,0 +1,148 @@
+//! The turns of large messages at their translation for Resend.
+//!
+//! A message is translated when it is accepted, since what cannot be carried is refused
+//! then, and for each call. Both take their turns here: within one budget of memory
+//! (`upstream.max_bytes_translating`), and on threads where they keep nobody waiting.
+//! Whoever has a turn must not wait for somebody who may be waiting for one. What this
+//! must not know: what a translation is.
+
+use std::time::Duration;
+
+use crate::memory::{Memory, Share};
+
+/// A translation has the message in memory, its parts decoded, the attachments as
+/// Resend takes them, and the request.
+const FACTOR: usize = 4;
+/// The longest wait for a turn. Clients wait ten minutes for the answer to a message
+/// (RFC 5321 §4.5.3.2.6).
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// The budget of all turns.
+#[derive(Debug, Clone)]
+pub struct Translating(Memory);
+
+/// The turn of one message: room for its translation.
+#[derive(Debug)]
+pub struct Turn(Share);
+
+/// Why there was no translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotTranslated {
+    /// No turn came within two minutes.
+    #[error("too many large messages wait to be translated")]
+    Crowded,
+    /// A fault of ours.
+    #[error("a translation ended without an answer")]
+    Broken,
+}
+
+impl Translating {
+    /// Turns within so many octets.
+    pub fn new(max_bytes: usize) -> Self {
+        Self(Memory::new(max_bytes))
+    }
+
+    /// Waits for the turn of a message of so many octets.
+    ///
+    /// # Errors
+    /// [`NotTranslated::Crowded`].
+    pub async fn turn(&self, octets: usize) -> Result<Turn, NotTranslated> {
+        let turn = self.0.wait_for(octets.saturating_mul(FACTOR));
+        let waited = tokio::time::timeout(LONGEST_WAIT, turn).await;
+        waited.ok().flatten().map(Turn).ok_or(NotTranslated::Crowded)
+    }
+}
+
+impl Turn {
+    /// Translates. The turn lasts until that is done, even when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// [`NotTranslated::Broken`].
+    pub async fn run<T: Send + 'static>(
+        self,
+        translate: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(T, Self), NotTranslated> {
+        let translated = tokio::task::spawn_blocking(move || (translate(), self)).await;
+        translated.map_err(|error| {
+            tracing::error!(%error, "a translation ended without an answer");
+            NotTranslated::Broken
+        })
+    }
+
+    /// Ends the turn but for so many octets that stay in memory, and never more than it had.
+    pub fn keep(mut self, octets: usize) -> Self {
+        // What it had is all that there is for it.
+        let _ = self.0.resize(octets);
+        self
+    }
+
+    /// What is left of it.
+    #[cfg(test)]
+    pub(super) fn octets(&self) -> usize {
+        self.0.octets()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::memory::GRAIN;
+
+    #[tokio::test]
+    async fn p7_however_many_translate_at_once_they_stay_within_the_budget() {
+        const BUDGET: usize = 100 * GRAIN;
+        let translating = Translating::new(BUDGET);
+        let in_memory = Arc::new(AtomicUsize::new(0));
+        let translations = (1..=60_usize).map(|nth| {
+            let (translating, in_memory) = (translating.clone(), Arc::clone(&in_memory));
+            let octets = nth % 25 * GRAIN + 1;
+            tokio::spawn(async move {
+                let turn = translating.turn(octets).await.unwrap();
+                let work = move || {
+                    let before = in_memory.fetch_add(octets * FACTOR, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    in_memory.fetch_sub(octets * FACTOR, Ordering::SeqCst);
+                    before + octets * FACTOR
+                };
+                turn.run(work).await.unwrap().0
+            })
+        });
+        for translation in translations.collect::<Vec<_>>() {
+            let most = translation.await.unwrap();
+            assert!(most <= BUDGET, "{most}");
+        }
+        assert!(translating.0.share().resize(BUDGET), "all of it came back");
+    }
+
+    #[tokio::test]
+    async fn a_turn_outlives_whoever_waits_for_it_and_ends_but_for_what_is_kept() {
+        let translating = Translating::new(4 * FACTOR * GRAIN);
+        let turn = translating.turn(4 * GRAIN).await.unwrap();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let running = tokio::spawn(turn.run(move || wait.recv().is_ok()));
+        tokio::task::yield_now().await;
+        running.abort();
+        assert!(!translating.0.share().resize(1), "it still translates");
+        done.send(()).unwrap();
+        let kept = translating.turn(4 * GRAIN).await.unwrap().keep(3 * GRAIN);
+        assert!(!translating.0.share().resize(4 * FACTOR * GRAIN - 2 * GRAIN));
+        let mut rest = translating.0.share();
+        assert!(rest.resize(4 * FACTOR * GRAIN - 3 * GRAIN));
+        // It has no more than it had.
+        let kept = kept.keep(5 * GRAIN);
+        drop(rest);
+        assert!(translating.0.share().resize(4 * FACTOR * GRAIN - 3 * GRAIN));
+        drop(kept);
+        assert!(translating.0.share().resize(4 * FACTOR * GRAIN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gets_no_turn_is_told_so_in_the_end() {
+        let translating = Translating::new(GRAIN);
+        let _turn = translating.turn(1).await.unwrap();
+        assert!(matches!(translating.turn(1).await, Err(NotTranslated::Crowded)));
+    }
+}
