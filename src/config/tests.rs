@@ -191,13 +191,19 @@ fn senseless_values_are_told_with_line_and_key() {
         ("[queue]\nlifetime_h = 1000000", "queue.lifetime_h: is 1000000; must be at most 87600"),
         ("[queue]\nkeep_log_days = 3651", "queue.keep_log_days: is 3651; must be at most 3650"),
         ("[queue]\nlease_s = 1", "queue.lease_s: is 1; must be at least 2"),
+    ];
+    assert_told(&table);
+}
+
+#[test]
+fn connections_that_carry_nothing_are_told() {
+    assert_told(&[
         (
             "upstream.max_messages_per_connection = 0",
             "upstream.max_messages_per_connection: is 0; must be at least 1",
         ),
         ("upstream.max_connection_age_s = 0", "upstream.max_connection_age_s: is 0"),
-    ];
-    assert_told(&table);
+    ]);
 }
 
 #[test]

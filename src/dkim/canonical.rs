@@ -96,7 +96,35 @@ fn is_blank(octet: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The same, line by line and all at once.
+    fn plainly(text: &str) -> String {
+        let words = |line: &str| line.replace('\t', " ").split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let relaxed = |line: &str| {
+            let mut words = words(line.trim_end_matches([' ', '\t']));
+            let begins_blank = words.len() > 1 && words[0].is_empty();
+            words.retain(|word| !word.is_empty());
+            format!("{}{}\r\n", if begins_blank { " " } else { "" }, words.join(" "))
+        };
+        let mut out: String = text.split("\r\n").map(relaxed).collect();
+        while out == "\r\n" || out.ends_with("\r\n\r\n") {
+            out.truncate(out.len() - 2);
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_are_relaxed_wherever_the_blocks_end(
+            text in "([ \t\r\na]|\r\n){0,40}", times in 1_usize..600,
+        ) {
+            let text = text.repeat(times);
+            prop_assert_eq!(body(text.as_bytes()), plainly(&text));
+        }
+    }
 
     fn body(text: &[u8]) -> String {
         let mut out = Vec::new();

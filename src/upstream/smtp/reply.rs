@@ -119,14 +119,15 @@ mod tests {
 
     #[test]
     fn lines_of_replies() {
-        let table: [(&[u8], Option<(u16, bool, &str)>); 15] = [
-            (b"250 ok\r\n", Some((250, true, "ok"))),
-            (b"250-ok\r\n", Some((250, false, "ok"))),
-            (b"250\r\n", Some((250, true, ""))),
-            (b"250 \r\n", Some((250, true, ""))),
-            (b"250-    \r\n", Some((250, false, ""))),
-            (b"354 go on\n", Some((354, true, "go on"))),
-            (b"250 \xfc\r\n", Some((250, true, "\u{fffd}"))),
+        let line = |code, is_last, text: &str| Some(Line { code, is_last, text: text.to_owned() });
+        let table: [(&[u8], Option<Line>); 15] = [
+            (b"250 ok\r\n", line(250, true, "ok")),
+            (b"250-ok\r\n", line(250, false, "ok")),
+            (b"250\r\n", line(250, true, "")),
+            (b"250 \r\n", line(250, true, "")),
+            (b"250-    \r\n", line(250, false, "")),
+            (b"354 go on\n", line(354, true, "go on")),
+            (b"250 \xfc\r\n", line(250, true, "\u{fffd}")),
             (b"599 what\r\n", None),
             (b"150 what\r\n", None),
             (b"25 what\r\n", None),
@@ -137,7 +138,6 @@ mod tests {
             (b"", None),
         ];
         for (octets, want) in table {
-            let want = want.map(|(code, is_last, text)| Line { code, is_last, text: text.to_owned() });
             assert_eq!(Line::parse(octets), want, "{}", String::from_utf8_lossy(octets));
         }
     }

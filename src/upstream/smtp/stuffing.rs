@@ -45,7 +45,37 @@ impl Stuffing {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What a server keeps of what comes after DATA, line by line, and what is left behind the dot.
+    fn heard(octets: &[u8]) -> (Vec<u8>, &[u8]) {
+        let (mut message, mut rest) = (Vec::new(), octets);
+        while let Some(end) = memchr::memmem::find(rest, b"\r\n") {
+            let (line, behind) = rest.split_at(end + 2);
+            rest = behind;
+            if line == b".\r\n" {
+                break;
+            }
+            message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+        }
+        (message, rest)
+    }
+
+    proptest! {
+        #[test]
+        fn p7_no_message_ends_early_and_none_is_changed(pieces in proptest::collection::vec("[.\r\na]{0,4}", 0..12)) {
+            let (mut stuffing, mut out) = (Stuffing::new(), Vec::new());
+            pieces.iter().for_each(|piece| stuffing.write(piece.as_bytes(), &mut out));
+            stuffing.end(&mut out);
+            let mut want = pieces.concat();
+            if !want.is_empty() && !want.ends_with("\r\n") {
+                want.push_str("\r\n");
+            }
+            prop_assert_eq!(heard(&out), (want.into_bytes(), &b""[..]));
+        }
+    }
 
     #[test]
     fn dots_at_the_beginning_of_lines_are_doubled_however_the_octets_come() {
