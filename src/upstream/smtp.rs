@@ -150,8 +150,11 @@ impl SmtpUpstream {
         let Some(host) = self.0.hosts.get(number) else { return Err(Unconnected::Unfit) };
         let sent = host.send(mail).await;
         match &sent {
-            Ok(outcome) => self.answered(number, host, mail.outgoing, outcome),
-            Err(Unconnected::Unfit) => {}
+            Ok(outcome) => {
+                self.answered(number, host);
+                self.tell(host, mail.outgoing, outcome);
+            }
+            Err(Unconnected::Unfit) => self.answered(number, host),
             Err(unconnected) => self.failed(number, host, unconnected),
         }
         sent
@@ -185,17 +188,18 @@ impl SmtpUpstream {
     }
 
     /// With one host there is nothing to choose: the attempt's own line tells all.
-    fn answered(&self, number: usize, host: &Host, outgoing: &Outgoing, outcome: &Outcome) {
-        let is_back = self.known().answered(number);
-        if self.0.hosts.len() == 1 {
-            return;
-        }
-        let (part_id, host) = (&outgoing.part_id, &host.destination.url);
-        if is_back {
-            tracing::info!(%host, "an upstream host is back");
-        }
-        if let Outcome::Answered { upstream_id: Some(_), .. } = outcome {
+    fn tell(&self, host: &Host, outgoing: &Outgoing, outcome: &Outcome) {
+        let is_taken = matches!(outcome, Outcome::Answered { upstream_id: Some(_), .. });
+        if is_taken && self.0.hosts.len() > 1 {
+            let (part_id, host) = (&outgoing.part_id, &host.destination.url);
             tracing::info!(%part_id, %host, "this upstream host took the mail");
+        }
+    }
+
+    fn answered(&self, number: usize, host: &Host) {
+        let is_back = self.known().answered(number);
+        if is_back && self.0.hosts.len() > 1 {
+            tracing::info!(host = %host.destination.url, "an upstream host is back");
         }
     }
 
