@@ -379,6 +379,7 @@ fn upstreams(
             reuse: config.upstream.reuse(),
             signer: Arc::new(Signer::load(&config.dkim)?),
             clock: clock.clone(),
+            is_resend: config.uses_resend_smtp(),
         })?),
         _ => None,
     };

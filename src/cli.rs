@@ -13,6 +13,7 @@ mod check;
 mod credential;
 mod customer;
 mod entry;
+mod explain;
 mod print;
 mod queue;
 mod sender;
@@ -102,6 +103,8 @@ pub enum Errand {
     Entry(entry::EntryArgs),
     /// List and show what waits to be sent, send it now or give it up
     Queue(queue::QueueArgs),
+    /// Say what would become of a message: the calls to Resend, what is lost or changed; exit 1 if refused
+    Explain(explain::ExplainArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
     Audit(audit::AuditArgs),
 }
@@ -151,6 +154,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
     match errand {
         Errand::Check(format) => check::run(format, place).await,
         Errand::Audit(args) => audit::run(args, place).await,
+        Errand::Explain(args) => explain::run(&args, place),
         Errand::Entry(args) => entry::run(args, place).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,

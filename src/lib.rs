@@ -109,7 +109,8 @@
 //! - **Only the envelope decides who gets mail.** The translation writes recipients
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is
-//!   composed when the message is accepted.
+//!   composed when the message is accepted; and every loss and change that is made
+//!   to carry the rest is a note ([`upstream::translate`]), never silent.
 //! - **Nobody is locked out by what others do**: a right secret is refused unchecked only
 //!   for failures of its own username at its own address, or for those of an address
 //!   from which it has not signed in lately ([`throttle::sign_in`]).

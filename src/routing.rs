@@ -16,7 +16,7 @@ use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::Road;
 use crate::random;
 use crate::store::accept::{Acceptance, Kind, NewPart};
-use crate::upstream::translate::{CannotCarry, Translatable};
+use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note, Translatable};
 
 /// The roads that are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,16 @@ pub struct Routing {
     kind: UpstreamKind,
     fallback: Fallback,
     lifetime: Duration,
+}
+
+/// The way of a message, and what becomes of it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its parts; at least one.
+    pub parts: Vec<NewPart>,
+    /// Every loss and change that is particular to this message, in the order of the
+    /// message: for its sender, one line each.
+    pub notes: Vec<Note>,
 }
 
 /// A message of our own: a bounce or a notice.
@@ -70,19 +80,60 @@ impl Routing {
         self.kind == UpstreamKind::Smtp || self.fallback == Fallback::Smtp
     }
 
-    /// The parts of a message to these recipients.
+    /// The parts of a message to these recipients: [`Self::route`] without its notes.
     pub fn parts(
         &self,
         message_id: &MessageId,
         bytes: &[u8],
         recipients: &[Mailbox],
     ) -> Result<Vec<NewPart>, CannotCarry> {
+        Ok(self.route(message_id, bytes, recipients)?.parts)
+    }
+
+    /// The way of a message to these recipients.
+    ///
+    /// # Errors
+    /// No road that is configured can carry it: the reason is that of Resend.
+    pub fn route(
+        &self,
+        message_id: &MessageId,
+        bytes: &[u8],
+        recipients: &[Mailbox],
+    ) -> Result<Route, CannotCarry> {
         if self.kind == UpstreamKind::Smtp {
-            return Ok(vec![by_smtp(recipients)]);
+            return Ok(Route { parts: vec![by_smtp(recipients)], notes: Vec::new() });
         }
         match by_resend(message_id, bytes, recipients) {
-            Err(_) if self.fallback == Fallback::Smtp => Ok(vec![by_smtp(recipients)]),
-            parts_or_reason => parts_or_reason,
+            Err(reason) if self.has_fallback() => {
+                Ok(Route { parts: vec![by_smtp(recipients)], notes: vec![Note::other_road(&reason.what)] })
+            }
+            route_or_reason => route_or_reason,
+        }
+    }
+
+    /// The parts of a message whose way is decided by its envelope sender, whatever
+    /// is in it: Resend has no null sender, and whoever answers automatically would be
+    /// answered in turn.
+    pub fn parts_by_sender(
+        &self,
+        reverse_path: &ReversePath,
+        recipients: &[Mailbox],
+    ) -> Option<Result<Vec<NewPart>, CannotCarry>> {
+        if *reverse_path != ReversePath::Null || self.kind == UpstreamKind::Smtp {
+            return None;
+        }
+        Some(if self.has_fallback() {
+            Ok(vec![by_smtp(recipients)])
+        } else {
+            Err(CannotCarry::null_sender())
+        })
+    }
+
+    /// Whether what Resend's API cannot carry goes by SMTP.
+    fn has_fallback(&self) -> bool {
+        match self.fallback {
+            Fallback::None => false,
+            Fallback::Smtp | Fallback::ResendSmtp => true,
         }
     }
 
@@ -120,25 +171,61 @@ fn by_smtp(recipients: &[Mailbox]) -> NewPart {
     NewPart { road: Road::Smtp, recipients: recipients.to_vec(), request_hash: None }
 }
 
-fn by_resend(
-    message_id: &MessageId,
-    bytes: &[u8],
-    recipients: &[Mailbox],
-) -> Result<Vec<NewPart>, CannotCarry> {
+fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Result<Route, CannotCarry> {
     let message = Translatable::parse(bytes)?;
+    let divided = message.parts(recipients);
+    let notes = message.notes(recipients, &divided);
     let mut parts = Vec::new();
-    for (part_no, recipients) in (0..).zip(message.parts(recipients)) {
+    for (part_no, recipients) in (0..).zip(divided) {
         let request = message.email(&recipients, &message_id.part(part_no))?.to_json();
+        if request.len() >= MAX_EMAIL_BYTES {
+            return Err(CannotCarry::too_large());
+        }
         let request_hash = Some(sha256_hex(&request));
         parts.push(NewPart { road: Road::Resend, recipients, request_hash });
     }
-    Ok(parts)
+    Ok(Route { parts, notes })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mime::entity::{MAX_DEPTH, MAX_PARTS};
+
+    const SIGNED: &[u8] = b"From: a@x.example\r\nTo: b@y.example\r\nSubject: s\r\n\
+        Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n";
+
+    fn routing(fallback: Fallback) -> Routing {
+        let mut config = Config::default();
+        config.upstream.fallback = fallback;
+        Routing::new(&config)
+    }
+
+    fn recipients() -> [Mailbox; 1] {
+        [Mailbox::parse("b@y.example").unwrap()]
+    }
+
+    #[test]
+    fn p6_what_resend_cannot_carry_takes_the_other_road_or_none() {
+        let id = MessageId::parse("m").unwrap();
+        let refused = routing(Fallback::None).route(&id, SIGNED, &recipients()).unwrap_err();
+        assert_eq!(refused.status, "5.6.1");
+        for fallback in [Fallback::Smtp, Fallback::ResendSmtp] {
+            let route = routing(fallback).route(&id, SIGNED, &recipients()).unwrap();
+            assert_eq!(route.parts, [by_smtp(&recipients())]);
+            assert!(route.notes[0].to_string().contains("multipart/signed"), "{:?}", route.notes);
+        }
+    }
+
+    #[test]
+    fn p6_a_null_sender_is_not_given_another() {
+        let null = ReversePath::Null;
+        let by_sender = |fallback| routing(fallback).parts_by_sender(&null, &recipients());
+        assert_eq!(by_sender(Fallback::None).unwrap().unwrap_err().status, "5.6.1");
+        assert_eq!(by_sender(Fallback::Smtp).unwrap().unwrap(), [by_smtp(&recipients())]);
+        let somebody = ReversePath::parse("a@x.example").unwrap();
+        assert_eq!(routing(Fallback::None).parts_by_sender(&somebody, &recipients()), None);
+    }
 
     #[test]
     fn p7_structure_is_bounded_where_it_is_opened_and_octets_to_an_smtp_upstream() {
@@ -158,8 +245,8 @@ mod tests {
                 let bytes = format!("From: a@x.example\r\n{structure}");
                 let message_id = MessageId::parse("m1").unwrap();
                 let to = [Mailbox::parse("b@y.example").unwrap()];
-                let parts = Routing::new(&config).parts(&message_id, bytes.as_bytes(), &to);
-                let road = parts.map(|parts| parts[0].road).map_err(|cannot| cannot.status);
+                let route = Routing::new(&config).route(&message_id, bytes.as_bytes(), &to);
+                let road = route.map(|route| route.parts[0].road).map_err(|cannot| cannot.status);
                 assert_eq!(road, want, "{upstream}");
             }
         }

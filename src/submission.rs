@@ -304,8 +304,8 @@ impl Submission {
         if submitted.envelope.recipients().len() > self.0.max_recipients {
             return Err(self.too_many_recipients());
         }
-        let inspection =
-            inspect(&submitted.bytes).map_err(|e| Refusal::Unacceptable { what: e.to_string() })?;
+        let inspection = inspect(&submitted.bytes)
+            .map_err(|e| Refusal::Unacceptable { status: "5.6.0", what: e.to_string() })?;
         if inspection.received > MAX_RECEIVED {
             return Err(Refusal::Looping);
         }
@@ -332,7 +332,11 @@ impl Submission {
         let everybody = submitted.envelope.recipients().iter();
         let recipients: Vec<Mailbox> = everybody.filter(|to| !served.contains(to)).cloned().collect();
         let spool = submitted.spool.as_ref();
-        let parts = self.parts(&message_id, &bytes, spool, &recipients).await?;
+        let by_sender = self.0.tools.routing.parts_by_sender(submitted.envelope.reverse_path(), &recipients);
+        let parts = match by_sender {
+            Some(parts) => parts.map_err(not_carried)?,
+            None => self.parts(&message_id, &bytes, spool, &recipients).await?,
+        };
         let price = self.0.unit.price(recipients.len());
         Ok(Acceptance {
             message_id,
@@ -412,7 +416,7 @@ fn not_carried(reason: CannotCarry) -> Refusal {
     match (reason.status, reason.address) {
         ("5.6.7", Some(address)) => Refusal::AddressNotCarried { address },
         ("5.3.4", _) => Refusal::TooLarge { limit_bytes: MAX_EMAIL_BYTES },
-        _ => Refusal::Unacceptable { what: reason.what },
+        (status, _) => Refusal::Unacceptable { status, what: reason.what },
     }
 }
 

@@ -97,7 +97,18 @@ fn parse(typed: &str) -> Result<CommandLine, clap::Error> {
 fn the_command_line_is_sound_and_its_help_lists_the_commands() {
     CommandLine::command().debug_assert();
     let help = CommandLine::command().render_long_help().to_string();
-    for name in ["sandbox", "serve", "check", "customer", "credential", "sender", "entry", "queue", "audit"] {
+    for name in [
+        "sandbox",
+        "serve",
+        "check",
+        "customer",
+        "credential",
+        "sender",
+        "entry",
+        "queue",
+        "explain",
+        "audit",
+    ] {
         assert!(help.contains(&format!("\n  {name} ")), "{name} in {help}");
     }
     assert!(help.contains("--config <FILE>") && help.contains("--log-format"), "{help}");

@@ -259,13 +259,15 @@ pub enum UpstreamKind {
 
 /// `upstream.fallback`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Fallback {
     /// What Resend cannot carry is refused.
     #[default]
     None,
     /// It goes through the SMTP server.
     Smtp,
+    /// It goes through Resend's own SMTP service, with the same key.
+    ResendSmtp,
 }
 
 /// `[notices]`
@@ -318,7 +320,12 @@ impl Config {
 
     /// Whether mail leaves, all of it or what Resend cannot carry, through an SMTP server.
     pub fn uses_smtp(&self) -> bool {
-        self.upstream.kind == UpstreamKind::Smtp || self.upstream.fallback == Fallback::Smtp
+        self.upstream.kind == UpstreamKind::Smtp || self.upstream.fallback != Fallback::None
+    }
+
+    /// Whether that server is Resend's own.
+    pub fn uses_resend_smtp(&self) -> bool {
+        self.uses_resend() && self.upstream.fallback == Fallback::ResendSmtp
     }
 
     /// Whose connections to the HTTP side begin with a PROXY header.
@@ -364,12 +371,12 @@ impl Config {
                 "upstream.allow_plaintext does nothing without an SMTP upstream: remove it",
             ),
             (
-                self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback == Fallback::Smtp,
+                self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback != Fallback::None,
                 "upstream.fallback does nothing where upstream.kind is \"smtp\": remove it",
             ),
             (
-                !self.dkim.is_empty() && !self.uses_smtp(),
-                "dkim does nothing without an SMTP upstream: Resend signs what it sends itself",
+                !self.dkim.is_empty() && (!self.uses_smtp() || self.uses_resend_smtp()),
+                "dkim does nothing without an SMTP upstream of your own: Resend signs what it sends itself",
             ),
         ];
         doubts.into_iter().filter(|(doubtful, _)| *doubtful).map(|(_, text)| text.to_owned()).collect()

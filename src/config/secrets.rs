@@ -18,6 +18,7 @@ use crate::upstream::smtp::check_urls;
 const DODO_TEST_URL: &str = "https://test.dodopayments.com";
 const DODO_LIVE_URL: &str = "https://live.dodopayments.com";
 const RESEND_URL: &str = "https://api.resend.com";
+const RESEND_SMTP_URL: &str = "smtps://smtp.resend.com:465";
 /// A shorter token for the operator's routes could be guessed.
 const GOOD_TOKEN_OCTETS: usize = 16;
 
@@ -46,7 +47,8 @@ pub struct Secrets {
     pub base_url: String,
     /// `POSTMETER_ADMIN_TOKEN`; unset: the operator's routes refuse everyone
     pub admin_token: Option<SecretString>,
-    /// `UPSTREAM_SMTP_URL`, one or several; needed where an SMTP upstream is configured
+    /// `UPSTREAM_SMTP_URL`, one or several; needed where an SMTP upstream is configured. Where that
+    /// is Resend's own: `RESEND_SMTP_URL` with the API key, default `smtps://smtp.resend.com:465`
     pub upstream_smtp_url: Option<SecretString>,
 }
 
@@ -81,6 +83,7 @@ impl Secrets {
         env: impl Fn(&str) -> Option<String>,
     ) -> (Self, Option<MissingEnv>) {
         let mut reader = Reader { env, problems: Vec::new() };
+        let resend_api_key = reader.key("RESEND_API_KEY", config.uses_resend());
         let secrets = Self {
             dodo_api_key: reader.key("DODO_PAYMENTS_API_KEY", true).unwrap_or_default().into(),
             dodo_webhook_keys: reader.signing_keys("DODO_WEBHOOK_KEY", true),
@@ -88,13 +91,13 @@ impl Secrets {
             credit_entitlement_id: reader.id("CREDIT_ENTITLEMENT_ID"),
             plan_product_id: reader.id("PLAN_PRODUCT_ID"),
             topup_product_id: reader.id("TOPUP_PRODUCT_ID"),
-            resend_api_key: reader.key("RESEND_API_KEY", config.uses_resend()).map(SecretString::from),
             resend_base_url: reader.url("RESEND_BASE_URL", false).unwrap_or_else(|| RESEND_URL.to_owned()),
             resend_webhook_secrets: reader
                 .signing_keys("RESEND_WEBHOOK_SECRET", config.billing.refund_bounced),
             base_url: reader.url("BASE_URL", true).unwrap_or_default(),
             admin_token: reader.key("POSTMETER_ADMIN_TOKEN", false).map(SecretString::from),
-            upstream_smtp_url: reader.upstream_smtp_url(config),
+            upstream_smtp_url: reader.upstream_smtp_url(config, resend_api_key.as_deref()),
+            resend_api_key: resend_api_key.map(SecretString::from),
         };
         reader.port();
         (secrets, reader.or_problems(()).err())
@@ -138,7 +141,7 @@ impl Config {
 
 /// For a key of the file that is the name of a variable.
 pub(super) fn hint(key: &str) -> Option<&'static str> {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         "DODO_PAYMENTS_API_KEY",
         "DODO_WEBHOOK_KEY",
         "DODO_PAYMENTS_ENVIRONMENT",
@@ -148,6 +151,7 @@ pub(super) fn hint(key: &str) -> Option<&'static str> {
         "TOPUP_PRODUCT_ID",
         "RESEND_API_KEY",
         "RESEND_BASE_URL",
+        "RESEND_SMTP_URL",
         "RESEND_WEBHOOK_SECRET",
         "BASE_URL",
         "PORT",
@@ -254,12 +258,18 @@ impl<E: Fn(&str) -> Option<String>> Reader<E> {
             .unwrap_or_else(|| by_environment.unwrap_or(DODO_TEST_URL).to_owned())
     }
 
-    fn upstream_smtp_url(&mut self, config: &Config) -> Option<SecretString> {
+    fn upstream_smtp_url(&mut self, config: &Config, api_key: Option<&str>) -> Option<SecretString> {
         let plaintext = config.upstream.allow_plaintext;
-        self.read("UPSTREAM_SMTP_URL", config.uses_smtp(), |value| match check_urls(value, plaintext) {
-            Ok(()) => Ok(SecretString::from(value)),
+        let check = |value: &str| match check_urls(value, plaintext) {
+            Ok(()) => Ok(value.to_owned()),
             Err(error) => Err(error.to_string()),
-        })
+        };
+        if config.uses_resend_smtp() {
+            let url = self.read("RESEND_SMTP_URL", false, check);
+            let url = url.unwrap_or_else(|| RESEND_SMTP_URL.to_owned());
+            return with_api_key(&url, api_key?).map(SecretString::from);
+        }
+        self.read("UPSTREAM_SMTP_URL", config.uses_smtp(), check).map(SecretString::from)
     }
 
     fn port(&mut self) -> Option<u16> {
@@ -282,4 +292,15 @@ fn is_signing_key(text: &str) -> bool {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
     );
     engine.decode(text.strip_prefix("whsec_").unwrap_or(text)).is_ok_and(|key| !key.is_empty())
+}
+
+/// Resend's SMTP service knows one user, whose password is the API key.
+fn with_api_key(urls: &str, api_key: &str) -> Option<String> {
+    let with_key = |url: &str| {
+        let mut url = reqwest::Url::parse(url).ok()?;
+        url.set_username("resend").ok()?;
+        url.set_password(Some(api_key)).ok()?;
+        Some(String::from(url))
+    };
+    Some(urls.split_whitespace().map(with_key).collect::<Option<Vec<_>>>()?.join(" "))
 }

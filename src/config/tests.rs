@@ -335,6 +335,7 @@ fn doubtful_settings_are_warned_of() {
         ("dkim = []", "dkim does nothing", false),
         (DKIM, "dkim does nothing", true),
         (&format!("upstream.fallback = \"smtp\"\n{DKIM}"), "dkim does nothing", false),
+        (&format!("upstream.fallback = \"resend-smtp\"\n{DKIM}"), "dkim does nothing", true),
     ];
     for (text, part, want) in table {
         let warnings = Config::parse(text).unwrap().warnings();

@@ -264,6 +264,6 @@ fn fold_names(value: &mut String, names: &[&str]) {
 /// The domain of the first author, in small letters and punycode.
 fn author_domain(header: &Header<'_>) -> Option<String> {
     let from = header.first("From")?;
-    let author = readable_addresses(from.value()).into_iter().next()?;
+    let author = readable_addresses(from.value()).list.into_iter().next()?;
     Some(author.mailbox.domain().to_ascii())
 }

@@ -67,6 +67,9 @@ pub enum Refusal {
     },
     /// The message is malformed, or no road can carry a part of it.
     Unacceptable {
+        /// Enhanced status code (RFC 3463): 5.6.0, 5.6.1 for what cannot be carried, 5.7.1 for
+        /// what an upstream does not let pass.
+        status: &'static str,
         /// What is wrong, for the customer to read: one line of ASCII.
         what: String,
     },

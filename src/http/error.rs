@@ -356,7 +356,7 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::TooFast { retry_after_s } => {
             format!("Sending too fast. Try again in {retry_after_s} seconds.").into()
         }
-        Refusal::Unacceptable { what } => format!("The message cannot be sent: {what}.").into(),
+        Refusal::Unacceptable { what, .. } => format!("The message cannot be sent: {what}.").into(),
         Refusal::Looping => "The message has passed through too many servers: it is looping.".into(),
         Refusal::KeyReused => {
             "This idempotency key was used for another message. Use a new key for each message.".into()
@@ -393,7 +393,7 @@ mod tests {
             (Refusal::TooManyRecipients { limit: 50 }, 422, "too_many_recipients"),
             (Refusal::TooLarge { limit_bytes: 9 }, 413, "too_large"),
             (Refusal::TooFast { retry_after_s: 7 }, 429, "too_fast"),
-            (Refusal::Unacceptable { what: "no From".into() }, 422, "unacceptable"),
+            (Refusal::Unacceptable { status: "5.6.0", what: "no From".into() }, 422, "unacceptable"),
             (Refusal::Looping, 422, "looping"),
             (Refusal::KeyReused, 409, "idempotency_key_reused"),
             (Refusal::StoreUnavailable, 503, "unavailable"),

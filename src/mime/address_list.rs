@@ -1,14 +1,16 @@
 //! Address lists as headers write them (RFC 5322 §3.4): names, comments, groups.
 //!
 //! mail-parser takes the list apart; each address must then be a [`Mailbox`], so
-//! that whatever it glued together from nonsense is refused, never guessed.
+//! that whatever it glued together from nonsense is refused, never guessed. Encoded
+//! words are hidden from it and decoded here, as in every other field.
 
 use std::fmt;
 
 use mail_parser::parsers::MessageStream;
 use mail_parser::{Addr, Address, HeaderValue};
 
-use super::header::{MAX_DECODING_STEPS, is_cheap, one_line, terminated};
+use super::encoded_word::{Hidden, hide};
+use super::header::{one_line, terminated};
 use crate::domain::address::Mailbox;
 
 /// A mailbox with its display name.
@@ -78,12 +80,17 @@ pub(crate) fn quoted_string(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// Octets that mail-parser may look at to read one field. What looks like the
+/// beginning of an encoded word and is none may cost it a look at all that follows.
+const MAX_STEPS: usize = 64 << 20;
+
 /// Reads the value of a field in which only mailboxes may stand (From, Sender).
 /// An empty field is an empty list.
 pub fn mailboxes(value: &[u8]) -> Result<Vec<NamedMailbox>, UnreadableList> {
-    match parsed(value)? {
+    let (address, hidden) = parsed(value)?;
+    match address {
         Some(Address::Group(_)) => Err(UnreadableList::Group),
-        Some(Address::List(list)) => list.iter().map(named).collect(),
+        Some(Address::List(list)) => list.iter().map(|addr| named(addr, &hidden)).collect(),
         None => Ok(Vec::new()),
     }
 }
@@ -91,24 +98,49 @@ pub fn mailboxes(value: &[u8]) -> Result<Vec<NamedMailbox>, UnreadableList> {
 /// Reads the value of a field that may hold groups (Reply-To); the members of
 /// groups count like the others.
 pub fn addresses(value: &[u8]) -> Result<Vec<NamedMailbox>, UnreadableList> {
-    members(parsed(value)?).iter().map(named).collect()
+    let (address, hidden) = parsed(value)?;
+    members(address).iter().map(|addr| named(addr, &hidden)).collect()
 }
 
-/// Like [`addresses`], passing over what cannot be read: for To and Cc, which
-/// decide nothing, since only the envelope does.
-pub fn readable_addresses(value: &[u8]) -> Vec<NamedMailbox> {
-    members(parsed(value).unwrap_or_default()).iter().filter_map(|addr| named(addr).ok()).collect()
+/// What could be read of a field, for To and Cc, which decide nothing, since only
+/// the envelope does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Readable {
+    /// The addresses, those in groups too.
+    pub list: Vec<NamedMailbox>,
+    /// Something in it is no address.
+    pub has_others: bool,
+    /// Names of groups.
+    pub groups: Vec<String>,
 }
 
-fn parsed(value: &[u8]) -> Result<Option<Address<'static>>, UnreadableList> {
-    let value = terminated(value);
-    if !is_cheap(&value, MAX_DECODING_STEPS) {
+/// Like [`addresses`], passing over what cannot be read.
+pub fn readable_addresses(value: &[u8]) -> Readable {
+    let Ok((address, hidden)) = parsed(value) else {
+        return Readable { has_others: true, ..Readable::default() };
+    };
+    let groups = match &address {
+        Some(Address::Group(groups)) => {
+            let names = groups.iter().filter_map(|group| group.name.as_deref());
+            names.map(|name| one_line(&hidden.shown(name))).collect()
+        }
+        _ => Vec::new(),
+    };
+    let members = members(address);
+    let list: Vec<_> = members.iter().filter_map(|addr| named(addr, &hidden).ok()).collect();
+    Readable { has_others: list.len() < members.len(), list, groups }
+}
+
+fn parsed(value: &[u8]) -> Result<(Option<Address<'static>>, Hidden), UnreadableList> {
+    let (value, hidden) = hide(&terminated(value));
+    if value.matches("=?").count().saturating_mul(value.len()) > MAX_STEPS {
         return Err(UnreadableList::TooLong);
     }
-    Ok(match MessageStream::new(value.as_bytes()).parse_address().into_owned() {
+    let address = match MessageStream::new(value.as_bytes()).parse_address().into_owned() {
         HeaderValue::Address(address) => Some(address),
         _ => None,
-    })
+    };
+    Ok((address, hidden))
 }
 
 fn members(address: Option<Address<'_>>) -> Vec<Addr<'_>> {
@@ -119,11 +151,12 @@ fn members(address: Option<Address<'_>>) -> Vec<Addr<'_>> {
     }
 }
 
-fn named(addr: &Addr<'_>) -> Result<NamedMailbox, UnreadableList> {
-    let address = addr.address.as_deref().ok_or(UnreadableList::Address)?;
+fn named(addr: &Addr<'_>, hidden: &Hidden) -> Result<NamedMailbox, UnreadableList> {
+    let address = addr.address.as_deref().filter(|address| !Hidden::is_marked(address));
+    let address = address.ok_or(UnreadableList::Address)?;
     let mailbox = Mailbox::parse(address.trim()).map_err(|_| UnreadableList::Address)?;
-    let name = addr.name.as_deref().map(one_line).filter(|name| !name.is_empty());
-    Ok(NamedMailbox { name, mailbox })
+    let name = addr.name.as_deref().map(|name| one_line(&hidden.shown(name)));
+    Ok(NamedMailbox { name: name.filter(|name| !name.is_empty()), mailbox })
 }
 
 #[cfg(test)]
@@ -136,8 +169,15 @@ mod tests {
 
     #[test]
     fn lists_of_addresses() {
-        let table: [(&str, &[&str]); 11] = [
+        let table: [(&str, &[&str]); 18] = [
             ("a@x.example", &["a@x.example"]),
+            ("=?utf-8?q?Doe,_John?= <a@x.example>", &["\"Doe, John\" <a@x.example>"]),
+            ("=?utf-8?q?<b@y.example>?= <a@x.example>", &["\"<b@y.example>\" <a@x.example>"]),
+            ("\"=?utf-8?b?SsO8cmdlbg==?=\" <a@x.example>", &["\"J\u{fc}rgen\" <a@x.example>"]),
+            ("=?utf-8?q?J=C3?= =?utf-8?q?=BC?= X <a@x.example>", &["\"J\u{fc} X\" <a@x.example>"]),
+            ("a@x.example (=?utf-8?q?J=C3=BC?=)", &["\"J\u{fc}\" <a@x.example>"]),
+            ("=?x-odd?q?=FF?= <a@x.example>", &["\"=?x-odd?q?=FF?=\" <a@x.example>"]),
+            ("J\u{fc}rgen <a@x.example>", &["\"J\u{fc}rgen\" <a@x.example>"]),
             (" <A@X.example>\r\n", &["A@x.example"]),
             ("Ann <a@x.example>, b@x.example", &["\"Ann\" <a@x.example>", "b@x.example"]),
             ("\"Doe, \\\"J\\\"\" <a@x.example>", &["\"Doe, \\\"J\\\"\" <a@x.example>"]),
@@ -167,6 +207,8 @@ mod tests {
             "friends: a@x.example;",
             "a@x.example, nobody",
             "<a@x\0.example>",
+            "<=?utf-8?q?a?=@x.example>",
+            "=?utf-8?q?a=40x.example?=",
         ] {
             assert!(mailboxes(value.as_bytes()).is_err(), "{value}");
         }
@@ -175,8 +217,11 @@ mod tests {
     #[test]
     fn groups_are_read_where_they_decide_nothing() {
         let value = b"friends: a@x.example, Bea <b@x.example>;, nobody";
-        assert_eq!(shown(readable_addresses(value)), ["a@x.example", "\"Bea\" <b@x.example>"]);
-        assert!(readable_addresses(b"undisclosed-recipients:;").is_empty());
+        let readable = readable_addresses(value);
+        assert_eq!((readable.has_others, readable.groups.as_slice()), (true, &["friends".to_owned()][..]));
+        assert_eq!(shown(readable.list), ["a@x.example", "\"Bea\" <b@x.example>"]);
+        let nobody = readable_addresses(b"undisclosed-recipients:;");
+        assert!(nobody.list.is_empty() && !nobody.has_others && nobody.groups.len() == 1);
         assert_eq!(addresses(b"friends: a@x.example;").unwrap().len(), 1);
         assert!(addresses(b"nobody").is_err());
     }

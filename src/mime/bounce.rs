@@ -187,7 +187,8 @@ mod tests {
         let header = Header::parse(bytes).unwrap();
         let entity = Entity::parse(&header).unwrap();
         let Content::Parts(parts) = &entity.content else { panic!("no multipart") };
-        parts.iter().map(|part| (part.media.essence(), part.text().unwrap())).collect()
+        let text = |part: &Entity<'_>| part.text(&part.decoded().unwrap()).unwrap().text;
+        parts.iter().map(|part| (part.media.essence(), text(part))).collect()
     }
 
     #[test]

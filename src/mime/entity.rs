@@ -12,12 +12,10 @@
 
 use std::borrow::Cow;
 
-use mail_parser::decoders::base64::base64_decode;
-use mail_parser::decoders::charsets::map::charset_decoder;
-use mail_parser::decoders::quoted_printable::quoted_printable_decode;
-
-use super::header::{self, Field, Header, Malformed};
+use super::charset::{self, Text};
+use super::header::{Field, Header, Malformed};
 use super::media::{self, MediaType, disposition};
+use super::transfer;
 
 /// Multiparts inside multiparts, at most.
 pub const MAX_DEPTH: usize = 20;
@@ -65,17 +63,35 @@ pub enum Disposition {
 /// A message or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entity<'a> {
+    /// Where it stands: `2.1` is the first part of the second; the message itself is
+    /// `1` if it has no parts, and has no number otherwise.
+    pub number: String,
     /// Its type.
     pub media: MediaType,
     /// How it wants to be shown.
     pub disposition: Disposition,
     /// Its file name, without directories.
     pub filename: Option<String>,
+    /// Its file name as it was written.
+    pub written_filename: Option<String>,
     /// Its Content-ID, without brackets.
     pub content_id: Option<String>,
+    /// Its Content-Location: a URL by which other parts refer to it (RFC 2557).
+    pub location: Option<String>,
+    /// Its header.
+    pub fields: Vec<Field<'a>>,
     /// What it holds.
     pub content: Content<'a>,
     encoding: Encoding,
+}
+
+/// The octets of a leaf without their transfer encoding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded<'a> {
+    /// The octets.
+    pub bytes: Cow<'a, [u8]>,
+    /// Something was not encoded soundly: passed over, or kept as it is.
+    pub is_damaged: bool,
 }
 
 /// What an entity holds.
@@ -99,7 +115,23 @@ impl<'a> Entity<'a> {
     /// Takes the body of a message apart.
     pub fn parse(header: &Header<'a>) -> Result<Self, Broken> {
         let mut parts_left = MAX_PARTS;
-        Self::read(header, MediaType::plain("text", "plain"), MAX_DEPTH, &mut parts_left)
+        let mut entity = Self::read(header, MediaType::plain("text", "plain"), MAX_DEPTH, &mut parts_left)?;
+        entity.count(String::new());
+        Ok(entity)
+    }
+
+    /// Gives the parts their numbers.
+    fn count(&mut self, number: String) {
+        match &mut self.content {
+            Content::Leaf(_) if number.is_empty() => self.number = "1".to_owned(),
+            Content::Leaf(_) => self.number = number,
+            Content::Parts(parts) => {
+                for (n, part) in (1..).zip(parts) {
+                    part.count(if number.is_empty() { format!("{n}") } else { format!("{number}.{n}") });
+                }
+                self.number = number;
+            }
+        }
     }
 
     fn read(
@@ -117,15 +149,27 @@ impl<'a> Entity<'a> {
             Some(field) => disposition(field.value()),
             None => (String::new(), None),
         };
-        let filename = filename.as_deref().or(media.parameter("name")).and_then(file_name);
-        let disposition = if kind == "attachment" { Disposition::Attachment } else { Disposition::Inline };
+        let written_filename = filename.or_else(|| media.parameter("name").map(str::to_owned));
+        // One that nobody knows is to be an attachment (RFC 2183 §2.8).
+        let is_inline = matches!(kind.as_str(), "" | "inline");
         let content = if media.kind() == "multipart" {
             Content::Parts(Self::read_parts(&media, header.body, depth_left, parts_left)?)
         } else {
             Content::Leaf(header.body)
         };
-        let content_id = header.first("Content-ID").and_then(content_id);
-        Ok(Self { disposition, filename, content_id, content, encoding: encoding(header), media })
+        let location = header.first("Content-Location").map(Field::unfolded);
+        Ok(Self {
+            number: String::new(),
+            disposition: if is_inline { Disposition::Inline } else { Disposition::Attachment },
+            filename: written_filename.as_deref().and_then(file_name),
+            written_filename,
+            content_id: header.first("Content-ID").and_then(content_id),
+            location: location.filter(|location| !location.is_empty()),
+            fields: header.fields.clone(),
+            content,
+            encoding: encoding(header),
+            media,
+        })
     }
 
     fn read_parts(
@@ -153,39 +197,38 @@ impl<'a> Entity<'a> {
 
     /// The bytes of a leaf, free of their transfer encoding and otherwise exact;
     /// nothing for a multipart.
-    pub fn decoded(&self) -> Result<Cow<'a, [u8]>, Broken> {
-        let Content::Leaf(bytes) = self.content else { return Ok(Cow::Borrowed(&[])) };
-        match &self.encoding {
-            Encoding::Identity => Ok(Cow::Borrowed(bytes)),
-            Encoding::Base64 => base64_decode(bytes).map(Cow::Owned).ok_or(Broken::Encoded("Base64")),
-            Encoding::QuotedPrintable => {
-                quoted_printable_decode(bytes).map(Cow::Owned).ok_or(Broken::Encoded("quoted-printable"))
-            }
-            Encoding::Unknown(name) => Err(Broken::Encoding(name.clone())),
+    pub fn decoded(&self) -> Result<Decoded<'a>, Broken> {
+        let Content::Leaf(bytes) = self.content else {
+            return Ok(Decoded { bytes: Cow::Borrowed(&[]), is_damaged: false });
+        };
+        let unwrapped = match &self.encoding {
+            Encoding::Identity => return Ok(Decoded { bytes: Cow::Borrowed(bytes), is_damaged: false }),
+            Encoding::Base64 => transfer::base64(bytes),
+            Encoding::QuotedPrintable => transfer::quoted_printable(bytes),
+            Encoding::Unknown(name) => return Err(Broken::Encoding(name.clone())),
+        };
+        if unwrapped.is_damaged && unwrapped.bytes.is_empty() {
+            return Err(Broken::Encoded("Base64"));
         }
+        Ok(Decoded { bytes: Cow::Owned(unwrapped.bytes), is_damaged: unwrapped.is_damaged })
     }
 
-    /// The text of a leaf, in UTF-8 whatever its character set, with `\n` line ends.
-    pub fn text(&self) -> Result<String, Broken> {
-        let bytes = self.decoded()?;
-        let charset = self.media.parameter("charset").unwrap_or_default().to_ascii_lowercase();
-        let text: Cow<'_, str> = match charset.as_str() {
-            "" | "us-ascii" | "ascii" => header::text(&bytes),
-            "utf-8" | "utf8" => String::from_utf8_lossy(&bytes),
-            known => match charset_decoder(known.as_bytes()) {
-                Some(decode) => Cow::Owned(decode(&bytes)),
-                None => Cow::Borrowed(std::str::from_utf8(&bytes).map_err(|_| Broken::Charset(charset))?),
-            },
-        };
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        Ok(text.replace("\r\n", "\n"))
+    /// The decoded octets of a leaf as text, in UTF-8 whatever its character set,
+    /// with `\n` line ends.
+    pub fn text(&self, decoded: &Decoded<'_>) -> Result<Text, Broken> {
+        let charset = self.media.parameter("charset").unwrap_or_default();
+        let read = charset::decode(charset, &decoded.bytes);
+        let read = read.ok_or_else(|| Broken::Charset(charset.chars().take(40).collect()))?;
+        let text = read.text.strip_prefix('\u{feff}').unwrap_or(&read.text);
+        Ok(Text { text: text.replace("\r\n", "\n"), ..read })
     }
 }
 
 fn encoding(header: &Header<'_>) -> Encoding {
-    let name = header.first("Content-Transfer-Encoding").map(Field::unfolded).unwrap_or_default();
+    let value = header.first("Content-Transfer-Encoding").map(Field::unfolded).unwrap_or_default();
+    let name = value.split([';', '(', ' ']).next().unwrap_or_default();
     match name.to_ascii_lowercase().as_str() {
-        "" | "7bit" | "8bit" | "binary" => Encoding::Identity,
+        "" | "7bit" | "8bit" | "binary" | "7-bit" | "8-bit" => Encoding::Identity,
         "base64" => Encoding::Base64,
         "quoted-printable" => Encoding::QuotedPrintable,
         _ => Encoding::Unknown(name.chars().take(40).collect()),
@@ -260,6 +303,11 @@ mod tests {
         Entity::parse(&Header::parse(bytes).unwrap())
     }
 
+    fn text(bytes: &[u8]) -> Result<String, Broken> {
+        let entity = parse(bytes)?;
+        Ok(entity.text(&entity.decoded()?)?.text)
+    }
+
     fn slices(body: &[u8]) -> Vec<&[u8]> {
         split(body, b"b", 9).unwrap()
     }
@@ -296,22 +344,34 @@ mod tests {
         ];
         for (fields, body, want) in table {
             let bytes = [fields.as_bytes(), b"\r\n", body].concat();
-            assert_eq!(parse(&bytes).unwrap().text().as_deref(), Ok(want), "{fields}");
+            assert_eq!(text(&bytes).as_deref(), Ok(want), "{fields}");
         }
     }
 
     #[test]
     fn text_that_cannot_be_read_is_said_so() {
-        let table: [(&str, &[u8], Broken); 4] = [
+        let table: [(&str, &[u8], Broken); 3] = [
             ("Content-Type: text/plain; charset=x-odd\r\n", b"\xff", Broken::Charset("x-odd".into())),
             ("Content-Transfer-Encoding: x-uuencode\r\n", b"", Broken::Encoding("x-uuencode".into())),
             ("Content-Transfer-Encoding: base64\r\n", b"<<>>", Broken::Encoded("Base64")),
-            ("Content-Transfer-Encoding: quoted-printable\r\n", b"=zz", Broken::Encoded("quoted-printable")),
         ];
         for (fields, body, want) in table {
             let bytes = [fields.as_bytes(), b"\r\n", body].concat();
-            assert_eq!(parse(&bytes).unwrap().text(), Err(want), "{fields}");
+            assert_eq!(text(&bytes), Err(want), "{fields}");
         }
+    }
+
+    #[test]
+    fn parts_are_counted_as_readers_of_mail_count_them() {
+        assert_eq!(parse(b"A: 1\r\n\r\nx").unwrap().number, "1");
+        let inner = "Content-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c\r\n\r\ny\r\n--c--";
+        let outer = format!(
+            "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b\r\n{inner}\r\n--b--"
+        );
+        let Content::Parts(parts) = parse(outer.as_bytes()).unwrap().content else { panic!() };
+        let Content::Parts(nested) = &parts[1].content else { panic!() };
+        let numbers: Vec<&str> = parts.iter().chain(nested).map(|part| part.number.as_str()).collect();
+        assert_eq!(numbers, ["1", "2", "2.1", "2.2"]);
     }
 
     #[test]

@@ -9,8 +9,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use mail_parser::decoders::charsets::map::charset_decoder;
-use mail_parser::parsers::MessageStream;
+use encoding_rs::WINDOWS_1252;
+
+use super::encoded_word;
 
 /// The longest header that is read, in octets with its line ends.
 pub const MAX_HEADER_BYTES: usize = 256 * 1024;
@@ -78,12 +79,7 @@ impl<'a> Field<'a> {
 
     /// The value on one line, with its encoded words decoded (RFC 2047).
     pub fn decoded(&self) -> String {
-        let terminated = terminated(self.value);
-        if !is_cheap(&terminated, MAX_DECODING_STEPS) {
-            return one_line(&terminated);
-        }
-        let value = MessageStream::new(terminated.as_bytes()).parse_unstructured();
-        one_line(value.as_text().unwrap_or_default())
+        one_line(&encoded_word::decode(&self.unfolded()))
     }
 }
 
@@ -164,25 +160,14 @@ fn field(line: &[u8], start: usize) -> Option<Field<'_>> {
 /// Bytes of a header as text: UTF-8, or else Windows-1252, which gives every
 /// octet a meaning.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
-    match (std::str::from_utf8(bytes), charset_decoder(b"windows-1252")) {
-        (Ok(text), _) => Cow::Borrowed(text),
-        (Err(_), Some(decode)) => Cow::Owned(decode(bytes)),
-        (Err(_), None) => String::from_utf8_lossy(bytes),
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => WINDOWS_1252.decode_without_bom_handling(bytes).0,
     }
 }
 
-/// Octets that may be looked at to decode one field.
-pub(super) const MAX_DECODING_STEPS: usize = 64 << 20;
-
-/// Whether decoding a value is worth its time. What looks like the beginning of an
-/// encoded word and is none may cost a look at all that follows, so thousands of
-/// them would cost seconds.
-pub(super) fn is_cheap(value: &str, max_steps: usize) -> bool {
-    value.matches("=?").count().saturating_mul(value.len()) <= max_steps
-}
-
-/// The value as the field decoders want it: text that ends in a line end.
-pub(crate) fn terminated(value: &[u8]) -> Cow<'_, str> {
+/// The value as mail-parser wants it: text that ends in a line end.
+pub(super) fn terminated(value: &[u8]) -> Cow<'_, str> {
     let text = text(value);
     if text.ends_with('\n') { text } else { Cow::Owned(text.into_owned() + "\n") }
 }

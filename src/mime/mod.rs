@@ -5,13 +5,14 @@
 //! panics, and it knows neither the clock nor randomness. There is one scanner
 //! for header fields ([`header`]) and one walker for bodies ([`entity`]), so that
 //! the sender policy, the trace header and the translation for Resend can never
-//! read the same message differently. mail-parser decodes single fields
-//! (addresses, encoded words, parameters) and transfer encodings; its message
-//! parser is not used, since it opens nested messages without a limit. What this
+//! read the same message differently. mail-parser takes address lists apart, and
+//! encoding_rs knows the character sets; everything else is read here, so that what
+//! is guessed or lost can be told and no input costs more than its length. What this
 //! room must not know: sockets, SQL, upstreams, credits.
 
 pub mod address_list;
 pub mod bounce;
+pub mod charset;
 pub mod compose;
 pub mod encoded_word;
 pub mod entity;
@@ -19,7 +20,9 @@ pub mod header;
 pub mod inspect;
 pub mod media;
 pub mod notice;
+mod parameters;
 pub mod trace;
+mod transfer;
 mod write;
 
 pub use write::Origin;

@@ -400,7 +400,7 @@ impl Reply {
                 let text = format!("This account sends too fast, try again in {retry_after_s} seconds");
                 Self::new("450", "4.7.0", text)
             }
-            Refusal::Unacceptable { what } => Self::new("554", "5.6.0", what.clone()),
+            Refusal::Unacceptable { status, what } => Self::new("554", status, what.clone()),
             Refusal::Looping => Self::new("554", "5.4.6", "Message is looping: too many Received headers"),
             Refusal::KeyReused => {
                 Self::new("554", "5.5.4", "This idempotency key was used for another message")

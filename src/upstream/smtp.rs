@@ -31,6 +31,7 @@ pub use url::{InvalidSmtpUrl, check_urls};
 use super::{Answer, Outcome, Outgoing};
 use crate::clock::Clock;
 use crate::dkim::{Signer, Unsigned};
+use crate::domain::digest::sha256_hex;
 use connection::{Connection, Destination, Unconnected};
 use hosts::Hosts;
 use kept::Kept;
@@ -62,10 +63,13 @@ pub struct SmtpSettings {
     pub timeout: Duration,
     /// How long a connection is used.
     pub reuse: Reuse,
-    /// Signs what it has a key for.
+    /// Signs what it has a key for; nothing of what Resend's own service gets, which signs itself.
     pub signer: Arc<Signer>,
     /// The time of the signature.
     pub clock: Clock,
+    /// It is Resend's own service, which knows a message that it got before by the
+    /// field `Resend-Idempotency-Key`.
+    pub is_resend: bool,
 }
 
 /// The client. Clones share their connections and what they know of the hosts.
@@ -76,6 +80,7 @@ struct Inner {
     hosts: Vec<Host>,
     /// Which of them to try first.
     known: Mutex<Hosts>,
+    is_resend: bool,
     signer: Arc<Signer>,
     clock: Clock,
 }
@@ -109,15 +114,15 @@ impl SmtpUpstream {
         let hosts = urls.into_iter().map(|url| Host::new(url, settings)).collect::<Result<Vec<_>, _>>()?;
         let known = Mutex::new(Hosts::new(hosts.len()));
         let (signer, clock) = (Arc::clone(&settings.signer), settings.clock.clone());
-        Ok(Self(Arc::new(Inner { hosts, known, signer, clock })))
+        Ok(Self(Arc::new(Inner { hosts, known, is_resend: settings.is_resend, signer, clock })))
     }
 
     /// Sends a part to those of its recipients that a server takes: the first host
     /// that lets us in. What a host has answered to a message counts, and no other is
     /// asked; nor is one after a final dot to which no answer came.
     pub async fn send(&self, outgoing: &Outgoing) -> Outcome {
-        let signatures = match self.signatures(&outgoing.bytes).await {
-            Ok(signatures) => signatures,
+        let head = match self.head(outgoing).await {
+            Ok(head) => head,
             Err(unsigned) => {
                 let answer = Answer::new("4.3.0", &unsigned.to_string());
                 return Outcome::Transient { answer, retry_after: None, counts: true };
@@ -125,7 +130,7 @@ impl SmtpUpstream {
         };
         // What one host cannot carry, another may.
         let uncarried = if self.0.hosts.len() == 1 { Uncarried::Refused } else { Uncarried::Elsewhere };
-        let mail = Mail { outgoing, head: &signatures, uncarried };
+        let mail = Mail { outgoing, head: &head, uncarried };
         let (mut passed_over, mut unfit) = (Vec::new(), None);
         let order = self.known().order(Instant::now());
         for number in order {
@@ -176,8 +181,16 @@ impl SmtpUpstream {
         checked
     }
 
-    /// The fields to put in front of the message. Every octet of it is hashed, which
-    /// takes a while for a large one.
+    /// The fields to put in front of the message: Resend's key, or our signatures.
+    async fn head(&self, outgoing: &Outgoing) -> Result<Vec<u8>, Unsigned> {
+        if self.0.is_resend {
+            Ok(key_field(outgoing).into_bytes())
+        } else {
+            self.signatures(&outgoing.bytes).await
+        }
+    }
+
+    /// Every octet of the message is hashed, which takes a while for a large one.
     async fn signatures(&self, message: &Bytes) -> Result<Vec<u8>, Unsigned> {
         let (signer, now) = (Arc::clone(&self.0.signer), self.0.clock.now());
         if message.len() <= LARGE_BYTES || signer.is_empty() {
@@ -253,6 +266,16 @@ impl Host {
         }
         ended
     }
+}
+
+/// The key under which Resend knows the message: that of the part, with who is asked for.
+/// A later try for those who are left is another mail to Resend, or it would take it for
+/// the first one.
+fn key_field(outgoing: &Outgoing) -> String {
+    let mut recipients: Vec<String> = outgoing.recipients.iter().map(ToString::to_string).collect();
+    recipients.sort_unstable();
+    let asked: String = sha256_hex(recipients.join("\n").as_bytes()).chars().take(16).collect();
+    format!("Resend-Idempotency-Key: {}-{asked}\r\n", outgoing.idempotency_key)
 }
 
 /// Nobody took us. The queue waits if somebody may do so later; the gate closes if

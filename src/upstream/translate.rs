@@ -4,23 +4,29 @@
 //! written down as fields. The rules: only the envelope decides who gets it (P5);
 //! what the API cannot express is refused with a reason, never dropped (P6); the
 //! same message gives the same bytes, whenever and wherever it is translated,
-//! since Resend compares them under an idempotency key. Known losses, which
-//! Resend makes for every mail: Message-ID, Date, Sender, trace and signature
-//! fields are its own. What this room must not know: HTTP, keys, the queue.
+//! since Resend compares them under an idempotency key. What is lost or changed is
+//! written down as a [`Note`]; what Resend does to every mail stands in [`EVERY_MAIL`].
+//! What this room must not know: HTTP, keys, the queue.
 
 mod attachments;
 mod body;
 mod fields;
+mod flowed;
+mod note;
 mod recipients;
+mod references;
 #[cfg(test)]
 mod tests;
+
+use std::io;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 pub use self::attachments::Attachment;
-use self::attachments::Attachments;
-use self::recipients::Shown;
+use self::attachments::Writer;
+pub use self::note::{Change, EVERY_MAIL, Note, Place};
+use self::recipients::{Placed, Shown};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::PartId;
 use crate::mime::address_list::NamedMailbox;
@@ -34,6 +40,8 @@ pub const MAX_RECIPIENTS: usize = 50;
 pub const TAG: &str = "postmeter";
 /// Size of an email at Resend, attachments counted in Base64.
 pub const MAX_EMAIL_BYTES: usize = 40_000_000;
+/// Octets that JSON takes for one at most: `\u0001`.
+const MOST_BY_ESCAPES: usize = 6;
 
 /// Why Resend cannot carry a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,9 +61,31 @@ impl CannotCarry {
         Self { status, what: what.chars().take(400).map(printable).collect(), address: None }
     }
 
+    /// The message is not sound.
+    pub fn malformed(what: &str) -> Self {
+        Self::new("5.6.0", what)
+    }
+
+    /// The envelope sender is empty.
+    pub fn null_sender() -> Self {
+        Self::new("5.6.1", "a message from <> cannot be sent through Resend, which has no null sender")
+    }
+
+    /// It is beyond [`MAX_EMAIL_BYTES`].
+    pub fn too_large() -> Self {
+        Self::new("5.3.4", "the message is larger than the 40 MB that Resend takes")
+    }
+
     fn non_ascii(mailbox: &Mailbox) -> Self {
         let what = format!("the address {mailbox} needs SMTPUTF8, which Resend does not speak");
         Self { address: Some(mailbox.clone()), ..Self::new("5.6.7", &what) }
+    }
+}
+
+impl CannotCarry {
+    /// A part is broken.
+    fn at(entity: &Entity<'_>, broken: &Broken) -> Self {
+        Self::new("5.6.0", &format!("part {}: {broken}", entity.number))
     }
 }
 
@@ -82,6 +112,7 @@ pub struct Translatable {
     text: String,
     headers: Vec<(String, String)>,
     attachments: Vec<Attachment>,
+    notes: Vec<Note>,
 }
 
 /// The body of one `POST /emails`, or one element of a batch. Serialises to the
@@ -131,31 +162,67 @@ impl Translatable {
     pub fn parse(bytes: &[u8]) -> Result<Self, CannotCarry> {
         let header = Header::parse(bytes)?;
         let entity = Entity::parse(&header)?;
-        let body = body::read(&entity)?;
-        let mut html = body.html;
-        let Attachments(attachments) = attachments::write(&body.attachments, &mut html)?;
+        let mut notes = Vec::new();
+        fields::guessed(&header, &mut notes);
+        let subject = fields::subject(&header, &mut notes);
+        let reply_to = fields::reply_to(&header, &mut notes)?;
+        let headers = fields::custom(&header, &mut notes);
+        let mut body = body::read(&entity)?;
+        notes.append(&mut body.notes);
+        let writer = Writer { html: &mut body.html, bases: &body.locations, notes: &mut notes };
+        let attachments = writer.write(&body.attachments)?;
         let translatable = Self {
             from: fields::from(&header)?,
             shown: Shown::read(&header),
-            reply_to: fields::reply_to(&header)?,
-            subject: fields::subject(&header),
-            html,
+            reply_to,
+            subject,
+            html: body.html,
             text: body.text,
-            headers: fields::custom(&header),
+            headers,
             attachments,
+            notes,
         };
         translatable.fits()?;
         Ok(translatable)
     }
 
+    /// Counted as JSON, where a control character takes six octets: what the request
+    /// takes in memory and on its way, whatever Resend itself may count.
     fn fits(&self) -> Result<(), CannotCarry> {
+        let strings = self.octets_of_strings();
+        let is_small = strings.saturating_mul(MOST_BY_ESCAPES) < MAX_EMAIL_BYTES;
+        if is_small || (strings < MAX_EMAIL_BYTES && self.to_nobody().json_octets() < MAX_EMAIL_BYTES) {
+            return Ok(());
+        }
+        Err(CannotCarry::too_large())
+    }
+
+    fn octets_of_strings(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let attachments: usize = self.attachments.iter().map(Attachment::size).sum();
         let html = self.html.as_ref().map_or(0, String::len);
-        if headers + attachments + html + self.text.len() + self.subject.len() < MAX_EMAIL_BYTES {
-            return Ok(());
+        headers + attachments + html + self.text.len() + self.subject.len()
+    }
+
+    /// What all its emails have in common.
+    fn to_nobody(&self) -> Email<'_> {
+        self.placed(Placed::default(), "")
+    }
+
+    fn placed<'a>(&'a self, placed: Placed, tag: &'a str) -> Email<'a> {
+        Email {
+            from: &self.from,
+            to: placed.to,
+            cc: placed.cc,
+            bcc: placed.bcc,
+            subject: &self.subject,
+            reply_to: &self.reply_to,
+            html: self.html.as_deref(),
+            text: &self.text,
+            headers: &self.headers,
+            attachments: &self.attachments,
+            tags: [Tag { name: TAG, value: tag }],
         }
-        Err(CannotCarry::new("5.3.4", "the message is larger than the 40 MB that Resend takes"))
     }
 
     /// Divides the recipients of an envelope into parts, one call each. Usually
@@ -163,6 +230,14 @@ impl Translatable {
     /// stands in To or Cc get a part each, lest they see one another.
     pub fn parts(&self, recipients: &[Mailbox]) -> Vec<Vec<Mailbox>> {
         recipients::parts(&self.shown, recipients)
+    }
+
+    /// What is lost or changed when the message goes to these recipients in these
+    /// parts; what happens to every mail ([`EVERY_MAIL`]) is not repeated.
+    pub fn notes(&self, recipients: &[Mailbox], parts: &[Vec<Mailbox>]) -> Vec<Note> {
+        let mut notes = recipients::notes(&self.shown, recipients, parts);
+        notes.extend_from_slice(&self.notes);
+        notes
     }
 
     /// The email for the recipients of one part.
@@ -175,29 +250,39 @@ impl Translatable {
         recipients: &[Mailbox],
         part_id: &'a PartId,
     ) -> Result<Email<'a>, CannotCarry> {
-        let placed = recipients::place(&self.shown, recipients)?;
-        Ok(Email {
-            from: &self.from,
-            to: placed.to,
-            cc: placed.cc,
-            bcc: placed.bcc,
-            subject: &self.subject,
-            reply_to: &self.reply_to,
-            html: self.html.as_deref(),
-            text: &self.text,
-            headers: &self.headers,
-            attachments: &self.attachments,
-            tags: [Tag { name: TAG, value: part_id.as_str() }],
-        })
+        Ok(self.placed(recipients::place(&self.shown, recipients)?, part_id.as_str()))
     }
 }
 
 impl Email<'_> {
     /// The bytes of the request.
     pub fn to_json(&self) -> Vec<u8> {
+        // Counted before, so that a large one never grows by doubling.
+        let mut json = Vec::with_capacity(self.json_octets());
         // Only strings, lists and a map with string keys: there is nothing that
         // could fail, and an empty request would be refused with 422.
-        serde_json::to_vec(self).unwrap_or_default()
+        let _ = serde_json::to_writer(&mut json, self);
+        json
+    }
+
+    fn json_octets(&self) -> usize {
+        let mut count = Count(0);
+        let _ = serde_json::to_writer(&mut count, self);
+        count.0
+    }
+}
+
+/// Counts what is written.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

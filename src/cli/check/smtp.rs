@@ -15,7 +15,8 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding>
         return Vec::new();
     }
     let Some(url) = secrets.upstream_smtp_url.clone() else {
-        return vec![Finding::warn(SUBJECT, "it was not asked anything", "set UPSTREAM_SMTP_URL first")];
+        let name = if config.uses_resend_smtp() { "RESEND_API_KEY" } else { "UPSTREAM_SMTP_URL" };
+        return vec![Finding::warn(SUBJECT, "it was not asked anything", format!("set {name} first"))];
     };
     let settings = SmtpSettings {
         url,
@@ -25,6 +26,7 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding>
         reuse: config.upstream.reuse(),
         signer: Arc::default(),
         clock: Clock::system(),
+        is_resend: config.uses_resend_smtp(),
     };
     match SmtpUpstream::new(&settings) {
         Ok(upstream) => judged(&upstream.check().await),

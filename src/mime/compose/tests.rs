@@ -97,8 +97,8 @@ fn what_was_asked_for_is_what_is_read() {
     assert_eq!(decoded("To"), "\"Doe, Bob\" <bob@xn--bcher-kva.example>");
     let entity = Entity::parse(&header).unwrap();
     let Content::Parts(parts) = &entity.content else { panic!("no multipart") };
-    assert_eq!(parts[0].text().unwrap(), text.replace("\r\n", "\n"));
-    assert_eq!(parts[1].decoded().unwrap().as_ref(), b"\xfc\r\n");
+    assert_eq!(parts[0].text(&parts[0].decoded().unwrap()).unwrap().text, text.replace("\r\n", "\n"));
+    assert_eq!(parts[1].decoded().unwrap().bytes.as_ref(), b"\xfc\r\n");
     assert_eq!(parts[1].filename.as_deref(), Some("gr\u{fc}n \"1\".csv"));
 }
 

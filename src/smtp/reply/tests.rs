@@ -43,7 +43,11 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
             "454 4.7.0 Too many failed sign-ins, try again in 3 seconds",
         ),
         (Refusal::TooManySessions { limit: 3 }, "421 4.7.0 Too many sessions of this account, at most 3; "),
-        (Refusal::Unacceptable { what: "No From header".into() }, "554 5.6.0 No From header"),
+        (
+            Refusal::Unacceptable { status: "5.6.0", what: "No From header".into() },
+            "554 5.6.0 No From header",
+        ),
+        (Refusal::Unacceptable { status: "5.7.1", what: "no .exe files".into() }, "554 5.7.1 no .exe files"),
         (Refusal::Looping, "554 5.4.6 "),
         (Refusal::KeyReused, "554 5.5.4 "),
         (Refusal::StoreUnavailable, "452 4.3.1 "),

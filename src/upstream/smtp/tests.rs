@@ -28,10 +28,14 @@ const REUSE: Reuse =
     Reuse { max_messages: 100, max_age: Duration::from_secs(300), max_idle: Duration::from_secs(60) };
 
 fn client(url: &str) -> SmtpUpstream {
-    reusing(url, REUSE)
+    client_of(url, REUSE, false)
 }
 
 fn reusing(url: &str, reuse: Reuse) -> SmtpUpstream {
+    client_of(url, reuse, false)
+}
+
+fn client_of(url: &str, reuse: Reuse, is_resend: bool) -> SmtpUpstream {
     SmtpUpstream::new(&SmtpSettings {
         url: SecretString::from(url),
         allow_plaintext: true,
@@ -40,8 +44,35 @@ fn reusing(url: &str, reuse: Reuse) -> SmtpUpstream {
         reuse,
         signer: Arc::default(),
         clock: Clock::system(),
+        is_resend,
     })
     .unwrap()
+}
+
+#[tokio::test]
+async fn p4_resend_is_told_the_key_of_what_it_gets_over_smtp() {
+    let server = Server::start(&[]).await;
+    let client = client_of(&server.url(), REUSE, true);
+    for recipients in [&["b@y.example", "c@y.example"][..], &["c@y.example", "b@y.example"], &["c@y.example"]]
+    {
+        assert_eq!(
+            told(&client.send(&part(recipients, MESSAGE)).await),
+            vec!["accepted"; recipients.len()].join(", ")
+        );
+    }
+    let messages = server.messages();
+    let keys: Vec<String> = messages
+        .iter()
+        .map(|message| {
+            let text = String::from_utf8_lossy(message).into_owned();
+            let (field, rest) = text.split_once("\r\n").unwrap();
+            assert_eq!(rest.as_bytes(), MESSAGE);
+            field.strip_prefix("Resend-Idempotency-Key: m-1-").unwrap().to_owned()
+        })
+        .collect();
+    // A try for those who are left is another mail; the same one again is not.
+    assert_eq!(keys[0], keys[1]);
+    assert_ne!(keys[0], keys[2]);
 }
 
 /// An outcome in few words, for tables.

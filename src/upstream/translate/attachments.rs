@@ -7,14 +7,17 @@
 //! for ever; and a calendar in Base64 arrives undecoded.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::CannotCarry;
-use crate::mime::entity::Entity;
+use super::body::lost_fields;
+use super::note::{Change, Note};
+use super::references::{cids, locations, with_new_targets};
+use crate::mime::charset::Reading;
+use crate::mime::entity::{Decoded, Entity};
 use crate::mime::media::{KnownType, MediaType, extension, extension_of_type, type_of_extension};
 
 /// Longest content id that Resend takes, in octets.
@@ -46,60 +49,190 @@ impl Attachment {
     }
 }
 
-/// The files of a message.
-pub(super) struct Attachments(pub(super) Vec<Attachment>);
-
-/// Writes the files down. One that the HTML refers to is inline; an id that Resend
-/// would not take is replaced, in the HTML too.
-pub(super) fn write(entities: &[&Entity<'_>], html: &mut Option<String>) -> Result<Attachments, CannotCarry> {
-    let ids: HashSet<&str> = entities.iter().filter_map(|entity| entity.content_id.as_deref()).collect();
-    let mut referred: HashSet<&str> = HashSet::new();
-    for reference in References(html.as_deref().filter(|_| !ids.is_empty()).unwrap_or_default(), 0) {
-        referred.extend(ids.get(reference.id.as_str()));
-    }
-    let mut renamed = HashMap::new();
-    let mut written = Vec::with_capacity(entities.len());
-    for (index, entity) in entities.iter().enumerate() {
-        let mut attachment = attachment(entity, index + 1)?;
-        if let Some(id) = entity.content_id.as_deref().filter(|id| referred.contains(id)) {
-            let usable =
-                || if is_usable(id) { id.to_owned() } else { format!("inline-{}.postmeter", index + 1) };
-            attachment.content_id = Some(renamed.entry(id).or_insert_with(usable).clone());
-        }
-        written.push(attachment);
-    }
-    renamed.retain(|old, new| old != new);
-    if let Some(html) = html.as_mut().filter(|_| !renamed.is_empty()) {
-        *html = with_new_ids(html, &renamed);
-    }
-    Ok(Attachments(written))
+/// What the files of a message are written with.
+pub(super) struct Writer<'w> {
+    /// The HTML, whose references follow the files.
+    pub(super) html: &'w mut Option<String>,
+    /// URLs at which the HTML was to be found.
+    pub(super) bases: &'w [&'w str],
+    pub(super) notes: &'w mut Vec<Note>,
 }
 
-fn attachment(entity: &Entity<'_>, number: usize) -> Result<Attachment, CannotCarry> {
-    let bytes = entity.decoded()?;
-    let is_calendar = entity.media.is("text", "calendar");
-    let filename = filename(entity, number);
-    let extension = extension(&filename).unwrap_or_default();
-    if BLOCKED.split(' ').any(|blocked| blocked == extension) {
-        let what = format!("Resend refuses files of the kind .{extension}; put {filename} into a .zip");
-        return Err(CannotCarry::new("5.7.1", &what));
-    }
-    // Lines of a calendar end in CRLF (RFC 5545 §3.1).
-    let content = if is_calendar { entity.text()?.replace('\n', "\r\n") } else { STANDARD.encode(&bytes) };
-    let content_type = content_type(&entity.media, &extension, bytes.is_ascii());
-    Ok(Attachment { filename, content, content_type, content_id: None })
+/// How the HTML refers to a file.
+#[derive(Debug, Default)]
+struct Referred {
+    /// By which Content-ID, after the HTML was changed.
+    new_id: Option<String>,
+    /// The references themselves are to be rewritten to it.
+    is_rewritten: bool,
 }
 
-/// Every file has a name; a calendar's ends in `.ics`, so that its type stays.
-fn filename(entity: &Entity<'_>, number: usize) -> String {
-    let essence = entity.media.essence();
-    match &entity.filename {
-        Some(name) if entity.media.is("text", "calendar") && extension(name).as_deref() != Some("ics") => {
-            format!("{name}.ics")
+impl Writer<'_> {
+    /// Writes the files down. One that the HTML refers to is inline; an id that Resend
+    /// would not take is replaced, in the HTML too, and so is a URL that only stands
+    /// for a part.
+    pub(super) fn write(mut self, entities: &[&Entity<'_>]) -> Result<Vec<Attachment>, CannotCarry> {
+        let referred = self.references(entities);
+        let mut written = Vec::with_capacity(entities.len());
+        for ((index, entity), referred) in entities.iter().enumerate().zip(referred) {
+            let mut attachment = self.attachment(entity, index + 1)?;
+            let has_place = entity.content_id.is_some() || entity.location.is_some() || is_inline(entity);
+            match referred.new_id {
+                Some(id) => {
+                    if referred.is_rewritten {
+                        self.note(entity, Change::NewContentId(id.clone()));
+                    }
+                    attachment.content_id = Some(id);
+                }
+                None if has_place => self.note(entity, Change::NotInPlace),
+                None => {}
+            }
+            // The message's own header is told by its fields.
+            if entity.fields.iter().all(|field| !field.is("From")) {
+                self.notes.extend(lost_fields(entity));
+            }
+            written.push(attachment);
         }
-        Some(name) => name.clone(),
-        None => format!("attachment-{number}.{}", extension_of_type(&essence)),
+        Ok(written)
     }
+
+    fn note(&mut self, entity: &Entity<'_>, change: Change) {
+        self.notes.push(Note::part(entity, change));
+    }
+
+    /// Finds out which files the HTML refers to, and makes it refer to what Resend takes.
+    fn references(&mut self, entities: &[&Entity<'_>]) -> Vec<Referred> {
+        let mut referred: Vec<Referred> = entities.iter().map(|_| Referred::default()).collect();
+        let Some(html) = self.html.as_mut() else { return referred };
+        let ids: HashSet<&str> = entities.iter().filter_map(|entity| entity.content_id.as_deref()).collect();
+        let by_id: HashSet<String> = match ids.is_empty() {
+            true => HashSet::new(),
+            false => cids(html).map(|reference| reference.target).collect(),
+        };
+        let by_location: HashSet<String> = match entities.iter().any(|entity| entity.location.is_some()) {
+            true => locations(html).map(|reference| reference.target).collect(),
+            false => HashSet::new(),
+        };
+        let mut taken: HashSet<&str> = HashSet::new();
+        let (mut new_ids, mut new_locations) = (HashMap::new(), HashMap::new());
+        for (index, (entity, referred)) in entities.iter().zip(&mut referred).enumerate() {
+            let id = entity.content_id.as_deref();
+            let writings = entity.location.iter().flat_map(|location| writings(location, self.bases));
+            let urls: Vec<String> = writings.filter(|writing| by_location.contains(writing)).collect();
+            let is_referred = id.is_some_and(|id| by_id.contains(id));
+            if !is_referred && urls.is_empty() {
+                continue;
+            }
+            if let Some(id) = id.filter(|id| !taken.insert(id)) {
+                self.notes.push(Note::part(entity, Change::SameContentId));
+                taken.insert(id);
+                continue;
+            }
+            let usable = id.filter(|id| is_usable(id)).map(str::to_owned);
+            let is_new = usable.is_none();
+            let new_id = usable.unwrap_or_else(|| format!("inline-{}.postmeter", index + 1));
+            if let Some(id) = id.filter(|_| is_new && is_referred) {
+                new_ids.insert(id.to_owned(), new_id.clone());
+            }
+            referred.is_rewritten = is_new || !urls.is_empty();
+            new_locations.extend(urls.into_iter().map(|url| (url, format!("cid:{new_id}"))));
+            referred.new_id = Some(new_id);
+        }
+        if !new_locations.is_empty() {
+            *html = with_new_targets(html, locations(html), &new_locations);
+        }
+        if !new_ids.is_empty() {
+            *html = with_new_targets(html, cids(html), &new_ids);
+        }
+        referred
+    }
+
+    fn attachment(&mut self, entity: &Entity<'_>, number: usize) -> Result<Attachment, CannotCarry> {
+        let decoded = entity.decoded().map_err(|broken| CannotCarry::at(entity, &broken))?;
+        if decoded.is_damaged {
+            self.note(entity, Change::Damaged);
+        }
+        let filename = self.filename(entity, number);
+        let extension = extension(&filename).unwrap_or_default();
+        if BLOCKED.split(' ').any(|blocked| blocked == extension) {
+            let what = format!(
+                "part {}: Resend refuses files of the kind .{extension}; put {filename} into a .zip",
+                entity.number
+            );
+            return Err(CannotCarry::new("5.7.1", &what));
+        }
+        let is_calendar = extension == "ics";
+        let content = match is_calendar {
+            true => self.calendar(entity, &decoded)?,
+            false => STANDARD.encode(&decoded.bytes),
+        };
+        let content_type = content_type(&entity.media, &extension, decoded.bytes.is_ascii());
+        let says_something = entity.media.essence() != "application/octet-stream" && !is_calendar;
+        if content_type.is_none() && says_something {
+            self.note(entity, Change::TypeLeftOut);
+        }
+        Ok(Attachment { filename, content, content_type, content_id: None })
+    }
+
+    /// The text of a calendar. Its lines end in CRLF (RFC 5545 §3.1).
+    fn calendar(&mut self, entity: &Entity<'_>, decoded: &Decoded<'_>) -> Result<String, CannotCarry> {
+        let read = entity.text(decoded).map_err(|broken| CannotCarry::at(entity, &broken))?;
+        let reading = match read.reading {
+            Reading::Exact => None,
+            // Calendars are UTF-8 unless they say otherwise (RFC 5545 §3.1.4).
+            Reading::Assumed("UTF-8") if entity.media.parameter("charset").is_none() => None,
+            Reading::Assumed(charset) => Some(Change::ReadAs(charset.to_owned())),
+            Reading::Replaced => Some(Change::Replaced),
+        };
+        let text = read.text.replace('\n', "\r\n");
+        let rewritten = (text.as_bytes() != decoded.bytes.as_ref()).then_some(Change::CalendarRewritten);
+        self.notes.extend(reading.into_iter().chain(rewritten).map(|change| Note::part(entity, change)));
+        Ok(text)
+    }
+
+    /// Every file has a name; one of a calendar ends in `.ics` and one of a message in
+    /// `.eml`, so that their types stay.
+    fn filename(&mut self, entity: &Entity<'_>, number: usize) -> String {
+        let essence = entity.media.essence();
+        let wanted = match essence.as_str() {
+            "text/calendar" => Some("ics"),
+            "message/rfc822" => Some("eml"),
+            _ => None,
+        };
+        let Some(name) = &entity.filename else {
+            let name = format!("attachment-{number}.{}", extension_of_type(&essence));
+            self.note(entity, Change::Named(name.clone()));
+            return name;
+        };
+        let name = match wanted {
+            Some(wanted) if extension(name).as_deref() != Some(wanted) => format!("{name}.{wanted}"),
+            _ => name.clone(),
+        };
+        if entity.written_filename.as_ref() != Some(&name) {
+            self.note(entity, Change::Renamed(name.clone()));
+        }
+        name
+    }
+}
+
+/// Whether a file asks to be shown in place.
+fn is_inline(entity: &Entity<'_>) -> bool {
+    let asks = entity.fields.iter().any(|field| field.is("Content-Disposition"));
+    asks && entity.disposition == crate::mime::entity::Disposition::Inline
+}
+
+/// How the HTML may write the URL of a part (RFC 2557 §5): as it is, or relative to
+/// where the HTML itself was to be found.
+fn writings(location: &str, bases: &[&str]) -> Vec<String> {
+    let mut writings = vec![location.to_owned()];
+    for base in bases {
+        let folder = base.rfind('/').and_then(|at| base.get(..=at)).unwrap_or_default();
+        match location.strip_prefix(folder) {
+            Some(relative) if !folder.is_empty() => writings.push(relative.to_owned()),
+            _ => writings.push(format!("{folder}{location}")),
+        }
+    }
+    writings
 }
 
 /// The type, unless the extension might contradict it: then Resend shall take it
@@ -126,71 +259,4 @@ fn content_type(media: &MediaType, extension: &str, is_ascii: bool) -> Option<St
 
 fn is_usable(id: &str) -> bool {
     id.len() <= MAX_CONTENT_ID_BYTES && id.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"'\\".contains(&b))
-}
-
-/// A `cid:` URL in HTML (RFC 2392).
-struct Reference {
-    /// Where its id stands.
-    range: Range<usize>,
-    /// The id, percent-decoded.
-    id: String,
-}
-
-/// The `cid:` URLs of a text, from an offset on; they never overlap, so that
-/// finding them takes time in proportion to the text.
-struct References<'h>(&'h str, usize);
-
-impl Iterator for References<'_> {
-    type Item = Reference;
-
-    fn next(&mut self) -> Option<Reference> {
-        loop {
-            let rest = self.0.get(self.1..)?;
-            let (before, after) = rest.split_once(':')?;
-            let start = self.1 + before.len() + 1;
-            self.1 = start;
-            let scheme = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-            if scheme.eq_ignore_ascii_case("cid") {
-                let ends = |c: char| c.is_whitespace() || "\"'<>()\\".contains(c);
-                let token = after.split(ends).next().unwrap_or_default();
-                let token = token.split("&quot;").next().unwrap_or_default();
-                let token = token.split("&#").next().unwrap_or_default();
-                self.1 = start + token.len();
-                return Some(Reference { range: start..self.1, id: percent_decoded(token) });
-            }
-        }
-    }
-}
-
-fn percent_decoded(token: &str) -> String {
-    let mut out = Vec::with_capacity(token.len());
-    let mut rest = token.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                out.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-fn with_new_ids(html: &str, renamed: &HashMap<&str, String>) -> String {
-    let mut out = String::with_capacity(html.len());
-    let mut kept_from = 0;
-    for Reference { range, id } in References(html, 0) {
-        if let Some(new) = renamed.get(id.as_str()) {
-            out.push_str(html.get(kept_from..range.start).unwrap_or_default());
-            out.push_str(new);
-            kept_from = range.end;
-        }
-    }
-    out.push_str(html.get(kept_from..).unwrap_or_default());
-    out
 }

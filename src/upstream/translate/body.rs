@@ -3,10 +3,13 @@
 //! Resend shows a reader either `html` or `text`, so each must hold everything
 //! that was to be shown: pieces that stand one after another are joined in both,
 //! and text next to HTML is written as HTML too. A version that cannot be
-//! complete is left out.
+//! complete is left out, and that is noted.
 
 use super::CannotCarry;
-use crate::mime::entity::{Content, Disposition, Entity};
+use super::flowed;
+use super::note::{Change, Note};
+use crate::mime::charset::Reading;
+use crate::mime::entity::{Content, Decoded, Disposition, Entity};
 
 /// Resend refuses a mail without a body, such as a scanner's that is all attachment.
 const NO_TEXT: &str = "(no text)";
@@ -17,163 +20,289 @@ pub(super) struct Body<'e, 'a> {
     /// Empty: there is none, and Resend must not make one out of the HTML.
     pub(super) text: String,
     pub(super) attachments: Vec<&'e Entity<'a>>,
+    /// URLs that the HTML was to be found at: what it refers to is relative to them.
+    pub(super) locations: Vec<&'e str>,
+    pub(super) notes: Vec<Note>,
 }
 
 /// The two versions of a piece of a message.
 #[derive(Debug, Default)]
 struct Shown {
-    text: Option<String>,
-    html: Option<String>,
+    text: Option<Version>,
+    html: Option<Version>,
+}
+
+/// A version, and the numbers of the parts that it is made of.
+#[derive(Debug)]
+struct Version {
+    content: String,
+    parts: Vec<String>,
 }
 
 pub(super) fn read<'e, 'a>(entity: &'e Entity<'a>) -> Result<Body<'e, 'a>, CannotCarry> {
     if matches!(entity.media.essence().as_str(), "application/pkcs7-mime" | "application/x-pkcs7-mime") {
-        return Err(cannot_be_recomposed("an S/MIME message"));
+        return Err(cannot_be_recomposed(entity, "an S/MIME message"));
     }
-    let mut attachments = Vec::new();
-    let shown = piece(entity, Role::Whole, &mut attachments)?;
+    let mut walk = Walk::default();
+    let shown = walk.piece(entity, Role::Whole)?;
     let text = match (shown.text, &shown.html) {
-        (Some(text), _) => text,
+        (Some(text), _) => text.content,
         (None, Some(_)) => String::new(),
-        (None, None) => NO_TEXT.to_owned(),
+        (None, None) => {
+            walk.notes.push(Note::message(Change::NoText));
+            NO_TEXT.to_owned()
+        }
     };
-    Ok(Body { html: shown.html, text, attachments })
+    let html = shown.html.map(|html| html.content);
+    let Walk { attachments, locations, notes } = walk;
+    Ok(Body { html, text, attachments, locations, notes })
 }
 
-fn cannot_be_recomposed(what: &str) -> CannotCarry {
-    let what = format!("{what} cannot be sent through Resend, which writes every message anew");
+fn cannot_be_recomposed(entity: &Entity<'_>, what: &str) -> CannotCarry {
+    let place = match entity.number.as_str() {
+        "" => String::new(),
+        number => format!(" (part {number})"),
+    };
+    let what = format!("{what}{place} cannot be sent through Resend, which writes every message anew");
     CannotCarry::new("5.6.1", &what)
 }
 
 /// What an entity is to the one around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// The whole message, a version of it, or the root of a multipart/related.
+    /// The whole message, or the root of a multipart/related.
     Whole,
+    /// One of several versions of the same.
+    Version,
     /// One of several pieces.
     Piece,
 }
 
-fn piece<'e, 'a>(
-    entity: &'e Entity<'a>,
-    role: Role,
-    attachments: &mut Vec<&'e Entity<'a>>,
-) -> Result<Shown, CannotCarry> {
-    match &entity.content {
-        Content::Leaf(_) if is_shown(entity, role) => leaf(entity),
-        Content::Leaf(_) => {
-            attachments.push(entity);
-            Ok(Shown::default())
-        }
-        Content::Parts(parts) => match entity.media.subtype() {
-            "signed" | "encrypted" | "report" => {
-                Err(cannot_be_recomposed(&format!("a {} message", entity.media.essence())))
-            }
-            "alternative" => alternative(parts, attachments),
-            "related" => related(entity, parts, attachments),
-            _ => one_after_another(parts, attachments),
-        },
+#[derive(Default)]
+struct Walk<'e, 'a> {
+    attachments: Vec<&'e Entity<'a>>,
+    locations: Vec<&'e str>,
+    notes: Vec<Note>,
+}
+
+impl<'e, 'a> Walk<'e, 'a> {
+    fn note(&mut self, entity: &Entity<'_>, change: Change) {
+        self.notes.push(Note::part(entity, change));
     }
+
+    fn piece(&mut self, entity: &'e Entity<'a>, role: Role) -> Result<Shown, CannotCarry> {
+        match &entity.content {
+            Content::Leaf(_) if is_shown(entity, role) => self.leaf(entity),
+            Content::Leaf(_) if entity.media.is("message", "partial") => {
+                Err(cannot_be_recomposed(entity, "a fragment of a message"))
+            }
+            Content::Leaf(_) => {
+                if role == Role::Version {
+                    self.note(entity, Change::VersionAsFile);
+                }
+                self.attachments.push(entity);
+                Ok(Shown::default())
+            }
+            Content::Parts(parts) => match entity.media.subtype() {
+                "signed" | "encrypted" | "report" => {
+                    Err(cannot_be_recomposed(entity, &format!("a {} message", entity.media.essence())))
+                }
+                "alternative" => self.alternative(parts),
+                "related" => self.related(entity, parts),
+                _ => self.one_after_another(parts),
+            },
+        }
+    }
+
+    fn leaf(&mut self, entity: &'e Entity<'a>) -> Result<Shown, CannotCarry> {
+        let decoded = entity.decoded().map_err(|broken| CannotCarry::at(entity, &broken))?;
+        let text = self.text(entity, &decoded)?;
+        if text.trim().is_empty() {
+            return Ok(Shown::default());
+        }
+        if entity.filename.is_some() {
+            self.note(entity, Change::NameNotShown);
+        }
+        self.lost_fields(entity);
+        let version = |content| Some(Version { content, parts: vec![entity.number.clone()] });
+        if entity.media.subtype() == "html" {
+            self.locations.extend(entity.location.as_deref());
+            return Ok(Shown { text: None, html: version(text) });
+        }
+        let parameter = |name| entity.media.parameter(name).unwrap_or_default().to_ascii_lowercase();
+        let text = match (parameter("format").as_str(), parameter("delsp").as_str()) {
+            ("flowed", "yes") => {
+                self.note(entity, Change::Unflowed);
+                flowed::paragraphs(&text)
+            }
+            ("flowed", _) => {
+                self.note(entity, Change::Flowed);
+                text
+            }
+            _ => text,
+        };
+        Ok(Shown { text: version(text), html: None })
+    }
+
+    fn text(&mut self, entity: &Entity<'_>, decoded: &Decoded<'_>) -> Result<String, CannotCarry> {
+        let read = entity.text(decoded).map_err(|broken| CannotCarry::at(entity, &broken))?;
+        let reading = match read.reading {
+            Reading::Exact => None,
+            Reading::Assumed(charset) => Some(Change::ReadAs(charset.to_owned())),
+            Reading::Replaced => Some(Change::Replaced),
+        };
+        let damage = decoded.is_damaged.then_some(Change::Damaged);
+        self.notes.extend(reading.into_iter().chain(damage).map(|change| Note::part(entity, change)));
+        Ok(read.text)
+    }
+
+    fn lost_fields(&mut self, entity: &Entity<'_>) {
+        // Of a message without parts the header tells them already.
+        if entity.number != "1" || entity.fields.iter().all(|field| !field.is("From")) {
+            self.notes.extend(lost_fields(entity));
+        }
+    }
+
+    /// Versions of the same: plain ones make the text, others the HTML. Several of a
+    /// kind are not told apart by Resend, so they are joined rather than dropped.
+    fn alternative(&mut self, parts: &'e [Entity<'a>]) -> Result<Shown, CannotCarry> {
+        let (mut plain, mut rich) = (Vec::new(), Vec::new());
+        let is_whole_without = parts.iter().any(|part| part.media.is("text", "html"));
+        for part in parts {
+            if is_for_particular_readers(part) && is_whole_without {
+                self.note(part, Change::VersionLeftOut);
+                continue;
+            }
+            let shown = self.piece(part, Role::Version)?;
+            if shown.html.is_some() { rich.push(shown) } else { plain.push(shown) }
+        }
+        let plain = self.joined(plain, Change::VersionsJoined);
+        let rich = self.joined(rich, Change::VersionsJoined);
+        let (text, left_out) = match (plain.text, rich.text) {
+            (None, rich) => (rich, None),
+            (plain, rich) => (plain, rich),
+        };
+        let in_html = |number: &&String| rich.html.as_ref().is_some_and(|html| html.parts.contains(number));
+        let left_out = left_out.iter().flat_map(|text| &text.parts).filter(|number| !in_html(number));
+        self.notes.extend(left_out.map(|number| Note::numbered(number, PLAIN, Change::TextLeftOut)));
+        Ok(Shown { text, html: rich.html })
+    }
+
+    /// A root and the files that it refers to (RFC 2387).
+    fn related(&mut self, entity: &Entity<'a>, parts: &'e [Entity<'a>]) -> Result<Shown, CannotCarry> {
+        let start =
+            entity.media.parameter("start").map(|id| id.trim_start_matches('<').trim_end_matches('>'));
+        let is_root = |part: &Entity<'_>| start.is_some() && part.content_id.as_deref() == start;
+        let root = parts.iter().position(is_root).unwrap_or(0);
+        let mut shown = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            match &part.content {
+                Content::Leaf(_) if index != root => self.attachments.push(part),
+                _ => shown.push(self.piece(part, Role::Whole)?),
+            }
+        }
+        Ok(self.joined(shown, Change::TextsJoined))
+    }
+
+    /// multipart/mixed, and every multipart that is not known (RFC 2046 §5.1.3).
+    fn one_after_another(&mut self, parts: &'e [Entity<'a>]) -> Result<Shown, CannotCarry> {
+        let mut pieces: Vec<Shown> = Vec::with_capacity(parts.len());
+        // What will have stood between two texts, if another comes.
+        let mut between = Vec::new();
+        let mut notes = Vec::new();
+        for part in parts {
+            let shown = self.piece(part, Role::Piece)?;
+            let is_text = shown.text.is_some() || shown.html.is_some();
+            if is_text && !pieces.is_empty() {
+                notes.append(&mut between);
+            }
+            let is_file = matches!(part.content, Content::Leaf(_)) && part.disposition == Disposition::Inline;
+            match is_text {
+                true => pieces.push(shown),
+                false if is_file && !pieces.is_empty() && !is_readable(part) => {
+                    between.push(Note::part(part, Change::BetweenTexts));
+                }
+                false => {}
+            }
+        }
+        self.notes.append(&mut notes);
+        Ok(self.joined(pieces, Change::TextsJoined))
+    }
+
+    fn joined(&mut self, mut pieces: Vec<Shown>, told: fn(Vec<String>) -> Change) -> Shown {
+        pieces.retain(|piece| piece.text.is_some() || piece.html.is_some());
+        if pieces.len() < 2 {
+            return pieces.pop().unwrap_or_default();
+        }
+        let any_html = pieces.iter().any(|piece| piece.html.is_some());
+        let all_text = pieces.iter().all(|piece| piece.text.is_some());
+        let version = |piece: &Shown| {
+            let version = piece.html.as_ref().or(piece.text.as_ref());
+            version.map(|version| version.parts.clone()).unwrap_or_default()
+        };
+        self.notes.push(Note::message(told(pieces.iter().flat_map(version).collect())));
+        for piece in pieces.iter().filter(|_| !all_text) {
+            let change = if piece.html.is_some() { Change::TextLeftOut } else { Change::InHtml };
+            let parts = piece.text.iter().flat_map(|text| &text.parts);
+            let in_html =
+                |number: &&String| piece.html.as_ref().is_some_and(|html| html.parts.contains(number));
+            let notes = parts.filter(|number| !in_html(number));
+            self.notes.extend(notes.map(|number| Note::numbered(number, PLAIN, change.clone())));
+        }
+        let html = any_html.then(|| lines(pieces.iter().filter_map(as_html)));
+        let text = all_text.then(|| lines(pieces.into_iter().filter_map(|piece| piece.text)));
+        Shown { text, html }
+    }
+}
+
+/// The type of what only the text holds.
+const PLAIN: &str = "text/plain";
+
+/// AMP and watches: the HTML once more, for readers who look for it there and nowhere
+/// else. As a file it would be clutter, and none of them would open it.
+fn is_for_particular_readers(entity: &Entity<'_>) -> bool {
+    matches!(entity.content, Content::Leaf(_))
+        && matches!(entity.media.essence().as_str(), "text/x-amp-html" | "text/watch-html")
+}
+
+fn is_readable(entity: &Entity<'_>) -> bool {
+    entity.media.is("text", "plain") || entity.media.is("text", "html")
 }
 
 fn is_shown(entity: &Entity<'_>, role: Role) -> bool {
-    let readable = entity.media.is("text", "plain") || entity.media.is("text", "html");
     let is_file = entity.filename.is_some() && role == Role::Piece;
-    readable && !is_file && entity.disposition == Disposition::Inline
+    is_readable(entity) && !is_file && entity.disposition == Disposition::Inline
 }
 
-fn leaf(entity: &Entity<'_>) -> Result<Shown, CannotCarry> {
-    let text = entity.text()?;
-    if text.trim().is_empty() {
-        return Ok(Shown::default());
-    }
-    Ok(if entity.media.subtype() == "html" {
-        Shown { text: None, html: Some(text) }
-    } else {
-        Shown { text: Some(text), html: None }
-    })
+/// Those fields of a part that say something to readers.
+pub(super) fn lost_fields(entity: &Entity<'_>) -> impl Iterator<Item = Note> {
+    let lost = entity.fields.iter().filter(|field| {
+        field.starts_with("Content-") && !super::fields::CARRIED_OF_PARTS.iter().any(|name| field.is(name))
+    });
+    lost.map(|field| Note::part(entity, Change::PartFieldLost(field.name().to_owned())))
 }
 
-/// Versions of the same: plain ones make the text, others the HTML. Several of a
-/// kind are not told apart by Resend, so they are joined rather than dropped.
-fn alternative<'e, 'a>(
-    parts: &'e [Entity<'a>],
-    attachments: &mut Vec<&'e Entity<'a>>,
-) -> Result<Shown, CannotCarry> {
-    let (mut plain, mut rich) = (Vec::new(), Vec::new());
-    for part in parts {
-        let shown = piece(part, Role::Whole, attachments)?;
-        if shown.html.is_some() { rich.push(shown) } else { plain.push(shown) }
-    }
-    let (plain, rich) = (joined(plain), joined(rich));
-    Ok(Shown { text: plain.text.or(rich.text), html: rich.html })
-}
-
-/// A root and the files that it refers to (RFC 2387).
-fn related<'e, 'a>(
-    entity: &Entity<'a>,
-    parts: &'e [Entity<'a>],
-    attachments: &mut Vec<&'e Entity<'a>>,
-) -> Result<Shown, CannotCarry> {
-    let start = entity.media.parameter("start").map(|id| id.trim_start_matches('<').trim_end_matches('>'));
-    let is_root = |part: &Entity<'_>| start.is_some() && part.content_id.as_deref() == start;
-    let root = parts.iter().position(is_root).unwrap_or(0);
-    let mut shown = Vec::new();
-    for (index, part) in parts.iter().enumerate() {
-        match &part.content {
-            Content::Leaf(_) if index != root => attachments.push(part),
-            _ => shown.push(piece(part, Role::Whole, attachments)?),
+/// Versions one after another, each beginning on a line of its own.
+fn lines(versions: impl Iterator<Item = Version>) -> Version {
+    let mut joined = Version { content: String::new(), parts: Vec::new() };
+    for version in versions {
+        if !joined.content.is_empty() && !joined.content.ends_with('\n') {
+            joined.content.push('\n');
         }
+        joined.content.push_str(&version.content);
+        joined.parts.extend(version.parts);
     }
-    Ok(joined(shown))
+    joined
 }
 
-/// multipart/mixed, and every multipart that is not known (RFC 2046 §5.1.3).
-fn one_after_another<'e, 'a>(
-    parts: &'e [Entity<'a>],
-    attachments: &mut Vec<&'e Entity<'a>>,
-) -> Result<Shown, CannotCarry> {
-    let shown: Result<Vec<_>, _> = parts.iter().map(|part| piece(part, Role::Piece, attachments)).collect();
-    Ok(joined(shown?))
-}
-
-fn joined(mut pieces: Vec<Shown>) -> Shown {
-    pieces.retain(|piece| piece.text.is_some() || piece.html.is_some());
-    if pieces.len() < 2 {
-        return pieces.pop().unwrap_or_default();
-    }
-    let any_html = pieces.iter().any(|piece| piece.html.is_some());
-    let all_text = pieces.iter().all(|piece| piece.text.is_some());
-    let html: Vec<String> = match any_html {
-        true => pieces.iter().map(html_of).collect(),
-        false => Vec::new(),
-    };
-    let text: Vec<String> = match all_text {
-        true => pieces.into_iter().filter_map(|piece| piece.text).collect(),
-        false => Vec::new(),
-    };
-    Shown { text: all_text.then(|| lines(&text)), html: any_html.then(|| lines(&html)) }
-}
-
-/// Texts one after another, each beginning on a line of its own.
-fn lines(texts: &[String]) -> String {
-    let mut out = String::new();
-    for text in texts {
-        if !out.is_empty() && !out.ends_with('\n') {
-            out.push('\n');
-        }
-        out.push_str(text);
-    }
-    out
-}
-
-fn html_of(piece: &Shown) -> String {
+fn as_html(piece: &Shown) -> Option<Version> {
     match (&piece.html, &piece.text) {
-        (Some(html), _) => html.clone(),
+        (Some(html), _) => Some(Version { content: html.content.clone(), parts: html.parts.clone() }),
         (None, Some(text)) => {
-            let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-            format!("<div style=\"white-space: pre-wrap\">{escaped}</div>")
+            let escaped = text.content.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            let content = format!("<div style=\"white-space: pre-wrap\">{escaped}</div>");
+            Some(Version { content, parts: text.parts.clone() })
         }
-        (None, None) => String::new(),
+        (None, None) => None,
     }
 }

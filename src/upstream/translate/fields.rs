@@ -1,39 +1,79 @@
 //! The header of a message as fields of an email.
 
+use super::note::{Change, Note};
 use super::{CannotCarry, written};
-use crate::mime::address_list::{addresses, mailboxes};
+use crate::mime::address_list::{addresses, mailboxes, readable_addresses};
 use crate::mime::encoded_word;
 use crate::mime::header::{Field, Header};
 
 /// Resend refuses a mail without a subject.
 const NO_SUBJECT: &str = "(no subject)";
 
-/// Fields that Resend writes itself or that say nothing beyond this hop. The same
-/// field twice makes Resend answer 500 for ever.
-const NOT_CARRIED: [&str; 18] = [
+/// Fields that are written as something else: fields of the email, its parts.
+const TRANSLATED: [&str; 11] = [
     "From",
     "To",
     "Cc",
     "Bcc",
     "Subject",
     "Reply-To",
-    "Sender",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "Content-Disposition",
+    "Content-ID",
+    "Content-Location",
+];
+
+/// Those fields of a part that are carried in some way.
+pub(super) const CARRIED_OF_PARTS: [&str; 7] = [
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "Content-Disposition",
+    "Content-ID",
+    "Content-Location",
+    "Content-Length",
+    "Content-MD5",
+];
+
+/// Fields that Resend writes itself in every mail, or that say nothing beyond this hop.
+const OF_EVERY_MAIL: [&str; 9] = [
     "Return-Path",
     "Date",
     "Message-ID",
     "MIME-Version",
-    "Delivered-To",
-    "X-Original-To",
     "DKIM-Signature",
     "DKIM2-Signature",
     "DomainKey-Signature",
-    "Authentication-Results",
     "Message-Instance",
+    "Content-Length",
 ];
+const OF_EVERY_MAIL_PREFIXES: [&str; 5] = ["Received", "ARC-", "Resend-", "X-SES-", "X-Postmeter-"];
 
-/// Families of fields that are not carried.
-const NOT_CARRIED_PREFIXES: [&str; 7] =
-    ["Content-", "Received", "ARC-", "Resent-", "Resend-", "X-SES-", "X-Postmeter-"];
+/// Fields that Resend or Amazon SES would refuse or write themselves. The same field
+/// twice makes Resend answer 500 for ever.
+const NOT_CARRIED: [&str; 4] = ["Sender", "Delivered-To", "X-Original-To", "Authentication-Results"];
+const NOT_CARRIED_PREFIXES: [&str; 2] = ["Content-", "Resent-"];
+
+/// Fields that have one value (RFC 5322 §3.6 and those that define them), so that two
+/// cannot be written as one.
+const ONCE: [&str; 16] = [
+    "Archived-At",
+    "Auto-Submitted",
+    "Importance",
+    "List-Id",
+    "List-Unsubscribe-Post",
+    "Message-Context",
+    "Organization",
+    "Precedence",
+    "Priority",
+    "Sensitivity",
+    "Thread-Index",
+    "Thread-Topic",
+    "User-Agent",
+    "X-Entity-Ref-ID",
+    "X-Mailer",
+    "X-Priority",
+];
 
 pub(super) fn from(header: &Header<'_>) -> Result<String, CannotCarry> {
     let mut list = Vec::new();
@@ -48,41 +88,104 @@ pub(super) fn from(header: &Header<'_>) -> Result<String, CannotCarry> {
     }
 }
 
-pub(super) fn reply_to(header: &Header<'_>) -> Result<Vec<String>, CannotCarry> {
+pub(super) fn reply_to(header: &Header<'_>, notes: &mut Vec<Note>) -> Result<Vec<String>, CannotCarry> {
     let mut list = Vec::new();
     for field in header.all("Reply-To") {
         let unreadable = |error| CannotCarry::new("5.6.0", &format!("the Reply-To header {error}"));
         list.extend(addresses(field.value()).map_err(unreadable)?);
+        let groups = readable_addresses(field.value()).groups.into_iter();
+        notes.extend(groups.map(|name| Note::field("Reply-To", Change::GroupName(name))));
     }
     list.iter().map(written).collect()
 }
 
-pub(super) fn subject(header: &Header<'_>) -> String {
+/// Fields whose octets are no UTF-8, so that their character set is a guess.
+pub(super) fn guessed(header: &Header<'_>, notes: &mut Vec<Note>) {
+    for field in header.fields.iter().filter(|field| TRANSLATED.iter().any(|name| field.is(name))) {
+        if std::str::from_utf8(field.value()).is_err() && !field.starts_with("Content-") {
+            notes.push(Note::field(field.name(), Change::ReadAs("Windows-1252".to_owned())));
+        }
+    }
+}
+
+pub(super) fn subject(header: &Header<'_>, notes: &mut Vec<Note>) -> String {
+    let count = header.all("Subject").count();
+    if count > 1 {
+        notes.push(Note::field("Subject", Change::FirstOnly(count)));
+    }
     let subject = header.first("Subject").map(Field::decoded).unwrap_or_default();
-    if subject.is_empty() { NO_SUBJECT.to_owned() } else { subject }
+    if subject.is_empty() {
+        notes.push(Note::message(Change::NoSubject));
+        return NO_SUBJECT.to_owned();
+    }
+    subject
 }
 
 /// The other fields, each name once: `headers` is a map. Message ids of a repeated
 /// field are joined with a space, other values with a comma, as lists are written
-/// (RFC 9110 §5.3 does the same for HTTP). Values are ASCII: what is not becomes
-/// encoded words, what is encoded stays so.
-pub(super) fn custom(header: &Header<'_>) -> Vec<(String, String)> {
-    let mut carried: Vec<(String, String)> = Vec::new();
-    for field in header.fields.iter().filter(|field| is_carried(field)) {
-        let value = encoded_word::encode(&field.unfolded());
-        let known = carried.iter_mut().find(|(name, _)| field.is(name));
-        match known {
+/// (RFC 9110 §5.3 does the same for HTTP); of a field that has one value by its nature
+/// the first is carried. Values are ASCII: what is not becomes encoded words, what is
+/// encoded stays so.
+pub(super) fn custom(header: &Header<'_>, notes: &mut Vec<Note>) -> Vec<(String, String)> {
+    let mut carried: Vec<Custom> = Vec::new();
+    for field in header.fields.iter().filter(|field| !is_written_elsewhere(field)) {
+        if !is_carried(field) {
+            notes.push(Note::field(field.name(), Change::NotCarried));
+            continue;
+        }
+        let unfolded = field.unfolded();
+        let value = encoded_word::encode(&unfolded);
+        let note = |change| Note::field(field.name(), change);
+        match () {
+            () if value.is_empty() => notes.push(note(Change::Empty)),
+            () if value != unfolded => notes.push(note(Change::FieldEncoded)),
+            () => {}
+        }
+        match carried.iter_mut().find(|known| field.is(&known.name)) {
             _ if value.is_empty() => {}
-            None => carried.push((field.name().to_owned(), value)),
-            Some((_, joined)) if *joined == value => {}
-            Some((_, joined)) => {
-                let ids = field.is("References") || field.is("In-Reply-To");
-                joined.push_str(if ids { " " } else { ", " });
-                joined.push_str(&value);
-            }
+            None => carried.push(Custom { name: field.name().to_owned(), value, count: 1, is_same: true }),
+            Some(known) => known.meet(field, &value),
         }
     }
-    carried
+    let notes_of = |known: &Custom| {
+        let is_once = ONCE.iter().any(|name| known.name.eq_ignore_ascii_case(name));
+        let change = if is_once { Change::FirstOnly } else { Change::FieldsJoined };
+        (known.count > 1).then(|| Note::field(&known.name, change(known.count)))
+    };
+    notes.extend(carried.iter().filter(|known| !known.is_same).filter_map(notes_of));
+    carried.into_iter().map(|known| (known.name, known.value)).collect()
+}
+
+/// A field that is carried, as far as it is known.
+struct Custom {
+    name: String,
+    value: String,
+    /// How often it stands there.
+    count: usize,
+    /// With the same value each time.
+    is_same: bool,
+}
+
+impl Custom {
+    /// It stands there once more.
+    fn meet(&mut self, field: &Field<'_>, value: &str) {
+        self.count += 1;
+        if self.value == value {
+            return;
+        }
+        self.is_same = false;
+        if ONCE.iter().any(|name| field.is(name)) {
+            return;
+        }
+        let ids = field.is("References") || field.is("In-Reply-To");
+        self.value.push_str(if ids { " " } else { ", " });
+        self.value.push_str(value);
+    }
+}
+
+fn is_written_elsewhere(field: &Field<'_>) -> bool {
+    TRANSLATED.into_iter().chain(OF_EVERY_MAIL).any(|name| field.is(name))
+        || OF_EVERY_MAIL_PREFIXES.into_iter().any(|prefix| field.starts_with(prefix))
 }
 
 fn is_carried(field: &Field<'_>) -> bool {

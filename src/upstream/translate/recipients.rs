@@ -1,6 +1,9 @@
 //! Who stands where: recipients come from the envelope alone; To and Cc only say
 //! in which field, and under which name, each of them is shown.
 
+use std::collections::{HashMap, HashSet};
+
+use super::note::{Change, Note};
 use super::{CannotCarry, MAX_RECIPIENTS, written};
 use crate::domain::address::Mailbox;
 use crate::mime::address_list::{NamedMailbox, readable_addresses};
@@ -9,19 +12,45 @@ use crate::mime::header::Header;
 /// The addresses of To and Cc. Being there gets nobody any mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
-    to: Vec<NamedMailbox>,
-    cc: Vec<NamedMailbox>,
+    to: Vec<Address>,
+    cc: Vec<Address>,
+    /// What else stands there.
+    notes: Vec<Note>,
 }
+
+/// An address of To or Cc. There may be as many as fit a header: what is compared of
+/// them is made once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Address {
+    named: NamedMailbox,
+    as_read: AsRead,
+}
+
+/// What is equal of two addresses that a reader would take for the same: the local part
+/// in lower case, and the domain in ASCII.
+type AsRead = (String, String);
 
 impl Shown {
     pub(super) fn read(header: &Header<'_>) -> Self {
-        let all = |name| header.all(name).flat_map(|field| readable_addresses(field.value())).collect();
-        Self { to: all("To"), cc: all("Cc") }
+        let mut notes = Vec::new();
+        let mut all = |name| {
+            let mut list = Vec::new();
+            for field in header.all(name) {
+                let readable = readable_addresses(field.value());
+                let others = readable.has_others.then_some(Change::NoAddress);
+                let changes = readable.groups.into_iter().map(Change::GroupName).chain(others);
+                notes.extend(changes.map(|change| Note::field(name, change)));
+                let address = |named: NamedMailbox| Address { as_read: as_read(&named.mailbox), named };
+                list.extend(readable.list.into_iter().map(address));
+            }
+            list
+        };
+        Self { to: all("To"), cc: all("Cc"), notes }
     }
 }
 
 /// The recipient fields of an email.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) to: Vec<String>,
     pub(super) cc: Vec<String>,
@@ -36,27 +65,31 @@ struct Sorted<'r> {
 }
 
 fn sort<'r>(shown: &Shown, recipients: &'r [Mailbox]) -> Sorted<'r> {
-    let mut hidden: Vec<&Mailbox> = recipients.iter().collect();
-    let mut take = |list: &[NamedMailbox]| {
+    let mut hidden: Vec<Option<&Mailbox>> = recipients.iter().map(Some).collect();
+    let mut places: HashMap<AsRead, Vec<usize>> = HashMap::new();
+    for (place, recipient) in recipients.iter().enumerate() {
+        places.entry(as_read(recipient)).or_default().push(place);
+    }
+    let mut take = |list: &[Address]| {
         let mut taken = Vec::new();
-        for named in list {
-            let exact = hidden.iter().position(|mailbox| **mailbox == named.mailbox);
-            let found = exact.or_else(|| hidden.iter().position(|mailbox| alike(mailbox, &named.mailbox)));
-            if let Some(index) = found {
-                // The envelope's writing of the address, the header's name.
-                let mailbox = hidden.remove(index).clone();
-                taken.push(NamedMailbox { name: named.name.clone(), mailbox });
+        for Address { named, as_read } in list {
+            let Some(alike) = places.get_mut(as_read).filter(|alike| !alike.is_empty()) else { continue };
+            // Who is written the same comes before who is read the same.
+            let same = alike.iter().position(|place| recipients.get(*place) == Some(&named.mailbox));
+            let place = alike.remove(same.unwrap_or(0));
+            // The envelope's writing of the address, the header's name.
+            if let Some(mailbox) = hidden.get_mut(place).and_then(Option::take) {
+                taken.push(NamedMailbox { name: named.name.clone(), mailbox: mailbox.clone() });
             }
         }
         taken
     };
     let (to, cc) = (take(&shown.to), take(&shown.cc));
-    Sorted { to, cc, hidden }
+    Sorted { to, cc, hidden: hidden.into_iter().flatten().collect() }
 }
 
-/// Whether a reader would take the two for the same address.
-fn alike(a: &Mailbox, b: &Mailbox) -> bool {
-    a.local().eq_ignore_ascii_case(b.local()) && a.domain().to_ascii() == b.domain().to_ascii()
+fn as_read(mailbox: &Mailbox) -> AsRead {
+    (mailbox.local().to_ascii_lowercase(), mailbox.domain().to_ascii().to_string())
 }
 
 /// The parts of an envelope. Shown recipients come first, and the last part that
@@ -79,6 +112,34 @@ pub(super) fn parts(shown: &Shown, recipients: &[Mailbox]) -> Vec<Vec<Mailbox>> 
     parts
 }
 
+/// What recipients will not see of To and Cc, and where they stand instead.
+pub(super) fn notes(shown: &Shown, recipients: &[Mailbox], parts: &[Vec<Mailbox>]) -> Vec<Note> {
+    let mut notes = shown.notes.clone();
+    let known: HashSet<_> = recipients.iter().map(as_read).collect();
+    for (field, list) in [("To", &shown.to), ("Cc", &shown.cc)] {
+        let others = list.iter().filter(|other| !known.contains(&other.as_read));
+        let others: Vec<&Mailbox> = others.map(|other| &other.named.mailbox).collect();
+        if !others.is_empty() {
+            notes.push(Note::not_shown(field, &others));
+        }
+    }
+    let sorted = sort(shown, recipients);
+    let changes = [
+        (parts.len() > 1).then_some(Change::Split(parts.len())),
+        (sorted.to.is_empty() && !sorted.cc.is_empty()).then_some(Change::CcAsTo),
+    ];
+    notes.extend(changes.into_iter().flatten().map(Note::message));
+    let is_alone = |part: &&Vec<Mailbox>| match part.as_slice() {
+        [one] => sorted.hidden.contains(&one),
+        _ => false,
+    };
+    match parts.iter().filter(is_alone).count() {
+        0 => {}
+        alone => notes.push(Note::message(Change::HiddenInTo(alone))),
+    }
+    notes
+}
+
 /// The recipient fields for one part.
 pub(super) fn place(shown: &Shown, recipients: &[Mailbox]) -> Result<Placed, CannotCarry> {
     let sorted = sort(shown, recipients);
@@ -99,10 +160,14 @@ pub(super) fn place(shown: &Shown, recipients: &[Mailbox]) -> Result<Placed, Can
 
 /// Several recipients in `to` must all have been in the header.
 fn visible_only_if_shown(shown: &Shown, to: &[NamedMailbox], recipients: &[Mailbox]) -> bool {
-    let in_header = |named: &NamedMailbox| {
-        shown.to.iter().chain(&shown.cc).any(|other| alike(&other.mailbox, &named.mailbox))
-    };
-    recipients.len() == 1 || to.iter().all(in_header)
+    if recipients.len() == 1 {
+        return true;
+    }
+    let mut unseen: HashSet<AsRead> = to.iter().map(|named| as_read(&named.mailbox)).collect();
+    for address in shown.to.iter().chain(&shown.cc) {
+        unseen.remove(&address.as_read);
+    }
+    unseen.is_empty()
 }
 
 #[cfg(test)]
@@ -197,6 +262,17 @@ mod tests {
                 assert!(placed.to.len() == 1 || placed.to.iter().all(|to| to.starts_with('t')));
             }
         }
+    }
+
+    #[test]
+    fn p7_a_header_full_of_addresses_costs_no_time() {
+        let domain = "b\u{fc}cher-b\u{fc}cher-b\u{fc}cher.example";
+        let shown = shown(&format!("To: {}\r\n", format!("a@{domain},\r\n ").repeat(5_000)));
+        let recipients: Vec<String> = (0..50).map(|n| format!("a@{n}{domain}")).collect();
+        let recipients = mailboxes(&recipients.iter().map(String::as_str).collect::<Vec<_>>());
+        let parts = parts(&shown, &recipients);
+        assert_eq!(parts.len(), 50);
+        assert!(parts.iter().all(|part| place(&shown, part).is_ok()));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod mime;
 pub mod proxy;
 pub mod sasl;
 pub mod session;
+pub mod tree;
 
 #[cfg(test)]
 mod tests;

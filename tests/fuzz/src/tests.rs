@@ -253,7 +253,7 @@ fn config() -> ProptestConfig {
 #[test]
 fn p7_every_property_holds_for_its_seeds() {
     type Property = fn(&[u8]);
-    let rooms: [(&str, Property); 8] = [
+    let rooms: [(&str, Property); 9] = [
         ("bdat", bdat::check),
         ("command", command::check),
         ("data", data::check),
@@ -262,6 +262,7 @@ fn p7_every_property_holds_for_its_seeds() {
         ("proxy", proxy::check),
         ("sasl", sasl::check),
         ("session", session::check),
+        ("tree", tree::check),
     ];
     for (room, check) in rooms {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(room);
@@ -327,5 +328,10 @@ proptest! {
     fn p5_whatever_a_message_says_its_envelope_decides(message in messages(MESSAGES, 40)) {
         mime::check(&message);
         mime::check(&[b"From: a@x.example\r\n".as_slice(), &message].concat());
+    }
+
+    #[test]
+    fn p6_every_leaf_is_carried_or_named_or_the_mail_is_refused(tree in prop::collection::vec(any::<u8>(), 0..60)) {
+        tree::check(&tree);
     }
 }

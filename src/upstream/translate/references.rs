@@ -1,0 +1,174 @@
+//! What HTML refers to: parts beside it, by Content-ID (RFC 2392) or by the URL that
+//! stands for them (RFC 2557).
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// A reference in HTML to something beside it.
+pub(super) struct Reference {
+    /// Where its target stands.
+    range: Range<usize>,
+    /// The target, decoded.
+    pub(super) target: String,
+}
+
+/// The ids of the `cid:` URLs in HTML (RFC 2392).
+pub(super) fn cids(html: &str) -> impl Iterator<Item = Reference> {
+    References(html, 0)
+}
+
+/// What stands in HTML where a URL may stand: after `=` and in `url()`.
+pub(super) fn locations(html: &str) -> impl Iterator<Item = Reference> {
+    Values(html, 0)
+}
+
+/// The `cid:` URLs of a text, from an offset on; they never overlap, so that
+/// finding them takes time in proportion to the text.
+struct References<'h>(&'h str, usize);
+
+impl Iterator for References<'_> {
+    type Item = Reference;
+
+    fn next(&mut self) -> Option<Reference> {
+        loop {
+            let rest = self.0.get(self.1..)?;
+            let (before, after) = rest.split_once(':')?;
+            let start = self.1 + before.len() + 1;
+            self.1 = start;
+            let scheme = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+            if scheme.eq_ignore_ascii_case("cid") {
+                let token = bounded(after);
+                let token = token.get(..end_of_cid(token)).unwrap_or_default();
+                self.1 = start + token.len();
+                return Some(Reference { range: start..self.1, target: percent_decoded(token) });
+            }
+        }
+    }
+}
+
+/// Where a `cid:` URL ends that begins here: at what no URL holds, or at a quote that is
+/// written as a character reference.
+fn end_of_cid(text: &str) -> usize {
+    let is_end = |(at, c): &(usize, char)| {
+        c.is_whitespace()
+            || "\"'<>()\\".contains(*c)
+            || (*c == '&'
+                && text.get(*at..).is_some_and(|rest| rest.starts_with("&quot;") || rest.starts_with("&#")))
+    };
+    text.char_indices().find(is_end).map_or(text.len(), |(at, _)| at)
+}
+
+fn percent_decoded(token: &str) -> String {
+    let mut out = Vec::with_capacity(token.len());
+    let mut rest = token.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The values of attributes; they never overlap.
+struct Values<'h>(&'h str, usize);
+
+impl Iterator for Values<'_> {
+    type Item = Reference;
+
+    fn next(&mut self) -> Option<Reference> {
+        let rest = self.0.get(self.1..)?;
+        let before = rest.find(['=', '('])? + 1;
+        let rest = rest.get(before..)?;
+        let value = rest.trim_start_matches(|c: char| c.is_ascii_whitespace());
+        let mut start = self.1 + before + (rest.len() - value.len());
+        let quoted = value.strip_prefix('"').map(|value| (value, '"'));
+        let quoted = quoted.or_else(|| value.strip_prefix('\'').map(|value| (value, '\'')));
+        let token = match quoted {
+            Some((value, quote)) => {
+                start += 1;
+                bounded(value).split_once(quote).map(|(token, _)| token).unwrap_or_default()
+            }
+            None => {
+                let ends = |c: char| c.is_ascii_whitespace() || "<>\"'()".contains(c);
+                bounded(value).split(ends).next().unwrap_or_default()
+            }
+        };
+        // A value may hold others: style="background:url(…)".
+        let is_nested = token.contains('(');
+        let end = if is_nested { start } else { start + token.len() };
+        self.1 = end;
+        let target = token.trim().replace("&amp;", "&");
+        Some(Reference { range: start..start + token.len(), target })
+    }
+}
+
+/// No URL is longer, and so no quote that never closes costs more.
+fn bounded(value: &str) -> &str {
+    const MAX_URL: usize = 2_048;
+    let end = (0..=MAX_URL.min(value.len())).rev().find(|at| value.is_char_boundary(*at));
+    end.and_then(|end| value.get(..end)).unwrap_or_default()
+}
+
+/// The HTML with other targets in the place of those that are known.
+pub(super) fn with_new_targets(
+    html: &str,
+    references: impl Iterator<Item = Reference>,
+    new: &HashMap<String, String>,
+) -> String {
+    let mut out = String::with_capacity(html.len());
+    let mut kept_from = 0;
+    for Reference { range, target } in references {
+        if let Some(new) = new.get(&target).filter(|_| range.start >= kept_from) {
+            out.push_str(html.get(kept_from..range.start).unwrap_or_default());
+            out.push_str(new);
+            kept_from = range.end;
+        }
+    }
+    out.push_str(html.get(kept_from..).unwrap_or_default());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_stand_in_attributes_and_styles() {
+        let html = "<img src=\"a.png\"> b.png <a href='c?d=e&amp;f'>=g</a> <p style=\"x:url(h.png)\"> <q r=i>\
+            <style>b{background:url( 'j k')}</style> u=\"never closed";
+        let found: Vec<String> = locations(html).map(|reference| reference.target).collect();
+        for wanted in ["a.png", "c?d=e&f", "h.png", "i", "j k"] {
+            assert!(found.iter().any(|target| target == wanted), "{wanted} in {found:?}");
+        }
+        assert!(!found.iter().any(|target| target == "b.png" || target.contains("never")));
+        let new = HashMap::from([("a.png", "cid:1"), ("h.png", "cid:2"), ("b.png", "no")]);
+        let new = new.into_iter().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
+        let rewritten = with_new_targets(html, locations(html), &new);
+        assert_eq!(rewritten, html.replace("a.png", "cid:1").replace("h.png", "cid:2"));
+    }
+
+    #[test]
+    fn p7_values_without_end_cost_no_time() {
+        for piece in ["=", "=\"", "=(", "='=\"", "url(\"", "=a("] {
+            assert!(locations(&piece.repeat(50_000)).count() > 0);
+        }
+        for piece in ["cid:", "cid:&#", "cid:&quot;", "cid:&", "cid:a&#", ":cid:\""] {
+            assert!(cids(&piece.repeat(200_000)).count() > 0);
+        }
+    }
+
+    #[test]
+    fn a_cid_ends_where_no_url_goes_on() {
+        let html = "<a src=cid:a@b>cid:c&quot; 'CID:d' (cid:e) cid:f&#34;x xcid:g cid:h&amp;i cid:%6a";
+        let found: Vec<String> = cids(html).map(|reference| reference.target).collect();
+        assert_eq!(found, ["a@b", "c", "d", "e", "f", "h&amp;i", "j"]);
+    }
+}

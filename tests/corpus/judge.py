@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""Judges what Postmeter makes of messages, with Python's email package as an independent reader.
+
+    judge.py DIR [--postmeter BIN] [--verbose]
+    judge.py DIR --snapshots      judges the .json beside each .eml instead
+
+Every .eml (and .txt, .msg) file below DIR is given to `postmeter explain --json`, and every
+leaf of it, as Python reads it, is looked for in what would be sent:
+
+    whole      every leaf is there, octet for octet (texts: as text), and no note says otherwise
+    noted      a note names what is lost or changed
+    refused    with a reason
+    unlike     Python's reader and ours take the message apart differently, and no note says so
+    silent     a leaf is not there and no note names it: a bug; exit 1
+
+A line `From …` of a mailbox file is left out before, and a message without From or without a
+recipient gets `ann@example.com` or `bob@example.com`: parts of messages are tested, too.
+
+Texts are compared without regard to white space at line ends, since JSON carries them as text.
+"""
+import argparse
+import base64
+import collections
+import email
+import email.policy
+import html
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+BATCH = 100
+# Notes about a part that explain why its octets are not there as they are.
+EXPLAIN = {"read_as", "replaced", "damaged", "unflowed", "text_left_out", "version_left_out",
+           "calendar_rewritten", "new_content_id"}
+# Character sets under another name, or read as readers of mail do.
+WEB = {"iso-8859-1": "cp1252", "latin1": "cp1252", "latin-1": "cp1252", "iso8859-1": "cp1252",
+       "us-ascii": "ascii", "gb2312": "gb18030", "gbk": "gb18030", "ks_c_5601-1987": "cp949", "euc-kr": "cp949",
+       "shift_jis": "cp932", "windows-31j": "cp932", "tis-620": "cp874", "iso-8859-11": "cp874",
+       "iso-8859-9": "cp1254", "x-sjis": "cp932", "iso-8859-8-i": "iso-8859-8", "x-gbk": "gb18030"}
+
+
+def leaves(message, number=""):
+    """The leaves with their numbers, as `postmeter explain` counts them."""
+    if message.get_content_maintype() == "multipart" and message.is_multipart():
+        for n, part in enumerate(message.get_payload(), 1):
+            yield from leaves(part, f"{number}.{n}" if number else str(n))
+    else:
+        yield number or "1", message
+
+
+def octets(leaf, raw):
+    """The decoded octets of a leaf; of a nested message its text as it stands."""
+    if leaf.is_multipart():
+        return None
+    encoding = str(leaf.get("Content-Transfer-Encoding", "")).split()
+    if encoding:
+        # Python does not look beyond a comment.
+        leaf.replace_header("Content-Transfer-Encoding", encoding[0].rstrip(";"))
+    payload = leaf.get_payload(decode=True)
+    return payload if payload is not None else b""
+
+
+def squeezed(text):
+    return re.sub(r"\s+", " ", text.replace("\0", " ")).strip()
+
+
+def as_text(leaf, content):
+    name = ((leaf.get_content_charset() or "").split() or ["us-ascii"])[0].strip('"').lower()
+    candidates = [WEB.get(name, name), "utf-8", "cp1252"]
+    for candidate in candidates:
+        try:
+            return content.decode(candidate).lstrip("\ufeff")
+        except (LookupError, UnicodeDecodeError, ValueError):
+            continue
+    return content.decode("latin-1")
+
+
+def is_carried(leaf, content, sent):
+    """Whether the octets are in the email, as a file or as shown text."""
+    if content is None:
+        # A nested message: by what is most particular in it.
+        wanted = squeezed("".join(inner.as_string() for inner in leaf.get_payload()))
+        files = [squeezed(file.decode("utf-8", "surrogateescape")) for file in sent["files"]]
+        return any(without_folding(wanted) == without_folding(file) for file in files)
+    normal = content.replace(b"\r\n", b"\n")
+    if any(normal == file.replace(b"\r\n", b"\n") for file in sent["files"]):
+        return True
+    # The line end before a boundary belongs to the boundary; Python may keep it.
+    if any(normal.rstrip(b"\r\n") == file.replace(b"\r\n", b"\n").rstrip(b"\r\n") for file in sent["files"]):
+        return True
+    if leaf.get_content_type() not in ("text/plain", "text/html"):
+        return False
+    text = squeezed(as_text(leaf, content))
+    if sent["new_ids"] and not any(text in shown for shown in sent["shown"]):
+        # References were rewritten, and a note says so: what stands around them must be there.
+        pieces = [squeezed(piece) for piece in re.split(r"<[^>]*>", text)]
+        return all(piece in sent["shown"][1] for piece in pieces)
+    return text == "" or any(text in shown for shown in sent["shown"])
+
+
+def without_folding(text):
+    return re.sub(r"\s+", "", text)
+
+
+def what_is_sent(email_object):
+    files = []
+    for attachment in email_object.get("attachments", []):
+        kind, name = attachment.get("content_type") or "", attachment["filename"]
+        if name.lower().endswith(".ics"):
+            files.append(attachment["content"].encode())
+        else:
+            files.append(base64.b64decode(attachment["content"], validate=True))
+    shown = [email_object.get("text", ""), email_object.get("html") or ""]
+    shown += [html.unescape(shown[1])]
+    return {"files": files, "shown": [squeezed(text) for text in shown]}
+
+
+def judged(path, explained):
+    """(verdict, why)"""
+    if "refused" in explained:
+        return "refused", explained["refused"]["text"]
+    raw = path.read_bytes().replace(b"\r\n", b"\n")
+    message = email.message_from_bytes(raw, policy=email.policy.compat32)
+    new_ids = any("new_content_id" in note["change"] for note in explained["notes"])
+    sent = [{**what_is_sent(part["email"]), "new_ids": new_ids} for part in explained["parts"] if "email" in part]
+    if not sent:
+        return "whole", "over SMTP"
+    notes = collections.defaultdict(set)
+    for note in explained["notes"]:
+        change = note["change"]
+        notes[note.get("part")].add(change if isinstance(change, str) else next(iter(change)))
+    problems = []
+    for number, leaf in leaves(message):
+        content = octets(leaf, raw)
+        if content is not None and squeezed(content.decode("latin-1")) == "" and leaf.get_content_maintype() == "text":
+            continue
+        if any(not is_carried(leaf, content, one) for one in sent) and not notes[number] & EXPLAIN:
+            problems.append(f"part {number} ({leaf.get_content_type()})")
+    problems += header_problems(message, explained)
+    if problems:
+        defects = [type(d).__name__ for part in message.walk() for d in part.defects]
+        kind = "unlike" if defects else "silent"
+        return kind, "; ".join(problems) + (f" [{', '.join(sorted(set(defects)))}]" if defects else "")
+    return ("noted" if explained["notes"] else "whole"), ", ".join(note["text"] for note in explained["notes"])
+
+
+def header_problems(message, explained):
+    """Fields that are neither carried nor named in a note."""
+    skipped = {"from", "to", "cc", "bcc", "subject", "reply-to", "date", "message-id", "mime-version", "return-path",
+               "dkim-signature", "dkim2-signature", "domainkey-signature", "message-instance"}
+    prefixes = ("content-", "received", "arc-", "resend-", "x-ses-", "x-postmeter-")
+    noted = {(note.get("field") or "").lower() for note in explained["notes"]}
+    for part in explained["parts"]:
+        if "email" not in part:
+            continue
+        carried = {name.lower(): value for name, value in part["email"].get("headers", {}).items()}
+        for name, value in message.items():
+            low = name.lower().strip()
+            if low in skipped or low.startswith(prefixes) or low in noted:
+                continue
+            value = squeezed(str(value))
+            if value and squeezed(carried.get(low, "")) != value and squeezed(value) not in squeezed(carried.get(low, "")):
+                yield f"header {name}"
+        subject = message.get("Subject")
+        if subject is not None and "subject" not in noted:
+            raw = next(value for name, value in message.raw_items() if name.lower() == "subject")
+            octets = raw.encode("utf-8", "surrogateescape")
+            try:
+                raw = octets.decode()
+            except UnicodeDecodeError:
+                raw = octets.decode("cp1252", "replace")
+            # What cannot be read may stay as it is, too.
+            wanted = {without_folding(decoded(raw)), without_folding(raw)}
+            if without_folding(part["email"]["subject"]) not in wanted and any(wanted):
+                yield f"subject {part['email']['subject']!r} is not {decoded(raw)!r}"
+
+
+def decoded(value):
+    """RFC 2047 by Python; what it cannot read stays."""
+    import email.header
+    value = re.sub(r"(=\?[^?*]+)\*[^?]*\?", r"\1?", value)
+    try:
+        pieces = email.header.decode_header(value.replace("\n", ""))
+        return "".join(p if isinstance(p, str) else p.decode(WEB.get(c or "utf-8", c or "utf-8")) for p, c in pieces)
+    except (LookupError, UnicodeDecodeError, ValueError, email.errors.HeaderParseError):
+        return value
+
+
+def completed(path):
+    """The octets of a file as a client could submit them."""
+    raw = path.read_bytes().replace(b"\r\n", b"\n")
+    if raw.startswith(b"From "):
+        raw = raw.partition(b"\n")[2]
+    header = b"\n" + raw.partition(b"\n\n")[0].lower()
+    if b"\nfrom:" not in header:
+        raw = b"From: ann@example.com\n" + raw
+    if not any(b"\n" + name in header for name in (b"to:", b"cc:", b"bcc:")):
+        raw = b"To: bob@example.com\n" + raw
+    return raw
+
+
+def explain(postmeter, paths):
+    found = {}
+    for start in range(0, len(paths), BATCH):
+        batch = [str(path) for path in paths[start:start + BATCH]]
+        run = subprocess.run([postmeter, "explain", "--json", *batch], capture_output=True, text=True)
+        lines = [json.loads(line) for line in run.stdout.splitlines()]
+        if len(lines) != len(batch):
+            sys.exit(f"postmeter explain: {run.stderr}")
+        found.update(zip(batch, lines))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=pathlib.Path)
+    parser.add_argument("--postmeter", default="postmeter")
+    parser.add_argument("--snapshots", action="store_true", help="judge what is written beside the messages")
+    parser.add_argument("--verbose", action="store_true", help="say what was decided about each file")
+    arguments = parser.parse_args()
+    kinds = {".eml", ".txt", ".msg"}
+    paths = sorted(path for path in arguments.directory.rglob("*") if path.suffix in kinds and path.is_file())
+    counts, reasons = collections.Counter(), collections.Counter()
+    if arguments.snapshots:
+        snapshots = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+        verdicts = [judged(path, snapshot) for path, snapshot in zip(paths, snapshots)]
+        schema = read_schema()
+        for path, snapshot in zip(paths, snapshots):
+            for part in snapshot.get("parts", []) if schema else []:
+                check(schema, schema["components"]["schemas"]["SendEmailRequest"], part["email"], path.name)
+    else:
+        verdicts = judge_all(arguments.postmeter, paths)
+    for path, (verdict, why) in zip(paths, verdicts):
+        counts[verdict] += 1
+        if verdict == "refused":
+            reasons[re.sub(r"\d+(\.\d+)*", "N", why)] += 1
+        if arguments.verbose or verdict in ("silent", "unlike"):
+            print(f"{verdict:8} {path}: {why}")
+    print(f"{len(paths)} messages: " + ", ".join(
+        f"{counts[kind]} {kind}" for kind in ("whole", "noted", "refused", "unlike", "silent")))
+    for reason, count in reasons.most_common():
+        print(f"  refused {count:4}  {reason}")
+    sys.exit(1 if counts["silent"] else 0)
+
+
+def judge_all(postmeter, paths):
+    with tempfile.TemporaryDirectory() as copies:
+        copied = [pathlib.Path(copies, f"{number}.eml") for number in range(len(paths))]
+        for path, copy in zip(paths, copied):
+            copy.write_bytes(completed(path))
+        explained = explain(postmeter, copied)
+        return [judged(copy, explained[str(copy)]) for copy in copied]
+
+
+def read_schema():
+    """Resend's API description, where it lies beside the project and PyYAML is there."""
+    path = pathlib.Path(__file__).parents[3] / "shared/reference/resend-openapi.yaml"
+    try:
+        import yaml
+        return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (ImportError, OSError):
+        print(f"note: {path} or PyYAML is not there, so requests are not held against it")
+        return None
+
+
+def check(document, schema, value, at):
+    """Exits where a request is not what the description asks for, or has a field that it lacks."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return check(document, document["components"]["schemas"][name], value, at)
+    for option in schema.get("oneOf", []):
+        if option.get("type") == kind_of(value):
+            return check(document, option, value, at)
+    if "oneOf" in schema or schema.get("type", kind_of(value)) != kind_of(value):
+        sys.exit(f"{at}: {value!r} is not {schema}")
+    if isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            sys.exit(f"{at}: {len(value)} items")
+        for item in value:
+            check(document, schema["items"], item, f"{at}[]")
+    if isinstance(value, dict):
+        missing = [name for name in schema.get("required", []) if name not in value]
+        unknown = [name for name in value if "properties" in schema and name not in schema["properties"]]
+        if missing or unknown:
+            sys.exit(f"{at}: missing {missing}, unknown {unknown}")
+        for name, inner in schema.get("properties", {}).items():
+            if name in value:
+                check(document, inner, value[name], f"{at}/{name}")
+        if "properties" not in schema and not all(isinstance(inner, str) for inner in value.values()):
+            sys.exit(f"{at}: values must be strings")
+
+
+def kind_of(value):
+    return {str: "string", list: "array", dict: "object", bool: "boolean"}.get(type(value), "number")
+
+
+if __name__ == "__main__":
+    main()
