@@ -10,6 +10,7 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -28,6 +29,7 @@ use crate::config::{Config, ProofBy, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::delivery::{self, Delivery};
 use crate::descriptors;
+use crate::dkim::Signer;
 use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
@@ -397,6 +399,9 @@ fn upstreams(
             allow_plaintext: config.upstream.allow_plaintext,
             hostname: config.smtp.hostname.clone(),
             timeout,
+            reuse: config.upstream.reuse(),
+            signer: Arc::new(Signer::load(&config.dkim)?),
+            clock: clock.clone(),
             is_resend: config.uses_resend_smtp(),
         })?),
         _ => None,

@@ -37,6 +37,7 @@
 //! | [`http`] | routes, pages, webhooks | SQL, SMTP, how mail leaves |
 //! | [`submission`] | the use case that takes a message in | replies, SQL, wire formats |
 //! | [`mime`] | header inspection, the stamp, our own mail; pure | envelopes' fate, the store |
+//! | [`dkim`] | signatures for mail that leaves by SMTP: canonical form, keys and whose mail they sign | SMTP, the store, who sends |
 //! | [`door`] | how connections come in: limits, who it is (PROXY protocol) | what is said on them |
 //! | [`routing`] | which road a message takes, its parts | sockets, SQL |
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
@@ -130,6 +131,8 @@
 //!   nothing that is said later (put off, refused, expired) disproves a copy that was lost
 //!   after the final dot, so each recipient of it keeps the mark `maybe_taken` until it is
 //!   sent. Whoever surely has none of it is bounced alone.
+//! - **Of several SMTP hosts one at most gets a mail in an attempt**: the next is asked
+//!   only while it is sure that nobody has it, which ends with the final dot.
 //! - **Mail that left after it was given up is told**: in the log, in a metric and with
 //!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
@@ -174,6 +177,7 @@ pub mod config;
 pub mod crash;
 pub mod delivery;
 pub mod descriptors;
+pub mod dkim;
 pub mod domain;
 pub mod door;
 pub mod handover;

@@ -6,6 +6,7 @@
 //! posted, no mail sent. [`machine`] looks at this machine; the other rooms ask a
 //! service and judge its answers in pure functions.
 
+mod dkim;
 mod dodo;
 mod machine;
 mod resend;
@@ -84,6 +85,7 @@ pub(super) async fn run(format: Format, place: &Place<'_>) -> anyhow::Result<Pri
     findings.push(machine::certificate(&config, place.clock.now()));
     findings.extend(machine::listeners(&config));
     findings.push(machine::database(&config.data_dir).await);
+    findings.extend(dkim::findings(&config.dkim));
     let (billing, api, relay) = tokio::join!(
         dodo::findings(&secrets, &place.clock),
         resend::findings(&config, &secrets, &place.clock),

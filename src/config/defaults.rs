@@ -25,6 +25,7 @@ impl Default for Config {
             upstream: UpstreamConfig::default(),
             notices: Notices::default(),
             queue: Queue::default(),
+            dkim: Vec::new(),
         }
     }
 }
@@ -130,6 +131,9 @@ impl Default for UpstreamConfig {
             max_bytes_in_flight: 256 << 20,
             max_bytes_translating: 128 << 20,
             timeout_s: 60,
+            max_messages_per_connection: 100,
+            max_connection_age_s: 300,
+            max_connection_idle_s: 60,
         }
     }
 }

@@ -170,7 +170,7 @@ fn take_out(table: &mut DeTable<'_>, span: &Range<usize>, key: &mut Vec<String>)
         };
         match inner {
             Some(path) => Some((name.clone(), path, true)),
-            None if named || covers(&value.span(), span) => {
+            None if named || holds(value, span) => {
                 Some((name.clone(), vec![name.get_ref().to_string()], false))
             }
             None => None,
@@ -179,6 +179,18 @@ fn take_out(table: &mut DeTable<'_>, span: &Range<usize>, key: &mut Vec<String>)
     let Some((name, path, done)) = found else { return false };
     key.extend(path);
     done || table.remove(&name).is_some()
+}
+
+/// Whether `span` lies in the value. The tables of an array lie outside the array's own span.
+fn holds(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+    let within = match value.get_ref() {
+        DeValue::Array(items) => items.iter().any(|item| holds(item, span)),
+        DeValue::Table(table) => {
+            table.iter().any(|(name, value)| covers(&name.span(), span) || holds(value, span))
+        }
+        _ => false,
+    };
+    within || covers(&value.span(), span)
 }
 
 fn covers(outer: &Range<usize>, inner: &Range<usize>) -> bool {

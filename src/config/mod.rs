@@ -20,13 +20,16 @@ pub use secrets::{MissingEnv, Secrets};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::dkim::KeySetting;
 use crate::domain::address::InvalidAddress;
 use crate::domain::credits::Unit;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
+use crate::upstream::smtp::Reuse;
 
 /// Everything in the file. Every field has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -52,6 +55,8 @@ pub struct Config {
     pub notices: Notices,
     /// The durable queue.
     pub queue: Queue,
+    /// Keys that sign what leaves by SMTP, one `[[dkim]]` each.
+    pub dkim: Vec<KeySetting>,
 }
 
 /// `[smtp]`
@@ -254,6 +259,12 @@ pub struct UpstreamConfig {
     pub max_bytes_translating: usize,
     /// Longest wait for one call, in seconds.
     pub timeout_s: u64,
+    /// Messages over one connection to an SMTP upstream.
+    pub max_messages_per_connection: u32,
+    /// How old a connection to an SMTP upstream may be when a message begins, in seconds.
+    pub max_connection_age_s: u64,
+    /// How long a connection to an SMTP upstream waits for the next message, in seconds; 0: it does not.
+    pub max_connection_idle_s: u64,
 }
 
 /// `upstream.kind`
@@ -305,6 +316,17 @@ pub struct Queue {
     pub keep_log_days: u64,
     /// Large messages are refused while the disk of `data_dir` has less free, in octets.
     pub min_free_bytes: u64,
+}
+
+impl UpstreamConfig {
+    /// How long a connection to an SMTP upstream is used.
+    pub fn reuse(&self) -> Reuse {
+        Reuse {
+            max_messages: self.max_messages_per_connection,
+            max_age: Duration::from_secs(self.max_connection_age_s),
+            max_idle: Duration::from_secs(self.max_connection_idle_s),
+        }
+    }
 }
 
 impl Config {
@@ -381,6 +403,10 @@ impl Config {
             (
                 self.upstream.kind == UpstreamKind::Smtp && self.upstream.fallback != Fallback::None,
                 "upstream.fallback does nothing where upstream.kind is \"smtp\": remove it",
+            ),
+            (
+                !self.dkim.is_empty() && (!self.uses_smtp() || self.uses_resend_smtp()),
+                "dkim does nothing without an SMTP upstream of your own: Resend signs what it sends itself",
             ),
         ];
         doubts.into_iter().filter(|(doubtful, _)| *doubtful).map(|(_, text)| text.to_owned()).collect()

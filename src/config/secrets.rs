@@ -13,6 +13,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, web_url};
+use crate::upstream::smtp::check_urls;
 
 const DODO_TEST_URL: &str = "https://test.dodopayments.com";
 const DODO_LIVE_URL: &str = "https://live.dodopayments.com";
@@ -46,8 +47,8 @@ pub struct Secrets {
     pub base_url: String,
     /// `POSTMETER_ADMIN_TOKEN`; unset: the operator's routes refuse everyone
     pub admin_token: Option<SecretString>,
-    /// `UPSTREAM_SMTP_URL`; needed where an SMTP upstream is configured. Where that is
-    /// Resend's own: `RESEND_SMTP_URL` with the API key, default `smtps://smtp.resend.com:465`
+    /// `UPSTREAM_SMTP_URL`, one or several; needed where an SMTP upstream is configured. Where that
+    /// is Resend's own: `RESEND_SMTP_URL` with the API key, default `smtps://smtp.resend.com:465`
     pub upstream_smtp_url: Option<SecretString>,
 }
 
@@ -259,16 +260,16 @@ impl<E: Fn(&str) -> Option<String>> Reader<E> {
 
     fn upstream_smtp_url(&mut self, config: &Config, api_key: Option<&str>) -> Option<SecretString> {
         let plaintext = config.upstream.allow_plaintext;
+        let check = |value: &str| match check_urls(value, plaintext) {
+            Ok(()) => Ok(value.to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
         if config.uses_resend_smtp() {
-            let url = self.read("RESEND_SMTP_URL", false, |value| {
-                check_smtp_url(value, plaintext).map(|()| value.to_owned()).map_err(str::to_owned)
-            });
+            let url = self.read("RESEND_SMTP_URL", false, check);
             let url = url.unwrap_or_else(|| RESEND_SMTP_URL.to_owned());
             return with_api_key(&url, api_key?).map(SecretString::from);
         }
-        self.read("UPSTREAM_SMTP_URL", config.uses_smtp(), |value| {
-            check_smtp_url(value, plaintext).map(|()| SecretString::from(value)).map_err(str::to_owned)
-        })
+        self.read("UPSTREAM_SMTP_URL", config.uses_smtp(), check).map(SecretString::from)
     }
 
     fn port(&mut self) -> Option<u16> {
@@ -294,34 +295,12 @@ fn is_signing_key(text: &str) -> bool {
 }
 
 /// Resend's SMTP service knows one user, whose password is the API key.
-fn with_api_key(url: &str, api_key: &str) -> Option<String> {
-    let mut url = reqwest::Url::parse(url).ok()?;
-    url.set_username("resend").ok()?;
-    url.set_password(Some(api_key)).ok()?;
-    Some(url.into())
-}
-
-/// TLS is required on the way to the upstream, by `smtps` or by STARTTLS, unless
-/// the operator allows plaintext, and then on this machine only.
-fn check_smtp_url(text: &str, allow_plaintext: bool) -> Result<(), &'static str> {
-    let url = reqwest::Url::parse(text)
-        .map_err(|_| "is not a URL such as smtps://user:password@smtp.example.com:465 (encode special characters of the password as %XX)")?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("names no host")?;
-    let mut tls_required = false;
-    for (name, value) in url.query_pairs() {
-        match (name.as_ref(), value.as_ref()) {
-            ("tls", "required") => tls_required = true,
-            ("tls", "none") => {}
-            ("ca", file) if !file.is_empty() => {}
-            _ => return Err("may carry tls=required, tls=none and ca=FILE, and no other parameter"),
-        }
-    }
-    match url.scheme() {
-        "smtps" => Ok(()),
-        "smtp" if tls_required || !allow_plaintext || web_url::is_loopback(host) => Ok(()),
-        "smtp" => Err(
-            "goes to another machine without TLS; add ?tls=required (upstream.allow_plaintext is for loopback only)",
-        ),
-        _ => Err("must begin with smtps:// or smtp://"),
-    }
+fn with_api_key(urls: &str, api_key: &str) -> Option<String> {
+    let with_key = |url: &str| {
+        let mut url = reqwest::Url::parse(url).ok()?;
+        url.set_username("resend").ok()?;
+        url.set_password(Some(api_key)).ok()?;
+        Some(String::from(url))
+    };
+    Some(urls.split_whitespace().map(with_key).collect::<Option<Vec<_>>>()?.join(" "))
 }

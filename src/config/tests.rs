@@ -202,6 +202,45 @@ fn senseless_values_are_told_with_line_and_key() {
 }
 
 #[test]
+fn connections_that_carry_nothing_are_told() {
+    assert_told(&[
+        (
+            "upstream.max_messages_per_connection = 0",
+            "upstream.max_messages_per_connection: is 0; must be at least 1",
+        ),
+        ("upstream.max_connection_age_s = 0", "upstream.max_connection_age_s: is 0"),
+    ]);
+}
+
+#[test]
+fn senseless_keys_are_told() {
+    let key = |domain: &str, selector: &str, default: bool| {
+        format!(
+            "[[dkim]]\ndomain = {domain:?}\nselector = {selector:?}\nkey_file = \"k\"\ndefault = {default}\n"
+        )
+    };
+    let two = |one: (&str, &str, bool), other: (&str, &str, bool)| {
+        key(one.0, one.1, one.2) + &key(other.0, other.1, other.2)
+    };
+    let table = [
+        ("[[dkim]]\ndomain = \"x.example\"\nselector = \"s\"\n".to_owned(), "dkim: missing field `key_file`"),
+        (key("x.example", "s", false) + "key = 1\n", "line 6, column 1: dkim: unknown field `key`"),
+        (key("not a name", "s", false), "line 1, column 3: dkim: \"not a name\" is not a domain name"),
+        (key("x.example", "s 1", false), "dkim: \"s 1\" is not a selector"),
+        (key("x.example", "b\u{fc}ro", false), "is not a selector"),
+        (
+            two(("x.example", "s", false), ("X.example", "S", false)),
+            "dkim: S of X.example stands there twice",
+        ),
+        (two(("x.example", "s", true), ("y.example", "s", true)), "dkim: the default keys are of different"),
+    ];
+    let table: Vec<(&str, &str)> = table.iter().map(|(text, want)| (text.as_str(), *want)).collect();
+    assert_told(&table);
+    let sound = two(("x.example", "s1", true), ("x.example", "s2", true)) + &key("y.example", "s1", false);
+    assert_eq!(Config::parse(&sound).unwrap().dkim.len(), 3);
+}
+
+#[test]
 fn all_problems_are_told_at_once_in_the_order_of_the_file() {
     let text = "colour = 1\n[smtp]\nmax_errors = 0\nmax_recipients = \"few\"\nsize = 3\n\
                 [queue]\nlease_s = 0\n[resend]\nkey = 1\n";
@@ -285,6 +324,7 @@ fn the_http_side_trusts_the_proxies_of_smtp_unless_it_has_its_own() {
 
 #[test]
 fn doubtful_settings_are_warned_of() {
+    const DKIM: &str = "dkim = [{ domain = \"x.example\", selector = \"s\", key_file = \"k\" }]";
     let table = [
         ("", "each recipient", true),
         ("billing.unit = \"recipient\"", "each recipient", false),
@@ -298,6 +338,10 @@ fn doubtful_settings_are_warned_of() {
         ("upstream.allow_plaintext = true", "allow_plaintext does nothing", true),
         ("upstream.allow_plaintext = true\nupstream.kind = \"smtp\"", "allow_plaintext does nothing", false),
         ("upstream.kind = \"smtp\"\nupstream.fallback = \"smtp\"", "fallback does nothing", true),
+        ("dkim = []", "dkim does nothing", false),
+        (DKIM, "dkim does nothing", true),
+        (&format!("upstream.fallback = \"smtp\"\n{DKIM}"), "dkim does nothing", false),
+        (&format!("upstream.fallback = \"resend-smtp\"\n{DKIM}"), "dkim does nothing", true),
     ];
     for (text, part, want) in table {
         let warnings = Config::parse(text).unwrap().warnings();

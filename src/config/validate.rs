@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use super::{Billing, Config, Http, Limits, ProofBy, Queue, Smtp, UpstreamConfig, UpstreamKind, web_url};
+use crate::dkim::KeySetting;
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
 
@@ -41,6 +42,7 @@ pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
     findings.queue(&config.queue);
+    findings.dkim(&config.dkim);
     findings.0
 }
 
@@ -196,6 +198,9 @@ impl Findings {
         self.holds_a_message("upstream.max_bytes_in_flight", upstream.max_bytes_in_flight, message);
         self.holds_a_message("upstream.max_bytes_translating", upstream.max_bytes_translating, message);
         self.one_to(MOST_SECONDS, "upstream.timeout_s", upstream.timeout_s);
+        self.at_least("upstream.max_messages_per_connection", upstream.max_messages_per_connection, 1);
+        self.one_to(MOST_SECONDS, "upstream.max_connection_age_s", upstream.max_connection_age_s);
+        self.at_most("upstream.max_connection_idle_s", upstream.max_connection_idle_s, MOST_SECONDS);
     }
 
     fn queue(&mut self, queue: &Queue) {
@@ -208,5 +213,21 @@ impl Findings {
         self.at_least("queue.lease_s", queue.lease_s, LEAST_LEASE_S);
         self.at_most("queue.lease_s", queue.lease_s, MOST_SECONDS);
         self.at_most("queue.keep_log_days", queue.keep_log_days, MOST_HOURS / 24);
+    }
+
+    fn dkim(&mut self, keys: &[KeySetting]) {
+        let mut names = HashSet::new();
+        for KeySetting { domain, selector, .. } in keys {
+            let is_name = |text: &str| Domain::parse(text).is_ok() && !text.starts_with('[');
+            self.require(is_name(domain), "dkim", || format!("{domain:?} is not a domain name"));
+            self.require(is_name(selector) && selector.is_ascii(), "dkim", || {
+                format!("{selector:?} is not a selector such as s1")
+            });
+            let is_new = names.insert((domain.to_lowercase(), selector.to_lowercase()));
+            self.require(is_new, "dkim", || format!("{selector} of {domain} stands there twice"));
+        }
+        let defaults = keys.iter().filter(|key| key.default);
+        let domains: HashSet<String> = defaults.map(|key| key.domain.to_lowercase()).collect();
+        self.require(domains.len() <= 1, "dkim", || "the default keys are of different domains".to_owned());
     }
 }

@@ -1,8 +1,11 @@
-//! The upstream SMTP server: reached, trusted, signed in.
+//! The upstream SMTP servers: reached, trusted, signed in.
+
+use std::sync::Arc;
 
 use super::{Finding, TIMEOUT};
+use crate::clock::Clock;
 use crate::config::{Config, Secrets};
-use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
+use crate::upstream::smtp::{HostChecked, SmtpSettings, SmtpUpstream};
 
 const SUBJECT: &str = "smtp upstream";
 const HINT: &str = "check host, port, user and password in UPSTREAM_SMTP_URL";
@@ -21,15 +24,27 @@ pub(super) async fn findings(config: &Config, secrets: &Secrets) -> Vec<Finding>
         allow_plaintext: config.upstream.allow_plaintext,
         hostname: config.smtp.hostname.clone(),
         timeout: TIMEOUT,
+        reuse: config.upstream.reuse(),
+        signer: Arc::default(),
+        clock: Clock::system(),
         is_resend: config.uses_resend_smtp(),
     };
-    let checked = match SmtpUpstream::new(&settings) {
-        Ok(upstream) => upstream.check().await,
-        Err(error) => Err(format!("its address cannot be used: {error}")),
-    };
     let hint = if config.uses_resend_smtp() { RESEND_HINT } else { HINT };
-    vec![match checked {
-        Ok(()) => Finding::ok(SUBJECT, "it is reached and lets us in"),
-        Err(reason) => Finding::fail(SUBJECT, reason, hint),
-    }]
+    match SmtpUpstream::new(&settings) {
+        Ok(upstream) => judged(&upstream.check().await, hint),
+        Err(error) => {
+            vec![Finding::fail(SUBJECT, format!("its address cannot be used: {error}"), hint)]
+        }
+    }
+}
+
+/// A host that is away is no failure as long as another carries the mail.
+pub(super) fn judged(hosts: &[HostChecked], hint: &'static str) -> Vec<Finding> {
+    let is_carried = hosts.iter().any(|host| host.found.is_ok());
+    let finding = |HostChecked { host, found }: &HostChecked| match found {
+        Ok(()) => Finding::ok(SUBJECT, format!("{host} is reached and lets us in")),
+        Err(reason) if is_carried => Finding::warn(SUBJECT, format!("{host}: {reason}"), hint),
+        Err(reason) => Finding::fail(SUBJECT, format!("{host}: {reason}"), hint),
+    };
+    hosts.iter().map(finding).collect()
 }

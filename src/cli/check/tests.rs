@@ -13,11 +13,13 @@ use crate::billing::dodo::{
 };
 use crate::cli::tests::Office;
 use crate::config::ProofBy;
+use crate::dkim::KeySetting;
 use crate::outbound::stand_in::StandIn;
 use crate::store::{Maker, Store, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::tls::{CertificateInfo, TlsError};
 use crate::upstream::resend as api;
+use crate::upstream::smtp::HostChecked;
 
 /// Each finding as `LEVEL message; hint`, for tables.
 fn told(findings: &[Finding]) -> String {
@@ -146,6 +148,38 @@ fn a_key_that_may_only_send_is_too_little_where_customers_add_domains() {
         let found = resend::cannot_manage(&config, &answer).map(|finding| finding.level);
         assert_eq!(found, is_too_little.then_some(Level::Fail));
     }
+}
+
+fn an_smtp_host_that_is_away_is_a_failure_only_if_no_other_is_there() {
+    let host = |found: Result<(), &str>| HostChecked {
+        host: "mail.example:465".to_owned(),
+        found: found.map_err(str::to_owned),
+    };
+    let away = || host(Err("cannot connect"));
+    for (hosts, wanted) in [
+        (vec![host(Ok(()))], vec![Level::Ok]),
+        (vec![away()], vec![Level::Fail]),
+        (vec![away(), host(Ok(()))], vec![Level::Warn, Level::Ok]),
+        (vec![away(), away()], vec![Level::Fail, Level::Fail]),
+    ] {
+        let findings = smtp::judged(&hosts, "look");
+        assert_eq!(levels(&findings), wanted, "{}", told(&findings));
+        assert!(told(&findings).contains("mail.example:465"), "{}", told(&findings));
+    }
+}
+
+#[test]
+fn a_key_is_shown_as_the_record_to_publish_or_as_no_key() {
+    let key = |file: &str| KeySetting {
+        domain: "example.com".to_owned(),
+        selector: "s1".to_owned(),
+        key_file: format!("{}/src/dkim/tests/{file}", env!("CARGO_MANIFEST_DIR")).into(),
+        default: false,
+    };
+    let findings = dkim::findings(&[key("ed25519.pem"), key("none.pem"), key("rsa-1024.pem")]);
+    assert_eq!(levels(&findings), [Level::Ok, Level::Fail, Level::Fail], "{}", told(&findings));
+    let record = "publish TXT s1._domainkey.example.com \"v=DKIM1; k=ed25519; p=";
+    assert!(told(&findings).contains(record), "{}", told(&findings));
 }
 
 /// Answers as the two services give them to a sound set-up.

@@ -4,10 +4,8 @@
 //! cannot carry is refused here, never changed. Replies mean what RFC 5321 §4.2.1
 //! says; only a connection that is lost after the final dot leaves a doubt.
 
-use lettre::transport::smtp::response::{Response, Severity};
-
-use super::closed;
-use super::wire::{Connection, Offered, Trouble};
+use super::connection::{Connection, Trouble};
+use super::reply::{Offered, Reply};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
@@ -18,6 +16,29 @@ pub(super) enum Ended {
     With(Outcome),
     /// The connection went away before the final dot could leave: nothing was accepted.
     Early(Answer),
+    /// The server wants credentials or TLS that the operator did not give it: nothing was accepted.
+    Unwanted(String),
+    /// The server cannot carry the mail to everybody: nothing was said to it.
+    Unfit,
+}
+
+/// What becomes of recipients to whom the server cannot carry the mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uncarried {
+    /// Another server may be able to: then it gets the whole part.
+    Elsewhere,
+    /// One that may be able to is away: they wait for it.
+    Deferred,
+    /// No server can.
+    Refused,
+}
+
+/// A part, and the fields that are put in front of its message on this way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mail<'a> {
+    pub(super) outgoing: &'a Outgoing,
+    pub(super) head: &'a [u8],
+    pub(super) uncarried: Uncarried,
 }
 
 /// What will be said.
@@ -28,64 +49,50 @@ struct Plan {
     recipients: Vec<Result<String, Answer>>,
 }
 
-/// Sends the part to those recipients that the server takes.
-pub(super) async fn send(connection: &mut Connection, outgoing: &Outgoing) -> Ended {
-    let plan = match Plan::new(connection.offered(), outgoing) {
-        Ok(plan) => plan,
-        Err(answer) => return refused_for_all(outgoing, &answer),
-    };
+/// Sends the part to those recipients that the server takes. DATA is said when the
+/// answer for each of them is known.
+pub(super) async fn send(connection: &mut Connection, mail: Mail<'_>) -> Ended {
+    let plan = Plan::new(connection.offered(), mail);
+    if mail.uncarried == Uncarried::Elsewhere && plan.recipients.iter().any(Result::is_err) {
+        return Ended::Unfit;
+    }
     if plan.recipients.iter().all(Result::is_err) {
         let answers = plan.recipients.into_iter().filter_map(Result::err);
-        return answered(None, answers.map(RecipientAnswer::Refused).collect());
+        return answered(None, answers.map(|answer| mail.uncarried.fate(answer)).collect());
     }
-    if let Err(trouble) = connection.mail(&plan.mail).await {
-        return mail_refused(trouble, outgoing);
-    }
-    let mut answers = Vec::with_capacity(plan.recipients.len());
-    for recipient in plan.recipients {
-        match name(connection, recipient).await {
-            Ok(answer) => answers.push(answer),
-            Err(ended) => return ended,
-        }
-    }
+    let replies = connection.envelope(&plan.commands()).await;
+    let answers = match plan.answers(replies, mail) {
+        Ok(answers) => answers,
+        Err(ended) => return ended,
+    };
     if !answers.contains(&RecipientAnswer::Accepted) {
         return answered(None, answers);
     }
     match connection.ask("DATA\r\n").await {
-        Ok(reply) if reply.has_code(354) => {}
-        Ok(reply) => return Ended::Early(Answer::new("4.5.0", &format!("to DATA: {}", text_of(&reply)))),
+        Ok(Reply { code: 354, .. }) => {}
+        Ok(reply) => return Ended::Early(Answer::new("4.5.0", &format!("to DATA: {}", reply.text()))),
         Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => return Ended::Early(answer),
         Err(Trouble::Reply { code, answer }) => return refused(answers, code, &answer),
     }
-    message(connection, outgoing, answers).await
+    message(connection, mail, answers).await
 }
 
-async fn message(connection: &mut Connection, outgoing: &Outgoing, answers: Vec<RecipientAnswer>) -> Ended {
-    match connection.message(&outgoing.bytes).await {
-        (Ok(reply), _) if reply.code().severity == Severity::PositiveCompletion => {
-            answered(Some(text_of(&reply)), answers)
-        }
-        (Ok(reply), _) => unknown(outgoing, &answers, &format!("to the final dot: {}", text_of(&reply))),
+async fn message(connection: &mut Connection, mail: Mail<'_>, answers: Vec<RecipientAnswer>) -> Ended {
+    let outgoing = mail.outgoing;
+    match connection.message(&[mail.head, &outgoing.bytes]).await {
+        (Ok(reply), _) if reply.code < 300 => answered(Some(reply.text()), answers),
+        (Ok(reply), _) => unknown(outgoing, &answers, &format!("to the final dot: {}", reply.text())),
         (Err(Trouble::Reply { code, answer }), _) => refused(answers, code, &answer),
         (Err(Trouble::Lost(answer)), true) => {
             unknown(outgoing, &answers, &format!("after the final dot, {}", answer.text))
         }
-        (Err(Trouble::Lost(answer)), false) => {
-            Ended::With(Outcome::Transient { answer, retry_after: None, counts: true })
-        }
+        (Err(Trouble::Lost(answer)), false) => Ended::Early(answer),
     }
 }
 
-/// Says one RCPT. `Err` if that was the end of the attempt.
-async fn name(
-    connection: &mut Connection,
-    recipient: Result<String, Answer>,
-) -> Result<RecipientAnswer, Ended> {
-    let command = match recipient {
-        Ok(command) => command,
-        Err(answer) => return Ok(RecipientAnswer::Refused(answer)),
-    };
-    match connection.ask(&command).await {
+/// What the reply to one RCPT means. `Err` if that was the end of the attempt.
+fn meant(reply: Result<Reply, Trouble>) -> Result<RecipientAnswer, Ended> {
+    match reply {
         Ok(_) => Ok(RecipientAnswer::Accepted),
         Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => Err(Ended::Early(answer)),
         Err(Trouble::Reply { code, answer }) if is_about_us(code) => Err(unwanted(&answer)),
@@ -115,7 +122,7 @@ fn is_about_us(code: u16) -> bool {
 }
 
 fn unwanted(answer: &Answer) -> Ended {
-    Ended::With(closed(&format!("the upstream wants us to sign in: {}", answer.text)))
+    Ended::Unwanted(format!("the upstream wants us to sign in: {}", answer.text))
 }
 
 /// The whole message was refused, after some of the recipients were.
@@ -152,45 +159,85 @@ fn unknown(outgoing: &Outgoing, answers: &[RecipientAnswer], reason: &str) -> En
     Ended::With(Outcome::Unknown { reason: Answer::new("", reason).text, retry_after: None, left_out })
 }
 
-fn text_of(reply: &Response) -> String {
-    let text = reply.message().collect::<Vec<_>>().join(" ");
-    Answer::new("", &format!("{} {text}", reply.code())).text
+impl Uncarried {
+    fn fate(self, answer: Answer) -> RecipientAnswer {
+        match self {
+            Self::Deferred => {
+                let status = answer.status.replacen('5', "4", 1);
+                RecipientAnswer::Deferred(Answer { status, ..answer })
+            }
+            Self::Elsewhere | Self::Refused => RecipientAnswer::Refused(answer),
+        }
+    }
 }
 
 impl Plan {
-    /// How to say the part to a server that offers this.
-    ///
-    /// - SMTPUTF8 is asked for when an address needs it; header fields in UTF-8
-    ///   alone do not ask for it, since a next hop without it would then refuse
-    ///   mail that it takes today.
-    /// - Without SMTPUTF8 a domain travels as punycode; a local part cannot.
-    /// - Octets above 127 need 8BITMIME: to re-encode them would change a message
-    ///   that may be signed.
-    fn new(offered: Offered, outgoing: &Outgoing) -> Result<Self, Answer> {
-        let is_eight_bit = !outgoing.bytes.is_ascii();
-        if is_eight_bit && !offered.eight_bit_mime {
-            return Err(Answer::new("5.6.3", "the upstream does not take 8-bit messages"));
+    fn new(offered: Offered, mail: Mail<'_>) -> Self {
+        let recipients = &mail.outgoing.recipients;
+        match mail_command(offered, mail) {
+            Err(answer) => Self { mail: String::new(), recipients: vec![Err(answer); recipients.len()] },
+            Ok(mail) => {
+                let rcpt = |mailbox| Ok(format!("RCPT TO:<{}>\r\n", carried(mailbox, offered)?));
+                Self { mail, recipients: recipients.iter().map(rcpt).collect() }
+            }
         }
-        let reverse_path = match &outgoing.reverse_path {
-            ReversePath::Null => String::new(),
-            ReversePath::Mailbox(mailbox) => carried(mailbox, offered)?,
-        };
-        let is_ascii = outgoing.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
-            && outgoing.recipients.iter().all(Mailbox::is_ascii);
-        let mut mail = format!("MAIL FROM:<{reverse_path}>");
-        if offered.size {
-            mail.push_str(&format!(" SIZE={}", outgoing.bytes.len()));
-        }
-        if is_eight_bit {
-            mail.push_str(" BODY=8BITMIME");
-        }
-        if offered.smtputf8 && !is_ascii {
-            mail.push_str(" SMTPUTF8");
-        }
-        mail.push_str("\r\n");
-        let rcpt = |mailbox| Ok(format!("RCPT TO:<{}>\r\n", carried(mailbox, offered)?));
-        Ok(Self { mail, recipients: outgoing.recipients.iter().map(rcpt).collect() })
     }
+
+    /// MAIL, and a RCPT for each recipient that the server can carry.
+    fn commands(&self) -> Vec<String> {
+        let recipients = self.recipients.iter().filter_map(|recipient| recipient.as_ref().ok());
+        std::iter::once(&self.mail).chain(recipients).cloned().collect()
+    }
+
+    /// What the replies to these commands mean, recipient by recipient.
+    fn answers(
+        self,
+        replies: Vec<Result<Reply, Trouble>>,
+        mail: Mail<'_>,
+    ) -> Result<Vec<RecipientAnswer>, Ended> {
+        let mut replies = replies.into_iter();
+        let mut next =
+            || replies.next().unwrap_or_else(|| Err(Trouble::Lost(Answer::new("4.4.2", "no reply"))));
+        next().map_err(|trouble| mail_refused(trouble, mail.outgoing))?;
+        let answer = |recipient| match recipient {
+            Ok(_) => meant(next()),
+            Err(answer) => Ok(mail.uncarried.fate(answer)),
+        };
+        self.recipients.into_iter().map(answer).collect()
+    }
+}
+
+/// How to say MAIL to a server that offers this, or why it cannot carry the message.
+///
+/// - SMTPUTF8 is asked for when an address needs it; header fields in UTF-8
+///   alone do not ask for it, since a next hop without it would then refuse
+///   mail that it takes today.
+/// - Without SMTPUTF8 a domain travels as punycode; a local part cannot.
+/// - Octets above 127 need 8BITMIME: to re-encode them would change a message
+///   that may be signed.
+fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Result<String, Answer> {
+    let is_eight_bit = !outgoing.bytes.is_ascii();
+    if is_eight_bit && !offered.eight_bit_mime {
+        return Err(Answer::new("5.6.3", "the upstream does not take 8-bit messages"));
+    }
+    let reverse_path = match &outgoing.reverse_path {
+        ReversePath::Null => String::new(),
+        ReversePath::Mailbox(mailbox) => carried(mailbox, offered)?,
+    };
+    let is_ascii = outgoing.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
+        && outgoing.recipients.iter().all(Mailbox::is_ascii);
+    let mut mail = format!("MAIL FROM:<{reverse_path}>");
+    if offered.size {
+        mail.push_str(&format!(" SIZE={}", head.len() + outgoing.bytes.len()));
+    }
+    if is_eight_bit {
+        mail.push_str(" BODY=8BITMIME");
+    }
+    if offered.smtputf8 && !is_ascii {
+        mail.push_str(" SMTPUTF8");
+    }
+    mail.push_str("\r\n");
+    Ok(mail)
 }
 
 fn carried(mailbox: &Mailbox, offered: Offered) -> Result<String, Answer> {
@@ -221,9 +268,13 @@ mod tests {
         }
     }
 
+    fn mail(outgoing: &Outgoing) -> Mail<'_> {
+        Mail { outgoing, head: b"", uncarried: Uncarried::Refused }
+    }
+
     #[test]
     fn mail_says_what_the_server_offers_and_the_part_needs() {
-        let all = Offered { eight_bit_mime: true, smtputf8: true, size: true };
+        let all = Offered { eight_bit_mime: true, smtputf8: true, size: true, ..Offered::default() };
         let none = Offered::default();
         let (ascii, umlaut) = ("a@x.example", "ü@x.example");
         let (plain, eight): (&[u8], &[u8]) = (b"\r\n", "Subject: x\r\n\r\ngrün\r\n".as_bytes());
@@ -239,17 +290,17 @@ mod tests {
             (none, "a@bücher.example", ascii, plain, Ok("MAIL FROM:<a@xn--bcher-kva.example>")),
         ];
         for (offered, from, to, bytes, want) in table {
-            let plan = Plan::new(offered, &part(from, &[to], bytes));
-            let mail =
-                plan.as_ref().map(|plan| plan.mail.trim_end()).map_err(|answer| answer.status.as_str());
-            assert_eq!(mail, want, "{from} {to} {offered:?}");
+            let said = mail_command(offered, mail(&part(from, &[to], bytes)));
+            let said = said.as_ref().map(|mail| mail.trim_end()).map_err(|answer| answer.status.as_str());
+            assert_eq!(said, want, "{from} {to} {offered:?}");
         }
     }
 
     #[test]
     fn p6_only_the_address_that_cannot_be_carried_is_refused() {
         let to = ["ü@y.example", "b@bücher.example", "\"a b\"@y.example"];
-        let plan = Plan::new(Offered::default(), &part("a@x.example", &to, b"\r\n")).unwrap();
+        let part = part("a@x.example", &to, b"\r\n");
+        let plan = Plan::new(Offered::default(), mail(&part));
         assert_eq!(plan.recipients[0].as_ref().unwrap_err().status, "5.6.7");
         assert_eq!(plan.recipients[1].as_deref(), Ok("RCPT TO:<b@xn--bcher-kva.example>\r\n"));
         assert_eq!(plan.recipients[2].as_deref(), Ok("RCPT TO:<\"a b\"@y.example>\r\n"));

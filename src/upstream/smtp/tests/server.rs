@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 type Replies = &'static [(&'static str, &'static str)];
 
 /// What a server says. `GREETING` is the beginning, `DOT` the end of a message;
-/// `BODY` and `AFTER MESSAGE` are moments at which it may close.
+/// `BODY` and `AFTER MESSAGE` are moments at which it may close; `SECOND MAIL` is
+/// the second of a connection.
 const USUAL: Replies = &[
     ("GREETING", "220 test ESMTP"),
     ("EHLO", "250-test\r\n250-SIZE 50000000\r\n250-8bitmime\r\n250 SMTPUTF8"),
@@ -96,6 +97,8 @@ impl Server {
         let session = Session { replies, heard: Arc::clone(&heard), tls: acceptor };
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
+                // Replies to commands that came at once must not wait for one another.
+                tcp.set_nodelay(true).unwrap();
                 session.heard.lock().unwrap().connections += 1;
                 tokio::spawn(session.clone().run(tcp));
             }
@@ -157,6 +160,7 @@ impl Session {
         if greet {
             self.say(&mut stream, "GREETING").await?;
         }
+        let mut mails = 0;
         loop {
             let mut line = Vec::new();
             if stream.read_until(b'\n', &mut line).await.ok()? == 0 {
@@ -164,7 +168,9 @@ impl Session {
             }
             let line = String::from_utf8_lossy(line.strip_suffix(b"\r\n")?).into_owned();
             self.heard.lock().unwrap().lines.push(line.clone());
-            let reply = self.say(&mut stream, &line).await?;
+            mails += usize::from(line.starts_with("MAIL"));
+            let is_special = line.starts_with("MAIL") && mails == 2 && self.reply_to("SECOND MAIL").is_some();
+            let reply = self.say(&mut stream, if is_special { "SECOND MAIL" } else { &line }).await?;
             match line.as_str() {
                 "STARTTLS" if reply.starts_with("220") => return Some(()),
                 "DATA" if reply.starts_with("354") => {
