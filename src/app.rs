@@ -26,6 +26,7 @@ use crate::cli::SandboxArgs;
 use crate::clock::Clock;
 use crate::config::{Config, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
+use crate::delivery::told::{self, Ears};
 use crate::delivery::{self, Delivery};
 use crate::descriptors;
 use crate::domain::address::Domain;
@@ -230,6 +231,7 @@ struct Back {
     metrics: Metrics,
     dodo: Dodo,
     billing: Billing,
+    ears: Ears,
     submission: Submission,
     memory: Memory,
 }
@@ -315,20 +317,28 @@ async fn start_back(
         billing::Settings::new(config, &secrets.base_url, notices_from.clone()),
     );
     let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
+    let settings = delivery::Settings::new(config, notices_from);
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
             upstreams: upstreams(config, secrets, &clock)?,
             billing: billing.clone(),
             handover: handover.clone(),
-            routing,
             clock: clock.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         },
-        delivery::Settings::new(config, notices_from),
+        settings.clone(),
     );
+    let ears = Ears::new(told::Tools {
+        store: store.clone(),
+        billing: billing.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        postmaster: settings.postmaster,
+        thresholds: config.reputation.thresholds(),
+    });
     let tools = submission::Tools {
         store: store.clone(),
         billing: billing.clone(),
@@ -346,7 +356,7 @@ async fn start_back(
     let clock = Clock::system();
     tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
     let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Ok(Back { store, metrics, dodo, billing, submission, memory })
+    Ok(Back { store, metrics, dodo, billing, ears, submission, memory })
 }
 
 /// The upstreams that this configuration uses.
@@ -378,6 +388,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         store: rooms.store.clone(),
         submission: rooms.submission.clone(),
         billing: rooms.billing.clone(),
+        ears: rooms.ears.clone(),
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, Queue, Senders, Smtp, UpstreamConfig,
-    UpstreamKind,
+    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, Queue, Reputation, Senders, Smtp,
+    UpstreamConfig, UpstreamKind,
 };
 use crate::domain::credits::Unit;
 use crate::door::Network;
@@ -23,6 +23,7 @@ impl Default for Config {
             senders: Senders::default(),
             upstream: UpstreamConfig::default(),
             notices: Notices::default(),
+            reputation: Reputation::default(),
             queue: Queue::default(),
         }
     }
@@ -114,6 +115,20 @@ impl Default for UpstreamConfig {
             max_bytes_in_flight: 256 << 20,
             max_bytes_translating: 128 << 20,
             timeout_s: 60,
+        }
+    }
+}
+
+impl Default for Reputation {
+    fn default() -> Self {
+        Self {
+            window_days: 7,
+            min_recipients: 500,
+            min_bounced: 10,
+            // Resend asks for less than 4 % and less than 0.08 % of a whole account.
+            max_bounced_per_10000: 300,
+            min_complained: 3,
+            max_complained_per_10000: 6,
         }
     }
 }

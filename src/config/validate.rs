@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::{Billing, Config, Http, Limits, Queue, Smtp, UpstreamConfig, web_url};
+use super::{Billing, Config, Http, Limits, Queue, Reputation, Smtp, UpstreamConfig, web_url};
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
 
@@ -25,6 +25,8 @@ const MOST_DELAY_S: u64 = 30;
 /// Ten years: more is a slip of the keyboard, and dates would leave their range.
 const MOST_HOURS: u64 = 87_600;
 const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
+/// Days are counted for so long.
+const MOST_WINDOW_DAYS: u64 = 31;
 /// Dodo knows a key for 24 hours. The last hour is for a call that arrives late, and
 /// for a clock that was put right meanwhile.
 const MOST_KEY_SECONDS: u64 = 23 * 3_600;
@@ -40,6 +42,7 @@ pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
+    findings.reputation(&config.reputation);
     findings.queue(&config.queue);
     findings.0
 }
@@ -186,6 +189,15 @@ impl Findings {
         self.holds_a_message("upstream.max_bytes_in_flight", upstream.max_bytes_in_flight, message);
         self.holds_a_message("upstream.max_bytes_translating", upstream.max_bytes_translating, message);
         self.one_to(MOST_SECONDS, "upstream.timeout_s", upstream.timeout_s);
+    }
+
+    fn reputation(&mut self, reputation: &Reputation) {
+        self.one_to(MOST_WINDOW_DAYS, "reputation.window_days", reputation.window_days.into());
+        self.at_least("reputation.min_recipients", reputation.min_recipients, 1);
+        self.at_least("reputation.min_bounced", reputation.min_bounced, 1);
+        self.at_most("reputation.max_bounced_per_10000", reputation.max_bounced_per_10000, 10_000);
+        self.at_least("reputation.min_complained", reputation.min_complained, 1);
+        self.at_most("reputation.max_complained_per_10000", reputation.max_complained_per_10000, 10_000);
     }
 
     fn queue(&mut self, queue: &Queue) {

@@ -21,6 +21,7 @@ mod queue;
 mod send;
 mod session;
 pub mod signature;
+mod suppressions;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -33,12 +34,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use secrecy::SecretString;
 
 use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
+use crate::delivery::told::Ears;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
@@ -71,6 +73,8 @@ pub struct Rooms {
     pub submission: Submission,
     /// Is told that balances changed.
     pub billing: Billing,
+    /// Hears what became of mail.
+    pub ears: Ears,
     /// Starts checkouts.
     pub dodo: Dodo,
     /// Counts.
@@ -133,6 +137,7 @@ pub struct Site {
     store: Store,
     submission: Submission,
     billing: Billing,
+    ears: Ears,
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
@@ -149,7 +154,7 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock, memory } = rooms;
+        let Rooms { store, submission, billing, ears, dodo, metrics, clock, memory } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -157,6 +162,7 @@ impl Site {
             store,
             submission,
             billing,
+            ears,
             dodo,
             metrics,
             clock,
@@ -189,6 +195,8 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/send", post(send::send))
         .route("/messages", get(messages::list))
         .route("/messages/{message_id}", get(messages::show))
+        .route("/suppressions", get(suppressions::list).post(suppressions::add))
+        .route("/suppressions/{address}", delete(suppressions::remove))
         .route("/queue", get(queue::list))
         .route("/queue/{message_id}", get(queue::show))
         .route("/queue/{message_id}/retry", post(queue::retry))

@@ -28,6 +28,8 @@ use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::delivery;
+use crate::delivery::told::{self, Ears};
 use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
@@ -147,7 +149,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
             tasks: tasks.clone(),
             stop: CancellationToken::new(),
         },
-        billing::Settings::new(&config, BASE_URL, notices_from),
+        billing::Settings::new(&config, BASE_URL, notices_from.clone()),
     );
     let (handover, _) = Handover::new(1 << 20);
     let tools = submission::Tools {
@@ -161,7 +163,15 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
     };
     let submission = Submission::new(&config, tools);
     let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), memory }
+    let ears = Ears::new(told::Tools {
+        store: store.clone(),
+        billing: billing.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        postmaster: delivery::Settings::new(&config, notices_from).postmaster,
+        thresholds: config.reputation.thresholds(),
+    });
+    Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), memory }
 }
 
 fn settings() -> Settings {

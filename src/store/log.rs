@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::ledger::part_state;
 use super::{Store, StoreError, json, stored, timestamp};
+use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{MessageState, PartState};
 
@@ -75,6 +76,8 @@ pub struct RecipientLog {
     pub bounced_at: Option<Timestamp>,
     /// What that server said.
     pub bounce: Option<String>,
+    /// What the upstream told in the end: a name of [`EventKind`].
+    pub news: Option<&'static str>,
 }
 
 /// One part as it is shown.
@@ -95,6 +98,8 @@ pub struct PartLog {
     /// Whether the last attempt ended without an answer, or an earlier one did and no later answer can
     /// tell what became of it: the upstream may have it.
     pub unknown: bool,
+    /// What the road changes or loses of the message, a line each.
+    pub notes: Vec<String>,
 }
 
 impl MessageLog {
@@ -124,9 +129,12 @@ pub(super) struct MessageRow {
     expires_at: i64,
 }
 
-type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool);
+type PartRow =
+    (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool, Option<String>);
 type RecipientRow =
     (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
+/// Message, address, kind.
+type NewsRow = (String, String, String);
 type RefundRow = (String, String, i64, String, Option<String>, Option<String>);
 
 impl Store {
@@ -169,7 +177,7 @@ impl Store {
             SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
                    last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
                        WHERE r.message_id = part.message_id AND r.part_no = part.part_no
-                         AND r.state = 'queued' AND r.maybe_taken = 1)
+                         AND r.state = 'queued' AND r.maybe_taken = 1), notes
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
             SELECT message_id, address, state, status, reply, maybe_taken = 1 AND state <> 'sent',
@@ -178,26 +186,35 @@ impl Store {
         const REFUNDS: &str = "
             SELECT message_id, address, amount, state, reason, entry_id
             FROM refund WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
+        const NEWS: &str = "
+            SELECT DISTINCT message_id, address, kind FROM event
+            WHERE message_id IN (SELECT value FROM json_each(?1)) AND address <> ''";
         let ids: Vec<&str> = rows.iter().map(|row| row.message_id.as_str()).collect();
         let ids = json(&ids)?;
         let parts: Vec<PartRow> = sqlx::query_as(PARTS).bind(&ids).fetch_all(&self.readers).await?;
         let recipients: Vec<RecipientRow> =
             sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
         let refunds: Vec<RefundRow> = sqlx::query_as(REFUNDS).bind(&ids).fetch_all(&self.readers).await?;
-        rows.into_iter().map(|row| row.with(&parts, &recipients, &refunds)).collect()
+        let news: Vec<NewsRow> = sqlx::query_as(NEWS).bind(&ids).fetch_all(&self.readers).await?;
+        let details = Details { parts, recipients, refunds, news };
+        rows.into_iter().map(|row| row.with(&details)).collect()
     }
 }
 
+/// What stands below some messages.
+struct Details {
+    parts: Vec<PartRow>,
+    recipients: Vec<RecipientRow>,
+    refunds: Vec<RefundRow>,
+    news: Vec<NewsRow>,
+}
+
 impl MessageRow {
-    fn with(
-        self,
-        parts: &[PartRow],
-        recipients: &[RecipientRow],
-        refunds: &[RefundRow],
-    ) -> Result<MessageLog, StoreError> {
-        let own_recipients = recipients.iter().filter(|recipient| recipient.0 == self.message_id);
-        let own_refunds = refunds.iter().filter(|refund| refund.0 == self.message_id);
-        let own_parts: Vec<&PartRow> = parts.iter().filter(|part| part.0 == self.message_id).collect();
+    fn with(self, details: &Details) -> Result<MessageLog, StoreError> {
+        let own_recipients = details.recipients.iter().filter(|recipient| recipient.0 == self.message_id);
+        let own_refunds = details.refunds.iter().filter(|refund| refund.0 == self.message_id);
+        let own_parts: Vec<&PartRow> =
+            details.parts.iter().filter(|part| part.0 == self.message_id).collect();
         let states: Vec<PartState> =
             own_parts.iter().map(|part| part_state(&part.2, part.3, part.4)).collect::<Result<_, _>>()?;
         Ok(MessageLog {
@@ -213,15 +230,19 @@ impl MessageRow {
             released: self.released,
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
-            recipients: own_recipients.map(recipient_log).collect::<Result<_, _>>()?,
+            recipients: own_recipients
+                .map(|row| recipient_log(row, &details.news))
+                .collect::<Result<_, _>>()?,
             parts: own_parts.into_iter().map(part_log).collect::<Result<_, _>>()?,
             refunds: own_refunds.map(refund_log).collect(),
         })
     }
 }
 
-fn recipient_log(row: &RecipientRow) -> Result<RecipientLog, StoreError> {
-    let (_, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
+fn recipient_log(row: &RecipientRow, news: &[NewsRow]) -> Result<RecipientLog, StoreError> {
+    let (message_id, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
+    let own_news = news.iter().filter(|row| row.0 == *message_id && row.1 == *address);
+    let own_news = own_news.filter_map(|row| EventKind::parse(&row.2));
     Ok(RecipientLog {
         address: address.clone(),
         state: state.clone(),
@@ -230,6 +251,7 @@ fn recipient_log(row: &RecipientRow) -> Result<RecipientLog, StoreError> {
         maybe_taken: *maybe_taken,
         bounced_at: bounced_at.map(timestamp).transpose()?,
         bounce: bounce.clone(),
+        news: own_news.max().map(EventKind::as_str),
     })
 }
 
@@ -244,7 +266,8 @@ fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> Ref
 }
 
 fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
-    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown) = row;
+    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown, notes) = row;
+    let notes = notes.as_deref().map(serde_json::from_str).transpose();
     Ok(PartLog {
         road: road.clone(),
         state: state.clone(),
@@ -253,5 +276,6 @@ fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
         upstream_id: upstream_id.clone(),
         last_error: last_error.clone(),
         unknown: *unknown,
+        notes: stored(notes)?.unwrap_or_default(),
     })
 }

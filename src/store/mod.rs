@@ -14,6 +14,7 @@
 
 pub mod accept;
 pub mod account;
+mod attempt;
 pub mod audit;
 pub mod bounced;
 pub mod checkout;
@@ -21,6 +22,7 @@ mod commit;
 pub mod customer;
 pub mod doubt;
 pub mod entry;
+pub mod event;
 pub mod gate;
 pub mod idempotency;
 pub mod inspect;
@@ -30,9 +32,12 @@ pub mod operator;
 pub mod queue;
 pub mod refund;
 pub mod report;
+mod reputation;
 pub mod retention;
 pub mod spool;
 pub mod standing;
+pub mod suppression;
+pub mod timeline;
 pub mod webhook;
 mod writer;
 
@@ -175,6 +180,7 @@ pub struct Store {
     hot: mpsc::Sender<commit::Member>,
     chunks: mpsc::Sender<commit::Member>,
     questions: mpsc::Sender<standing::Question>,
+    suspects: mpsc::Sender<suppression::Question>,
     low_mark: i64,
     reserve: Reserve,
     crash_at: CrashAt,
@@ -232,7 +238,9 @@ impl Store {
         let reserve = Reserve::new(data_dir, *min_free_bytes);
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, chunks, questions, low_mark, reserve, crash_at })
+        let (suspects, suspected) = mpsc::channel(WRITES_WAITING);
+        tokio::spawn(suppression::answer(readers.clone(), suspected));
+        Ok(Self { readers, writer, hot, chunks, questions, suspects, low_mark, reserve, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

@@ -24,6 +24,7 @@ mod acceptance;
 mod audit;
 mod doubt;
 mod entries;
+mod event;
 mod idempotency;
 mod model;
 mod opening;
@@ -94,7 +95,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         price: Credits::ONE,
         accepted_at: at(0),
         lifetime: Duration::from_secs(1000),
-        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
+        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None, notes: Vec::new() }],
         lease_until: Some(at(30)),
         keyed: None,
     }

@@ -38,6 +38,7 @@ mod idempotency;
 mod large;
 mod log;
 mod money;
+mod news;
 mod notice;
 mod outage;
 mod page;

@@ -52,9 +52,9 @@ async fn whoever_may_not_send_is_told_why() {
     let ask =
         || Acceptance { username: Some(credential.username.clone()), ..message(&ann, &["a@y.example"]) };
     accepted(&store, ask()).await;
-    store.set_suspended(&ann, Some("spam")).await.unwrap();
+    store.suspend(&ann, "spam").await.unwrap();
     assert_eq!(store.accept(ask()).await.unwrap(), Accepted::Suspended("spam".to_owned()));
-    store.set_suspended(&ann, None).await.unwrap();
+    store.resume(&ann, at(1)).await.unwrap();
     store.revoke_credential(&credential.username, None, at(1)).await.unwrap();
     assert_eq!(store.accept(ask()).await.unwrap(), Accepted::Revoked);
     assert_eq!(sums(&store, &ann).await, (Some(100), 1, 0));
@@ -78,7 +78,12 @@ async fn a_debt_is_no_credit() {
 async fn every_part_has_its_recipients_and_the_bytes() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let part = |to: &str| NewPart { road: Road::Resend, recipients: vec![mailbox(to)], request_hash: None };
+    let part = |to: &str| NewPart {
+        road: Road::Resend,
+        recipients: vec![mailbox(to)],
+        request_hash: None,
+        notes: Vec::new(),
+    };
     let asked = Acceptance {
         parts: vec![part("a@y.example"), part("b@y.example")],
         lease_until: None,
