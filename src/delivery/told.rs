@@ -201,7 +201,7 @@ impl Ears {
             let failed = heard.newly_failed.len();
             tracing::info!(%part_id, %message_id, recipients = failed, "a late failure is told to the sender");
         }
-        if heard.is_new && *kind == EventKind::Bounced && recipients.is_empty() {
+        if *kind == EventKind::Bounced && recipients.is_empty() {
             tracing::warn!(%part_id, "a bounce does not say whose it is: nothing is given back for it");
         }
         if heard.is_new && *kind == EventKind::Failed {

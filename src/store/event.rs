@@ -1,8 +1,8 @@
 //! What the upstream tells about mail that it took, written down with all that
 //! follows from it in one transaction: the event, who failed late, the bounce that
 //! tells the sender, what is refunded, whose address is suppressed, and whether the
-//! customer is paused. Told twice it changes nothing: an event is its kind and its
-//! own time, and everything else follows from what is new.
+//! customer is paused. Told twice it changes nothing: an event is its kind, its
+//! own time and its words, and everything else follows from what is new.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -140,7 +140,7 @@ impl Store {
         const READ: &str = "
             SELECT address, kind, told_at, words FROM event WHERE message_id = ?1
             ORDER BY told_at, part_no, address";
-        let rows: Vec<(String, String, i64, Option<String>)> =
+        let rows: Vec<(String, String, i64, String)> =
             sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|(address, kind, told_at, words)| {
@@ -149,7 +149,7 @@ impl Store {
                     recipient: Some(address).filter(|address| !address.is_empty()),
                     kind: EventKind::parse(&kind).ok_or_else(unknown)?.as_str(),
                     at: timestamp(told_at)?,
-                    words,
+                    words: Some(words).filter(|words| !words.is_empty()),
                 })
             })
             .collect()
@@ -198,7 +198,7 @@ impl Told {
             .bind(self.part_no)
             .bind(self.kind.as_str())
             .bind(millis(self.told_at))
-            .bind(&self.words)
+            .bind(self.words.as_deref().unwrap_or_default())
             .bind(json(&addresses)?)
             .fetch_all(tx)
             .await?)

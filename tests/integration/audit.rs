@@ -36,7 +36,7 @@ const HANDS: [(&str, &str); 32] = [
     ("idempotency_recipient", "UPDATE idempotency_recipient SET address = 'zoe@example.org'"),
     ("decision", "INSERT INTO decision VALUES ('other', 1, 1, 'retry', 'http', 0)"),
     ("refund", "INSERT INTO refund VALUES ('other', '', 'cus_ann', 1, 'capped', NULL, 0, 'because', 1)"),
-    ("event", "INSERT INTO event VALUES ('other', 0, '', 'sent', 1, NULL)"),
+    ("event", "INSERT INTO event VALUES ('other', 0, '', 'sent', 1, '')"),
     ("attempt", "INSERT INTO attempt VALUES ('other', 0, 1, 1, 1, 'sent', NULL, NULL)"),
     ("suppression", "INSERT INTO suppression VALUES ('cus_eve', 'a@x.example', 'manual', NULL, NULL, 1)"),
     ("reputation", "UPDATE reputation SET customer_id = 'cus_eve'"),

@@ -1,5 +1,5 @@
 -- What the upstream told about a message after it took it; rows leave with their message.
--- Its own time and kind make an event: told twice, it is one row.
+-- Its own time, kind and words make an event: told twice, it is one row.
 CREATE TABLE event (
     message_id TEXT    NOT NULL REFERENCES message (message_id),
     part_no    INTEGER NOT NULL,
@@ -8,8 +8,8 @@ CREATE TABLE event (
     kind       TEXT    NOT NULL CHECK (kind IN
                    ('sent', 'delivery_delayed', 'soft_bounced', 'delivered', 'failed', 'suppressed', 'bounced', 'complained')),
     told_at    INTEGER NOT NULL,
-    words      TEXT,
-    PRIMARY KEY (message_id, part_no, address, kind, told_at),
+    words      TEXT    NOT NULL,
+    PRIMARY KEY (message_id, part_no, address, kind, told_at, words),
     FOREIGN KEY (message_id, part_no) REFERENCES part (message_id, part_no)
 ) STRICT, WITHOUT ROWID;
 
