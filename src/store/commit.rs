@@ -12,8 +12,10 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
+use super::event::{Heard, Told};
 use super::report::{Recorded, Report, TooLate, report_batch};
 use super::spool::{NewChunk, delete_orphans, write_chunk};
+use super::webhook::{Handled, remember};
 use super::writer::Writer;
 use super::{Store, StoreError};
 use crate::crash::{CrashAt, CrashPoint};
@@ -39,6 +41,10 @@ pub(super) enum Member {
     Accept(Box<Acceptance>, Answer<Accepted>),
     /// A worker tells what became of an attempt.
     Report(Box<Report>, Answer<Recorded>),
+    /// An event with nothing to follow from it.
+    News(Box<Told>, Answer<Heard>),
+    /// A webhook was handled.
+    Handled(Box<Handled>, Answer<()>),
     /// A piece of a large message that is still arriving.
     Chunk(Box<NewChunk>, Answer<()>),
     /// A large message that will not be whole.
@@ -73,6 +79,8 @@ impl Store {
 struct Batch {
     accepts: Vec<(Box<Acceptance>, Answer<Accepted>)>,
     reports: Vec<(Box<Report>, Answer<Recorded>)>,
+    news: Vec<(Box<Told>, Answer<Heard>)>,
+    handled: Vec<(Box<Handled>, Answer<()>)>,
     chunks: Vec<(Box<NewChunk>, Answer<()>)>,
     discarded: Vec<SpoolId>,
     body_bytes: usize,
@@ -87,6 +95,8 @@ impl Batch {
                 self.accepts.push((acceptance, answer));
             }
             Member::Report(report, answer) => self.reports.push((report, answer)),
+            Member::News(told, answer) => self.news.push((told, answer)),
+            Member::Handled(handled, answer) => self.handled.push((handled, answer)),
             Member::Chunk(chunk, answer) => {
                 self.chunk_bytes += chunk.bytes.len();
                 self.chunks.push((chunk, answer));
@@ -96,7 +106,8 @@ impl Batch {
     }
 
     fn len(&self) -> usize {
-        self.accepts.len() + self.reports.len() + self.chunks.len() + self.discarded.len()
+        let mail = self.accepts.len() + self.reports.len() + self.news.len() + self.handled.len();
+        mail + self.chunks.len() + self.discarded.len()
     }
 
     fn is_full(&self) -> bool {
@@ -114,22 +125,38 @@ impl Batch {
         let discarded = self.discarded.into_iter().map(Member::Discard);
         let reports = self.reports.into_iter().map(|(report, answer)| Member::Report(report, answer));
         let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
-        chunks.chain(discarded).chain(reports).chain(accepts)
+        let news = self.news.into_iter().map(|(told, answer)| Member::News(told, answer));
+        let handled = self.handled.into_iter().map(|(handled, answer)| Member::Handled(handled, answer));
+        chunks.chain(discarded).chain(reports).chain(accepts).chain(news).chain(handled)
     }
 
     /// Tells each member what was decided.
-    fn answer(self, (accepted, recorded): (Vec<Accepted>, Vec<Recorded>)) {
-        for ((_, answer), decided) in self.accepts.into_iter().zip(accepted) {
+    fn answer(self, decided: Decided) {
+        for ((_, answer), decided) in self.accepts.into_iter().zip(decided.accepted) {
             // The asker may have hung up; what was committed stays committed.
             let _ = answer.send(Ok(decided));
         }
-        for ((_, answer), decided) in self.reports.into_iter().zip(recorded) {
+        for ((_, answer), decided) in self.reports.into_iter().zip(decided.recorded) {
             let _ = answer.send(Ok(decided));
+        }
+        for ((_, answer), heard) in self.news.into_iter().zip(decided.heard) {
+            let _ = answer.send(Ok(heard));
+        }
+        for (_, answer) in self.handled {
+            let _ = answer.send(Ok(()));
         }
         for (_, answer) in self.chunks {
             let _ = answer.send(Ok(()));
         }
     }
+}
+
+/// What was decided of the members of a batch, in their order.
+#[derive(Debug, Default)]
+struct Decided {
+    accepted: Vec<Accepted>,
+    recorded: Vec<Recorded>,
+    heard: Vec<Heard>,
 }
 
 /// Runs until the last [`super::Store`] is gone.
@@ -221,11 +248,7 @@ async fn one_by_one(writer: &mut Writer, batch: Batch, settings: &Settings) {
     }
 }
 
-async fn write(
-    writer: &mut Writer,
-    batch: &Batch,
-    settings: &Settings,
-) -> Result<(Vec<Accepted>, Vec<Recorded>), Failure> {
+async fn write(writer: &mut Writer, batch: &Batch, settings: &Settings) -> Result<Decided, Failure> {
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
     let (answers, too_late) = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
     let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
@@ -244,7 +267,7 @@ async fn apply(
     tx: &mut SqliteConnection,
     batch: &Batch,
     low_mark: i64,
-) -> Result<((Vec<Accepted>, Vec<Recorded>), Vec<TooLate>), StoreError> {
+) -> Result<(Decided, Vec<TooLate>), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().map(|(r, _)| r.as_ref()).collect();
     for (chunk, _) in &batch.chunks {
@@ -258,7 +281,14 @@ async fn apply(
     let (recorded, too_late) =
         if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
     let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
-    Ok(((accepted, recorded), too_late))
+    let mut heard = Vec::with_capacity(batch.news.len());
+    for (told, _) in &batch.news {
+        heard.push(told.keep(tx).await?);
+    }
+    for (handled, _) in &batch.handled {
+        remember(tx, handled).await?;
+    }
+    Ok((Decided { accepted, recorded, heard }, too_late))
 }
 
 /// Answers a batch that was not written, or may have been: by what is really in the database.
@@ -287,6 +317,13 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
     }
     for (_, answer) in batch.reports {
         // Whoever reports does it again, and is told that it is late if this was written.
+        let _ = answer.send(Err(error.clone()));
+    }
+    for (_, answer) in batch.news {
+        // The webhook is delivered again; what was written is not written twice.
+        let _ = answer.send(Err(error.clone()));
+    }
+    for (_, answer) in batch.handled {
         let _ = answer.send(Err(error.clone()));
     }
     for (_, answer) in batch.chunks {

@@ -10,6 +10,7 @@ use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, Kind, insert_own};
 use super::bounced::evaluate;
+use super::commit::Member;
 use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted};
 use super::suppression::{self, New};
@@ -115,8 +116,12 @@ pub struct EventLog {
 
 impl Store {
     /// Writes an event down and does what follows from it. A message that has left
-    /// takes none.
+    /// takes none. From most nothing follows: those gather, since every mail makes a few.
     pub async fn hear(&self, told: &Told, rules: &Rules<'_>, now: Timestamp) -> Result<Heard, StoreError> {
+        if !(told.kind.is_late_failure() || told.kind == EventKind::Complained) {
+            let told = Box::new(told.clone());
+            return self.gather(&self.hot, |answer| Member::News(told, answer)).await;
+        }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let Some((original, count)) = Original::read(&mut tx, &told.message_id).await? else {
@@ -185,6 +190,23 @@ impl Original {
 }
 
 impl Told {
+    /// Writes an event down from which nothing follows.
+    pub(super) async fn keep(&self, tx: &mut SqliteConnection) -> Result<Heard, StoreError> {
+        const COUNT: &str = "
+            SELECT (SELECT count(*) FROM event e WHERE e.message_id = ?1)
+            FROM part WHERE message_id = ?1 AND part_no = ?2";
+        let count: Option<i64> = sqlx::query_scalar(COUNT)
+            .bind(self.message_id.as_str())
+            .bind(self.part_no)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(count) = count else { return Ok(Heard::default()) };
+        if count >= MAX_EVENTS {
+            return Ok(Heard { is_dropped: true, ..Heard::default() });
+        }
+        Ok(Heard { is_new: !self.insert(tx).await?.is_empty(), ..Heard::default() })
+    }
+
     /// Writes the event down, a row for each whom it is about. Returns the new ones' addresses.
     async fn insert(&self, tx: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
         const INSERT: &str = "

@@ -117,6 +117,40 @@ fn news_that_comes_before_our_own_answer_is_not_lost() {
     assert_eq!(events(&meter, "early").len(), 3);
 }
 
+/// As somebody who tries the sandbox asks for it.
+#[test]
+fn any_event_can_be_asked_for_over_http() {
+    let meter = Meter::resend().start();
+    let mail = sent(&meter, "asked");
+    meter.drain();
+    let url = meter.environment().remove("RESEND_BASE_URL").unwrap();
+    let asks = |id: &str, news: Value| {
+        let body = json!({ "email_id": id, "to": [BOB], "news": news });
+        ask(crate::harness::web::request(reqwest::Method::POST, &format!("{url}/_events")).json(&body)).status
+    };
+    let all = [
+        json!("sent"),
+        json!("delivered"),
+        json!("delivery_delayed"),
+        json!("complained"),
+        json!("suppressed"),
+        json!({ "bounced": { "kind": "Transient", "said": "smtp; 452 4.2.2 full" } }),
+        json!({ "failed": { "reason": "reached_daily_quota" } }),
+        json!({ "other": "email.teleported" }),
+    ];
+    for news in all {
+        assert_eq!(asks(&mail.id, news), 202);
+    }
+    assert_eq!(asks("nobody", json!("sent")), 404);
+    until("all of it to be kept", || (events(&meter, "asked").len() == 7).then_some(()));
+    let story = message(&meter, "asked");
+    let soft = story["events"].as_array().unwrap().iter().find(|event| event["kind"] == "soft_bounced");
+    assert_eq!(soft.unwrap()["words"], "Transient General: smtp; 452 4.2.2 full");
+    until("the bounce", || bounces(&meter).pop());
+    meter.drain();
+    assert_eq!(bounces(&meter).len(), 1, "suppressed and given up: the one recipient failed once");
+}
+
 #[test]
 fn a_late_bounce_is_told_to_the_sender_once_and_refuses_the_next_mail() {
     let meter = Meter::resend().start();
