@@ -1,5 +1,7 @@
 //! The message log: what a customer and the operator may know about a message.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -135,6 +137,8 @@ type RecipientRow =
     (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
 /// Message, address, kind.
 type NewsRow = (String, String, String);
+/// Of each message and address what stands in the end.
+type LastWords = BTreeMap<(String, String), EventKind>;
 type RefundRow = (String, String, i64, String, Option<String>, Option<String>);
 
 impl Store {
@@ -196,6 +200,7 @@ impl Store {
             sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
         let refunds: Vec<RefundRow> = sqlx::query_as(REFUNDS).bind(&ids).fetch_all(&self.readers).await?;
         let news: Vec<NewsRow> = sqlx::query_as(NEWS).bind(&ids).fetch_all(&self.readers).await?;
+        let news = last_words(news)?;
         let details = Details { parts, recipients, refunds, news };
         rows.into_iter().map(|row| row.with(&details)).collect()
     }
@@ -206,7 +211,7 @@ struct Details {
     parts: Vec<PartRow>,
     recipients: Vec<RecipientRow>,
     refunds: Vec<RefundRow>,
-    news: Vec<NewsRow>,
+    news: LastWords,
 }
 
 impl MessageRow {
@@ -239,10 +244,19 @@ impl MessageRow {
     }
 }
 
-fn recipient_log(row: &RecipientRow, news: &[NewsRow]) -> Result<RecipientLog, StoreError> {
+fn last_words(rows: Vec<NewsRow>) -> Result<LastWords, StoreError> {
+    let mut last = LastWords::new();
+    for (message_id, address, kind) in rows {
+        let unknown = || StoreError::Corrupt(format!("{kind} is no event"));
+        let kind = EventKind::parse(&kind).ok_or_else(unknown)?;
+        let stands = last.entry((message_id, address)).or_insert(kind);
+        *stands = kind.max(*stands);
+    }
+    Ok(last)
+}
+
+fn recipient_log(row: &RecipientRow, news: &LastWords) -> Result<RecipientLog, StoreError> {
     let (message_id, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
-    let own_news = news.iter().filter(|row| row.0 == *message_id && row.1 == *address);
-    let own_news = own_news.filter_map(|row| EventKind::parse(&row.2));
     Ok(RecipientLog {
         address: address.clone(),
         state: state.clone(),
@@ -251,7 +265,7 @@ fn recipient_log(row: &RecipientRow, news: &[NewsRow]) -> Result<RecipientLog, S
         maybe_taken: *maybe_taken,
         bounced_at: bounced_at.map(timestamp).transpose()?,
         bounce: bounce.clone(),
-        news: own_news.max().map(EventKind::as_str),
+        news: news.get(&(message_id.clone(), address.clone())).map(|kind| kind.as_str()),
     })
 }
 

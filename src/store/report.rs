@@ -185,7 +185,8 @@ pub(super) async fn report_batch(
 impl Ledger {
     /// Whether the part of a report is its whole message.
     fn is_whole(&self, report: &Report) -> bool {
-        self.parts.keys().filter(|key| key.0 == report.message_id.as_str()).count() == 1
+        let id = report.message_id.as_str();
+        self.parts.range((id.to_owned(), 0)..).take(2).filter(|(key, _)| key.0 == id).count() == 1
     }
 
     /// Whose message a report is about, unless it is our own.
