@@ -293,6 +293,18 @@ async fn a_story_tells_every_attempt_and_what_it_cost() {
 }
 
 #[tokio::test]
+async fn days_leave_when_no_window_reaches_them() {
+    const DAY: i64 = 86_400;
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    sent(&store, &ann, &[TO, "c@y.example"]).await;
+    sent(&store, &ann, &[TO]).await;
+    assert_eq!(count(&store, "SELECT sum(sent) FROM reputation").await, 3);
+    assert_eq!(store.close_marks(at(31 * DAY)).await.unwrap(), 0);
+    assert_eq!(store.close_marks(at(33 * DAY)).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn attempts_are_kept_by_their_newest_and_leave_with_their_message() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(50)).await;
