@@ -107,6 +107,7 @@ impl Routing {
             lifetime: self.lifetime,
             lease_until: None,
             keyed: None,
+            notes: Vec::new(),
         })
     }
 }
@@ -117,7 +118,7 @@ pub fn new_message_id(now: Timestamp) -> MessageId {
 }
 
 fn by_smtp(recipients: &[Mailbox]) -> NewPart {
-    NewPart { road: Road::Smtp, recipients: recipients.to_vec(), request_hash: None, notes: Vec::new() }
+    NewPart { road: Road::Smtp, recipients: recipients.to_vec(), request_hash: None }
 }
 
 fn by_resend(
@@ -130,7 +131,7 @@ fn by_resend(
     for (part_no, recipients) in (0..).zip(message.parts(recipients)) {
         let request = message.email(&recipients, &message_id.part(part_no))?.to_json();
         let request_hash = Some(sha256_hex(&request));
-        parts.push(NewPart { road: Road::Resend, recipients, request_hash, notes: Vec::new() });
+        parts.push(NewPart { road: Road::Resend, recipients, request_hash });
     }
     Ok(parts)
 }

@@ -363,6 +363,7 @@ impl Submission {
             parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
+            notes: Vec::new(),
         })
     }
 

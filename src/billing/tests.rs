@@ -127,8 +127,7 @@ impl Bench {
     async fn sent(&self, customer_id: &CustomerId, recipients: u64) -> Option<MessageId> {
         let to = |number| Mailbox::parse(&format!("a{number}@y.example")).unwrap();
         let to: Vec<_> = (0..recipients).map(to).collect();
-        let part =
-            NewPart { road: Road::Smtp, recipients: to.clone(), request_hash: None, notes: Vec::new() };
+        let part = NewPart { road: Road::Smtp, recipients: to.clone(), request_hash: None };
         let now = self.clock.now();
         let message = Acceptance {
             message_id: MessageId::generate(now, random::octets()),
@@ -147,6 +146,7 @@ impl Bench {
             parts: vec![part],
             lease_until: Some(now),
             keyed: None,
+            notes: Vec::new(),
         };
         match self.store.accept(message.clone()).await.unwrap() {
             Accepted::Yes { .. } => {}

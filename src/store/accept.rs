@@ -60,8 +60,6 @@ pub struct NewPart {
     pub recipients: Vec<Mailbox>,
     /// SHA-256 of the request that the upstream will get, in hexadecimal, where the road composes one.
     pub request_hash: Option<String>,
-    /// What the road changes or loses of the message, a line each.
-    pub notes: Vec<String>,
 }
 
 /// A message that asks to be accepted.
@@ -99,6 +97,8 @@ pub struct Acceptance {
     pub lease_until: Option<Timestamp>,
     /// Set where the customer may retry it.
     pub keyed: Option<Keyed>,
+    /// What its road changes or loses of it, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Acceptance {
@@ -320,15 +320,15 @@ async fn write(
           AND account.balance - account.held - account.owed >= h.amount;
 
         INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
-                             size, body_sha256, unit, price, accepted_at, expires_at)
+                             size, body_sha256, unit, price, accepted_at, expires_at, notes)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
-                          request_hash, notes)
+                          request_hash)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9
+               value ->> 7, value ->> 8
         FROM json_each($3);
 
         INSERT INTO recipient (message_id, address, part_no, ordinal, state)
@@ -381,6 +381,7 @@ struct MessageRow<'a>(
     i64,
     i64,
     i64,
+    Option<String>,
 );
 
 impl<'a> MessageRow<'a> {
@@ -404,6 +405,7 @@ impl<'a> MessageRow<'a> {
             a.price.to_i64(),
             millis(a.accepted_at),
             millis(a.accepted_at).saturating_add(lifetime),
+            (!a.notes.is_empty()).then(|| serde_json::json!(a.notes).to_string()),
         )
     }
 }
@@ -411,19 +413,8 @@ impl<'a> MessageRow<'a> {
 /// Message, address, part number, ordinal.
 type RecipientRow<'a> = (&'a str, String, usize, usize);
 /// The columns of `part` as one JSON row.
-#[derive(serde::Serialize)]
-struct PartRow<'a>(
-    &'a str,
-    usize,
-    &'static str,
-    &'static str,
-    u8,
-    Option<i64>,
-    Option<i64>,
-    Option<i64>,
-    Option<&'a str>,
-    Option<String>,
-);
+type PartRow<'a> =
+    (&'a str, usize, &'static str, &'static str, u8, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
 
 fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRow<'a>>) {
     let mut parts = Vec::with_capacity(taken.len());
@@ -437,10 +428,7 @@ fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRo
         let attempt = u8::from(lease.is_some());
         for (part_no, part) in a.parts.iter().enumerate() {
             let hash = part.request_hash.as_deref();
-            let notes = (!part.notes.is_empty()).then(|| serde_json::json!(part.notes).to_string());
-            let road = part.road.as_str();
-            let row = PartRow(id, part_no, road, state, attempt, due, lease, first_try, hash, notes);
-            parts.push(row);
+            parts.push((id, part_no, part.road.as_str(), state, attempt, due, lease, first_try, hash));
             let named = part.recipients.iter().enumerate();
             recipients.extend(named.map(|(ordinal, r)| (id, r.to_string(), part_no, ordinal)));
         }

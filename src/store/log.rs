@@ -38,6 +38,8 @@ pub struct MessageLog {
     pub accepted_at: Timestamp,
     /// When it is given up unless it was sent.
     pub expires_at: Timestamp,
+    /// What its road changes or loses of it, a line each.
+    pub notes: Vec<String>,
     /// Its recipients.
     pub recipients: Vec<RecipientLog>,
     /// Its parts.
@@ -100,8 +102,6 @@ pub struct PartLog {
     /// Whether the last attempt ended without an answer, or an earlier one did and no later answer can
     /// tell what became of it: the upstream may have it.
     pub unknown: bool,
-    /// What the road changes or loses of the message, a line each.
-    pub notes: Vec<String>,
 }
 
 impl MessageLog {
@@ -129,10 +129,10 @@ pub(super) struct MessageRow {
     released: i64,
     accepted_at: i64,
     expires_at: i64,
+    notes: Option<String>,
 }
 
-type PartRow =
-    (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool, Option<String>);
+type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool);
 type RecipientRow =
     (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
 /// Message, address, kind.
@@ -151,7 +151,7 @@ impl Store {
     ) -> Result<Vec<MessageLog>, StoreError> {
         const READ: &str = "
             SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
-                   accepted_at, expires_at
+                   accepted_at, expires_at, notes
             FROM message
             WHERE (customer_id = ?1 OR ?1 IS NULL) AND (message_id < ?2 OR ?2 IS NULL)
             ORDER BY message_id DESC LIMIT ?3";
@@ -168,7 +168,7 @@ impl Store {
     pub async fn message(&self, message_id: &MessageId) -> Result<Option<MessageLog>, StoreError> {
         const READ: &str = "
             SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
-                   accepted_at, expires_at
+                   accepted_at, expires_at, notes
             FROM message WHERE message_id = ?1";
         let rows: Vec<MessageRow> =
             sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
@@ -181,7 +181,7 @@ impl Store {
             SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
                    last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
                        WHERE r.message_id = part.message_id AND r.part_no = part.part_no
-                         AND r.state = 'queued' AND r.maybe_taken = 1), notes
+                         AND r.state = 'queued' AND r.maybe_taken = 1)
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
             SELECT message_id, address, state, status, reply, maybe_taken = 1 AND state <> 'sent',
@@ -235,6 +235,7 @@ impl MessageRow {
             released: self.released,
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
+            notes: stored(self.notes.as_deref().map(serde_json::from_str).transpose())?.unwrap_or_default(),
             recipients: own_recipients
                 .map(|row| recipient_log(row, &details.news))
                 .collect::<Result<_, _>>()?,
@@ -280,8 +281,7 @@ fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> Ref
 }
 
 fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
-    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown, notes) = row;
-    let notes = notes.as_deref().map(serde_json::from_str).transpose();
+    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown) = row;
     Ok(PartLog {
         road: road.clone(),
         state: state.clone(),
@@ -290,6 +290,5 @@ fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
         upstream_id: upstream_id.clone(),
         last_error: last_error.clone(),
         unknown: *unknown,
-        notes: stored(notes)?.unwrap_or_default(),
     })
 }

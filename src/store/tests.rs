@@ -95,9 +95,10 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         price: Credits::ONE,
         accepted_at: at(0),
         lifetime: Duration::from_secs(1000),
-        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None, notes: Vec::new() }],
+        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
         lease_until: Some(at(30)),
         keyed: None,
+        notes: Vec::new(),
     }
 }
 

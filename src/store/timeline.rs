@@ -235,19 +235,12 @@ impl EntryRow {
     }
 }
 
-/// The acceptance with its hold, and what the roads change.
+/// The acceptance with its hold, and what the road changes.
 fn accepted(log: &MessageLog) -> Vec<Moment> {
     let at = log.accepted_at;
-    let mut moments = vec![Moment { credits: Some(log.price), ..Moment::new(at, "accepted") }];
-    for part in &log.parts {
-        let note = |note: &String| Moment {
-            road: Some(part.road.clone()),
-            text: Some(note.clone()),
-            ..Moment::new(at, "note")
-        };
-        moments.extend(part.notes.iter().map(note));
-    }
-    moments
+    let note = |note: &String| Moment { text: Some(note.clone()), ..Moment::new(at, "note") };
+    let accepted = Moment { credits: Some(log.price), ..Moment::new(at, "accepted") };
+    std::iter::once(accepted).chain(log.notes.iter().map(note)).collect()
 }
 
 /// The attempt that sent the part and left no row.

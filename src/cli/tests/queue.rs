@@ -68,9 +68,10 @@ async fn message_by(road: Road, store: &Store, name: &str, news: Option<News>) {
         price: Credits::ONE,
         accepted_at: now(),
         lifetime: Duration::from_secs(3600),
-        parts: vec![NewPart { road, recipients: to.to_vec(), request_hash: None, notes: Vec::new() }],
+        parts: vec![NewPart { road, recipients: to.to_vec(), request_hash: None }],
         lease_until: Some(now() + Duration::from_secs(30)),
         keyed: None,
+        notes: Vec::new(),
     };
     store.accept(acceptance).await.unwrap();
     if let Some(news) = news {

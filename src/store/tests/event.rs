@@ -239,11 +239,8 @@ async fn a_suspension_by_the_operator_keeps_its_reason() {
 async fn a_story_tells_every_attempt_and_what_it_cost() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(50)).await;
-    let noted = NewPart {
-        notes: vec!["the third alternative is left out".to_owned()],
-        ..message(&ann, &[TO]).parts.remove(0)
-    };
-    let mail = accepted(&store, Acceptance { parts: vec![noted], ..message(&ann, &[TO]) }).await;
+    let notes = vec!["the third alternative is left out".to_owned()];
+    let mail = accepted(&store, Acceptance { notes, ..message(&ann, &[TO]) }).await;
     let retry = News::Retry {
         due: at(2),
         error: "4.2.2 full".to_owned(),

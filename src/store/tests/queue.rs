@@ -32,12 +32,7 @@ async fn lifetimes_stand_still_behind_a_closed_gate() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;
     let waiting = |road, second| Acceptance {
-        parts: vec![NewPart {
-            road,
-            recipients: vec![mailbox("a@y.example")],
-            request_hash: None,
-            notes: Vec::new(),
-        }],
+        parts: vec![NewPart { road, recipients: vec![mailbox("a@y.example")], request_hash: None }],
         lease_until: None,
         accepted_at: at(second),
         ..message(&ann, &[])

@@ -53,7 +53,7 @@ CREATE TABLE attempt (
     FOREIGN KEY (message_id, part_no) REFERENCES part (message_id, part_no)
 ) STRICT, WITHOUT ROWID;
 
--- What the road changes or loses of the message: a JSON list of lines; NULL: nothing.
-ALTER TABLE part ADD COLUMN notes TEXT;
+-- What its road changes or loses of the message: a JSON list of lines; NULL: nothing.
+ALTER TABLE message ADD COLUMN notes TEXT;
 -- The number of its (last) capture, so that its entry can be found.
 ALTER TABLE message ADD COLUMN capture_no INTEGER;
