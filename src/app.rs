@@ -27,6 +27,7 @@ use crate::cli::SandboxArgs;
 use crate::clock::Clock;
 use crate::config::{Config, ProofBy, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
+use crate::delivery::told::{self, Ears};
 use crate::delivery::{self, Delivery};
 use crate::descriptors;
 use crate::dkim::Signer;
@@ -236,6 +237,7 @@ struct Back {
     metrics: Metrics,
     dodo: Dodo,
     billing: Billing,
+    ears: Ears,
     submission: Submission,
     memory: Memory,
     proofs: Proofs,
@@ -325,20 +327,28 @@ async fn start_back(
     let translating = Translating::new(config.upstream.max_bytes_translating);
     let upstreams = upstreams(config, secrets, (&clock, &translating))?;
     let proofs = proofs(config, &store, upstreams.resend.as_ref(), &clock)?;
+    let settings = delivery::Settings::new(config, notices_from);
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
             upstreams,
             billing: billing.clone(),
             handover: handover.clone(),
-            routing,
             clock: clock.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         },
-        delivery::Settings::new(config, notices_from),
+        settings.clone(),
     );
+    let ears = Ears::new(told::Tools {
+        store: store.clone(),
+        billing: billing.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        postmaster: settings.postmaster,
+        thresholds: config.reputation.thresholds(),
+    });
     let tools = submission::Tools {
         store: store.clone(),
         billing: billing.clone(),
@@ -358,7 +368,7 @@ async fn start_back(
     tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
     tasks.spawn(proofs.clone().run(stop.clone()));
     let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Ok(Back { store, metrics, dodo, billing, submission, memory, proofs })
+    Ok(Back { store, metrics, dodo, billing, ears, submission, memory, proofs })
 }
 
 /// Who is asked about the domains that customers add. Calls to Resend share the pace of
@@ -414,6 +424,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         store: rooms.store.clone(),
         submission: rooms.submission.clone(),
         billing: rooms.billing.clone(),
+        ears: rooms.ears.clone(),
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),

@@ -17,6 +17,7 @@ mod explain;
 mod print;
 mod queue;
 mod sender;
+mod suppression;
 #[cfg(test)]
 mod tests;
 
@@ -99,6 +100,8 @@ pub enum Errand {
     Credential(credential::CredentialArgs),
     /// Say which addresses and domains a customer may send from
     Sender(sender::SenderArgs),
+    /// List, add and remove the addresses that a customer's mail is not taken for
+    Suppression(suppression::SuppressionArgs),
     /// List and decide ledger entries of which nobody knows whether Dodo applied them
     Entry(entry::EntryArgs),
     /// List and show what waits to be sent, send it now or give it up
@@ -160,6 +163,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
         Errand::Queue(args) => queue::run(args, place).await,
         Errand::Sender(args) => sender::run(args, &Desk::open(place).await?).await,
+        Errand::Suppression(args) => suppression::run(args, &Desk::open(place).await?).await,
     }
 }
 

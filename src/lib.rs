@@ -133,6 +133,12 @@
 //!   sent. Whoever surely has none of it is bounced alone.
 //! - **Of several SMTP hosts one at most gets a mail in an attempt**: the next is asked
 //!   only while it is sure that nobody has it, which ends with the final dot.
+//! - **News is kept once and ranked, never ordered**: an event is its kind, its own time
+//!   and its words, and everything that follows from it (a bounce to the sender, a
+//!   suppressed address, a pause, a refund) follows in the same transaction from what is
+//!   new. Sums of what came back are kept with the steps that they count.
+//! - **No address on a customer's suppression list is mailed or skipped silently**: the
+//!   acceptance looks in its own transaction; RCPT looks before, where MAIL found a list.
 //! - **Mail that left after it was given up is told**: in the log, in a metric and with
 //!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
@@ -156,7 +162,7 @@
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
 //! | while an entry is in doubt (`entry-doubted`, `doubt-settled`, `doubt-voided`) | the doubt, which Dodo's ledger or the operator ends; or its end with who said so |
-//! | when a bounce is told (`bounce-recorded`, `refunds-decided`) | the bounce and what it gives back; Resend tells it again, which changes nothing |
+//! | when a late failure is told (`bounce-recorded`, `refunds-decided`) | the event, the bounce to the sender, the suppressed address, a pause with its notice, and what is given back: all in one commit; Resend tells it again, which changes nothing |
 //! | while credit is given back (`refunds-due`, `credit-opened`) | refunds that are due, those never debited taken back; the open entry, posted again under its key |
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
 //! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |

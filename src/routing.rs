@@ -158,6 +158,7 @@ impl Routing {
             lifetime: self.lifetime,
             lease_until: None,
             keyed: None,
+            notes: Vec::new(),
         })
     }
 }

@@ -115,6 +115,8 @@ pub struct Begun {
     senders: Vec<SenderPattern>,
     /// What was available, where each recipient costs a credit.
     available: Option<Credits>,
+    /// Whether anything was on the suppression list.
+    suppresses: bool,
 }
 
 /// What was available when it was asked again, since MAIL's answer was used up.
@@ -207,6 +209,23 @@ impl Submission {
         self.counted(Err(Refusal::AddressNotCarried { address: recipient.clone() }))
     }
 
+    /// The check at RCPT: whether the address is on the customer's suppression list.
+    /// Asks nobody if MAIL found the list empty; what came on it since then is found
+    /// when the message is accepted.
+    pub async fn check_suppressed(
+        &self,
+        who: &SignedIn,
+        begun: &Begun,
+        recipient: &Mailbox,
+    ) -> Result<(), Refusal> {
+        if !begun.suppresses {
+            return Ok(());
+        }
+        let found = self.0.tools.store.suppressed(&who.customer_id, recipient).await.map_err(unavailable)?;
+        let Some(why) = found else { return Ok(()) };
+        self.counted(Err(Refusal::Suppressed { recipient: recipient.clone(), why }))
+    }
+
     /// Takes the message in. When this returns `Ok`, it is committed and fsynced.
     pub async fn submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
         self.counted(self.try_submit(who, submitted).await)
@@ -227,13 +246,14 @@ impl Submission {
                 return Err(Refusal::AddressNotCarried { address: sender.clone() });
             }
         }
-        let Standing { customer_id, account, senders, .. } = standing;
+        let Standing { customer_id, account, senders, suppresses, .. } = standing;
         if let Some(pace) = &self.0.pace {
             let too_fast = |TooSoon { retry_after_s }| Refusal::TooFast { retry_after_s };
             pace.take(customer_id.clone(), self.0.tools.clock.now()).map_err(too_fast)?;
         }
         let available = self.0.tools.billing.check_credit(&customer_id, &account, Credits::ONE).await?;
-        Ok(Begun { senders, available: Some(available).filter(|_| self.0.unit == Unit::Recipient) })
+        let available = Some(available).filter(|_| self.0.unit == Unit::Recipient);
+        Ok(Begun { senders, available, suppresses })
     }
 
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
@@ -355,6 +375,7 @@ impl Submission {
             parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
+            notes: Vec::new(),
         })
     }
 
@@ -395,6 +416,9 @@ impl Submission {
             accept::Accepted::OutOfCredit => return Err(billing.out_of_credit(Credits::ZERO)),
             accept::Accepted::BalanceUnknown => return Err(Refusal::BillingUnknown),
             accept::Accepted::Suspended(reason) => return Err(Refusal::Suspended { reason }),
+            accept::Accepted::Suppressed { recipient, why } => {
+                return Err(Refusal::Suppressed { recipient, why });
+            }
             accept::Accepted::Revoked => return Err(Refusal::BadCredential),
         };
         if let Some(spool) = spool {

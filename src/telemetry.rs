@@ -46,6 +46,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::domain::credits::Credits;
+use crate::domain::event::EventKind;
 use crate::domain::message::Road;
 use crate::domain::refusal::Refusal;
 
@@ -149,6 +150,8 @@ struct Inner {
     parts_held: Gauge,
     attempts: Labelled<2, Counter>,
     late_sent: Counter,
+    events: Labelled<1, Counter>,
+    customers_paused: Counter,
     gate_closed: Labelled<1, Gauge>,
     credits_captured: Counter,
     credits_held: Gauge,
@@ -190,6 +193,9 @@ impl Metrics {
             parts_held: names.add("parts_held", "Parts whose outcome cannot be known, left to the operator"),
             attempts: names.add("attempts", "Attempts to send a part"),
             late_sent: names.add("late_sent", "Parts that the upstream accepted after they were given up"),
+            events: names.add("events", "News of mail that the upstream had taken, each piece once"),
+            customers_paused: names
+                .add("customers_paused", "Customers paused because too much of their mail came back or was called spam"),
             gate_closed: names.add("gate_closed", "1 while an upstream is closed to all of our mail"),
             credits_captured: names
                 .add("credits_captured", "Credits that became owed because a message was sent"),
@@ -285,6 +291,16 @@ impl Metrics {
     /// Counts news that a part was sent after it had been given up.
     pub fn late_sent(&self) {
         self.0.late_sent.inc();
+    }
+
+    /// Counts a piece of news of mail that the upstream had taken.
+    pub fn event(&self, kind: EventKind) {
+        self.0.events.get_or_create(&[("kind", kind.as_str())]).inc();
+    }
+
+    /// Counts a customer who was paused.
+    pub fn customer_paused(&self) {
+        self.0.customers_paused.inc();
     }
 
     /// Says whether the gate of an upstream is closed.
@@ -397,6 +413,9 @@ impl Inner {
             for result in EntryResult::ALL {
                 begin(&self.entries, [("kind", kind.as_str()), ("result", result.as_str())]);
             }
+        }
+        for kind in EventKind::ALL {
+            begin(&self.events, [("kind", kind.as_str())]);
         }
         for result in RefundResult::ALL {
             begin(&self.refunds, [("result", result.as_str())]);

@@ -21,9 +21,8 @@ use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
-use crate::store::bounced::Bounced;
 use crate::store::entry::Entry;
-use crate::store::refund::{CreditOpening, Decision, DueRefund, Lapse};
+use crate::store::refund::{Allowance, CreditOpening, Decision, DueRefund, Lapse};
 use crate::telemetry::{DodoCall, EntryKind, RefundResult};
 
 /// Customers looked at in one round.
@@ -123,19 +122,21 @@ impl Refunds {
 }
 
 impl Billing {
-    /// News that recipients' servers refused a message for good. Writing it down
-    /// again changes nothing.
-    pub async fn bounced(&self, bounced: &Bounced) -> Result<(), StoreError> {
-        let Tools { store, clock, .. } = &self.0.tools;
-        let now = clock.now();
-        let allowance = match self.0.settings.refund_bounced {
-            true => Some(store.allowance(&bounced.customer_id, now).await?),
+    /// What may be given back now to a customer whose mail failed late; `None`: refunds are off.
+    pub async fn refund_allowance(
+        &self,
+        customer_id: &CustomerId,
+        now: Timestamp,
+    ) -> Result<Option<Allowance>, StoreError> {
+        Ok(match self.0.settings.refund_bounced {
+            true => Some(self.0.tools.store.allowance(customer_id, now).await?),
             false => None,
-        };
-        let decisions = store.record_bounce(bounced, allowance.as_ref(), now).await?;
-        store.pass(CrashPoint::BounceRecorded);
-        self.tell(&decisions);
-        Ok(())
+        })
+    }
+
+    /// Refunds were decided with news of a late failure: they are told, and gone on with.
+    pub fn refunds_decided(&self, decisions: &[Decision]) {
+        self.tell(decisions);
     }
 
     /// Goes on with every refund that can go on, and is no reason not to settle

@@ -146,6 +146,7 @@ impl Bench {
             parts: vec![part],
             lease_until: Some(now),
             keyed: None,
+            notes: Vec::new(),
         };
         match self.store.accept(message.clone()).await.unwrap() {
             Accepted::Yes { .. } => {}

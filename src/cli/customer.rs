@@ -119,7 +119,7 @@ pub(super) async fn run(args: CustomerArgs, place: &Place<'_>) -> anyhow::Result
         CustomerAction::Show { customer_id } => show(&Desk::open(place).await?, &customer_id, format).await,
         CustomerAction::Suspend { customer_id, reason } => {
             let desk = Desk::open(place).await?;
-            desk.store.set_suspended(&customer_id, Some(&reason)).await?;
+            desk.store.suspend(&customer_id, &reason).await?;
             let step = print::next_steps(&desk.program, &[format!("customer resume {customer_id}")]);
             let text =
                 format!("suspended {customer_id}; its mail is refused with the reason: {reason}\n{step}");
@@ -127,7 +127,7 @@ pub(super) async fn run(args: CustomerArgs, place: &Place<'_>) -> anyhow::Result
         }
         CustomerAction::Resume { customer_id } => {
             let desk = Desk::open(place).await?;
-            desk.store.set_suspended(&customer_id, None).await?;
+            desk.store.resume(&customer_id, desk.clock.now()).await?;
             desk.changed(&customer_id, format, format!("resumed {customer_id}: mail is taken again\n")).await
         }
     }

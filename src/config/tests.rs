@@ -195,6 +195,13 @@ fn senseless_values_are_told_with_line_and_key() {
             "queue.retry_min_s: is 20000; must not be more than retry_max_s (14400)",
         ),
         ("[queue]\nlifetime_h = 1000000", "queue.lifetime_h: is 1000000; must be at most 87600"),
+        ("[reputation]\nwindow_days = 32", "reputation.window_days: is 32; must be at most 31"),
+        ("[reputation]\nwindow_days = 0", "reputation.window_days: is 0; must be at least 1"),
+        ("[reputation]\nmin_bounced = 0", "reputation.min_bounced: is 0; must be at least 1"),
+        (
+            "[reputation]\nmax_complained_per_10000 = 10001",
+            "reputation.max_complained_per_10000: is 10001; must be at most 10000",
+        ),
         ("[queue]\nkeep_log_days = 3651", "queue.keep_log_days: is 3651; must be at most 3650"),
         ("[queue]\nlease_s = 1", "queue.lease_s: is 1; must be at least 2"),
     ];

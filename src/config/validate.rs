@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 
-use super::{Billing, Config, Http, Limits, ProofBy, Queue, Smtp, UpstreamConfig, UpstreamKind, web_url};
+use super::{
+    Billing, Config, Http, Limits, ProofBy, Queue, Reputation, Smtp, UpstreamConfig, UpstreamKind, web_url,
+};
 use crate::dkim::KeySetting;
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
@@ -26,6 +28,8 @@ const MOST_DELAY_S: u64 = 30;
 /// Ten years: more is a slip of the keyboard, and dates would leave their range.
 const MOST_HOURS: u64 = 87_600;
 const MOST_SECONDS: u64 = MOST_HOURS * 3_600;
+/// Days are counted for so long.
+const MOST_WINDOW_DAYS: u64 = 31;
 /// Dodo knows a key for 24 hours. The last hour is for a call that arrives late, and
 /// for a clock that was put right meanwhile.
 const MOST_KEY_SECONDS: u64 = 23 * 3_600;
@@ -41,6 +45,7 @@ pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
     findings.billing(&config.billing, config.uses_resend());
     findings.senders_and_notices(config);
     findings.upstream(&config.upstream, config.smtp.max_message_bytes);
+    findings.reputation(&config.reputation);
     findings.queue(&config.queue);
     findings.dkim(&config.dkim);
     findings.0
@@ -201,6 +206,15 @@ impl Findings {
         self.at_least("upstream.max_messages_per_connection", upstream.max_messages_per_connection, 1);
         self.one_to(MOST_SECONDS, "upstream.max_connection_age_s", upstream.max_connection_age_s);
         self.at_most("upstream.max_connection_idle_s", upstream.max_connection_idle_s, MOST_SECONDS);
+    }
+
+    fn reputation(&mut self, reputation: &Reputation) {
+        self.one_to(MOST_WINDOW_DAYS, "reputation.window_days", reputation.window_days.into());
+        self.at_least("reputation.min_recipients", reputation.min_recipients, 1);
+        self.at_least("reputation.min_bounced", reputation.min_bounced, 1);
+        self.at_most("reputation.max_bounced_per_10000", reputation.max_bounced_per_10000, 10_000);
+        self.at_least("reputation.min_complained", reputation.min_complained, 1);
+        self.at_most("reputation.max_complained_per_10000", reputation.max_complained_per_10000, 10_000);
     }
 
     fn queue(&mut self, queue: &Queue) {

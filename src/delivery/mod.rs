@@ -5,7 +5,7 @@
 //! bounded number of attempts. Every part in our hands is leased; one task renews
 //! all leases together. This room must not know SMTP submission, HTTP, Dodo.
 
-mod bounce;
+pub mod bounce;
 pub mod gates;
 mod leases;
 pub(crate) mod news;
@@ -35,6 +35,7 @@ use crate::store::queue::{DuePart, LeasedPart};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
+use bounce::Postmaster;
 use gates::Gates;
 use leases::{Lease, Leases};
 use worker::Pass;
@@ -59,8 +60,6 @@ pub struct Tools {
     pub billing: Billing,
     /// Room in memory.
     pub handover: Handover,
-    /// The roads, for bounces.
-    pub routing: Routing,
     /// The time.
     pub clock: Clock,
     /// The counters.
@@ -80,10 +79,8 @@ pub struct Settings {
     pub schedule: RetrySchedule,
     /// `queue.lease_s`.
     pub lease: Duration,
-    /// The name and address that bounces come from.
-    pub notices_from: NamedMailbox,
-    /// `smtp.hostname`.
-    pub hostname: String,
+    /// Who writes bounces.
+    pub postmaster: Postmaster,
 }
 
 impl Settings {
@@ -96,8 +93,11 @@ impl Settings {
                 max: Duration::from_secs(config.queue.retry_max_s),
             },
             lease: Duration::from_secs(config.queue.lease_s),
-            notices_from,
-            hostname: config.smtp.hostname.clone(),
+            postmaster: Postmaster {
+                routing: Routing::new(config),
+                from: notices_from,
+                hostname: config.smtp.hostname.clone(),
+            },
         }
     }
 }

@@ -56,7 +56,6 @@ impl Bench {
             upstreams,
             billing: stand_in::billing(&config, &store),
             handover,
-            routing: Routing::new(&config),
             clock: clock.clone(),
             metrics: Metrics::new(),
             tasks: tasks.clone(),

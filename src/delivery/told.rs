@@ -4,34 +4,58 @@
 //! Any news of a part proves that Resend took it. That resolves a part that waits,
 //! is held for the operator, or has a call in doubt; while the first call is under
 //! way its answer is as good and comes by itself. A part that was given up stays as
-//! it is: that it left all the same is told, counted and kept with it. A hard bounce
-//! is written down on its recipients, and may give a credit back; where it is not
-//! told whose it is, it is written down on the part and gives nothing back.
+//! it is: that it left all the same is told, counted and kept with it.
+//!
+//! Then the news is written down with what follows from it. A hard bounce, a
+//! recipient whom Resend left out since the address is on its own list, and a mail
+//! that it gave up after all are late failures: the sender gets a bounce, and perhaps
+//! a credit back; where it is not told whose a bounce is, it is written down on the
+//! part and gives nothing back. `email.failed` closes no gate, not even for a quota:
+//! the event may be hours old when it comes, and the next call is answered with the
+//! quota as it stands then, which closes the gate for as long as that lasts.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::bounce::Postmaster;
 use crate::billing::Billing;
+use crate::clock::Clock;
+use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
+use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId, PartId};
 use crate::domain::message::{PartState, RecipientState, Road};
-use crate::store::bounced::{Bounced, KnownPart};
-use crate::store::report::{Answered, News, Recorded, Report};
+use crate::domain::reputation::Thresholds;
+use crate::mime::bounce::{Failed, Failure, Left};
+use crate::store::accept::Acceptance;
+use crate::store::bounced::KnownPart;
+use crate::store::event::{Heard, Letters, Original, Rules, Told};
+use crate::store::report::{self, Answered, Recorded, Report};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::resend::events::{EventKind, ResendEvent};
+use crate::upstream::resend::events::{Meaning, News, ResendEvent};
 
 /// What it takes to understand news.
-#[derive(Debug, Clone, Copy)]
-pub struct Ears<'a> {
+#[derive(Debug, Clone)]
+pub struct Ears(Arc<Tools>);
+
+/// What the ears work with.
+#[derive(Debug)]
+pub struct Tools {
     /// The database.
-    pub store: &'a Store,
+    pub store: Store,
     /// Who gives credits back.
-    pub billing: &'a Billing,
+    pub billing: Billing,
     /// The counters.
-    pub metrics: &'a Metrics,
+    pub metrics: Metrics,
     /// The time.
-    pub now: Timestamp,
+    pub clock: Clock,
+    /// Who tells senders and customers.
+    pub postmaster: Postmaster,
+    /// Where customers are paused: `[reputation]`.
+    pub thresholds: Thresholds,
 }
 
 /// A part that an event is about.
@@ -42,19 +66,24 @@ struct Subject<'a> {
     part: KnownPart,
 }
 
-impl Ears<'_> {
+impl Ears {
+    /// Ears that work with these.
+    pub fn new(tools: Tools) -> Self {
+        Self(Arc::new(tools))
+    }
+
     /// Does what an event asks for; hearing it again changes nothing. Returns whose
     /// message it was about; `None`: none of ours, or of no consequence.
     pub async fn hear(&self, event: &ResendEvent) -> Result<Option<CustomerId>, StoreError> {
-        if event.kind == EventKind::Other {
+        if event.meaning == Meaning::Other {
             return Ok(None);
         }
         let Some(subject) = self.subject(event).await? else { return Ok(None) };
         if is_told_more(&subject.part) {
             self.prove(&subject, event.email_id.clone()).await?;
         }
-        if let EventKind::HardBounce { reply, .. } = &event.kind {
-            self.bounced(&subject, event, reply).await?;
+        if let Meaning::News(news) = &event.meaning {
+            self.take(&subject, event, news).await?;
         }
         Ok(Some(subject.part.customer_id))
     }
@@ -64,7 +93,7 @@ impl Ears<'_> {
     async fn subject<'e>(&self, event: &'e ResendEvent) -> Result<Option<Subject<'e>>, StoreError> {
         let Some(part_id) = &event.part_id else { return Ok(None) };
         let Some((message_id, part_no)) = part_id.split() else { return Ok(None) };
-        let Some(part) = self.store.known_part(&message_id, part_no).await? else { return Ok(None) };
+        let Some(part) = self.0.store.known_part(&message_id, part_no).await? else { return Ok(None) };
         let is_other = part.upstream_id.is_some() && event.email_id != part.upstream_id;
         if part.road != Road::Resend || is_other {
             tracing::warn!(%part_id, upstream_id = ?event.email_id, event = ?event.event_type, "an event names a part and is not about its mail");
@@ -75,20 +104,22 @@ impl Ears<'_> {
 
     /// The part was sent, whatever our calls were answered; too late if it was given up.
     async fn prove(&self, subject: &Subject<'_>, upstream_id: Option<String>) -> Result<(), StoreError> {
+        let Tools { store, billing, metrics, clock, .. } = &*self.0;
         let unsent = subject.part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
         let sent = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
+        let answered = Answered { upstream_id: upstream_id.clone(), sent, ..Answered::default() };
         let report = Report {
             message_id: subject.message_id.clone(),
             part_no: subject.part_no,
             attempt: subject.part.attempt,
-            at: self.now,
-            news: News::Answered(Answered { upstream_id: upstream_id.clone(), sent, ..Answered::default() }),
+            at: clock.now(),
+            news: report::News::Answered(answered),
             bounce: None,
         };
-        let Recorded::Applied { captured } = self.store.report(report).await? else { return Ok(()) };
+        let Recorded::Applied { captured } = store.report(report).await? else { return Ok(()) };
         if captured > Credits::ZERO {
-            self.metrics.captured(captured);
-            self.billing.captured();
+            metrics.captured(captured);
+            billing.captured();
         }
         tracing::info!(
             part_id = %subject.part_id,
@@ -100,39 +131,112 @@ impl Ears<'_> {
         Ok(())
     }
 
-    async fn bounced(
-        &self,
-        subject: &Subject<'_>,
-        event: &ResendEvent,
-        reply: &str,
-    ) -> Result<(), StoreError> {
-        let served: Vec<(&Mailbox, String)> = (subject.part.recipients.iter())
-            .filter(|(_, state)| *state != RecipientState::Failed)
-            .map(|(mailbox, _)| (mailbox, mailbox.to_ascii()))
-            .collect();
-        let addresses: Vec<&str> = served.iter().map(|(_, address)| address.as_str()).collect();
-        let bounced = event.bounced(&addresses);
-        let bounced = served.iter().filter(|(_, address)| bounced.contains(&address.as_str()));
-        let recipients: Vec<Mailbox> = bounced.map(|(mailbox, _)| (*mailbox).clone()).collect();
-        tracing::info!(
-            part_id = %subject.part_id,
-            customer_id = %subject.part.customer_id,
-            recipients = recipients.len(),
-            reason = ?reply,
-            "bounced"
-        );
-        if recipients.is_empty() {
-            self.store.note_bounce(&subject.message_id, subject.part_no, reply).await?;
-            tracing::warn!(part_id = %subject.part_id, to = event.to.len(), "a bounce does not say whose it is: nothing is given back for it");
-            return Ok(());
-        }
-        let bounced = Bounced {
-            message_id: subject.message_id.clone(),
-            customer_id: subject.part.customer_id.clone(),
-            recipients,
-            reply: reply.to_owned(),
+    /// Writes news down, with what follows from it.
+    async fn take(&self, subject: &Subject<'_>, event: &ResendEvent, news: &News) -> Result<(), StoreError> {
+        let Tools { store, billing, clock, thresholds, .. } = &*self.0;
+        let now = clock.now();
+        let told = subject.told(event, news, now);
+        let is_late_failure = news.kind.is_late_failure();
+        let allowance = match is_late_failure {
+            true => billing.refund_allowance(&told.customer_id, now).await?,
+            false => None,
         };
-        self.billing.bounced(&bounced).await
+        let status = news.status.as_str();
+        let words = told.words.as_deref().unwrap_or_default();
+        let bounce = |of: &Original, failed: &[Mailbox]| {
+            self.bounce(&told.customer_id, of, (failed, status, words), now)
+        };
+        let pause = |email: &str, reason: &str| self.pause(&told.customer_id, email, reason, now);
+        let letters = Letters { bounce: &bounce, pause: &pause };
+        let rules = Rules { allowance: allowance.as_ref(), thresholds, letters };
+        let heard = store.hear(&told, &rules, now).await?;
+        if is_late_failure {
+            store.pass(CrashPoint::BounceRecorded);
+        }
+        billing.refunds_decided(&heard.refunds);
+        self.tell(subject, &told, &heard);
+        Ok(())
+    }
+
+    /// The bounce for recipients who failed after the message was sent.
+    fn bounce(
+        &self,
+        customer_id: &CustomerId,
+        original: &Original,
+        (failed, status, text): (&[Mailbox], &str, &str),
+        now: Timestamp,
+    ) -> Option<Acceptance> {
+        let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
+        let sender = original.reverse_path.mailbox()?;
+        let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
+        let about = Failed { sender, message_id, accepted_at, left };
+        let failure = |recipient| Failure { recipient, status, text };
+        let failures: Vec<Failure<'_>> = failed.iter().map(failure).collect();
+        self.0.postmaster.bounce(customer_id, &about, &failures, now)
+    }
+
+    fn pause(
+        &self,
+        customer_id: &CustomerId,
+        email: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Option<Acceptance> {
+        let to = Mailbox::parse(email).ok()?;
+        self.0.postmaster.paused(customer_id, &to, reason, now)
+    }
+
+    /// Logs and counts what news has changed.
+    fn tell(&self, subject: &Subject<'_>, told: &Told, heard: &Heard) {
+        let Told { customer_id, kind, recipients, words, .. } = told;
+        let (part_id, outcome) = (subject.part_id, kind.as_str());
+        if heard.is_new {
+            self.0.metrics.event(*kind);
+            tracing::info!(%part_id, %customer_id, outcome, recipients = recipients.len(), reason = ?words, "news");
+        }
+        if heard.is_dropped {
+            tracing::warn!(%part_id, outcome, "news is not kept: its message has as much as is kept of one");
+        }
+        if let Some(message_id) = &heard.bounce {
+            let failed = heard.newly_failed.len();
+            tracing::info!(%part_id, %message_id, recipients = failed, "a late failure is told to the sender");
+        }
+        if *kind == EventKind::Bounced && recipients.is_empty() {
+            tracing::warn!(%part_id, "a bounce does not say whose it is: nothing is given back for it");
+        }
+        if heard.is_new && *kind == EventKind::Failed {
+            tracing::error!(%part_id, reason = ?words, "Resend gave a mail up that it had taken");
+        }
+        if let Some(reason) = &heard.paused {
+            self.0.metrics.customer_paused();
+            tracing::warn!(%customer_id, reason, "a customer is paused; `postmeter customer resume` ends it");
+        }
+    }
+}
+
+impl Subject<'_> {
+    /// The event as it is written down. Who failed before the upstream had a word is
+    /// nobody that it can be about, unless there is nobody else.
+    fn told(&self, event: &ResendEvent, news: &News, now: Timestamp) -> Told {
+        let is_served = |of: &&(Mailbox, RecipientState)| of.1 != RecipientState::Failed;
+        let mut named: Vec<(&Mailbox, String)> =
+            self.part.recipients.iter().filter(is_served).map(|(of, _)| (of, of.to_ascii())).collect();
+        if named.is_empty() {
+            named.extend(self.part.recipients.iter().map(|(of, _)| (of, of.to_ascii())));
+        }
+        let addresses: Vec<&str> = named.iter().map(|(_, address)| address.as_str()).collect();
+        let about = event.about(&addresses);
+        let about = named.iter().filter(|(_, address)| about.contains(&address.as_str()));
+        Told {
+            message_id: self.message_id.clone(),
+            part_no: self.part_no,
+            customer_id: self.part.customer_id.clone(),
+            kind: news.kind,
+            told_at: event.created_at.unwrap_or(now),
+            recipients: about.map(|(mailbox, _)| (*mailbox).clone()).collect(),
+            words: news.reply.clone(),
+            is_of_the_address: news.is_of_the_address,
+        }
     }
 }
 

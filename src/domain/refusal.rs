@@ -5,6 +5,7 @@
 
 use super::address::Mailbox;
 use super::credits::Credits;
+use super::suppression::Why;
 
 /// A reason for which a sign-in or a submission is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Refusal {
     Suppressed {
         /// The recipient.
         recipient: Mailbox,
+        /// Since when, and what for.
+        why: Why,
     },
     /// A non-ASCII address that the road cannot carry.
     AddressNotCarried {

@@ -112,6 +112,7 @@ impl From<ChangeError> for HttpError {
             ChangeError::NoCustomer(_) => Self::NotFound("customer"),
             ChangeError::NoCredential(_) => Self::NotFound("credential that could be revoked"),
             ChangeError::NoSender(_) => Self::NotFound("sender"),
+            ChangeError::NotSuppressed(_) => Self::NotFound("suppressed address"),
             ChangeError::CustomerExists(_) | ChangeError::UsernameTaken(_) => {
                 Self::Conflict("It is there already.")
             }
@@ -393,10 +394,11 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::BillingUnknown => {
             "The email credits cannot be checked now. Nothing was sent; try again in a minute.".into()
         }
-        Refusal::Suppressed { recipient } => {
-            format!("{recipient} is on the suppression list of this account. Take it off the recipients.")
-                .into()
-        }
+        Refusal::Suppressed { recipient, why } => format!(
+            "{recipient} is on the suppression list of this account {why}. Take it off the recipients, or off \
+             the list: DELETE /suppressions/{recipient}."
+        )
+        .into(),
         Refusal::AddressNotCarried { address } => {
             format!("Mail to or from {address} cannot be carried, since it is not ASCII.").into()
         }
@@ -424,10 +426,12 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
 mod tests {
     use super::*;
     use crate::domain::address::Mailbox;
+    use crate::domain::suppression::{Cause, Why};
 
     #[test]
     fn p9_every_refusal_has_a_status_a_code_and_words() {
         let mailbox = Mailbox::parse("a@b.example").unwrap();
+        let why = Why { cause: Cause::Manual, detail: None, added_at: jiff::Timestamp::UNIX_EPOCH };
         let table = [
             (Refusal::BadCredential, 401, "unauthorized"),
             (Refusal::TooManyFailures { retry_after_s: 7 }, 429, "too_many_failures"),
@@ -441,7 +445,7 @@ mod tests {
                 "out_of_credit",
             ),
             (Refusal::BillingUnknown, 503, "billing_unknown"),
-            (Refusal::Suppressed { recipient: mailbox.clone() }, 422, "suppressed"),
+            (Refusal::Suppressed { recipient: mailbox.clone(), why }, 422, "suppressed"),
             (Refusal::AddressNotCarried { address: mailbox }, 422, "address_not_carried"),
             (Refusal::TooManyRecipients { limit: 50 }, 422, "too_many_recipients"),
             (Refusal::TooLarge { limit_bytes: 9 }, 413, "too_large"),

@@ -9,7 +9,9 @@ use super::auth::Caller;
 use super::body::QueryString;
 use super::error::HttpError;
 use crate::domain::ids::{CustomerId, MessageId};
+use crate::store::event::EventLog;
 use crate::store::log::MessageLog;
+use crate::store::timeline::{Moment, Story};
 
 /// Messages on a page unless another number is asked for.
 const DEFAULT_LIMIT: u32 = 50;
@@ -30,6 +32,17 @@ pub(super) struct MessageView {
     debit: i64,
     /// Credits given back for them after all, at Dodo.
     refunded: i64,
+}
+
+/// One message with its whole story.
+#[derive(Debug, Serialize)]
+pub(super) struct StoryView {
+    #[serde(flatten)]
+    message: MessageView,
+    /// What the upstream told after it had taken it.
+    events: Vec<EventLog>,
+    /// Everything that happened, in order.
+    timeline: Vec<Moment>,
 }
 
 impl From<MessageLog> for MessageView {
@@ -81,9 +94,10 @@ pub(super) async fn show(
     State(site): State<Shared>,
     caller: Caller,
     Path(message_id): Path<String>,
-) -> Result<Json<MessageView>, HttpError> {
+) -> Result<Json<StoryView>, HttpError> {
     let message_id = MessageId::parse(&message_id).map_err(|_| HttpError::NotFound("message"))?;
-    let message = site.store.message(&message_id).await?.ok_or(HttpError::NotFound("message"))?;
-    caller.may_see(&message.customer_id)?;
-    Ok(Json(message.into()))
+    let story = site.store.story(&message_id).await?.ok_or(HttpError::NotFound("message"))?;
+    let Story { log, events, timeline } = story;
+    caller.may_see(&log.customer_id)?;
+    Ok(Json(StoryView { message: log.into(), events, timeline }))
 }

@@ -22,6 +22,7 @@ mod send;
 mod senders;
 mod session;
 pub mod signature;
+mod suppressions;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -34,12 +35,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use secrecy::SecretString;
 
 use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
 use crate::clock::Clock;
+use crate::delivery::told::Ears;
 use crate::domain::address::Domain;
 use crate::domain::ids::CustomerId;
 use crate::domain::sender::SenderPolicy;
@@ -77,6 +79,8 @@ pub struct Rooms {
     pub submission: Submission,
     /// Is told that balances changed.
     pub billing: Billing,
+    /// Hears what became of mail.
+    pub ears: Ears,
     /// Starts checkouts.
     pub dodo: Dodo,
     /// Counts.
@@ -141,6 +145,7 @@ pub struct Site {
     store: Store,
     submission: Submission,
     billing: Billing,
+    ears: Ears,
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
@@ -159,7 +164,7 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock, memory, proofs } = rooms;
+        let Rooms { store, submission, billing, ears, dodo, metrics, clock, memory, proofs } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -168,6 +173,7 @@ impl Site {
             store,
             submission,
             billing,
+            ears,
             dodo,
             metrics,
             clock,
@@ -205,6 +211,8 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/senders/domains/{domain}/verify", post(senders::verify))
         .route("/messages", get(messages::list))
         .route("/messages/{message_id}", get(messages::show))
+        .route("/suppressions", get(suppressions::list).post(suppressions::add))
+        .route("/suppressions/{address}", delete(suppressions::remove))
         .route("/queue", get(queue::list))
         .route("/queue/{message_id}", get(queue::show))
         .route("/queue/{message_id}/retry", post(queue::retry))

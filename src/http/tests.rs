@@ -28,6 +28,8 @@ use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::delivery;
+use crate::delivery::told::{self, Ears};
 use crate::domain::address::Domain;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
@@ -149,7 +151,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
             tasks: tasks.clone(),
             stop: CancellationToken::new(),
         },
-        billing::Settings::new(&config, BASE_URL, notices_from),
+        billing::Settings::new(&config, BASE_URL, notices_from.clone()),
     );
     let (handover, _) = Handover::new(1 << 20);
     let tools = submission::Tools {
@@ -166,7 +168,15 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
     let memory = Memory::new(config.smtp.max_bytes_arriving);
     let allowance = Allowance { domains: 3, per_day: 3 };
     let proofs = Proofs::new(store.clone(), Asked::Nobody, clock.clone(), allowance);
-    Rooms { store, submission, billing, dodo, metrics, clock: clock.clone(), memory, proofs }
+    let ears = Ears::new(told::Tools {
+        store: store.clone(),
+        billing: billing.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        postmaster: delivery::Settings::new(&config, notices_from).postmaster,
+        thresholds: config.reputation.thresholds(),
+    });
+    Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), memory, proofs }
 }
 
 fn settings() -> Settings {

@@ -19,6 +19,23 @@ pub fn low_balance(origin: &Origin<'_>, to: &Mailbox, available: Credits, top_up
     message(fields, Part::Single(text(ContentType::TEXT_PLAIN, &body)))
 }
 
+/// Tells a customer that their mail is not taken any more, and why.
+pub fn paused(origin: &Origin<'_>, to: &Mailbox, reason: &str) -> Vec<u8> {
+    let mut fields = Fields::of_our_own(origin, to.clone().into(), "auto-generated");
+    fields.text("Subject", "Your account is paused");
+    let body = format!(
+        "Your account at {} is {reason}.\n\n\
+         Until it is resumed no mail is taken from it. What was accepted before is still sent, and your \
+         credits stay yours.\n\n\
+         Mail that comes back or is called spam harms everybody who sends through this relay. What to do: \
+         take the addresses that bounced off your lists (GET /suppressions shows them), write only to \
+         people who asked for it, and then ask the operator to resume the account.\n\n\
+         This is sent once each time an account is paused.\n",
+        origin.hostname
+    );
+    message(fields, Part::Single(text(ContentType::TEXT_PLAIN, &body)))
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
@@ -39,6 +56,10 @@ mod tests {
             message_id: &message_id,
         };
         let to = Mailbox::parse("ann@x.example").unwrap();
+        let notice = paused(&origin, &to, "paused because mail to 40 of 988 recipients bounced");
+        let text = String::from_utf8(notice).unwrap();
+        assert!(text.contains("Subject: Your account is paused\r\n"), "{text}");
+        assert!(text.contains("is paused because mail to 40 of 988 recip"), "{text}");
         let bytes = low_balance(&origin, &to, Credits::new(999).unwrap(), "https://example.com/#top-up");
         let written = String::from_utf8(bytes.clone()).unwrap();
         assert!(inspect(&bytes).unwrap().has_date);

@@ -328,11 +328,13 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             }
             Next::Check(checking) => {
                 let submission = &server.submission;
-                let answer = match submission.check_recipient(checking.recipient()) {
-                    Ok(()) => {
-                        let (who, begun) = (checking.who(), checking.begun());
-                        submission.check_credit(who, begun, checking.recipients()).await
-                    }
+                let (who, begun, recipient) = (checking.who(), checking.begun(), checking.recipient());
+                let mut may_be_sent_to = submission.check_recipient(recipient);
+                if may_be_sent_to.is_ok() {
+                    may_be_sent_to = submission.check_suppressed(who, begun, recipient).await;
+                }
+                let answer = match may_be_sent_to {
+                    Ok(()) => submission.check_credit(who, begun, checking.recipients()).await,
                     Err(refusal) => Err(refusal),
                 };
                 Ok(checking.answered(answer, rules))

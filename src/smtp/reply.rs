@@ -388,8 +388,12 @@ impl Reply {
             Refusal::BillingUnknown => {
                 Self::new("451", "4.3.0", "Email credits cannot be checked now, try again later")
             }
-            Refusal::Suppressed { recipient } => {
-                Self::new("550", "5.1.1", format!("{recipient} is on the suppression list of this account"))
+            Refusal::Suppressed { recipient, why } => {
+                let text = format!(
+                    "{recipient} is on the suppression list of this account {why}; to send to it all the same, \
+                     DELETE /suppressions/{recipient}"
+                );
+                Self::new("550", "5.1.1", text)
             }
             Refusal::AddressNotCarried { address } => {
                 Self::new("550", "5.6.7", format!("Mail to or from {address} cannot be carried: not ASCII"))

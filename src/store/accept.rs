@@ -13,6 +13,7 @@ use sqlx::SqliteConnection;
 
 use super::idempotency::{Keys, Meaning};
 use super::spool::Spooled;
+use super::suppression::{find, suspect};
 use super::{StoreError, changed, json, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
@@ -21,6 +22,7 @@ use crate::domain::digest::sha256_hex;
 use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::message::Road;
+use crate::domain::suppression::Why;
 
 /// What a message is, to the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct Acceptance {
     pub lease_until: Option<Timestamp>,
     /// Set where the customer may retry it.
     pub keyed: Option<Keyed>,
+    /// What its road changes or loses of it, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Acceptance {
@@ -133,9 +137,19 @@ pub enum Accepted {
     BalanceUnknown,
     /// Suspended, with the operator's reason.
     Suspended(String),
+    /// A recipient is on the customer's suppression list.
+    Suppressed {
+        /// Who.
+        recipient: Mailbox,
+        /// Since when, and what for.
+        why: Why,
+    },
     /// The credential was revoked meanwhile.
     Revoked,
 }
+
+/// Customers with addresses that are on their lists.
+type Suppressed = BTreeMap<(String, String), Why>;
 
 /// The account row of one customer of the batch, as it stands inside the transaction.
 #[derive(Debug, sqlx::FromRow)]
@@ -146,6 +160,8 @@ struct Standing {
     held: i64,
     owed: i64,
     low_armed: i64,
+    /// Whether there is anything on the suppression list.
+    suppresses: bool,
     /// Those of the batch's usernames that are revoked, a line each.
     revoked: Option<String>,
 }
@@ -157,13 +173,14 @@ pub(super) async fn accept_batch(
     low_mark: i64,
 ) -> Result<Vec<Accepted>, StoreError> {
     let mut standings = read_standings(tx, batch).await?;
+    let suppressed = read_suppressed(tx, batch, &standings).await?;
     let mut keys = Keys::read(tx, batch).await?;
     let mut holds: BTreeMap<&CustomerId, i64> = BTreeMap::new();
     let mut answers = Vec::with_capacity(batch.len());
     let mut taken = Vec::with_capacity(batch.len());
     for acceptance in batch {
         let answer = match standings.get_mut(acceptance.customer_id.as_str()) {
-            Some(standing) => standing.decide(acceptance, &keys, low_mark),
+            Some(standing) => standing.decide(acceptance, (&keys, &suppressed), low_mark),
             None => Accepted::BalanceUnknown,
         };
         if matches!(answer, Accepted::Yes { .. }) {
@@ -181,7 +198,12 @@ pub(super) async fn accept_batch(
 impl Standing {
     /// Grants the hold if the account covers it, and remembers it for the next
     /// member. What was accepted before stays so, whatever has become of the account.
-    fn decide(&mut self, acceptance: &Acceptance, keys: &Keys<'_>, low_mark: i64) -> Accepted {
+    fn decide(
+        &mut self,
+        acceptance: &Acceptance,
+        (keys, suppressed): (&Keys<'_>, &Suppressed),
+        low_mark: i64,
+    ) -> Accepted {
         if acceptance.username.as_ref().is_some_and(|own| self.is_revoked(own)) {
             return Accepted::Revoked;
         }
@@ -199,6 +221,9 @@ impl Standing {
         }
         if let Some(reason) = &self.suspended_reason {
             return Accepted::Suspended(reason.clone());
+        }
+        if let Some((recipient, why)) = first_suppressed(acceptance, suppressed) {
+            return Accepted::Suppressed { recipient, why };
         }
         let Some(available) = self.available() else {
             return Accepted::BalanceUnknown;
@@ -229,6 +254,7 @@ async fn read_standings(
 ) -> Result<BTreeMap<String, Standing>, StoreError> {
     const READ: &str = "
         SELECT a.customer_id, c.suspended_reason, a.balance, a.held, a.owed, a.low_armed,
+               EXISTS (SELECT 1 FROM suppression s WHERE s.customer_id = a.customer_id) AS suppresses,
                (SELECT group_concat(k.username, char(10)) FROM credential k
                 WHERE k.customer_id = a.customer_id AND k.revoked_at IS NOT NULL
                   AND k.username IN (SELECT value FROM json_each(?2))) AS revoked
@@ -240,6 +266,38 @@ async fn read_standings(
     let rows: Vec<Standing> =
         sqlx::query_as(READ).bind(json(&ids)?).bind(json(&names)?).fetch_all(tx).await?;
     Ok(rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect())
+}
+
+/// Recipients of the batch who are on their customer's list. Nobody is looked for
+/// where the lists are empty.
+async fn read_suppressed(
+    tx: &mut SqliteConnection,
+    batch: &[&Acceptance],
+    standings: &BTreeMap<String, Standing>,
+) -> Result<Suppressed, StoreError> {
+    let is_asked = |a: &&&Acceptance| {
+        a.kind == Kind::Submission && standings.get(a.customer_id.as_str()).is_some_and(|s| s.suppresses)
+    };
+    let suspects: BTreeSet<_> = batch
+        .iter()
+        .filter(is_asked)
+        .flat_map(|a| recipients(a).map(|recipient| suspect(&a.customer_id, recipient)))
+        .collect();
+    if suspects.is_empty() { Ok(Suppressed::new()) } else { find(tx, &suspects).await }
+}
+
+fn first_suppressed(acceptance: &Acceptance, suppressed: &Suppressed) -> Option<(Mailbox, Why)> {
+    if suppressed.is_empty() {
+        return None;
+    }
+    recipients(acceptance).find_map(|recipient| {
+        let why = suppressed.get(&suspect(&acceptance.customer_id, recipient))?;
+        Some((recipient.clone(), why.clone()))
+    })
+}
+
+fn recipients(acceptance: &Acceptance) -> impl Iterator<Item = &Mailbox> {
+    acceptance.parts.iter().flat_map(|part| &part.recipients)
 }
 
 /// Writes holds and messages: one statement a table, and one journey to the
@@ -262,9 +320,9 @@ async fn write(
           AND account.balance - account.held - account.owed >= h.amount;
 
         INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
-                             size, body_sha256, unit, price, accepted_at, expires_at)
+                             size, body_sha256, unit, price, accepted_at, expires_at, notes)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
@@ -330,6 +388,7 @@ struct MessageRow<'a>(
     i64,
     i64,
     i64,
+    Option<String>,
 );
 
 impl<'a> MessageRow<'a> {
@@ -353,6 +412,7 @@ impl<'a> MessageRow<'a> {
             a.price.to_i64(),
             millis(a.accepted_at),
             millis(a.accepted_at).saturating_add(lifetime),
+            (!a.notes.is_empty()).then(|| serde_json::json!(a.notes).to_string()),
         )
     }
 }

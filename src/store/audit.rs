@@ -479,6 +479,28 @@ const CHECKS: &[Check] = &[
             OR (w.customer_id IS NOT NULL AND w.customer_id NOT IN (SELECT customer_id FROM customer))",
     ),
     check(
+        "event",
+        "its part is not there",
+        "SELECT e.message_id FROM event e WHERE NOT EXISTS
+            (SELECT 1 FROM part p WHERE p.message_id = e.message_id AND p.part_no = e.part_no)",
+    ),
+    check(
+        "attempt",
+        "its part is not there",
+        "SELECT a.message_id FROM attempt a WHERE NOT EXISTS
+            (SELECT 1 FROM part p WHERE p.message_id = a.message_id AND p.part_no = a.part_no)",
+    ),
+    check(
+        "suppression",
+        "it belongs to no customer",
+        "SELECT address FROM suppression WHERE customer_id NOT IN (SELECT customer_id FROM customer)",
+    ),
+    check(
+        "reputation",
+        "it belongs to no customer",
+        "SELECT customer_id FROM reputation WHERE customer_id NOT IN (SELECT customer_id FROM customer)",
+    ),
+    check(
         "checkout",
         "it is paid for nobody, or by somebody unknown",
         "SELECT k.token_hash FROM checkout k WHERE (k.state = 'pending') <> (k.customer_id IS NULL)

@@ -1,8 +1,7 @@
-//! What the upstream tells about a part after it took it, and whose credit that
-//! gives back.
+//! The parts that events are about, and whose credit a late failure gives back.
 //!
-//! A bounce is written down on its recipients whether refunds are on or not. Where
-//! they are, the same transaction decides: a message is refunded when nobody got
+//! A failure is written down on its recipients ([`super::event`]) whether refunds are
+//! on or not. Where they are, the same transaction decides: a message is refunded when nobody got
 //! it, a recipient (unit = recipient) when that one did not; as long as somebody
 //! whom it depends on is not final, it waits. What a refund does to the money is
 //! `refund`'s.
@@ -12,7 +11,7 @@ use sqlx::SqliteConnection;
 
 use super::ledger::part_state;
 use super::refund::{self, Allowance, Claim, Decision};
-use super::{Store, StoreError, json, millis, stored};
+use super::{Store, StoreError, stored};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{PartState, RecipientState, Road};
@@ -38,19 +37,6 @@ pub struct KnownPart {
     pub upstream_id: Option<String>,
     /// Its recipients, in their order.
     pub recipients: Vec<(Mailbox, RecipientState)>,
-}
-
-/// Recipients whose server refused a message for good after the upstream had taken it.
-#[derive(Debug, Clone)]
-pub struct Bounced {
-    /// The message.
-    pub message_id: MessageId,
-    /// Whose.
-    pub customer_id: CustomerId,
-    /// For whom.
-    pub recipients: Vec<Mailbox>,
-    /// What the server said, in one line.
-    pub reply: String,
 }
 
 #[derive(sqlx::FromRow)]
@@ -111,53 +97,6 @@ impl Store {
         }))
     }
 
-    /// Writes a bounce down and decides what it gives back; without an allowance
-    /// refunds are off. Doing it again changes nothing.
-    pub async fn record_bounce(
-        &self,
-        bounced: &Bounced,
-        allowance: Option<&Allowance>,
-        now: Timestamp,
-    ) -> Result<Vec<Decision>, StoreError> {
-        const MARK: &str = "
-            UPDATE recipient SET bounced_at = ?3, bounce = ?4
-            WHERE message_id = ?1 AND address IN (SELECT value FROM json_each(?2))
-              AND bounced_at IS NULL AND state <> 'failed'";
-        let addresses: Vec<String> = bounced.recipients.iter().map(ToString::to_string).collect();
-        let mut writer = self.writer.lock().await;
-        let mut tx = writer.begin().await?;
-        sqlx::query(MARK)
-            .bind(bounced.message_id.as_str())
-            .bind(json(&addresses)?)
-            .bind(millis(now))
-            .bind(&bounced.reply)
-            .execute(&mut *tx)
-            .await?;
-        let decisions = match allowance {
-            Some(allowance) => evaluate(&mut tx, &bounced.message_id, allowance, now).await?,
-            None => Vec::new(),
-        };
-        tx.commit().await?;
-        Ok(decisions)
-    }
-
-    /// Notes a bounce of which nobody can say whose it is: it is shown with its part,
-    /// and gives nothing back. Doing it again changes nothing.
-    pub async fn note_bounce(
-        &self,
-        message_id: &MessageId,
-        part_no: u32,
-        reply: &str,
-    ) -> Result<(), StoreError> {
-        const NOTE: &str = "UPDATE part SET last_error = ?3 WHERE message_id = ?1 AND part_no = ?2";
-        let mut writer = self.writer.lock().await;
-        let mut tx = writer.begin().await?;
-        let error = format!("one of its recipients bounced, which one is not told: {reply}");
-        // It may have left meanwhile.
-        sqlx::query(NOTE).bind(message_id.as_str()).bind(part_no).bind(error).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
-    }
-
     /// Messages with a refund that waited for a recipient who is final now, those that
     /// have waited longest first. Each can be decided, so none keeps others from it.
     pub async fn refunds_to_decide(&self) -> Result<Vec<(MessageId, CustomerId)>, StoreError> {
@@ -202,7 +141,8 @@ enum Ruling {
     No,
 }
 
-async fn evaluate(
+/// Decides what a message's late failures give back; doing it again changes nothing.
+pub(super) async fn evaluate(
     tx: &mut SqliteConnection,
     message_id: &MessageId,
     allowance: &Allowance,

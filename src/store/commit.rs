@@ -12,9 +12,11 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
+use super::event::{Heard, Told};
 use super::leftovers::Leftover;
 use super::report::{Aftermath, Recorded, Report, report_batch};
 use super::spool::{NewChunk, Reserve, remove_some, write_chunk};
+use super::webhook::{Handled, remember};
 use super::writer::Writer;
 use super::{Store, StoreError};
 use crate::crash::{CrashAt, CrashPoint};
@@ -38,6 +40,10 @@ pub(super) enum Member {
     Accept(Box<Acceptance>, Answer<Accepted>),
     /// A worker tells what became of an attempt.
     Report(Box<Report>, Answer<Recorded>),
+    /// An event with nothing to follow from it.
+    News(Box<Told>, Answer<Heard>),
+    /// A webhook was handled.
+    Handled(Box<Handled>, Answer<()>),
     /// A piece of a large message that is still arriving.
     Chunk(Box<NewChunk>, Answer<()>),
     /// Some of a spool that nobody wants leaves. Those who ask for this ask for one at a time.
@@ -82,6 +88,8 @@ pub(super) struct Lanes {
 struct Batch {
     accepts: Vec<(Box<Acceptance>, Answer<Accepted>)>,
     reports: Vec<(Box<Report>, Answer<Recorded>)>,
+    news: Vec<(Box<Told>, Answer<Heard>)>,
+    handled: Vec<(Box<Handled>, Answer<()>)>,
     chunks: Vec<(Box<NewChunk>, Answer<()>)>,
     removals: Vec<(SpoolId, Answer<bool>)>,
     body_bytes: usize,
@@ -96,6 +104,8 @@ impl Batch {
                 self.accepts.push((acceptance, answer));
             }
             Member::Report(report, answer) => self.reports.push((report, answer)),
+            Member::News(told, answer) => self.news.push((told, answer)),
+            Member::Handled(handled, answer) => self.handled.push((handled, answer)),
             Member::Chunk(chunk, answer) => {
                 self.chunk_bytes += chunk.bytes.len();
                 self.chunks.push((chunk, answer));
@@ -105,7 +115,8 @@ impl Batch {
     }
 
     fn len(&self) -> usize {
-        self.accepts.len() + self.reports.len() + self.chunks.len() + self.removals.len()
+        let mail = self.accepts.len() + self.reports.len() + self.news.len() + self.handled.len();
+        mail + self.chunks.len() + self.removals.len()
     }
 
     fn is_full(&self) -> bool {
@@ -134,7 +145,9 @@ impl Batch {
         let removals = self.removals.into_iter().map(|(spool_id, answer)| Member::Remove(spool_id, answer));
         let reports = self.reports.into_iter().map(|(report, answer)| Member::Report(report, answer));
         let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
-        chunks.chain(removals).chain(reports).chain(accepts)
+        let news = self.news.into_iter().map(|(told, answer)| Member::News(told, answer));
+        let handled = self.handled.into_iter().map(|(handled, answer)| Member::Handled(handled, answer));
+        chunks.chain(removals).chain(reports).chain(accepts).chain(news).chain(handled)
     }
 
     /// Tells each member what was decided.
@@ -149,19 +162,26 @@ impl Batch {
         for ((_, answer), is_gone) in self.removals.into_iter().zip(decided.gone) {
             let _ = answer.send(Ok(is_gone));
         }
+        for ((_, answer), heard) in self.news.into_iter().zip(decided.heard) {
+            let _ = answer.send(Ok(heard));
+        }
+        for (_, answer) in self.handled {
+            let _ = answer.send(Ok(()));
+        }
         for (_, answer) in self.chunks {
             let _ = answer.send(Ok(()));
         }
     }
 }
 
-/// What a batch came to, in the order of its members.
+/// What was decided of the members of a batch, in their order.
 #[derive(Debug, Default)]
 struct Decided {
     accepted: Vec<Accepted>,
     recorded: Vec<Recorded>,
     /// Whether there is nothing more to remove.
     gone: Vec<bool>,
+    heard: Vec<Heard>,
 }
 
 /// Runs until the last [`super::Store`] is gone.
@@ -304,7 +324,14 @@ async fn apply(
     let (recorded, aftermath) =
         if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
     let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
-    Ok((Decided { accepted, recorded, gone }, aftermath))
+    let mut heard = Vec::with_capacity(batch.news.len());
+    for (told, _) in &batch.news {
+        heard.push(told.keep(tx).await?);
+    }
+    for (handled, _) in &batch.handled {
+        remember(tx, handled).await?;
+    }
+    Ok((Decided { accepted, recorded, gone, heard }, aftermath))
 }
 
 /// Answers a batch that was not written, or may have been: by what is really in the database.
@@ -333,6 +360,13 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
     }
     for (_, answer) in batch.reports {
         // Whoever reports does it again, and is told that it is late if this was written.
+        let _ = answer.send(Err(error.clone()));
+    }
+    for (_, answer) in batch.news {
+        // The webhook is delivered again; what was written is not written twice.
+        let _ = answer.send(Err(error.clone()));
+    }
+    for (_, answer) in batch.handled {
         let _ = answer.send(Err(error.clone()));
     }
     for (_, answer) in batch.chunks {

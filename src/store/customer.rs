@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::proof::{deny, pardon};
-use super::{Store, StoreError, millis, stored, timestamp};
+use super::{Store, StoreError, millis, reputation, stored, timestamp};
 use crate::domain::account::Account;
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
+use crate::domain::suppression::SuppressedAddress;
 
 /// A customer and the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,9 @@ pub enum ChangeError {
     /// There is no such sender.
     #[error("{0} is not a sender of this customer; `postmeter sender list ID` shows those there are")]
     NoSender(SenderPattern),
+    /// The address is not on the suppression list.
+    #[error("{0} is not on the suppression list of this customer")]
+    NotSuppressed(SuppressedAddress),
     /// The database could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -139,19 +143,21 @@ impl Store {
         rows.into_iter().map(CustomerRow::read).collect()
     }
 
-    /// Suspends a customer with a reason that they are told, or resumes them with `None`.
-    pub async fn set_suspended(
-        &self,
-        customer_id: &CustomerId,
-        reason: Option<&str>,
-    ) -> Result<(), ChangeError> {
-        const SET: &str = "UPDATE customer SET suspended_reason = ?2 WHERE customer_id = ?1";
+    /// Suspends a customer with a reason that they are told.
+    pub async fn suspend(&self, customer_id: &CustomerId, reason: &str) -> Result<(), ChangeError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(SET).bind(customer_id.as_str()).bind(reason).execute(&mut *tx).await?;
-        if done.rows_affected() == 0 {
-            return Err(ChangeError::NoCustomer(customer_id.clone()));
-        }
+        set_suspended(&mut tx, customer_id, Some(reason)).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Takes the mail of a customer again, whoever suspended them. What came back of
+    /// their mail until now does not count any more.
+    pub async fn resume(&self, customer_id: &CustomerId, now: Timestamp) -> Result<(), ChangeError> {
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        set_suspended(&mut tx, customer_id, None).await?;
+        reputation::begin_anew(&mut tx, customer_id, now).await?;
         Ok(tx.commit().await?)
     }
 
@@ -283,6 +289,19 @@ impl Store {
             sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         rows.iter().map(|pattern| stored(SenderPattern::parse(pattern))).collect()
     }
+}
+
+async fn set_suspended(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    reason: Option<&str>,
+) -> Result<(), ChangeError> {
+    const SET: &str = "UPDATE customer SET suspended_reason = ?2 WHERE customer_id = ?1";
+    let done = sqlx::query(SET).bind(customer_id.as_str()).bind(reason).execute(tx).await?;
+    if done.rows_affected() == 0 {
+        return Err(ChangeError::NoCustomer(customer_id.clone()));
+    }
+    Ok(())
 }
 
 /// Makes a customer and an empty account; `false`: the customer is there already.

@@ -209,9 +209,10 @@ impl Ledger {
             WHERE recipient.message_id = r.message_id AND recipient.address = r.address
               AND recipient.state = 'queued';
 
-            UPDATE message SET captured = m.captured, released = m.released, final_at = m.final_at
+            UPDATE message SET captured = m.captured, released = m.released, final_at = m.final_at,
+                   capture_no = coalesce(m.capture_no, message.capture_no)
             FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS captured, value ->> 2 AS released,
-                         value ->> 3 AS final_at FROM json_each($3)) AS m
+                         value ->> 3 AS final_at, value ->> 4 AS capture_no FROM json_each($3)) AS m
             WHERE message.message_id = m.message_id AND message.final_at IS NULL;
 
             DELETE FROM body WHERE message_id IN (SELECT value FROM json_each($4));
@@ -226,9 +227,13 @@ impl Ledger {
             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $7 FROM json_each($6)";
         let parts: Vec<_> = self.parts.iter().map(|(key, part)| part.row(key)).collect();
         let touched: Vec<_> = self.messages.iter().filter(|(_, m)| m.touched).collect();
+        let captures = self.numbered();
+        let numbers: BTreeMap<&str, i64> = captures.iter().map(|(_, number, id, _)| (*id, *number)).collect();
         let messages: Vec<_> = touched
             .iter()
-            .map(|(id, m)| (id, m.captured, m.released, (m.queued == 0).then_some(at)))
+            .map(|(id, m)| {
+                (id, m.captured, m.released, (m.queued == 0).then_some(at), numbers.get(id.as_str()))
+            })
             .collect();
         let finished: Vec<_> = touched.iter().filter(|(_, m)| m.queued == 0).collect();
         let bodies: i64 = finished.iter().map(|(_, m)| m.bodies).sum();
@@ -236,7 +241,6 @@ impl Ledger {
         let finished: Vec<_> = finished.into_iter().map(|(id, _)| id).collect();
         let finished = json(&finished)?;
         let moves = self.moves();
-        let captures = self.numbered();
         let done = sqlx::query(WRITE)
             .bind(json(&parts)?)
             .bind(json(&self.recipient_writes)?)

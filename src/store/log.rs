@@ -1,10 +1,13 @@
 //! The message log: what a customer and the operator may know about a message.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::ledger::part_state;
 use super::{Store, StoreError, json, stored, timestamp};
+use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{MessageState, PartState};
 
@@ -35,6 +38,8 @@ pub struct MessageLog {
     pub accepted_at: Timestamp,
     /// When it is given up unless it was sent.
     pub expires_at: Timestamp,
+    /// What its road changes or loses of it, a line each.
+    pub notes: Vec<String>,
     /// Its recipients.
     pub recipients: Vec<RecipientLog>,
     /// Its parts.
@@ -75,6 +80,8 @@ pub struct RecipientLog {
     pub bounced_at: Option<Timestamp>,
     /// What that server said.
     pub bounce: Option<String>,
+    /// What the upstream told in the end: a name of [`EventKind`].
+    pub news: Option<&'static str>,
 }
 
 /// One part as it is shown.
@@ -122,11 +129,16 @@ pub(super) struct MessageRow {
     released: i64,
     accepted_at: i64,
     expires_at: i64,
+    notes: Option<String>,
 }
 
 type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool);
 type RecipientRow =
     (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
+/// Message, address, kind.
+type NewsRow = (String, String, String);
+/// Of each message and address what stands in the end.
+type LastWords = BTreeMap<(String, String), EventKind>;
 type RefundRow = (String, String, i64, String, Option<String>, Option<String>);
 
 impl Store {
@@ -139,7 +151,7 @@ impl Store {
     ) -> Result<Vec<MessageLog>, StoreError> {
         const READ: &str = "
             SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
-                   accepted_at, expires_at
+                   accepted_at, expires_at, notes
             FROM message
             WHERE (customer_id = ?1 OR ?1 IS NULL) AND (message_id < ?2 OR ?2 IS NULL)
             ORDER BY message_id DESC LIMIT ?3";
@@ -156,7 +168,7 @@ impl Store {
     pub async fn message(&self, message_id: &MessageId) -> Result<Option<MessageLog>, StoreError> {
         const READ: &str = "
             SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
-                   accepted_at, expires_at
+                   accepted_at, expires_at, notes
             FROM message WHERE message_id = ?1";
         let rows: Vec<MessageRow> =
             sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
@@ -178,26 +190,36 @@ impl Store {
         const REFUNDS: &str = "
             SELECT message_id, address, amount, state, reason, entry_id
             FROM refund WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
+        const NEWS: &str = "
+            SELECT DISTINCT message_id, address, kind FROM event
+            WHERE message_id IN (SELECT value FROM json_each(?1)) AND address <> ''";
         let ids: Vec<&str> = rows.iter().map(|row| row.message_id.as_str()).collect();
         let ids = json(&ids)?;
         let parts: Vec<PartRow> = sqlx::query_as(PARTS).bind(&ids).fetch_all(&self.readers).await?;
         let recipients: Vec<RecipientRow> =
             sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
         let refunds: Vec<RefundRow> = sqlx::query_as(REFUNDS).bind(&ids).fetch_all(&self.readers).await?;
-        rows.into_iter().map(|row| row.with(&parts, &recipients, &refunds)).collect()
+        let news: Vec<NewsRow> = sqlx::query_as(NEWS).bind(&ids).fetch_all(&self.readers).await?;
+        let news = last_words(news)?;
+        let details = Details { parts, recipients, refunds, news };
+        rows.into_iter().map(|row| row.with(&details)).collect()
     }
 }
 
+/// What stands below some messages.
+struct Details {
+    parts: Vec<PartRow>,
+    recipients: Vec<RecipientRow>,
+    refunds: Vec<RefundRow>,
+    news: LastWords,
+}
+
 impl MessageRow {
-    fn with(
-        self,
-        parts: &[PartRow],
-        recipients: &[RecipientRow],
-        refunds: &[RefundRow],
-    ) -> Result<MessageLog, StoreError> {
-        let own_recipients = recipients.iter().filter(|recipient| recipient.0 == self.message_id);
-        let own_refunds = refunds.iter().filter(|refund| refund.0 == self.message_id);
-        let own_parts: Vec<&PartRow> = parts.iter().filter(|part| part.0 == self.message_id).collect();
+    fn with(self, details: &Details) -> Result<MessageLog, StoreError> {
+        let own_recipients = details.recipients.iter().filter(|recipient| recipient.0 == self.message_id);
+        let own_refunds = details.refunds.iter().filter(|refund| refund.0 == self.message_id);
+        let own_parts: Vec<&PartRow> =
+            details.parts.iter().filter(|part| part.0 == self.message_id).collect();
         let states: Vec<PartState> =
             own_parts.iter().map(|part| part_state(&part.2, part.3, part.4)).collect::<Result<_, _>>()?;
         Ok(MessageLog {
@@ -213,15 +235,29 @@ impl MessageRow {
             released: self.released,
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
-            recipients: own_recipients.map(recipient_log).collect::<Result<_, _>>()?,
+            notes: stored(self.notes.as_deref().map(serde_json::from_str).transpose())?.unwrap_or_default(),
+            recipients: own_recipients
+                .map(|row| recipient_log(row, &details.news))
+                .collect::<Result<_, _>>()?,
             parts: own_parts.into_iter().map(part_log).collect::<Result<_, _>>()?,
             refunds: own_refunds.map(refund_log).collect(),
         })
     }
 }
 
-fn recipient_log(row: &RecipientRow) -> Result<RecipientLog, StoreError> {
-    let (_, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
+fn last_words(rows: Vec<NewsRow>) -> Result<LastWords, StoreError> {
+    let mut last = LastWords::new();
+    for (message_id, address, kind) in rows {
+        let unknown = || StoreError::Corrupt(format!("{kind} is no event"));
+        let kind = EventKind::parse(&kind).ok_or_else(unknown)?;
+        let stands = last.entry((message_id, address)).or_insert(kind);
+        *stands = kind.max(*stands);
+    }
+    Ok(last)
+}
+
+fn recipient_log(row: &RecipientRow, news: &LastWords) -> Result<RecipientLog, StoreError> {
+    let (message_id, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
     Ok(RecipientLog {
         address: address.clone(),
         state: state.clone(),
@@ -230,6 +266,7 @@ fn recipient_log(row: &RecipientRow) -> Result<RecipientLog, StoreError> {
         maybe_taken: *maybe_taken,
         bounced_at: bounced_at.map(timestamp).transpose()?,
         bounce: bounce.clone(),
+        news: news.get(&(message_id.clone(), address.clone())).map(|kind| kind.as_str()),
     })
 }
 

@@ -15,6 +15,7 @@
 pub mod accept;
 pub mod account;
 pub mod allowance;
+mod attempt;
 pub mod audit;
 pub mod bounced;
 pub mod checkout;
@@ -22,6 +23,7 @@ mod commit;
 pub mod customer;
 pub mod doubt;
 pub mod entry;
+pub mod event;
 pub mod gate;
 pub mod idempotency;
 pub mod inspect;
@@ -33,9 +35,12 @@ pub mod proof;
 pub mod queue;
 pub mod refund;
 pub mod report;
+mod reputation;
 pub mod retention;
 pub mod spool;
 pub mod standing;
+pub mod suppression;
+pub mod timeline;
 pub mod webhook;
 mod writer;
 
@@ -181,6 +186,7 @@ pub struct Store {
     exits: Exits,
     leftovers: mpsc::UnboundedSender<Leftover>,
     questions: mpsc::Sender<standing::Question>,
+    suspects: mpsc::Sender<suppression::Question>,
     low_mark: i64,
     crash_at: CrashAt,
 }
@@ -257,7 +263,9 @@ impl Store {
         tokio::spawn(commit::run(Arc::clone(&writer), lanes, settings));
         let (questions, asked) = mpsc::channel(WRITES_WAITING);
         tokio::spawn(standing::answer(readers.clone(), asked));
-        Ok(Self { readers, writer, hot, exits, leftovers, questions, low_mark, crash_at })
+        let (suspects, suspected) = mpsc::channel(WRITES_WAITING);
+        tokio::spawn(suppression::answer(readers.clone(), suspected));
+        Ok(Self { readers, writer, hot, exits, leftovers, questions, suspects, low_mark, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

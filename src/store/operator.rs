@@ -152,7 +152,7 @@ impl Store {
         // Each arm has its own small index; the rows of what was sent are not touched.
         const READ: &str = "
             SELECT m.message_id, m.customer_id, m.kind, m.header_from, m.subject, m.size, m.price, m.captured,
-                   m.released, m.accepted_at, m.expires_at
+                   m.released, m.accepted_at, m.expires_at, m.notes
             FROM (SELECT message_id FROM part WHERE state = 'held' AND (?1 IS NULL OR ?1 = 'held')
                   UNION SELECT message_id FROM part WHERE state = 'sending' AND (?1 IS NULL OR ?1 = 'sending')
                   UNION SELECT message_id FROM part WHERE state = 'queued' AND (?1 IS NULL OR ?1 = 'queued')) AS p

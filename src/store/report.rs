@@ -5,15 +5,16 @@
 //! capture of a message happens in the same commit as the news that it was sent,
 //! so that no crash can lie between them (P3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, insert_own};
 use super::account::credits;
+use super::attempt::{self, AttemptRow};
 use super::ledger::{Ledger, PartKey, PartNow};
-use super::{StoreError, millis};
+use super::{StoreError, millis, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
@@ -150,6 +151,7 @@ pub(super) struct Aftermath {
 /// What a report changed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Change {
+    newly_sent: u32,
     newly_failed: u32,
     captured: i64,
 }
@@ -163,6 +165,7 @@ pub(super) async fn report_batch(
     let message_ids: Vec<&str> = message_ids.into_iter().collect();
     let mut ledger = Ledger::read(tx, &message_ids).await?;
     let mut answers = Vec::with_capacity(batch.len());
+    let (mut attempts, mut sent) = (Vec::new(), BTreeMap::new());
     let mut at = i64::MIN;
     for report in batch {
         at = at.max(millis(report.at));
@@ -170,6 +173,11 @@ pub(super) async fn report_batch(
             answers.push(Recorded::Late);
             continue;
         };
+        attempts.extend(AttemptRow::of(report).filter(|row| !row.is_ordinary() || !ledger.is_whole(report)));
+        if let Some(customer_id) = ledger.customer_of(report).filter(|_| change.newly_sent > 0) {
+            let day = reputation::day_of(millis(report.at));
+            *sent.entry((customer_id.to_owned(), day)).or_default() += i64::from(change.newly_sent);
+        }
         // News that came late brings no failures, and must not bounce them either.
         if let (true, Some(bounce)) = (change.newly_failed > 0, &report.bounce) {
             insert_own(tx, bounce).await?;
@@ -178,10 +186,24 @@ pub(super) async fn report_batch(
     }
     let too_late = std::mem::take(&mut ledger.too_late);
     let left = ledger.write(tx, at).await?;
+    attempt::write(tx, &attempts).await?;
+    reputation::count_sent(tx, &sent).await?;
     Ok((answers, Aftermath { too_late, left }))
 }
 
 impl Ledger {
+    /// Whether the part of a report is its whole message.
+    fn is_whole(&self, report: &Report) -> bool {
+        let id = report.message_id.as_str();
+        self.parts.range((id.to_owned(), 0)..).take(2).filter(|(key, _)| key.0 == id).count() == 1
+    }
+
+    /// Whose message a report is about, unless it is our own.
+    fn customer_of(&self, report: &Report) -> Option<&str> {
+        let message = self.messages.get(report.message_id.as_str())?;
+        (message.price > 0).then_some(message.customer_id.as_str())
+    }
+
     /// Applies one report to what was read; `None`: it came too late.
     fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
@@ -230,7 +252,7 @@ impl Ledger {
         part.waiting = part.waiting.saturating_sub(newly_sent + newly_failed);
         part.any_sent |= newly_sent > 0;
         part.advance(report, answered);
-        Some(Change { newly_failed, captured })
+        Some(Change { newly_sent, newly_failed, captured })
     }
 
     /// Notes recipients who have it though they were given up: with the part, so that

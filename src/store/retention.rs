@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::refund::day_before;
+use super::reputation::{MOST_DAYS, day_of};
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::ids::MessageId;
 
@@ -142,26 +143,33 @@ impl Store {
         Ok(count)
     }
 
-    /// Some webhooks and checkouts from before `cutoff` leave. Returns how many; 0: there are none.
+    /// Some webhooks and checkouts from before `cutoff` leave, and days that no window of a
+    /// customer's reputation reaches any more. Returns how many; 0: there are none.
     pub async fn close_marks(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         const ANY: &str = "
             SELECT EXISTS (SELECT 1 FROM webhook WHERE received_at <= ?1)
-                OR EXISTS (SELECT 1 FROM checkout WHERE created_at <= ?1)";
+                OR EXISTS (SELECT 1 FROM checkout WHERE created_at <= ?1)
+                OR EXISTS (SELECT 1 FROM reputation WHERE day < ?2)";
         const WEBHOOKS: &str = "
             DELETE FROM webhook WHERE (source, webhook_id) IN
                 (SELECT source, webhook_id FROM webhook WHERE received_at <= ?1 LIMIT ?2)";
         const CHECKOUTS: &str = "
             DELETE FROM checkout WHERE token_hash IN
                 (SELECT token_hash FROM checkout WHERE created_at <= ?1 LIMIT ?2)";
-        let any: bool = sqlx::query_scalar(ANY).bind(millis(cutoff)).fetch_one(&self.readers).await?;
+        const DAYS: &str = "
+            DELETE FROM reputation WHERE (customer_id, day) IN
+                (SELECT customer_id, day FROM reputation WHERE day < ?1 LIMIT ?2)";
+        let first_day = day_of(millis(cutoff)) - MOST_DAYS;
+        let any: bool =
+            sqlx::query_scalar(ANY).bind(millis(cutoff)).bind(first_day).fetch_one(&self.readers).await?;
         if !any {
             return Ok(0);
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let mut count = 0;
-        for delete in [WEBHOOKS, CHECKOUTS] {
-            let done = sqlx::query(delete).bind(millis(cutoff)).bind(MARKS).execute(&mut *tx).await?;
+        for (delete, before) in [(WEBHOOKS, millis(cutoff)), (CHECKOUTS, millis(cutoff)), (DAYS, first_day)] {
+            let done = sqlx::query(delete).bind(before).bind(MARKS).execute(&mut *tx).await?;
             count += done.rows_affected();
         }
         tx.commit().await?;
@@ -291,7 +299,9 @@ async fn remove_messages(
               WHERE message_id IN (SELECT value FROM json_each(?1)) AND state = 'credited' GROUP BY entry_id) AS r
         WHERE entry.entry_id = r.entry_id AND entry.kind = 'credit'";
     // What belongs to a message, and then the message.
-    const BELONGINGS: [&str; 4] = [
+    const BELONGINGS: [&str; 6] = [
+        "DELETE FROM event WHERE message_id IN (SELECT value FROM json_each(?1))",
+        "DELETE FROM attempt WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM refund WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM decision WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1))",

@@ -33,6 +33,8 @@ pub struct Standing {
     pub account: Account,
     /// Whom the customer may send as.
     pub senders: Vec<SenderPattern>,
+    /// Whether there is anything on the customer's suppression list.
+    pub suppresses: bool,
 }
 
 /// One question.
@@ -78,7 +80,8 @@ async fn look(readers: &SqlitePool, batch: &[Question]) -> Result<BTreeMap<Usern
         SELECT k.customer_id, k.username, k.secret_hash, k.revoked_at, c.suspended_reason,
                a.balance, a.balance_read_at, a.held, a.owed, a.version,
                (SELECT group_concat(s.pattern, char(10)) FROM sender s WHERE s.customer_id = k.customer_id)
-                   AS senders
+                   AS senders,
+               EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = k.customer_id) AS suppresses
         FROM credential k JOIN customer c ON c.customer_id = k.customer_id
              JOIN account a ON a.customer_id = k.customer_id
         WHERE k.username IN (SELECT value FROM json_each(?1))";
@@ -100,6 +103,7 @@ struct StandingRow {
     owed: i64,
     version: i64,
     senders: Option<String>,
+    suppresses: bool,
 }
 
 impl StandingRow {
@@ -116,6 +120,7 @@ impl StandingRow {
             suspended_reason: self.suspended_reason,
             account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
             senders: senders.lines().map(|p| stored(SenderPattern::parse(p))).collect::<Result<_, _>>()?,
+            suppresses: self.suppresses,
         })
     }
 }

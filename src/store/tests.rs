@@ -24,6 +24,7 @@ mod acceptance;
 mod audit;
 mod doubt;
 mod entries;
+mod event;
 mod idempotency;
 mod model;
 mod opening;
@@ -98,6 +99,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
         lease_until: Some(at(30)),
         keyed: None,
+        notes: Vec::new(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Webhooks that were handled: each id once.
 
 use jiff::Timestamp;
+use sqlx::SqliteConnection;
 
+use super::commit::{Member, gather};
 use super::{Store, StoreError, millis};
 use crate::domain::ids::CustomerId;
 
@@ -34,19 +36,33 @@ impl Store {
     /// Remembers a webhook as handled. Handling is idempotent by itself; this only
     /// spares the work when it is delivered again.
     pub async fn webhook_handled(&self, webhook: &Webhook, now: Timestamp) -> Result<(), StoreError> {
-        const INSERT: &str = "
-            INSERT INTO webhook (source, webhook_id, type, customer_id, received_at)
-            VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
-        let mut writer = self.writer.lock().await;
-        let mut tx = writer.begin().await?;
-        sqlx::query(INSERT)
-            .bind(webhook.source)
-            .bind(&webhook.webhook_id)
-            .bind(&webhook.event_type)
-            .bind(webhook.customer_id.as_ref().map(CustomerId::as_str))
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        let handled = Box::new(Handled { webhook: webhook.clone(), now });
+        gather(&self.hot, |answer| Member::Handled(handled, answer)).await
     }
+}
+
+/// A webhook, and when it was handled.
+#[derive(Debug)]
+pub(super) struct Handled {
+    webhook: Webhook,
+    now: Timestamp,
+}
+
+/// Keeps the id of a webhook.
+pub(super) async fn remember(
+    tx: &mut SqliteConnection,
+    Handled { webhook, now }: &Handled,
+) -> Result<(), StoreError> {
+    const INSERT: &str = "
+        INSERT INTO webhook (source, webhook_id, type, customer_id, received_at)
+        VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+    sqlx::query(INSERT)
+        .bind(webhook.source)
+        .bind(&webhook.webhook_id)
+        .bind(&webhook.event_type)
+        .bind(webhook.customer_id.as_ref().map(CustomerId::as_str))
+        .bind(millis(*now))
+        .execute(tx)
+        .await?;
+    Ok(())
 }

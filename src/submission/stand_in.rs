@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
@@ -16,13 +17,16 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::envelope::Draft;
-use crate::domain::ids::{CustomerId, Username};
+use crate::domain::event::EventKind;
+use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::sender::SenderPattern;
 use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::random;
 use crate::routing::Routing;
-use crate::store::{Maker, Store, StoreSettings};
+use crate::store::event::{Letters, Rules, Told};
+use crate::store::refund::{Allowance, Decision};
+use crate::store::{Maker, Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::translating::Translating;
 
@@ -123,7 +127,7 @@ pub(crate) fn submitted_to(to: &[&str]) -> Submitted {
         draft.add(Mailbox::parse(to).unwrap());
     }
     Submitted {
-        begun: Begun { senders: vec![SenderPattern::Any], available: None },
+        begun: Begun { senders: vec![SenderPattern::Any], available: None, suppresses: false },
         envelope: draft.seal().unwrap(),
         bytes: b"From: app@x.example\r\nTo: a@y.example\r\nSubject: Hello\r\n\r\nWorld\r\n".to_vec(),
         spool: None,
@@ -135,6 +139,30 @@ pub(crate) fn submitted_to(to: &[&str]) -> Submitted {
         },
         keyed: None,
     }
+}
+
+/// A hard bounce is told of a message, whose addresses are not to blame for it.
+pub(crate) async fn bounced(
+    store: &Store,
+    (message_id, customer_id): (&MessageId, &CustomerId),
+    recipients: &[Mailbox],
+    allowance: Option<&Allowance>,
+    now: Timestamp,
+) -> Result<Vec<Decision>, StoreError> {
+    let told = Told {
+        message_id: message_id.clone(),
+        part_no: 0,
+        customer_id: customer_id.clone(),
+        kind: EventKind::Bounced,
+        told_at: now,
+        recipients: recipients.to_vec(),
+        words: Some("Permanent General: smtp; 550 5.1.1 user unknown".to_owned()),
+        is_of_the_address: false,
+    };
+    let thresholds = Config::default().reputation.thresholds();
+    let letters = Letters { bounce: &|_, _| None, pause: &|_, _| None };
+    let rules = Rules { allowance, thresholds: &thresholds, letters };
+    Ok(store.hear(&told, &rules, now).await?.refunds)
 }
 
 /// A customer with two credits who may send as anybody.

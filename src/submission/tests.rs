@@ -40,7 +40,8 @@ async fn credit_at_rcpt_is_asked_for_only_beyond_what_was_found() {
     let (submission, store, _directory, _handed) = with_handover(&config).await;
     let who = signed_in(&store).await;
     // Nobody is there to be asked: what is covered must be known.
-    let mut begun = Begun { senders: Vec::new(), available: Some(Credits::new(5).unwrap()) };
+    let mut begun =
+        Begun { senders: Vec::new(), available: Some(Credits::new(5).unwrap()), suppresses: false };
     assert_eq!(submission.check_credit(&who, &begun, 5).await, Ok(None));
     let refused = submission.check_credit(&who, &begun, 6).await;
     assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "{refused:?}");
@@ -48,7 +49,7 @@ async fn credit_at_rcpt_is_asked_for_only_beyond_what_was_found() {
     let found = submission.check_credit(&who, &begun, 2).await.unwrap().unwrap();
     begun.covers(found);
     assert_eq!(submission.check_credit(&who, &begun, 2).await, Ok(None));
-    let by_message = Begun { senders: Vec::new(), available: None };
+    let by_message = Begun { senders: Vec::new(), available: None, suppresses: false };
     assert_eq!(submission.check_credit(&who, &by_message, 50).await, Ok(None));
 }
 

@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 29] = [
+const HANDS: [(&str, &str); 33] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -41,6 +41,10 @@ const HANDS: [(&str, &str); 29] = [
     ("idempotency_recipient", "UPDATE idempotency_recipient SET address = 'zoe@example.org'"),
     ("decision", "INSERT INTO decision VALUES ('other', 1, 1, 'retry', 'http', 0)"),
     ("refund", "INSERT INTO refund VALUES ('other', '', 'cus_ann', 1, 'capped', NULL, 0, 'because', 1)"),
+    ("event", "INSERT INTO event VALUES ('other', 0, '', 'sent', 1, '')"),
+    ("attempt", "INSERT INTO attempt VALUES ('other', 0, 1, 1, 1, 'sent', NULL, NULL)"),
+    ("suppression", "INSERT INTO suppression VALUES ('cus_eve', 'a@x.example', 'manual', NULL, NULL, 1)"),
+    ("reputation", "UPDATE reputation SET customer_id = 'cus_eve'"),
     ("gate", "INSERT INTO gate VALUES ('resend', 'because', 2, 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
     ("checkout", "UPDATE checkout SET state = 'paid' WHERE state = 'pending'"),

@@ -3,7 +3,9 @@
 use mail_parser::MessageParser;
 use postmeter::sandbox::faults::{Fault, Reply};
 use reqwest::Method;
+use serde_json::json;
 
+use crate::harness::client::judged;
 use crate::harness::sink::SinkMail;
 use crate::harness::web::ask;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
@@ -42,6 +44,71 @@ fn a_mail_that_nobody_takes_bounces_and_costs_nothing() {
     meter.drain();
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0);
     assert_eq!(meter.credits()["available"], 10);
+}
+
+/// Python's email package takes it apart, as the sender's own program would.
+#[test]
+fn another_parser_finds_in_a_bounce_what_happened_to_whom_and_what_to_do() {
+    let meter = refusing();
+    meter.sink().reply("RCPT TO:<full@", "550 5.2.2 mailbox over quota");
+    meter
+        .sink()
+        .reply("RCPT TO:<strict@", "550-5.7.26 This mail is unauthenticated,\r\n550 5.7.26 see our page");
+    let letter = "From: =?utf-8?q?Ann_Gr=C3=BCn?= <ann@example.com>\r\nTo: bob@example.net\r\n\
+        Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe_aus_K=C3=B6ln?=\r\nMessage-ID: <first@example.com>\r\n\
+        Date: Mon, 23 Nov 2026 10:00:00 +0000\r\n\r\nHello Bob.\r\n";
+    let to = ["gone@b\u{fc}cher.example", "full@example.net", "strict@example.net", "bob@example.net"];
+    let mut smtp = meter.signed_in();
+    assert!(smtp.say("MAIL FROM:<ann@example.com> SMTPUTF8").starts_with("250 "));
+    for to in to {
+        let reply = smtp.say(&format!("RCPT TO:<{to}>"));
+        assert!(reply.starts_with("250 "), "{reply}");
+    }
+    assert!(smtp.say("DATA").starts_with("354 "));
+    assert!(smtp.message(letter.as_bytes()).starts_with("250 "));
+    let Some(read) = judged("read_bounce.py", &bounce(&meter).bytes) else { return };
+    assert_eq!(read["defects"], json!([]), "{read}");
+    assert_eq!(
+        (&read["type"], &read["report_type"]),
+        (&json!("multipart/report"), &json!("delivery-status"))
+    );
+    assert_eq!(read["parts"], json!(["text/plain", "message/delivery-status", "text/rfc822-headers"]));
+    assert_eq!(
+        (&read["to"], &read["from"]),
+        (&json!(["ann@example.com"]), &json!(["postmaster@example.com"]))
+    );
+    assert_eq!(read["subject"], "Undelivered: Gr\u{fc}\u{df}e aus K\u{f6}ln");
+    assert_eq!((&read["auto_submitted"], &read["has_date"]), (&json!("auto-replied"), &json!(true)));
+    let original = &read["original"];
+    assert_eq!(original["Message-ID"], "<first@example.com>", "{original}");
+    assert_eq!(original["From"], "Ann Gr\u{fc}n <ann@example.com>");
+    assert_eq!(original["Subject"], "Gr\u{fc}\u{df}e aus K\u{f6}ln");
+
+    let groups = read["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 4, "one about the message, one about each: {read}");
+    assert!(groups[0]["Reporting-MTA"].as_str().unwrap().starts_with("dns; "), "{read}");
+    assert!(
+        groups[0]["Arrival-Date"].is_string() && groups[0]["X-Postmeter-Message-Id"].is_string(),
+        "{read}"
+    );
+    let of = |address: &str| {
+        let final_recipient = format!("rfc822; {address}");
+        groups.iter().find(|group| group["Final-Recipient"] == final_recipient.as_str()).unwrap()
+    };
+    let table = [
+        ("gone@xn--bcher-kva.example", "5.1.1", "smtp; 550 5.1.1 no such user here", "does not exist"),
+        ("full@example.net", "5.2.2", "smtp; 550 5.2.2 mailbox over quota", "mailbox is full"),
+        ("strict@example.net", "5.7.26", "smtp; 550 ", "SPF, DKIM and DMARC"),
+    ];
+    let text = read["text"].as_str().unwrap();
+    for (address, status, said, words) in table {
+        let group = of(address);
+        assert_eq!((&group["Action"], &group["Status"]), (&json!("failed"), &json!(status)), "{group}");
+        assert!(group["Diagnostic-Code"].as_str().unwrap().starts_with(said), "{group}");
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(!text.contains("<bob@example.net>") && text.contains("<full@example.net>"), "{text}");
+    assert_eq!(text.matches("What to do: ").count(), 3, "{text}");
 }
 
 #[test]

@@ -42,6 +42,7 @@ mod idempotency;
 mod large;
 mod log;
 mod money;
+mod news;
 mod notice;
 mod outage;
 mod page;

@@ -159,6 +159,7 @@ fn p3_a_kill_or_a_lost_answer_gives_back_no_second_time() {
         assert_eq!((given(&meter), meter.dodo().balance(CUSTOMER_ID)), (vec![1], Some(10)));
         // The same event once more, under another id.
         bounce(&meter, &mail);
+        meter.says(&["suppression", "remove", "bob@example.net", "--customer", CUSTOMER_ID]);
         sent(&meter, "another");
         meter.drain();
         assert_eq!(given(&meter), [1]);
@@ -258,6 +259,7 @@ fn p3_a_webhook_resolves_a_part_that_is_held_and_a_bounce_of_it_is_given_back() 
     faults.push(Fault::new(Reply::status(409).body(conflict)).on("POST", "/emails").always());
     let mail = sent(&meter, "held");
     until("the part to be held", || (message(&meter, "held")["state"] == "held").then_some(()));
+    faults.clear();
     bounce(&meter, &mail);
     until("the refund", || {
         matches!(refunds(&meter, "held").as_slice(), [state] if state != "waiting").then_some(())

@@ -5,8 +5,8 @@ use super::*;
 use crate::billing::refund::ROUND;
 use crate::domain::ids::EntryId;
 use crate::sandbox::dodo::RepeatedKey;
-use crate::store::bounced::Bounced;
 use crate::store::entry::Settled;
+use crate::submission::stand_in::bounced;
 
 impl Bench {
     /// With refunds, and a balance that is known.
@@ -21,13 +21,16 @@ impl Bench {
     }
 
     async fn bounce(&self, message_id: &MessageId) {
-        let bounced = Bounced {
-            message_id: message_id.clone(),
-            customer_id: self.ann.clone(),
-            recipients: vec![Mailbox::parse("a0@y.example").unwrap()],
-            reply: "550 5.1.1 user unknown".to_owned(),
-        };
-        self.billing.bounced(&bounced).await.unwrap();
+        self.bounce_of(&self.ann, message_id).await;
+    }
+
+    async fn bounce_of(&self, customer_id: &CustomerId, message_id: &MessageId) {
+        let now = self.clock.now();
+        let recipients = [Mailbox::parse("a0@y.example").unwrap()];
+        let allowance = self.billing.refund_allowance(customer_id, now).await.unwrap();
+        let whose = (message_id, customer_id);
+        let refunds = bounced(&self.store, whose, &recipients, allowance.as_ref(), now).await.unwrap();
+        self.billing.refunds_decided(&refunds);
     }
 
     /// A message that was sent and settled, of `balance + 1` credits.
@@ -179,10 +182,7 @@ async fn customers_whom_dodo_refuses_starve_nobody_of_a_refund() {
         let entry_id = EntryId::generate(now, random::octets());
         let entry = bench.store.open_entry(&payer, &entry_id, None, now).await.unwrap().unwrap();
         bench.store.settle_entry(&entry, Settled::Sometime, now).await.unwrap();
-        let recipients = vec![Mailbox::parse("a0@y.example").unwrap()];
-        let reply = "550 5.1.1 user unknown".to_owned();
-        let bounced = Bounced { message_id, customer_id: payer.clone(), recipients, reply };
-        bench.billing.bounced(&bounced).await.unwrap();
+        bench.bounce_of(&payer, &message_id).await;
         bench.billing.leave_alone(&payer);
     }
     bench.clock.advance(Duration::from_secs(1));

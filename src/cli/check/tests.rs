@@ -150,6 +150,7 @@ fn a_key_that_may_only_send_is_too_little_where_customers_add_domains() {
     }
 }
 
+#[test]
 fn an_smtp_host_that_is_away_is_a_failure_only_if_no_other_is_there() {
     let host = |found: Result<(), &str>| HostChecked {
         host: "mail.example:465".to_owned(),

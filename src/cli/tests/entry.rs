@@ -6,11 +6,11 @@ use super::queue::{message, now, store_in};
 use super::*;
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
-use crate::store::bounced::Bounced;
 use crate::store::doubt::Decider;
 use crate::store::entry::{Entry, Settled};
 use crate::store::refund::{Allowance, CreditOpening, Lapse};
 use crate::store::report::{Answered, News};
+use crate::submission::stand_in::bounced;
 use crate::telemetry::EntryKind;
 
 /// No call from then is under way any more.
@@ -29,10 +29,10 @@ async fn doubted(office: &Office, kind: EntryKind, since: Timestamp) -> (Store, 
     let mut entry = store.open_entry(&customer_id, &entry_id, None, since).await.unwrap().unwrap();
     if kind == EntryKind::Credit {
         store.settle_entry(&entry, Settled::Sometime, since).await.unwrap();
-        let (message_id, reply) = (MessageId::parse("m1").unwrap(), "550 5.1.1 nobody".to_owned());
-        let bounced = Bounced { message_id, customer_id: customer_id.clone(), recipients, reply };
+        let message_id = MessageId::parse("m1").unwrap();
         let allowance = Allowance { sent: 1_000, since: Timestamp::UNIX_EPOCH };
-        store.record_bounce(&bounced, Some(&allowance), since).await.unwrap();
+        let whose = (&message_id, &customer_id);
+        bounced(&store, whose, &recipients, Some(&allowance), since).await.unwrap();
         let due = store.due_refunds(&customer_id, since).await.unwrap().unwrap().debited;
         let refunds = due.into_iter().map(|refund| (refund, Lapse::Never)).collect();
         let opening = CreditOpening { customer_id, entry_id: EntryId::parse("entry-2").unwrap(), refunds };

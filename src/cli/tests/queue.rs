@@ -71,6 +71,7 @@ async fn message_by(road: Road, store: &Store, name: &str, news: Option<News>) {
         parts: vec![NewPart { road, recipients: to.to_vec(), request_hash: None }],
         lease_until: Some(now() + Duration::from_secs(30)),
         keyed: None,
+        notes: Vec::new(),
     };
     store.accept(acceptance).await.unwrap();
     if let Some(news) = news {

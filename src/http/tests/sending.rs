@@ -107,7 +107,7 @@ async fn p3_a_retry_gets_the_first_answer_whatever_has_changed_since() {
     assert_eq!(town.call(retried(BODY, "another")).await.status, 402);
     let sender = SenderPattern::parse("ann@example.com").unwrap();
     town.store.deny_sender(&customer("ann"), &sender).await.unwrap();
-    town.store.set_suspended(&customer("ann"), Some("spam")).await.unwrap();
+    town.store.suspend(&customer("ann"), "spam").await.unwrap();
     assert_eq!(town.call(retried(BODY, "k")).await.body, first.body, "it was accepted then, and is now");
     assert_eq!(count(&town).await, 30);
     let credits = town.call(basic(get("/credits/cus_ann"), "ann")).await.json();
@@ -183,7 +183,7 @@ async fn a_key_that_is_none_is_refused() {
 #[tokio::test]
 async fn a_suspended_customer_is_told_why() {
     let town = Town::new().await;
-    town.store.set_suspended(&customer("ann"), Some("spam <b>")).await.unwrap();
+    town.store.suspend(&customer("ann"), "spam <b>").await.unwrap();
     let body = r#"{"to":"x@example.net","subject":"s","text":"t"}"#;
     let answer = town.call(send(body)).await;
     assert_eq!((answer.status, &answer.json()["code"]), (403, &Value::from("suspended")));

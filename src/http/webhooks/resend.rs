@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::{Outcome, Source};
 use crate::billing::events::MalformedEvent;
-use crate::delivery::told::Ears;
 use crate::http::body;
 use crate::http::error::HttpError;
 use crate::http::signature::HeaderNames;
@@ -49,8 +48,7 @@ async fn act(site: &Site, bytes: &[u8]) -> Result<Outcome, HttpError> {
             events::MalformedEvent::NoType => MalformedEvent::Missing("type"),
         })
     })?;
-    let Site { store, billing, metrics, clock, .. } = site;
-    let customer_id = Ears { store, billing, metrics, now: clock.now() }.hear(&event).await?;
+    let customer_id = site.ears.hear(&event).await?;
     let result = if customer_id.is_some() { WebhookResult::Accepted } else { WebhookResult::Ignored };
     Ok(Outcome { result, event_type: event.event_type, customer_id })
 }

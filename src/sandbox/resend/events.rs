@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Mail, ResendStandIn};
 use crate::sandbox::webhook::Parcel;
 
-/// What can be told of a mail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What can be told of a mail; over HTTP with `POST /_events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum News {
     /// It was accepted.
     Sent,
@@ -26,6 +28,27 @@ pub enum News {
     Complained,
     /// The recipient is on the list of those who get nothing.
     Suppressed,
+    /// A recipient's server put it off.
+    DeliveryDelayed,
+    /// It could not be sent after all.
+    Failed {
+        /// `reached_daily_quota`, for one.
+        reason: String,
+    },
+    /// Something of this `type`, with nothing of its own to say.
+    Other(String),
+}
+
+/// Something to be told, as it is asked for over HTTP.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    /// Resend's id of the mail.
+    pub(super) email_id: String,
+    /// The recipients that it is about.
+    pub(super) to: Vec<String>,
+    /// What.
+    pub(super) news: News,
 }
 
 impl News {
@@ -46,13 +69,16 @@ impl News {
         }
     }
 
-    const fn event(&self) -> &'static str {
+    fn event(&self) -> &str {
         match self {
             Self::Sent => "email.sent",
             Self::Delivered => "email.delivered",
             Self::Bounced { .. } => "email.bounced",
             Self::Complained => "email.complained",
             Self::Suppressed => "email.suppressed",
+            Self::DeliveryDelayed => "email.delivery_delayed",
+            Self::Failed { .. } => "email.failed",
+            Self::Other(event) => event,
         }
     }
 }
@@ -107,6 +133,9 @@ impl ResendStandIn {
         if *news == News::Suppressed {
             let suppressed = json!({ "type": "Suppressed", "reason": "previous_bounce", "message": "" });
             data.insert("suppressed".to_owned(), suppressed);
+        }
+        if let News::Failed { reason } = news {
+            data.insert("failed".to_owned(), json!({ "reason": reason }));
         }
         let event = news.event().to_owned();
         let body = json!({ "type": event, "created_at": now, "data": data }).to_string();

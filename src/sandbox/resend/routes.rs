@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::events::Asked;
 use super::refusal::accepted;
 use super::{Addresses, Behaviour, Call, Email, Endpoint, Key, Mail, Refusal, ResendStandIn, domains, lock};
 use crate::sandbox::faults::{self, Misbehaviour};
@@ -42,8 +43,10 @@ pub(super) fn router(resend: &ResendStandIn) -> Router {
         .layer(from_fn_with_state(resend.clone(), one_at_a_time))
         .layer(from_fn_with_state(resend.clone(), gate))
         .with_state(resend.clone());
-    let controls =
-        Router::new().route("/_behaviour", get(show_behaviour).put(set_behaviour)).with_state(resend.clone());
+    let controls = Router::new()
+        .route("/_behaviour", get(show_behaviour).put(set_behaviour))
+        .route("/_events", post(tell))
+        .with_state(resend.clone());
     api.merge(controls).merge(resend.faults().routes())
 }
 
@@ -54,6 +57,14 @@ async fn show_behaviour(State(resend): State<ResendStandIn>) -> Json<Behaviour> 
 async fn set_behaviour(State(resend): State<ResendStandIn>, Json(behaviour): Json<Behaviour>) -> StatusCode {
     resend.behave(|current| *current = behaviour);
     StatusCode::NO_CONTENT
+}
+
+/// Has something told of a mail, as often as it is asked for.
+async fn tell(State(resend): State<ResendStandIn>, Json(asked): Json<Asked>) -> StatusCode {
+    let Ok(Some(mail)) = resend.mail(&asked.email_id) else { return StatusCode::NOT_FOUND };
+    let to: Vec<&str> = asked.to.iter().map(String::as_str).collect();
+    resend.tell(&mail, &to, &asked.news);
+    StatusCode::ACCEPTED
 }
 
 /// Who asks, with which key, and how often.

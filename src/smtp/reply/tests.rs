@@ -1,6 +1,9 @@
 use crate::domain::address::Mailbox;
 
+use jiff::Timestamp;
+
 use super::*;
+use crate::domain::suppression::{Cause, Why};
 
 fn wire(reply: &Reply) -> String {
     let mut out = Vec::new();
@@ -10,6 +13,11 @@ fn wire(reply: &Reply) -> String {
 
 #[test]
 fn p9_every_refusal_has_its_codes_and_its_reason() {
+    let why = Why {
+        cause: Cause::Bounce,
+        detail: Some("no such user".to_owned()),
+        added_at: Timestamp::UNIX_EPOCH,
+    };
     let mailbox = Mailbox::parse("a@b.example").unwrap();
     let url = "https://meter.example/".to_owned();
     let table = [
@@ -30,7 +38,11 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
              already sent, because credits expired or were spent elsewhere; the next top-up pays that first)",
         ),
         (Refusal::BillingUnknown, "451 4.3.0 "),
-        (Refusal::Suppressed { recipient: mailbox.clone() }, "550 5.1.1 a@b.example "),
+        (
+            Refusal::Suppressed { recipient: mailbox.clone(), why },
+            "550 5.1.1 a@b.example is on the suppression list of this account since 1970-01-01: mail to it bounced \
+             (no such user); to send to it all the same, DELETE /suppressions/a@b.example",
+        ),
         (Refusal::AddressNotCarried { address: mailbox }, "550 5.6.7 "),
         (Refusal::TooManyRecipients { limit: 50 }, "452 4.5.3 "),
         (Refusal::TooLarge { limit_bytes: 9 }, "552 5.3.4 Message is larger than 9 octets"),

@@ -52,9 +52,9 @@ async fn whoever_may_not_send_is_told_why() {
     let ask =
         || Acceptance { username: Some(credential.username.clone()), ..message(&ann, &["a@y.example"]) };
     accepted(&store, ask()).await;
-    store.set_suspended(&ann, Some("spam")).await.unwrap();
+    store.suspend(&ann, "spam").await.unwrap();
     assert_eq!(store.accept(ask()).await.unwrap(), Accepted::Suspended("spam".to_owned()));
-    store.set_suspended(&ann, None).await.unwrap();
+    store.resume(&ann, at(1)).await.unwrap();
     store.revoke_credential(&credential.username, None, at(1)).await.unwrap();
     assert_eq!(store.accept(ask()).await.unwrap(), Accepted::Revoked);
     assert_eq!(sums(&store, &ann).await, (Some(100), 1, 0));

@@ -55,6 +55,7 @@ async fn lived_in() -> (Store, Directory) {
     };
     store.webhook_handled(&webhook, at(0)).await.unwrap();
     store.begin_checkout(&"a".repeat(64), at(0)).await.unwrap();
+    store.suppress(&id("ann"), &mailbox("z@y.example"), None, at(0)).await.unwrap();
     refunds::of_every_kind(&store).await;
     super::proof::of_every_kind(&store).await;
     assert_audit(&store).await;
@@ -150,6 +151,10 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("decision", "UPDATE decision SET via = 'somebody'"),
     ("decision", "UPDATE decision SET choice = 'cancel'"),
     ("decision", "UPDATE decision SET message_id = 'x'"),
+    ("event", "UPDATE event SET part_no = 7"),
+    ("attempt", "INSERT INTO attempt VALUES ('x', 0, 1, 1, 1, 'sent', NULL, NULL)"),
+    ("suppression", "UPDATE suppression SET customer_id = 'nobody'"),
+    ("reputation", "UPDATE reputation SET customer_id = 'nobody' WHERE customer_id = 'ann'"),
     ("gate", "UPDATE gate SET reason = ''"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),

@@ -79,17 +79,17 @@ async fn what_was_refused_is_not_remembered() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(0)).await;
     assert_eq!(store.accept(under(&ann, "k", "hello")).await.unwrap(), Accepted::OutOfCredit);
-    store.set_suspended(&ann, Some("spam")).await.unwrap();
+    store.suspend(&ann, "spam").await.unwrap();
     assert_eq!(
         store.accept(under(&ann, "k", "hello")).await.unwrap(),
         Accepted::Suspended("spam".to_owned())
     );
-    store.set_suspended(&ann, None).await.unwrap();
+    store.resume(&ann, at(1)).await.unwrap();
     read_balance(&store, &ann, 5).await;
     let first = accepted(&store, under(&ann, "k", "another one now")).await;
     // Neither an empty account nor a suspension makes what was accepted undone.
     read_balance(&store, &ann, 0).await;
-    store.set_suspended(&ann, Some("spam")).await.unwrap();
+    store.suspend(&ann, "spam").await.unwrap();
     assert_eq!(store.accept(under(&ann, "k", "another one now")).await.unwrap(), before(&first, 0));
     assert_audit(&store).await;
 }

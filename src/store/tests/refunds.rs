@@ -1,7 +1,7 @@
 use super::*;
-use crate::store::bounced::Bounced;
 use crate::store::entry::{Entry, Settled};
 use crate::store::refund::{Allowance, CreditOpening, DueRefund, Lapse};
+use crate::submission::stand_in::bounced;
 use crate::telemetry::{EntryKind, RefundResult};
 
 /// More than these tests refund.
@@ -31,13 +31,9 @@ pub(super) async fn bounce_at(
     who: &[&str],
     (allowance, now): (Allowance, Timestamp),
 ) -> Vec<RefundResult> {
-    let bounced = Bounced {
-        message_id: of.message_id.clone(),
-        customer_id: of.customer_id.clone(),
-        recipients: who.iter().map(|who| mailbox(who)).collect(),
-        reply: "Permanent General: smtp; 550 5.1.1 user unknown".to_owned(),
-    };
-    let decisions = store.record_bounce(&bounced, Some(&allowance), now).await.unwrap();
+    let recipients: Vec<Mailbox> = who.iter().map(|who| mailbox(who)).collect();
+    let whose = (&of.message_id, &of.customer_id);
+    let decisions = bounced(store, whose, &recipients, Some(&allowance), now).await.unwrap();
     decisions.into_iter().map(|decision| decision.result).collect()
 }
 
@@ -343,15 +339,10 @@ async fn a_bounce_that_comes_before_the_news_that_it_was_sent_waits_for_it() {
 async fn with_refunds_off_a_bounce_is_only_shown() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(50)).await;
-    let bounced = sent(&store, message(&ann, &["b@y.example"])).await;
-    let news = Bounced {
-        message_id: bounced.message_id.clone(),
-        customer_id: ann.clone(),
-        recipients: vec![mailbox("b@y.example")],
-        reply: "no".to_owned(),
-    };
-    assert_eq!(store.record_bounce(&news, None, at(9)).await.unwrap(), []);
-    let log = store.message(&bounced.message_id).await.unwrap().unwrap();
+    let gone = sent(&store, message(&ann, &["b@y.example"])).await;
+    let whose = (&gone.message_id, &ann);
+    assert_eq!(bounced(&store, whose, &[mailbox("b@y.example")], None, at(9)).await.unwrap(), []);
+    let log = store.message(&gone.message_id).await.unwrap().unwrap();
     assert_eq!((log.recipients[0].bounced_at, log.captured), (Some(at(9)), 1));
     assert_eq!(log.refunds, []);
     assert_audit(&store).await;

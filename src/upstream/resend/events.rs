@@ -5,13 +5,17 @@
 //! in the end: only `type` is required. Every mail of ours carries the tag
 //! `postmeter`, the id of its part. Pure; the signature was verified before.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::domain::event::EventKind;
 use crate::domain::ids::PartId;
 use crate::upstream::translate::TAG;
 
 /// Most characters of a server's words that are kept.
 const MAX_REPLY_CHARS: usize = 500;
+/// What is wrong with a message, and not with the address that it went to.
+const OF_THE_MESSAGE: [&str; 4] = ["MailboxFull", "MessageTooLarge", "ContentRejected", "AttachmentRejected"];
 
 /// Why a body is not an event that can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +33,8 @@ pub enum MalformedEvent {
 pub struct ResendEvent {
     /// The event's `type`, for the log.
     pub event_type: String,
+    /// When it happened, if it says so.
+    pub created_at: Option<Timestamp>,
     /// The part of ours that it is about.
     pub part_id: Option<PartId>,
     /// Resend's id of the mail.
@@ -36,23 +42,33 @@ pub struct ResendEvent {
     /// The addresses that it is about, as far as it says so.
     pub to: Vec<String>,
     /// What it means to us.
-    pub kind: EventKind,
+    pub meaning: Meaning,
 }
 
-/// The kinds of event that Postmeter tells apart.
+/// What an event means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventKind {
-    /// A recipient's server refused the mail for good.
-    HardBounce {
-        /// What it said, in one line.
-        reply: String,
-        /// The same as it came: of each recipient that bounced, if Resend says so much.
-        words: Vec<String>,
-    },
-    /// Whatever else proves that Resend took the mail.
-    Accepted,
+pub enum Meaning {
+    /// Something became of the mail.
+    News(News),
+    /// It proves that Resend took the mail, and nothing else that is kept.
+    Proof,
     /// Anything else, known to us or not: to be answered 2xx and left alone.
     Other,
+}
+
+/// What became of a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// What.
+    pub kind: EventKind,
+    /// What was said about it, in one line: `Permanent General: smtp; 550 5.1.1 user unknown`.
+    pub reply: Option<String>,
+    /// Enhanced status code (RFC 3463), as said or as the kind of it suggests: `5.1.1`.
+    pub status: String,
+    /// Whether another mail to the same address would fare no better.
+    pub is_of_the_address: bool,
+    /// The words as they came: of each recipient that it is about, if Resend says so much.
+    words: Vec<String>,
 }
 
 impl ResendEvent {
@@ -61,22 +77,31 @@ impl ResendEvent {
         let event: Value = serde_json::from_slice(body).map_err(|_| MalformedEvent::NotJson)?;
         let event_type = text(&event, "/type").ok_or(MalformedEvent::NoType)?;
         let data = event.get("data").unwrap_or(&Value::Null);
+        let created_at = text(&event, "/created_at").and_then(|at| at.parse().ok());
         Ok(Self {
             part_id: tag(data).and_then(|id| PartId::parse(&id).ok()),
             email_id: text(data, "/email_id"),
             to: texts(data.get("to")).into_iter().map(|to| bare(&to).to_owned()).collect(),
-            kind: kind(&event_type, data),
+            meaning: meaning(&event_type, data),
+            created_at,
             event_type,
         })
     }
 
-    /// Which of the recipients of the call bounced, as far as that is certain: those
+    /// Which of the recipients of the call it is about, as far as that is certain: those
     /// that the server's words name; else the only one that the event names, or all
     /// that it names if there is a word for each; else the only one that there was:
     /// the address may be one that he forwards to. An event may name a whole call of
-    /// which one has bounced, or nobody that we know: then it is nobody.
-    pub fn bounced<'a>(&self, recipients: &[&'a str]) -> Vec<&'a str> {
-        let EventKind::HardBounce { words, .. } = &self.kind else { return Vec::new() };
+    /// which one has bounced, or nobody that we know: then it is nobody. What is sent
+    /// is the whole call, which is nobody either; what has failed is everybody's.
+    pub fn about<'a>(&self, recipients: &[&'a str]) -> Vec<&'a str> {
+        let words = match &self.meaning {
+            Meaning::News(News { kind: EventKind::Sent, .. }) | Meaning::Proof | Meaning::Other => {
+                return Vec::new();
+            }
+            Meaning::News(News { kind: EventKind::Failed, .. }) => return recipients.to_vec(),
+            Meaning::News(News { words, .. }) => words,
+        };
         let named: Vec<&str> = recipients
             .iter()
             .copied()
@@ -94,33 +119,75 @@ impl ResendEvent {
     }
 }
 
-fn kind(event_type: &str, data: &Value) -> EventKind {
-    match event_type {
-        "email.bounced" if text(data, "/bounce/type").as_deref() == Some("Permanent") => hard_bounce(data),
-        "email.sent"
-        | "email.delivered"
-        | "email.delivery_delayed"
-        | "email.bounced"
-        | "email.complained"
-        | "email.opened"
-        | "email.clicked" => EventKind::Accepted,
-        _ => EventKind::Other,
+fn meaning(event_type: &str, data: &Value) -> Meaning {
+    let (kind, details) = match event_type {
+        "email.sent" => (EventKind::Sent, "/sent"),
+        "email.delivered" => (EventKind::Delivered, "/delivered"),
+        "email.delivery_delayed" => (EventKind::DeliveryDelayed, "/delivery_delayed"),
+        "email.bounced" if text(data, "/bounce/type").as_deref() == Some("Permanent") => {
+            (EventKind::Bounced, "/bounce")
+        }
+        "email.bounced" => (EventKind::SoftBounced, "/bounce"),
+        "email.complained" => (EventKind::Complained, "/complained"),
+        "email.failed" => (EventKind::Failed, "/failed"),
+        "email.suppressed" => (EventKind::Suppressed, "/suppressed"),
+        "email.opened" | "email.clicked" => return Meaning::Proof,
+        _ => return Meaning::Other,
+    };
+    Meaning::News(news(kind, data.pointer(details).unwrap_or(&Value::Null)))
+}
+
+fn news(kind: EventKind, details: &Value) -> News {
+    let kinds = ["/type", "/subType", "/reason"].map(|name| text(details, name));
+    let sub_type = kinds.get(1).cloned().flatten().unwrap_or_default();
+    let mut words = texts(details.get("diagnosticCode"));
+    if words.is_empty() {
+        words.extend(text(details, "/message").filter(|message| !message.is_empty()));
+    }
+    let kinds: Vec<String> = kinds.into_iter().flatten().collect();
+    let line = match (kinds.is_empty(), words.is_empty()) {
+        (_, true) => kinds.join(" "),
+        (true, false) => words.join(" | "),
+        (false, false) => format!("{}: {}", kinds.join(" "), words.join(" | ")),
+    };
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let reply: String = line.chars().filter(|c| !c.is_control()).take(MAX_REPLY_CHARS).collect();
+    let said = words.iter().find_map(|word| enhanced_status(word));
+    News {
+        kind,
+        status: said.unwrap_or_else(|| status_of(kind, &sub_type).to_owned()),
+        is_of_the_address: kind != EventKind::Failed && !OF_THE_MESSAGE.contains(&sub_type.as_str()),
+        reply: Some(reply).filter(|reply| !reply.is_empty()),
+        words,
     }
 }
 
-/// Its reply reads `Permanent General: smtp; 550 5.1.1 user unknown`.
-fn hard_bounce(data: &Value) -> EventKind {
-    let bounce = data.get("bounce").unwrap_or(&Value::Null);
-    let kinds = [text(bounce, "/type"), text(bounce, "/subType")];
-    let mut words = texts(bounce.get("diagnosticCode"));
-    if words.is_empty() {
-        words.extend(text(bounce, "/message"));
+/// What a failure is called where nobody said its code.
+fn status_of(kind: EventKind, sub_type: &str) -> &'static str {
+    match (kind, sub_type) {
+        (EventKind::Failed, _) => "5.3.0",
+        (EventKind::Suppressed, _) | (_, "NoEmail") => "5.1.1",
+        (_, "MailboxFull") => "5.2.2",
+        (_, "MessageTooLarge") => "5.3.4",
+        (_, "ContentRejected" | "AttachmentRejected") => "5.6.0",
+        _ => "5.0.0",
     }
-    let kinds: Vec<String> = kinds.into_iter().flatten().collect();
-    let line = format!("{}: {}", kinds.join(" "), words.join(" | "));
-    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let reply = line.chars().filter(|c| !c.is_control()).take(MAX_REPLY_CHARS).collect();
-    EventKind::HardBounce { reply, words }
+}
+
+/// The first permanent enhanced status code in a text (RFC 3463 §2).
+fn enhanced_status(text: &str) -> Option<String> {
+    let is_code = |word: &&str| {
+        let mut numbers = word.split('.');
+        let is_number = |number: Option<&str>| {
+            number.is_some_and(|n| (1..=3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()))
+        };
+        numbers.next() == Some("5")
+            && is_number(numbers.next())
+            && is_number(numbers.next())
+            && numbers.next().is_none()
+    };
+    let words = text.split(|c: char| !c.is_ascii_digit() && c != '.').map(|word| word.trim_end_matches('.'));
+    words.into_iter().find(is_code).map(str::to_owned)
 }
 
 /// Whether a text names this address, and not a longer one with it inside.
@@ -196,31 +263,42 @@ mod tests {
         assert_eq!(event.part_id.as_ref().map(PartId::as_str), Some("0190-0"));
         assert_eq!(event.email_id.as_deref(), Some("56761188-7520-42d8-8898-ff6fc54ce618"));
         assert_eq!(event.to, ["Bob@Example.net"]);
-        let reply = "Permanent NoEmail: smtp; 550 5.1.1 user unknown".to_owned();
-        let words = vec!["smtp; 550 5.1.1\r\n user unknown".to_owned()];
-        assert_eq!(event.kind, EventKind::HardBounce { reply, words });
-        assert_eq!(event.bounced(&["bob@example.net", "cid@example.net"]), ["bob@example.net"]);
+        assert_eq!(event.created_at, Some("2026-11-22T23:41:12.126Z".parse().unwrap()));
+        let Meaning::News(news) = &event.meaning else { panic!("no news: {event:?}") };
+        assert_eq!((news.kind, news.status.as_str()), (EventKind::Bounced, "5.1.1"));
+        assert_eq!(news.reply.as_deref(), Some("Permanent NoEmail: smtp; 550 5.1.1 user unknown"));
+        assert!(news.is_of_the_address);
+        assert_eq!(event.about(&["bob@example.net", "cid@example.net"]), ["bob@example.net"]);
     }
 
     #[test]
-    fn only_a_permanent_bounce_is_hard_and_events_of_tomorrow_do_no_harm() {
+    fn each_event_means_one_thing_and_events_of_tomorrow_do_no_harm() {
+        let kind_of = |event: &ResendEvent| match &event.meaning {
+            Meaning::News(news) => Some(news.kind),
+            Meaning::Proof | Meaning::Other => None,
+        };
+        let bounce = |kind: &str| json!({ "bounce": { "type": kind } });
         let table = [
-            ("email.bounced", json!({ "bounce": { "type": "Transient" } }), EventKind::Accepted),
-            ("email.bounced", json!({ "bounce": { "type": "Undetermined" } }), EventKind::Accepted),
-            ("email.bounced", json!({}), EventKind::Accepted),
-            ("email.sent", json!({}), EventKind::Accepted),
-            ("email.delivered", json!(null), EventKind::Accepted),
-            ("email.complained", json!([]), EventKind::Accepted),
-            ("email.failed", json!({}), EventKind::Other),
-            ("email.suppressed", json!({}), EventKind::Other),
-            ("email.received", json!({}), EventKind::Other),
-            ("email.teleported", json!({}), EventKind::Other),
-            ("domain.updated", json!({ "tags": 7, "to": 7, "email_id": 7 }), EventKind::Other),
+            ("email.bounced", bounce("Permanent"), Some(EventKind::Bounced)),
+            ("email.bounced", bounce("Transient"), Some(EventKind::SoftBounced)),
+            ("email.bounced", bounce("Undetermined"), Some(EventKind::SoftBounced)),
+            ("email.bounced", json!({}), Some(EventKind::SoftBounced)),
+            ("email.sent", json!({}), Some(EventKind::Sent)),
+            ("email.delivered", json!(null), Some(EventKind::Delivered)),
+            ("email.delivery_delayed", json!(null), Some(EventKind::DeliveryDelayed)),
+            ("email.complained", json!([]), Some(EventKind::Complained)),
+            ("email.failed", json!({}), Some(EventKind::Failed)),
+            ("email.suppressed", json!({}), Some(EventKind::Suppressed)),
+            ("email.received", json!({}), None),
+            ("email.teleported", json!({}), None),
+            ("domain.updated", json!({ "tags": 7, "to": 7, "email_id": 7 }), None),
         ];
         for (event_type, data, kind) in table {
-            let event = event(&json!({ "type": event_type, "data": data }));
-            assert_eq!((event.kind, event.part_id, event.to.len()), (kind, None, 0), "{event_type}");
+            let event = event(&json!({ "type": event_type, "created_at": 7, "data": data }));
+            assert_eq!((kind_of(&event), event.created_at), (kind, None), "{event_type}");
+            assert_eq!((&event.part_id, event.to.len()), (&None, 0), "{event_type}");
         }
+        assert_eq!(event(&json!({ "type": "email.opened" })).meaning, Meaning::Proof);
         let table: [(&[u8], MalformedEvent); 4] = [
             (b"", MalformedEvent::NotJson),
             (b"\xff", MalformedEvent::NotJson),
@@ -257,15 +335,79 @@ mod tests {
             (json!({ "type": "Permanent" }), json!(null), vec![]),
         ];
         for (bounce, to, wanted) in table {
-            assert_eq!(bounced(&bounce, &to).bounced(&all), wanted, "{bounce} {to}");
+            assert_eq!(bounced(&bounce, &to).about(&all), wanted, "{bounce} {to}");
         }
         // Who was alone in the call is meant, whatever the event names.
         for to in [json!(null), json!(["elsewhere@z.example"]), json!(["a@x.example", "elsewhere@z.example"])]
         {
-            assert_eq!(bounced(&code(no), &to).bounced(&all[..1]), all[..1], "{to}");
+            assert_eq!(bounced(&code(no), &to).about(&all[..1]), all[..1], "{to}");
         }
-        let soft = json!({ "type": "Transient", "diagnosticCode": [no] });
-        assert_eq!(bounced(&soft, &json!(all)).bounced(&all[..1]), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn other_news_is_attributed_alike_and_a_call_that_failed_is_everybodys() {
+        let all = ["a@x.example", "b@x.example"];
+        let about = |event_type: &str, to: &Value, among: &[&'static str]| {
+            event(&json!({ "type": event_type, "data": { "to": to } })).about(among).len()
+        };
+        for event_type in
+            ["email.delivered", "email.delivery_delayed", "email.complained", "email.suppressed"]
+        {
+            assert_eq!(about(event_type, &json!(["b@x.example"]), &all), 1, "{event_type}");
+            assert_eq!(about(event_type, &json!(all), &all), 0, "{event_type}");
+            assert_eq!(about(event_type, &json!(null), &all[..1]), 1, "{event_type}");
+        }
+        assert_eq!(about("email.sent", &json!(all), &all[..1]), 0);
+        assert_eq!(about("email.opened", &json!(all), &all[..1]), 0);
+        assert_eq!(about("email.failed", &json!(["a@x.example"]), &all), 2);
+    }
+
+    #[test]
+    fn a_failure_says_its_code_and_whether_the_address_is_to_blame() {
+        let table = [
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550-5.7.26 no"] }),
+                ("5.7.26", true),
+            ),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.2.2. 10.0.5.1.2"] }),
+                ("5.2.2", true),
+            ),
+            ("bounced", "bounce", json!({ "type": "Permanent", "subType": "NoEmail" }), ("5.1.1", true)),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "subType": "ContentRejected" }),
+                ("5.6.0", false),
+            ),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "subType": "MailboxFull", "message": "4.2.2" }),
+                ("5.2.2", false),
+            ),
+            ("failed", "failed", json!({ "reason": "reached_daily_quota" }), ("5.3.0", false)),
+            (
+                "suppressed",
+                "suppressed",
+                json!({ "type": "Suppressed", "reason": "previous_bounce" }),
+                ("5.1.1", true),
+            ),
+        ];
+        for (name, details, said, wanted) in table {
+            let event = event(&json!({ "type": format!("email.{name}"), "data": { details: said } }));
+            let Meaning::News(news) = event.meaning else { panic!("no news: {said}") };
+            assert_eq!((news.status.as_str(), news.is_of_the_address), wanted, "{said}");
+        }
+        let failed = event(
+            &json!({ "type": "email.failed", "data": { "failed": { "reason": "reached_daily_quota" } } }),
+        );
+        let Meaning::News(news) = failed.meaning else { panic!("no news") };
+        assert_eq!(news.reply.as_deref(), Some("reached_daily_quota"));
     }
 
     #[test]

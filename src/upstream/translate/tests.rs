@@ -272,13 +272,14 @@ fn p4_the_same_message_gives_the_same_bytes() {
 #[test]
 fn a_report_of_our_own_can_be_carried_in_its_plain_shape() {
     use crate::mime::Origin;
-    use crate::mime::bounce::{Failed, Failure, Shape, bounce};
+    use crate::mime::bounce::{Failed, Failure, Left, Shape, bounce};
     let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
     let (message_id, bob) = (MessageId::parse("0200").unwrap(), bob());
     let now = jiff::Timestamp::UNIX_EPOCH;
     let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &message_id };
     let original = with("Message-ID: <1@x.example>\r\n", "hi");
-    let failed = Failed { sender: &bob[0], message_id: &message_id, accepted_at: now, bytes: &original };
+    let left = Left::Message(&original);
+    let failed = Failed { sender: &bob[0], message_id: &message_id, accepted_at: now, left };
     let failures = [Failure { recipient: &from.mailbox, status: "5.1.1", text: "no such user" }];
 
     let email = translated(&bounce(&origin, &failed, &failures, Shape::Plain)).unwrap();

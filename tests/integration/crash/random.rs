@@ -464,7 +464,8 @@ impl Newsmonger<'_> {
     }
 
     /// Some mails bounce, for one of their recipients: one of the last, of which it
-    /// is perhaps not known yet that they were sent, or any.
+    /// is perhaps not known yet that they were sent, or any. The mailbox is full, which
+    /// suppresses nobody: the same people are written to again.
     fn news(&mut self) -> Vec<(String, String)> {
         let mails = self.resend.mails().unwrap();
         let among = |mails: &[Mail], dice: &mut Dice| {
@@ -477,7 +478,7 @@ impl Newsmonger<'_> {
             let to: Vec<&str> = mail.email.recipients().take(1).collect();
             let body = json!({ "type": "email.bounced", "data": {
                 "email_id": mail.id, "to": to, "tags": { "postmeter": mail.email.tag("postmeter") },
-                "bounce": { "type": "Permanent", "diagnosticCode": ["smtp; 550 5.1.1 user unknown"] },
+                "bounce": { "type": "Permanent", "subType": "MailboxFull", "diagnosticCode": ["smtp; 552 5.2.2 full"] },
             }});
             body.to_string()
         };

@@ -10,6 +10,7 @@ use lettre::message::{Mailbox, header::ContentType};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{Message, SmtpTransport, Transport};
+use serde_json::Value;
 
 use super::Meter;
 use super::meter::Credential;
@@ -108,6 +109,16 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> String {
     let said = said(&mut command, input);
     assert_eq!(said.code, Some(0), "{command:?}\n{}\n{}", said.out, said.err);
     said.out + &said.err
+}
+
+/// What a script beside the clients says in JSON of what it reads. `None`: this machine
+/// has no Python.
+pub(crate) fn judged(script: &str, input: &[u8]) -> Option<Value> {
+    has("python3", &["--version"]).then(|| {
+        let mut python = tool("python3");
+        python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script));
+        serde_json::from_str(&run(python, input)).unwrap()
+    })
 }
 
 /// Runs a client with this on its stdin, whatever becomes of it.

@@ -216,6 +216,7 @@ impl World {
             lifetime: routing.lifetime(),
             lease_until: at_once.then(|| now + Duration::from_secs(30)),
             keyed: None,
+            notes: Vec::new(),
             message_id,
         }
     }

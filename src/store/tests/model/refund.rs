@@ -17,11 +17,11 @@ use crate::billing::dodo::credits::{self, Grant};
 use crate::billing::dodo::wire;
 use crate::billing::refund::lapse;
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
-use crate::store::bounced::Bounced;
 use crate::store::entry::Entry;
 use crate::store::refund::{Allowance, CreditOpening, Decision, DueRefund, Lapse};
 use crate::store::tests::refunds::PLENTY;
 use crate::store::tests::{id, mailbox};
+use crate::submission::stand_in::bounced;
 use crate::telemetry::{EntryKind, RefundResult};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -48,11 +48,10 @@ impl World {
         if recipients.is_empty() {
             return Ok(());
         }
-        let (customer_id, reply) = (id(NAMES[who]), "550 5.1.1 user unknown".to_owned());
-        let bounced = Bounced { message_id, customer_id, recipients, reply };
-        let allowance = self.allowance(&bounced.customer_id).await?;
-        let decisions =
-            self.process.store.record_bounce(&bounced, Some(&allowance), self.clock.now()).await?;
+        let customer_id = id(NAMES[who]);
+        let allowance = self.allowance(&customer_id).await?;
+        let (store, whose) = (&self.process.store, (&message_id, &customer_id));
+        let decisions = bounced(store, whose, &recipients, Some(&allowance), self.clock.now()).await?;
         self.check_cap(&decisions).await
     }
 

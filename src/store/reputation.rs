@@ -1,0 +1,107 @@
+//! What came back of each customer's mail, day by day, and the pause when it is too
+//! much. The sums are kept with the steps that they count, so that nothing is ever
+//! counted by looking at messages.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::{StoreError, json, millis};
+use crate::domain::ids::CustomerId;
+use crate::domain::reputation::{Sums, Thresholds};
+
+const DAY_MS: i64 = 86_400_000;
+/// The longest window: older days are of no use.
+pub(super) const MOST_DAYS: i64 = 31;
+
+/// What is added to a day.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    pub(super) bounced: i64,
+    pub(super) complained: i64,
+}
+
+/// The UTC day, from the epoch on.
+pub(super) fn day_of(at_ms: i64) -> i64 {
+    at_ms.div_euclid(DAY_MS)
+}
+
+/// Adds recipients that were sent to: customer, day, how many.
+pub(super) async fn count_sent(
+    tx: &mut SqliteConnection,
+    sent: &BTreeMap<(String, i64), i64>,
+) -> Result<(), StoreError> {
+    const COUNT: &str = "
+        INSERT INTO reputation (customer_id, day, sent)
+        SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) WHERE true
+        ON CONFLICT (customer_id, day) DO UPDATE SET sent = sent + excluded.sent";
+    if sent.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = sent.iter().map(|((customer_id, day), count)| (customer_id, day, count)).collect();
+    sqlx::query(COUNT).bind(json(&rows)?).execute(tx).await?;
+    Ok(())
+}
+
+/// Adds what came back of a message that was accepted then; `false`: that was before
+/// the customer began anew.
+pub(super) async fn count(
+    tx: &mut SqliteConnection,
+    (customer_id, accepted_at): (&CustomerId, Timestamp),
+    counted: Counted,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    const COUNT: &str = "
+        INSERT INTO reputation (customer_id, day, bounced, complained)
+        SELECT customer_id, ?2, ?3, ?4 FROM customer WHERE customer_id = ?1 AND counted_since <= ?5
+        ON CONFLICT (customer_id, day)
+        DO UPDATE SET bounced = bounced + excluded.bounced, complained = complained + excluded.complained";
+    let done = sqlx::query(COUNT)
+        .bind(customer_id.as_str())
+        .bind(day_of(millis(now)))
+        .bind(counted.bounced)
+        .bind(counted.complained)
+        .bind(millis(accepted_at))
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Pauses the customer if the sums of the window say so, and nobody has suspended
+/// them yet. Returns why, and where they can be told.
+pub(super) async fn pause(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    thresholds: &Thresholds,
+    now: Timestamp,
+) -> Result<Option<(String, Option<String>)>, StoreError> {
+    const READ: &str = "
+        SELECT coalesce(sum(sent), 0), coalesce(sum(bounced), 0), coalesce(sum(complained), 0)
+        FROM reputation WHERE customer_id = ?1 AND day > ?2";
+    const PAUSE: &str = "
+        UPDATE customer SET suspended_reason = ?2 WHERE customer_id = ?1 AND suspended_reason IS NULL
+        RETURNING email";
+    let before = day_of(millis(now)) - i64::from(thresholds.window_days);
+    let (sent, bounced, complained): (i64, i64, i64) =
+        sqlx::query_as(READ).bind(customer_id.as_str()).bind(before).fetch_one(&mut *tx).await?;
+    let whole = |sum: i64| u64::try_from(sum).unwrap_or(0);
+    let sums = Sums { sent: whole(sent), bounced: whole(bounced), complained: whole(complained) };
+    let Some(reason) = thresholds.verdict(sums) else { return Ok(None) };
+    let email: Option<Option<String>> =
+        sqlx::query_scalar(PAUSE).bind(customer_id.as_str()).bind(&reason).fetch_optional(tx).await?;
+    Ok(email.map(|email| (reason, email)))
+}
+
+/// Forgets what came back of a customer's mail; what was accepted before does not count again.
+pub(super) async fn begin_anew(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const SINCE: &str = "UPDATE customer SET counted_since = ?2 WHERE customer_id = ?1";
+    const FORGET: &str = "DELETE FROM reputation WHERE customer_id = ?1";
+    sqlx::query(SINCE).bind(customer_id.as_str()).bind(millis(now)).execute(&mut *tx).await?;
+    sqlx::query(FORGET).bind(customer_id.as_str()).execute(tx).await?;
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The suppression lists: addresses that a customer's mail is not taken for.
+//!
+//! The acceptance asks in its own transaction, so that no address slips through
+//! between a bounce and the next message. RCPT asks before that, to refuse one
+//! recipient and not the whole message; those questions are gathered as those about
+//! a customer's standing are, and are not asked at all for a customer whose list
+//! MAIL found empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::{SqliteConnection, SqlitePool};
+use tokio::sync::{mpsc, oneshot};
+
+use super::customer::ChangeError;
+use super::{Store, StoreError, json, millis, stored, timestamp};
+use crate::domain::address::Mailbox;
+use crate::domain::ids::{CustomerId, MessageId};
+use crate::domain::suppression::{Cause, SuppressedAddress, Why};
+
+/// Most questions answered by one look.
+const MAX_QUESTIONS: usize = 256;
+/// Most characters of what was said: a reply shows them.
+const MAX_DETAIL_CHARS: usize = 160;
+
+/// An address on a list, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Suppression {
+    /// The address as the list knows it.
+    pub address: String,
+    /// How it came there.
+    pub reason: Cause,
+    /// What was said then.
+    pub detail: Option<String>,
+    /// The message that was the cause.
+    pub message_id: Option<String>,
+    /// Since when.
+    pub added_at: Timestamp,
+}
+
+/// How addresses come on a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct New<'a> {
+    pub(super) cause: Cause,
+    pub(super) detail: Option<&'a str>,
+    pub(super) message_id: Option<&'a MessageId>,
+    pub(super) now: Timestamp,
+}
+
+/// Customer and address.
+type Suspect = (String, String);
+
+/// One question.
+#[derive(Debug)]
+pub(super) struct Question {
+    suspect: Suspect,
+    answer: oneshot::Sender<Result<Option<Why>, StoreError>>,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Row {
+    address: String,
+    reason: String,
+    detail: Option<String>,
+    message_id: Option<String>,
+    added_at: i64,
+}
+
+impl Row {
+    fn read(self) -> Result<Suppression, StoreError> {
+        let (reason, added_at) = (cause(&self.reason)?, timestamp(self.added_at)?);
+        let Self { address, detail, message_id, .. } = self;
+        Ok(Suppression { address, reason, detail, message_id, added_at })
+    }
+}
+
+type WhyRow = (String, String, String, Option<String>, i64);
+
+impl Store {
+    /// Why an address is on a customer's list, if it is, by a look that begins after the question.
+    pub async fn suppressed(
+        &self,
+        customer_id: &CustomerId,
+        recipient: &Mailbox,
+    ) -> Result<Option<Why>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || StoreError::Unavailable("the reader has stopped".to_owned());
+        let suspect = suspect(customer_id, recipient);
+        self.suspects.send(Question { suspect, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// A customer's list by address, at most `limit` of those behind `after`.
+    pub async fn suppressions(
+        &self,
+        customer_id: &CustomerId,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Suppression>, StoreError> {
+        const READ: &str = "
+            SELECT address, reason, detail, message_id, added_at FROM suppression
+            WHERE customer_id = ?1 AND address > ?2 ORDER BY address LIMIT ?3";
+        let rows: Vec<Row> = sqlx::query_as(READ)
+            .bind(customer_id.as_str())
+            .bind(after.unwrap_or_default())
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.into_iter().map(Row::read).collect()
+    }
+
+    /// One address of a customer's list.
+    pub async fn suppression(
+        &self,
+        customer_id: &CustomerId,
+        address: &SuppressedAddress,
+    ) -> Result<Option<Suppression>, StoreError> {
+        const READ: &str = "
+            SELECT address, reason, detail, message_id, added_at FROM suppression
+            WHERE customer_id = ?1 AND address = ?2";
+        let row: Option<Row> = sqlx::query_as(READ)
+            .bind(customer_id.as_str())
+            .bind(address.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(Row::read).transpose()
+    }
+
+    /// Puts an address on a customer's list by hand; `false`: it is there already, and
+    /// stays as it is.
+    pub async fn suppress(
+        &self,
+        customer_id: &CustomerId,
+        recipient: &Mailbox,
+        detail: Option<&str>,
+        now: Timestamp,
+    ) -> Result<bool, ChangeError> {
+        if self.customer(customer_id).await?.is_none() {
+            return Err(ChangeError::NoCustomer(customer_id.clone()));
+        }
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let new = New { cause: Cause::Manual, detail, message_id: None, now };
+        let count = insert(&mut tx, customer_id, std::slice::from_ref(recipient), &new).await?;
+        tx.commit().await?;
+        Ok(count == 1)
+    }
+
+    /// Takes an address off a customer's list. Returns what stood there.
+    pub async fn unsuppress(
+        &self,
+        customer_id: &CustomerId,
+        recipient: &Mailbox,
+    ) -> Result<Suppression, ChangeError> {
+        const DELETE: &str = "
+            DELETE FROM suppression WHERE customer_id = ?1 AND address = ?2
+            RETURNING address, reason, detail, message_id, added_at";
+        let address = SuppressedAddress::of(recipient);
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let row: Option<Row> = sqlx::query_as(DELETE)
+            .bind(customer_id.as_str())
+            .bind(address.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(row) = row else { return Err(ChangeError::NotSuppressed(address)) };
+        tx.commit().await?;
+        Ok(row.read()?)
+    }
+}
+
+/// The key of a question: as the table has it.
+pub(super) fn suspect(customer_id: &CustomerId, recipient: &Mailbox) -> Suspect {
+    (customer_id.as_str().to_owned(), SuppressedAddress::of(recipient).as_str().to_owned())
+}
+
+/// Puts addresses on a customer's list, with the reason that they came there for
+/// first. Returns how many are new.
+pub(super) async fn insert(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    recipients: &[Mailbox],
+    new: &New<'_>,
+) -> Result<usize, StoreError> {
+    const INSERT: &str = "
+        INSERT INTO suppression (customer_id, address, reason, detail, message_id, added_at)
+        SELECT ?1, value, ?3, ?4, ?5, ?6 FROM json_each(?2) WHERE true ON CONFLICT DO NOTHING";
+    if recipients.is_empty() {
+        return Ok(0);
+    }
+    let addresses: BTreeSet<_> = recipients.iter().map(SuppressedAddress::of).collect();
+    let detail: Option<String> = new.detail.map(|text| text.chars().take(MAX_DETAIL_CHARS).collect());
+    let done = sqlx::query(INSERT)
+        .bind(customer_id.as_str())
+        .bind(json(&addresses)?)
+        .bind(new.cause.as_str())
+        .bind(detail)
+        .bind(new.message_id.map(MessageId::as_str))
+        .bind(millis(new.now))
+        .execute(tx)
+        .await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}
+
+/// Which of these are on a list, and why.
+pub(super) async fn find<'c>(
+    connection: impl sqlx::SqliteExecutor<'c>,
+    suspects: &BTreeSet<Suspect>,
+) -> Result<BTreeMap<Suspect, Why>, StoreError> {
+    const READ: &str = "
+        SELECT s.customer_id, s.address, s.reason, s.detail, s.added_at
+        FROM json_each(?1) AS q CROSS JOIN suppression s
+             ON s.customer_id = q.value ->> 0 AND s.address = q.value ->> 1";
+    let rows: Vec<WhyRow> = sqlx::query_as(READ).bind(json(suspects)?).fetch_all(connection).await?;
+    rows.into_iter()
+        .map(|(customer_id, address, reason, detail, added_at)| {
+            let why = Why { cause: cause(&reason)?, detail, added_at: timestamp(added_at)? };
+            Ok(((customer_id, address), why))
+        })
+        .collect()
+}
+
+/// Answers questions until the last [`Store`] is gone.
+pub(super) async fn answer(readers: SqlitePool, mut questions: mpsc::Receiver<Question>) {
+    while let Some(first) = questions.recv().await {
+        let mut batch = vec![first];
+        while batch.len() < MAX_QUESTIONS {
+            let Ok(next) = questions.try_recv() else { break };
+            batch.push(next);
+        }
+        let suspects = batch.iter().map(|question| question.suspect.clone()).collect();
+        let found = find(&readers, &suspects).await;
+        for Question { suspect, answer } in batch {
+            // The asker may have hung up.
+            let _ = answer.send(match &found {
+                Ok(found) => Ok(found.get(&suspect).cloned()),
+                Err(error) => Err(error.clone()),
+            });
+        }
+    }
+}
+
+fn cause(name: &str) -> Result<Cause, StoreError> {
+    stored(Cause::parse(name).ok_or(format!("{name} is no reason to suppress an address")))
+}

@@ -1,0 +1,28 @@
+"""Reads a bounce on stdin with Python's email package, and says what is in it as JSON."""
+
+import json
+import sys
+from email import message_from_binary_file, message_from_string, policy
+
+bounce = message_from_binary_file(sys.stdin.buffer, policy=policy.default)
+parts = list(bounce.iter_parts())
+status = parts[1]
+groups = [{name: str(value) for name, value in group.items()} for group in status.get_payload()]
+defects = [str(defect) for part in bounce.walk() for defect in part.defects]
+
+print(json.dumps({
+    "type": bounce.get_content_type(),
+    "report_type": bounce.get_param("report-type"),
+    "subject": str(bounce["Subject"]),
+    "to": [address.addr_spec for address in bounce["To"].addresses],
+    "from": [address.addr_spec for address in bounce["From"].addresses],
+    "auto_submitted": str(bounce["Auto-Submitted"]),
+    "has_date": bounce["Date"].datetime is not None,
+    "parts": [part.get_content_type() for part in parts],
+    "text": parts[0].get_content(),
+    "groups": groups,
+    "original": {name: str(value) for name, value in
+                 message_from_string(
+                     parts[2].get_content(), policy=policy.default).items()} if len(parts) > 2 else None,
+    "defects": defects,
+}))
