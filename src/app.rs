@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::allowance::Allowance;
 use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
@@ -36,7 +37,6 @@ use crate::door::{Door, Limits, Network};
 use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
-use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
@@ -232,7 +232,7 @@ struct Back {
     dodo: Dodo,
     billing: Billing,
     submission: Submission,
-    memory: Memory,
+    arriving: Allowance,
 }
 
 impl Running {
@@ -348,8 +348,9 @@ async fn start_back(
     let arrives_within = Duration::from_secs(config.smtp.data_timeout_s);
     let clock = Clock::system();
     tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
-    let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Ok(Back { store, metrics, dodo, billing, submission, memory })
+    let (all, each) = (config.smtp.max_bytes_arriving, config.smtp.max_bytes_arriving_per_customer);
+    let arriving = Allowance::new("smtp.max_bytes_arriving", all, each);
+    Ok(Back { store, metrics, dodo, billing, submission, arriving })
 }
 
 /// The upstreams that this configuration uses.
@@ -388,7 +389,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),
-        memory: rooms.memory.clone(),
+        arriving: rooms.arriving.clone(),
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }
@@ -417,7 +418,8 @@ fn http_settings(
             starttls_port: smtp.map(|address| address.port()),
             tls_port: smtps.map(|address| address.port()),
         },
-        max_message_bytes: config.smtp.max_message_bytes,
+        max_request_bytes: config.smtp.max_request_bytes(),
+        floor: config.smtp.floor(),
         max_recipients: config.smtp.max_recipients,
         forwarding_proxies: config.http.forwarding_proxies.clone(),
         lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
@@ -433,9 +435,9 @@ fn start_smtp(
     (submission, submissions): (Vec<TcpListener>, Vec<TcpListener>),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<()> {
-    let (submission_room, memory) = (rooms.submission.clone(), rooms.memory.clone());
+    let (submission_room, arriving) = (rooms.submission.clone(), rooms.arriving.clone());
     let reply = config.billing.out_of_credit_reply;
-    let server = Server::new(&config.smtp, reply, submission_room, memory);
+    let server = Server::new(&config.smtp, reply, submission_room, arriving);
     let door = Door::new(Limits {
         max_connections: config.smtp.max_connections,
         max_connections_per_ip: config.smtp.max_connections_per_ip,

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::{Billing, Config, Http, Limits, Queue, Smtp, UpstreamConfig, web_url};
+use super::{Billing, Config, Http, Limits, Queue, REQUEST_IN_MEMORY, Smtp, UpstreamConfig, web_url};
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
 
@@ -101,6 +101,15 @@ impl Findings {
         self.at_least("smtp.max_sign_in_failures", smtp.max_sign_in_failures, 1);
         self.at_least("smtp.max_idle_commands", smtp.max_idle_commands, LEAST_IDLE_COMMANDS);
         self.at_least("smtp.max_bytes_arriving", smtp.max_bytes_arriving, LEAST_BYTES_ARRIVING);
+        let request = smtp.max_request_bytes().saturating_mul(REQUEST_IN_MEMORY);
+        let each = smtp.max_bytes_arriving_per_customer;
+        self.require(each >= request, "smtp.max_bytes_arriving_per_customer", || {
+            format!(
+                "is {each}; must be at least {request}, for one request to /send of the largest message \
+                 (smtp.max_message_bytes = {})",
+                smtp.max_message_bytes
+            )
+        });
         let (all, each) = (smtp.max_bytes_spooled, smtp.max_bytes_spooled_per_customer);
         self.holds_a_message("smtp.max_bytes_spooled", all, smtp.max_message_bytes);
         self.holds_a_message("smtp.max_bytes_spooled_per_customer", each, smtp.max_message_bytes);

@@ -36,13 +36,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use secrecy::SecretString;
 
+use crate::allowance::Allowance;
 use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
+use crate::census::Census;
 use crate::clock::Clock;
 use crate::domain::address::Domain;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
-use crate::memory::Memory;
+use crate::floor::Floor;
 use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
@@ -61,6 +63,8 @@ const SUBSCRIBE_INTERVAL: Duration = Duration::from_secs(3);
 /// Questions to Dodo about checkouts whose webhook did not come, all visitors together.
 const POLL_BURST: u32 = 10;
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// Octets in memory of all webhooks that are larger than such are.
+const WEBHOOK_ROOM_BYTES: usize = 16 << 20;
 
 /// The rooms that handlers ask.
 #[derive(Debug, Clone)]
@@ -78,7 +82,7 @@ pub struct Rooms {
     /// Tells the time.
     pub clock: Clock,
     /// Is counted for messages that arrive.
-    pub memory: Memory,
+    pub arriving: Allowance,
 }
 
 /// What a new customer is told to put into an app.
@@ -113,8 +117,10 @@ pub struct Settings {
     pub sender_policy: SenderPolicy,
     /// Where SMTP is spoken.
     pub smtp: SmtpAccess,
-    /// `smtp.max_message_bytes`
-    pub max_message_bytes: usize,
+    /// Octets of the largest request to `/send`.
+    pub max_request_bytes: usize,
+    /// How slowly it may arrive.
+    pub floor: Floor,
     /// `smtp.max_recipients`
     pub max_recipients: usize,
     /// `http.forwarding_proxies`
@@ -136,11 +142,13 @@ pub struct Site {
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
-    memory: Memory,
+    arriving: Allowance,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
+    /// For what is large of webhooks before it is known whether they are signed.
+    webhook_room: Arc<Census<()>>,
 }
 
 /// The site, as handlers hold it.
@@ -149,18 +157,19 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, dodo, metrics, clock, memory } = rooms;
+        let Rooms { store, submission, billing, dodo, metrics, clock, arriving } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
+            webhook_room: Census::new(WEBHOOK_ROOM_BYTES),
             store,
             submission,
             billing,
             dodo,
             metrics,
             clock,
-            memory,
+            arriving,
             settings,
         })
     }
