@@ -14,6 +14,7 @@ use axum::http::request::Parts;
 use serde_json::{Value, json};
 
 use super::error::HttpError;
+use super::listener::Unknown;
 use super::provision::{self, Recorded};
 use super::signature::{HeaderNames, SignatureError, SignedHeaders, SigningKey};
 use super::{Shared, Site, body};
@@ -58,6 +59,7 @@ impl Source<'_> {
         let signed = SignedHeaders::read(&parts.headers, self.headers).map_err(HttpError::BadSignature)?;
         let now = site.clock.now();
         signed.verify(bytes, self.keys, now).map_err(HttpError::BadSignature)?;
+        Unknown::is_known(&parts.extensions);
         if signed.id.len() > MAX_ID_OCTETS {
             let [id, ..] = self.headers.all();
             return Err(HttpError::BadSignature(SignatureError::MissingHeader(id)));

@@ -178,3 +178,45 @@ async fn who_may_not_send_is_told_before_a_large_body_is_asked_for() {
     assert!(header_of(&mut stream).await.starts_with("HTTP/1.1 402 "));
     served.end().await;
 }
+
+#[tokio::test]
+async fn strangers_keep_nobody_out_and_make_room_for_those_who_come() {
+    let served = Served::new(8).await;
+    let pair = STANDARD.encode("ann:ann-secret");
+    let ask = format!("GET /credits/cus_ann HTTP/1.1\r\nhost: x\r\nauthorization: Basic {pair}\r\n\r\n");
+    let mut known = served.connect().await;
+    known.write_all(ask.as_bytes()).await.unwrap();
+    assert!(header_of(&mut known).await.starts_with("HTTP/1.1 200 "));
+    // Silent, inside a header, and before a body.
+    let mut strangers = Vec::new();
+    let slow = "POST /sign-in HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+                content-length: 9\r\n\r\n";
+    for said in ["", "GET / HT", slow].into_iter().cycle().take(30) {
+        let mut stranger = served.connect().await;
+        stranger.write_all(said.as_bytes()).await.unwrap();
+        strangers.push(stranger);
+    }
+    let mut comes = served.connect().await;
+    comes.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(header_of(&mut comes).await.starts_with("HTTP/1.1 200 "));
+    let mut ended = strangers.remove(0);
+    let gone = tokio::time::timeout(Duration::from_secs(30), ended.read_to_end(&mut Vec::new())).await;
+    gone.expect("the first stranger to be closed").ok();
+    known.write_all(ask.as_bytes()).await.unwrap();
+    let rest = header_of(&mut known).await;
+    assert!(rest.contains("HTTP/1.1 200 "), "who is known stays: {rest}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn p7_a_header_is_bounded_and_the_longest_of_ours_fits() {
+    let served = Served::new(8).await;
+    for (octets, want) in [(16 * KIB, "HTTP/1.1 200 "), (64 * KIB, "HTTP/1.1 431 ")] {
+        let mut stream = served.connect().await;
+        let asked = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(octets));
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        let answer = header_of(&mut stream).await;
+        assert!(answer.starts_with(want), "{octets} {answer}");
+    }
+    served.end().await;
+}
