@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::allowance::Allowance;
 use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
@@ -39,10 +40,9 @@ use crate::door::{Door, Limits, Network};
 use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
-use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::proof::dns::Dns;
-use crate::proof::{Allowance, Asked, Proofs};
+use crate::proof::{Asked, Proofs, Quota};
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
 use crate::smtp;
@@ -239,7 +239,7 @@ struct Back {
     billing: Billing,
     ears: Ears,
     submission: Submission,
-    memory: Memory,
+    arriving: Allowance,
     proofs: Proofs,
 }
 
@@ -367,8 +367,9 @@ async fn start_back(
     let clock = Clock::system();
     tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
     tasks.spawn(proofs.clone().run(stop.clone()));
-    let memory = Memory::new(config.smtp.max_bytes_arriving);
-    Ok(Back { store, metrics, dodo, billing, ears, submission, memory, proofs })
+    let (all, each) = (config.smtp.max_bytes_arriving, config.smtp.max_bytes_arriving_per_customer);
+    let arriving = Quota::new("smtp.max_bytes_arriving", all, each);
+    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs })
 }
 
 /// Who is asked about the domains that customers add. Calls to Resend share the pace of
@@ -382,9 +383,9 @@ fn proofs(config: &Config, store: &Store, resend: Option<&Resend>, clock: &Clock
         (ProofBy::Resend, Some(resend)) => Asked::Resend(resend.clone()),
         _ => Asked::Nobody,
     };
-    let allowance =
-        Allowance { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };
-    Ok(Proofs::new(store.clone(), asked, clock.clone(), allowance))
+    let quota =
+        Quota { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };
+    Ok(Proofs::new(store.clone(), asked, clock.clone(), quota))
 }
 
 /// The upstreams that this configuration uses.
@@ -428,7 +429,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
         clock: Clock::system(),
-        memory: rooms.memory.clone(),
+        arriving: rooms.arriving.clone(),
         proofs: rooms.proofs.clone(),
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
@@ -458,7 +459,8 @@ fn http_settings(
             starttls_port: smtp.map(|address| address.port()),
             tls_port: smtps.map(|address| address.port()),
         },
-        max_message_bytes: config.smtp.max_message_bytes,
+        max_request_bytes: config.smtp.max_request_bytes(),
+        floor: config.smtp.floor(),
         max_recipients: config.smtp.max_recipients,
         forwarding_proxies: config.http.forwarding_proxies.clone(),
         lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
@@ -474,9 +476,9 @@ fn start_smtp(
     (submission, submissions): (Vec<TcpListener>, Vec<TcpListener>),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<()> {
-    let (submission_room, memory) = (rooms.submission.clone(), rooms.memory.clone());
+    let (submission_room, arriving) = (rooms.submission.clone(), rooms.arriving.clone());
     let reply = config.billing.out_of_credit_reply;
-    let server = Server::new(&config.smtp, reply, submission_room, memory);
+    let server = Server::new(&config.smtp, reply, submission_room, arriving);
     let door = Door::new(Limits {
         max_connections: config.smtp.max_connections,
         max_connections_per_ip: config.smtp.max_connections_per_ip,

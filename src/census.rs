@@ -49,8 +49,10 @@ impl<K: Eq + Hash + Clone> Counted<K> {
         let mut present = self.census.present.lock().unwrap_or_else(PoisonError::into_inner);
         let here = present.get(&self.whose).copied().unwrap_or(0);
         let Some(sum) = here.checked_add(more).filter(|sum| *sum <= self.census.limit) else { return false };
-        if sum > 0 {
-            present.insert(self.whose.clone(), sum);
+        match present.get_mut(&self.whose) {
+            Some(here) => *here = sum,
+            None if sum > 0 => drop(present.insert(self.whose.clone(), sum)),
+            None => {}
         }
         self.number += more;
         true
@@ -61,6 +63,16 @@ impl<K: Eq + Hash> Counted<K> {
     /// Whose they are.
     pub fn whose(&self) -> &K {
         &self.whose
+    }
+
+    /// How many each may have.
+    pub fn limit(&self) -> usize {
+        self.census.limit
+    }
+
+    /// How many they are.
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// Counts so many fewer, of those that it has.

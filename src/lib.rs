@@ -41,7 +41,8 @@
 //! | [`door`] | how connections come in: limits, who it is (PROXY protocol) | what is said on them |
 //! | [`routing`] | which road a message takes, its parts | sockets, SQL |
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
-//! | [`memory`] | the budget for what arrives; who finds no room is refused, nobody waits | what a message is |
+//! | [`allowance`] | the room of what is not accepted yet, for each and for all; who finds none is refused | what a message is |
+//! | [`memory`] | the budgets for what is translated and delivered | what a message is |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
 //! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
@@ -51,7 +52,7 @@
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
-//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`descriptors`], [`random`], [`throttle`], [`memory`], [`census`] | one thing each, as named | |
+//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`descriptors`], [`random`], [`throttle`], [`floor`], [`census`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
 //! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come
@@ -70,10 +71,10 @@
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit.
 //! - **Memory does not grow with a message**: beyond 256 KiB a body is on disk before
-//!   more of it is read, and what is kept counts against [`memory`]; translations of
-//!   large ones take turns ([`upstream::translating`]). The acceptance names what was
-//!   written ahead, and finds it whole, or is none. What lies on disk and is no
-//!   message's is limited, for each customer and for all ([`store::allowance`]).
+//!   more of it is read, and what is kept counts against its customer's room and
+//!   that of all ([`allowance`]); translations of large ones take turns
+//!   ([`upstream::translating`]). The acceptance names what was written ahead, and finds
+//!   it whole, or is none. What lies on disk and is no message's is limited in the same way.
 //! - **Nobody's acceptance waits for a large body**: chunks come and go a few a commit,
 //!   and what is sent is read beside the writer.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
@@ -174,6 +175,7 @@
 //! | between the ends of keys and of rows (`keys-swept`) | what the keys kept; it leaves with the next sweep |
 //! | while it starts or stops (`leases-lapsed`, `entries-distrusted`, `front-stopped`) | the same as before: both are repeated harmlessly |
 
+pub mod allowance;
 pub mod app;
 pub mod billing;
 pub mod census;
@@ -186,6 +188,7 @@ pub mod descriptors;
 pub mod dkim;
 pub mod domain;
 pub mod door;
+pub mod floor;
 pub mod handover;
 pub mod http;
 pub mod memory;

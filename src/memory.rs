@@ -1,11 +1,12 @@
-//! The memory that messages may take: a budget for all that arrive, one for those that
-//! are translated, one for those on their way to delivery.
+//! The memory that accepted messages may take: a budget for those that are translated,
+//! one for those on their way to delivery. What arrives has one of its own
+//! ([`allowance`](crate::allowance)).
 //!
 //! Whoever keeps octets of a message has a [`Share`] for them, taken before they are
 //! kept and given back when it is dropped. A share never waits to grow: whoever is
-//! kept waiting holds what it has, and two such could wait for each other for ever; a
-//! client is refused for now instead. Who has nothing yet may wait for all that is
-//! needed at once. What this must not know: what a message is.
+//! kept waiting holds what it has, and two such could wait for each other for ever. Who
+//! has nothing yet may wait for all that is needed at once. What this must not know:
+//! what a message is.
 
 use std::sync::Arc;
 
@@ -73,21 +74,10 @@ impl Share {
         true
     }
 
-    /// The same, where more than the whole budget is the whole budget: what is larger
-    /// can be had by one at a time.
-    pub fn resize_to_most(&mut self, bytes: usize) -> bool {
-        self.resize(bytes.min(self.memory.total.saturating_mul(GRAIN)))
-    }
-
     /// What it is a share of now, in whole grains.
     #[cfg(test)]
     pub(crate) fn octets(&self) -> usize {
         self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * GRAIN
-    }
-
-    /// Gives all of it back.
-    pub fn give_back(&mut self) {
-        self.held = None;
     }
 }
 
@@ -116,17 +106,5 @@ mod tests {
         assert!(!one.resize(1), "the other has all of it");
         drop(two);
         assert!(one.resize(1));
-    }
-
-    #[test]
-    fn what_is_larger_than_the_budget_can_have_it_for_itself() {
-        let memory = Memory::new(2 * GRAIN);
-        let (mut large, mut small) = (memory.share(), memory.share());
-        assert!(!large.resize(100 * GRAIN));
-        assert!(large.resize_to_most(100 * GRAIN));
-        assert!(!small.resize(1));
-        large.give_back();
-        assert!(small.resize(1));
-        assert!(!large.resize_to_most(100 * GRAIN));
     }
 }

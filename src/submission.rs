@@ -24,6 +24,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
+use crate::allowance::Allowance;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
@@ -43,7 +44,6 @@ use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
 use crate::store::Store;
 use crate::store::accept::{self, Acceptance, Kind};
-use crate::store::allowance::Allowance;
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
 use crate::telemetry::Metrics;
@@ -171,6 +171,7 @@ impl Submission {
             sign_ins: SignIns::new(&config.limits),
             pace: pace(&config.limits),
             allowance: Allowance::new(
+                "smtp.max_bytes_spooled",
                 config.smtp.max_bytes_spooled,
                 config.smtp.max_bytes_spooled_per_customer,
             ),
@@ -182,6 +183,16 @@ impl Submission {
     /// its message has been sent to us.
     pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
         self.counted(self.try_begin(who, reverse_path).await)
+    }
+
+    /// Whether a message of this customer could be taken in at all, for who asks before
+    /// the message is there: credential still good, customer not suspended, credit there.
+    pub async fn check_customer(&self, who: &SignedIn) -> Result<(), Refusal> {
+        let checked = async {
+            let Standing { customer_id, account, .. } = self.standing(who).await?;
+            self.0.tools.billing.check_credit(&customer_id, &account, Credits::ONE).await
+        };
+        self.counted(checked.await.map(|_| ()))
     }
 
     /// The check of credit at RCPT, where each recipient costs one: whether there is

@@ -56,6 +56,7 @@ impl Default for Smtp {
             max_sign_in_failures: 5,
             max_idle_commands: 1_000,
             max_bytes_arriving: 512 << 20,
+            max_bytes_arriving_per_customer: 128 << 20,
             max_bytes_spooled: 3 << 30,
             max_bytes_spooled_per_customer: 1 << 30,
         }

@@ -30,7 +30,14 @@ use crate::domain::credits::Unit;
 use crate::domain::reputation::Thresholds;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
+use crate::floor::Floor;
 use crate::upstream::smtp::Reuse;
+
+/// A request to `/send` is in memory so many times over: as what arrives, what is read
+/// out of it, and the message that is made of that.
+pub const REQUEST_IN_MEMORY: usize = 3;
+/// Octets of such a request beside its attachments and texts.
+const REQUEST_SLACK_BYTES: usize = 64 << 10;
 
 /// Everything in the file. Every field has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -112,10 +119,26 @@ pub struct Smtp {
     pub max_idle_commands: u32,
     /// Octets of messages that may be in memory while they arrive, over SMTP and HTTP, all together.
     pub max_bytes_arriving: usize,
+    /// The same of one customer.
+    pub max_bytes_arriving_per_customer: usize,
     /// Octets of large messages that may lie on disk before they are accepted, over SMTP and HTTP, all together.
     pub max_bytes_spooled: usize,
     /// The same of one customer.
     pub max_bytes_spooled_per_customer: usize,
+}
+
+impl Smtp {
+    /// Octets of the largest request to `/send`. Attachments come in base64: four octets
+    /// for three.
+    pub fn max_request_bytes(&self) -> usize {
+        let message = self.max_message_bytes.saturating_div(3).saturating_mul(4);
+        message.saturating_add(REQUEST_SLACK_BYTES)
+    }
+
+    /// How slowly a message may arrive.
+    pub fn floor(&self) -> Floor {
+        Floor { bytes_per_s: self.min_bytes_per_s, grace: Duration::from_secs(self.min_bytes_grace_s) }
+    }
 }
 
 /// `[http]`

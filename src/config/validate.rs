@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Billing, Config, Http, Limits, ProofBy, Queue, Reputation, Smtp, UpstreamConfig, UpstreamKind, web_url,
+    Billing, Config, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Reputation, Smtp, UpstreamConfig, UpstreamKind, web_url,
 };
 use crate::dkim::KeySetting;
 use crate::domain::address::Domain;
@@ -108,6 +108,15 @@ impl Findings {
         self.at_least("smtp.max_sign_in_failures", smtp.max_sign_in_failures, 1);
         self.at_least("smtp.max_idle_commands", smtp.max_idle_commands, LEAST_IDLE_COMMANDS);
         self.at_least("smtp.max_bytes_arriving", smtp.max_bytes_arriving, LEAST_BYTES_ARRIVING);
+        let request = smtp.max_request_bytes().saturating_mul(REQUEST_IN_MEMORY);
+        let each = smtp.max_bytes_arriving_per_customer;
+        self.require(each >= request, "smtp.max_bytes_arriving_per_customer", || {
+            format!(
+                "is {each}; must be at least {request}, for one request to /send of the largest message \
+                 (smtp.max_message_bytes = {})",
+                smtp.max_message_bytes
+            )
+        });
         let (all, each) = (smtp.max_bytes_spooled, smtp.max_bytes_spooled_per_customer);
         self.holds_a_message("smtp.max_bytes_spooled", all, smtp.max_message_bytes);
         self.holds_a_message("smtp.max_bytes_spooled_per_customer", each, smtp.max_message_bytes);

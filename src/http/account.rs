@@ -3,14 +3,14 @@
 //! Forms and redirects only. What can be changed is changed by a POST from our own
 //! page; what is secret is shown in the answer to that POST and never again.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::auth::Visitor;
-use super::body::{FormBody, QueryString};
+use super::body::{self, FormBody, QueryString};
 use super::error::{HttpError, PageError};
 use super::listener::Peer;
 use super::pages::{self, Letter};
@@ -128,8 +128,13 @@ pub(super) async fn send(
     visitor: Visitor,
     State(site): State<Shared>,
     Peer(peer): Peer,
-    FormBody(letter): FormBody<Letter>,
+    request: Request,
 ) -> Response {
+    let mut claim = site.arriving.claim(&visitor.who.customer_id);
+    let letter: Letter = match body::read_letter(request, &site, &mut claim).await {
+        Ok(letter) => letter,
+        Err(error) => return PageError(error).into_response(),
+    };
     match send::submit(&site, &visitor.who, peer, request_of(&letter), None).await {
         Ok(id) => Redirect::to(&format!("/account?sent={id}")).into_response(),
         Err(error) => error.as_page(&pages::send(&site.settings, &letter, Some(&error.text()))),

@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::error::{HttpError, PageError};
-use super::listener::Peer;
+use super::listener::{Peer, Unknown};
 use super::{Shared, Site};
 use crate::domain::credential::Secret;
 use crate::domain::ids::CustomerId;
@@ -51,7 +51,7 @@ impl FromRequestParts<Shared> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, HttpError> {
         let Peer(peer) = Peer::find(parts, site);
-        Ok(match Presented::read(&parts.headers).ok_or(HttpError::NoCredential)? {
+        let caller = match Presented::read(&parts.headers).ok_or(HttpError::NoCredential)? {
             Presented::Basic(username, secret) => {
                 let (who, _) = site.submission.sign_in(peer.ip(), &username, &secret).await?;
                 Self::Customer(who)
@@ -60,7 +60,9 @@ impl FromRequestParts<Shared> for Caller {
                 let name = ("token", *token.hash().as_bytes());
                 site.submission.guarded(peer.ip(), name, bearer(site, &token)).await?
             }
-        })
+        };
+        Unknown::is_known(&parts.extensions);
+        Ok(caller)
     }
 }
 
@@ -177,7 +179,11 @@ impl FromRequestParts<Shared> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, NoVisitor> {
         match Self::find(&parts.headers, site).await {
-            Ok(visitor) => visitor.ok_or(NoVisitor::SignedOut),
+            Ok(Some(visitor)) => {
+                Unknown::is_known(&parts.extensions);
+                Ok(visitor)
+            }
+            Ok(None) => Err(NoVisitor::SignedOut),
             Err(error) => Err(NoVisitor::Error(error.into())),
         }
     }

@@ -3,25 +3,33 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, FromRequest, FromRequestParts, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use tokio::time::{Instant, timeout_at};
 
-use super::Shared;
 use super::error::{HttpError, PageError};
 use super::session::is_same_site;
-use crate::memory::Share;
+use super::{Shared, Site};
+use crate::allowance::Claim;
+use crate::census::Census;
+use crate::config::REQUEST_IN_MEMORY;
+use crate::floor::Floor;
 
-/// Octets of a body on most routes.
-const SMALL_BYTES: usize = 64 << 10;
-/// Octets of a form: the send form carries a letter.
-const FORM_BYTES: usize = 512 << 10;
+/// Octets of a body on most routes, where anybody may send one.
+pub(super) const SMALL_BYTES: usize = 16 << 10;
+/// Octets of the form that carries a letter, for customers alone.
+const LETTER_BYTES: usize = 512 << 10;
+/// Octets of a signed body that are taken in any case.
+const SIGNED_SMALL_BYTES: usize = 64 << 10;
 /// How long a small body may take to arrive.
 const SMALL_WITHIN: Duration = Duration::from_secs(30);
 
@@ -37,36 +45,84 @@ pub(super) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
     essence.trim().eq_ignore_ascii_case(wanted)
 }
 
-/// Reads a body of at most `limit_bytes` that arrives `within` that time. Of a
-/// larger one as much again is read and thrown away: a client that is still
-/// sending when its connection closes never sees why.
-pub(super) async fn read(body: Body, limit_bytes: usize, within: Duration) -> Result<Bytes, HttpError> {
-    read_if(body, limit_bytes, within, |_| true).await
+/// How large a body may be, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Octets.
+    pub(super) limit_bytes: usize,
+    /// From the first octet to the last.
+    pub(super) within: Duration,
+    /// How slow it may be meanwhile.
+    pub(super) floor: Option<Floor>,
 }
 
-/// The same for the body of a message, which counts in memory as it arrives: as what
-/// arrives, what is read out of it, and the message that is made of that.
-pub(super) async fn read_message(
+impl Bounds {
+    /// A body that anybody may send.
+    const SMALL: Self = Self::short(SMALL_BYTES);
+
+    /// A body that is there soon.
+    pub(super) const fn short(limit_bytes: usize) -> Self {
+        Self { limit_bytes, within: SMALL_WITHIN, floor: None }
+    }
+}
+
+/// Reads a body. Of one that is too large as much again is read and thrown away: a
+/// client that is still sending when its connection closes never sees why.
+async fn read(body: Body, bounds: Bounds) -> Result<Bytes, HttpError> {
+    read_if(body, bounds, |_| true).await
+}
+
+/// Reads a signed body, which is believed only when it is there as a whole. What is more
+/// than small takes room that all such have together.
+pub(super) async fn read_signed(
     body: Body,
     limit_bytes: usize,
-    within: Duration,
-    share: &mut Share,
+    room: &Arc<Census<()>>,
 ) -> Result<Bytes, HttpError> {
-    read_if(body, limit_bytes, within, |bytes| share.resize_to_most(bytes.saturating_mul(3))).await
+    let mut large = room.none(());
+    read_if(body, Bounds::short(limit_bytes), |bytes| {
+        let more = bytes.saturating_sub(SIGNED_SMALL_BYTES).saturating_sub(large.number());
+        large.add(more)
+    })
+    .await
 }
 
-/// `may_keep` is asked with the number of octets before they are kept.
+/// Reads the body of a message, which takes room in memory as it arrives: for all that
+/// is made of it, too.
+pub(super) async fn read_message(body: Body, bounds: Bounds, claim: &mut Claim) -> Result<Bytes, HttpError> {
+    read_if(body, bounds, |bytes| {
+        let claimed = claim.resize_to_most(bytes.saturating_mul(REQUEST_IN_MEMORY));
+        if let Err(reason) = &claimed {
+            tracing::warn!(customer_id = %claim.customer_id(), %reason, "a message is refused for now");
+        }
+        claimed.is_ok()
+    })
+    .await
+}
+
+/// Reads what a client who is refused is still sending, and keeps nothing of it.
+pub(super) async fn discard(body: Body, bounds: Bounds) {
+    let _ = read_if(body, bounds, |_| false).await;
+}
+
+/// `may_keep` is asked with the number of octets before they are kept, until it says no.
 async fn read_if(
     mut body: Body,
-    limit_bytes: usize,
-    within: Duration,
+    Bounds { limit_bytes, within, floor }: Bounds,
     mut may_keep: impl FnMut(usize) -> bool,
 ) -> Result<Bytes, HttpError> {
+    let begun = Instant::now();
     let arrives = async {
         let mut bytes = Vec::new();
         let mut seen = 0_usize;
         let mut is_kept = true;
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        loop {
+            let next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let lasts = floor.and_then(|floor| floor.lasts(seen)).unwrap_or(within).min(within);
+            let Some(frame) = timeout_at(begun + lasts, next).await.map_err(|_| HttpError::BodyIncomplete)?
+            else {
+                break;
+            };
             let frame = frame.map_err(|_| HttpError::BodyIncomplete)?;
             let Ok(data) = frame.into_data() else { continue };
             seen = seen.saturating_add(data.len());
@@ -85,7 +141,8 @@ async fn read_if(
             false => Err(HttpError::NoRoom),
         }
     };
-    tokio::time::timeout(within, arrives).await.unwrap_or(Err(HttpError::BodyIncomplete))
+    // Also where there is always more to read.
+    timeout_at(begun + within, arrives).await.unwrap_or(Err(HttpError::BodyIncomplete))
 }
 
 /// Parses JSON: 400 for what is no JSON, 422 for what says the wrong things.
@@ -107,7 +164,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
         if !is_type(request.headers(), JSON) {
             return Err(HttpError::WrongMediaType { wanted: JSON });
         }
-        let bytes = read(request.into_body(), SMALL_BYTES, SMALL_WITHIN).await?;
+        let bytes = read(request.into_body(), Bounds::SMALL).await?;
         parse_json(&bytes).map(Self)
     }
 }
@@ -121,7 +178,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
 
     async fn from_request(request: Request, _site: &Shared) -> Result<Self, HttpError> {
         let is_json = is_type(request.headers(), JSON);
-        let bytes = read(request.into_body(), SMALL_BYTES, SMALL_WITHIN).await?;
+        let bytes = read(request.into_body(), Bounds::SMALL).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -140,21 +197,40 @@ impl<T: DeserializeOwned> FromRequest<Shared> for FormBody<T> {
     type Rejection = PageError;
 
     async fn from_request(request: Request, site: &Shared) -> Result<Self, PageError> {
-        let headers = request.headers();
-        if !is_same_site(headers, &site.settings.base_url) {
-            return Err(HttpError::CrossSite.into());
-        }
-        if !is_type(headers, FORM) {
-            return Err(HttpError::WrongMediaType { wanted: FORM }.into());
-        }
-        let bytes = read(request.into_body(), FORM_BYTES, SMALL_WITHIN).await?;
-        let mut again = Request::post("/").body(Body::from(bytes)).unwrap_or_default();
-        again.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
-        let Form(form) = Form::from_request(again, &()).await.map_err(|error| {
-            HttpError::Invalid(format!("The form cannot be used: {}.", error.body_text()))
-        })?;
-        Ok(Self(form))
+        let body = form_body(request, site)?;
+        Ok(Self(parse_form(read(body, Bounds::SMALL).await?).await?))
     }
+}
+
+/// The form in which a customer sends a message, which counts as one.
+pub(super) async fn read_letter<T: DeserializeOwned>(
+    request: Request,
+    site: &Site,
+    claim: &mut Claim,
+) -> Result<T, HttpError> {
+    let body = form_body(request, site)?;
+    parse_form(read_message(body, Bounds::short(LETTER_BYTES), claim).await?).await
+}
+
+/// The body of a form that a page of ours sends.
+fn form_body(request: Request, site: &Site) -> Result<Body, HttpError> {
+    let headers = request.headers();
+    if !is_same_site(headers, &site.settings.base_url) {
+        return Err(HttpError::CrossSite);
+    }
+    if !is_type(headers, FORM) {
+        return Err(HttpError::WrongMediaType { wanted: FORM });
+    }
+    Ok(request.into_body())
+}
+
+async fn parse_form<T: DeserializeOwned>(bytes: Bytes) -> Result<T, HttpError> {
+    let mut again = Request::post("/").body(Body::from(bytes)).unwrap_or_default();
+    again.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+    let form = Form::from_request(again, &()).await;
+    let unusable =
+        |error: FormRejection| HttpError::Invalid(format!("The form cannot be used: {}.", error.body_text()));
+    form.map(|Form(form)| form).map_err(unusable)
 }
 
 /// A query string.
@@ -174,15 +250,67 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T>
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::task::{Context, Poll, ready};
+
+    use hyper::body::Frame;
+    use tokio::time::{Interval, interval};
+
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(5);
+    /// A body of frames, one a second.
+    struct Drips {
+        frames: std::vec::IntoIter<usize>,
+        ticks: Interval,
+    }
+
+    impl HttpBody for Drips {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            ready!(self.ticks.poll_tick(cx));
+            let octets = self.frames.next();
+            Poll::Ready(octets.map(|octets| Ok(Frame::data(vec![b'x'; octets].into()))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p7_a_body_arrives_at_its_floor_or_not_at_all() {
+        let floor = |bytes_per_s| Some(Floor { bytes_per_s, grace: Duration::from_secs(10) });
+        // Its frames, one a second; its floor; and whether it is taken.
+        let table = [
+            (vec![100; 100], floor(100), true),
+            (vec![80; 30], floor(100), true),
+            (vec![80; 100], floor(100), false),
+            (vec![1; 9], floor(100), true),
+            (vec![1; 100], floor(100), false),
+            ([vec![10_000], vec![1; 100]].concat(), floor(100), true),
+            ([vec![5_000], vec![1; 100]].concat(), floor(100), false),
+            (vec![1; 100], floor(0), true),
+            (vec![1; 100], None, true),
+            (vec![100; 130], floor(100), false),
+            (vec![100; 130], None, false),
+        ];
+        for (frames, floor, is_taken) in table {
+            let shown = (frames.len(), frames.first().copied(), floor);
+            let octets = frames.iter().sum();
+            let drips = Drips { frames: frames.into_iter(), ticks: interval(Duration::from_secs(1)) };
+            let bounds = Bounds { limit_bytes: 100_000, within: Duration::from_secs(120), floor };
+            let got = read(Body::new(drips), bounds).await.map(|bytes| bytes.len());
+            let want = if is_taken { Ok(octets) } else { Err(HttpError::BodyIncomplete) };
+            assert_eq!(got, want, "{shown:?}");
+        }
+    }
 
     #[tokio::test]
     async fn p7_a_body_is_taken_whole_or_not_at_all() {
         let table = [(0, Ok(0)), (10, Ok(10)), (11, Err(())), (20, Err(())), (10_000, Err(()))];
         for (octets, want) in table {
-            let got = read(Body::from(vec![b'x'; octets]), 10, SOON).await;
+            let got = read(Body::from(vec![b'x'; octets]), Bounds::short(10)).await;
             let too_large = HttpError::BodyTooLarge { limit_bytes: 10 };
             assert_eq!(got.map(|bytes| bytes.len()), want.map_err(|()| too_large), "{octets}");
         }

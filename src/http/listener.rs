@@ -2,14 +2,15 @@
 //! says nothing, or little, may stay. What comes through is not looked at here.
 //!
 //! Who may come in, and who it is, the [`Door`] says. One connection too many in all
-//! waits in the kernel's queue; one too many of a client is closed. Tasks belong to
-//! a tracker and hear a stop.
+//! waits in the kernel's queue; one too many of a client is closed. Whoever has not said
+//! in any request who they are makes room where places are few ([`Unknown`]). Tasks
+//! belong to a tracker and hear a stop.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Request};
+use axum::http::{Extensions, HeaderMap, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,11 +31,13 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::{Shared, Site};
-use crate::door::{self, Door, Network, Refused};
+use crate::door::{self, Door, Network, Refused, Stranger};
 use crate::telemetry::{self, Metrics, OpenConnection};
 
 /// A connection on which not an octet moves for so long is closed.
 const IDLE: Duration = Duration::from_secs(75);
+/// Octets in memory of a connection's input, and so of a request's header.
+const BUFFER_BYTES: usize = 32 << 10;
 /// How long a stop waits for answers that are under way.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -84,10 +87,12 @@ impl Front {
             }
             Some(Err(Refused::Unannounced(_))) | None => return,
         };
-        let peer = Peer(guest.address);
+        let (peer, stranger) = (Peer(guest.address), self.door.stranger(&self.stop));
+        let (leave, unknown) = (stranger.leave().clone(), Unknown::new(stranger));
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(unknown.clone());
             self.router.clone().oneshot(request)
         });
         let io = TokioIo::new(Connection {
@@ -99,10 +104,12 @@ impl Front {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(self.header_timeout)
+                .max_buf_size(BUFFER_BYTES)
                 .serve_connection(io, service)
         );
         // How it ends is the client's business: it is gone, or silent, or has been answered.
-        if self.stop.run_until_cancelled(serving.as_mut()).await.is_none() {
+        // A stranger who is to make room goes at once.
+        if leave.run_until_cancelled(serving.as_mut()).await.is_none() && self.stop.is_cancelled() {
             serving.as_mut().graceful_shutdown();
             let _ = timeout(GRACE, serving).await;
         }
@@ -167,6 +174,24 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A connection that is a stranger's until a request on it proves who sends it: by a
+/// credential, the cookie of a sign-in, the admin token, or the signature of a webhook.
+#[derive(Debug, Clone)]
+pub(super) struct Unknown(Arc<Mutex<Option<Stranger>>>);
+
+impl Unknown {
+    fn new(stranger: Stranger) -> Self {
+        Self(Arc::new(Mutex::new(Some(stranger))))
+    }
+
+    /// Whoever sent this request is no stranger from now on.
+    pub(super) fn is_known(extensions: &Extensions) {
+        if let Some(Self(stranger)) = extensions.get() {
+            stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 }
 

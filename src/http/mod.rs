@@ -38,15 +38,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use secrecy::SecretString;
 
+use crate::allowance::Allowance;
 use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
+use crate::census::Census;
 use crate::clock::Clock;
 use crate::delivery::told::Ears;
 use crate::domain::address::Domain;
 use crate::domain::ids::CustomerId;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
-use crate::memory::Memory;
+use crate::floor::Floor;
 use crate::proof::Proofs;
 use crate::random;
 use crate::store::Store;
@@ -69,6 +71,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// Calls about domains that one customer may cause at once, and how often after that.
 const DOMAIN_BURST: u32 = 10;
 const DOMAIN_INTERVAL: Duration = Duration::from_secs(6);
+/// Octets in memory of all webhooks that are larger than such are.
+const WEBHOOK_ROOM_BYTES: usize = 16 << 20;
 
 /// The rooms that handlers ask.
 #[derive(Debug, Clone)]
@@ -88,7 +92,7 @@ pub struct Rooms {
     /// Tells the time.
     pub clock: Clock,
     /// Is counted for messages that arrive.
-    pub memory: Memory,
+    pub arriving: Allowance,
     /// Adds and proves domains.
     pub proofs: Proofs,
 }
@@ -125,8 +129,10 @@ pub struct Settings {
     pub sender_policy: SenderPolicy,
     /// Where SMTP is spoken.
     pub smtp: SmtpAccess,
-    /// `smtp.max_message_bytes`
-    pub max_message_bytes: usize,
+    /// Octets of the largest request to `/send`.
+    pub max_request_bytes: usize,
+    /// How slowly it may arrive.
+    pub floor: Floor,
     /// `smtp.max_recipients`
     pub max_recipients: usize,
     /// `http.forwarding_proxies`
@@ -149,13 +155,15 @@ pub struct Site {
     dodo: Dodo,
     metrics: Metrics,
     clock: Clock,
-    memory: Memory,
+    arriving: Allowance,
     proofs: Proofs,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
     domain_throttle: Throttle<CustomerId>,
+    /// For what is large of webhooks before it is known whether they are signed.
+    webhook_room: Arc<Census<()>>,
 }
 
 /// The site, as handlers hold it.
@@ -164,12 +172,13 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, ears, dodo, metrics, clock, memory, proofs } = rooms;
+        let Rooms { store, submission, billing, ears, dodo, metrics, clock, arriving, proofs } = rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
+            webhook_room: Census::new(WEBHOOK_ROOM_BYTES),
             store,
             submission,
             billing,
@@ -177,7 +186,7 @@ impl Site {
             dodo,
             metrics,
             clock,
-            memory,
+            arriving,
             proofs,
             settings,
         })

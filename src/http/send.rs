@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::http::header::EXPECT;
 use serde_json::{Map, Value, json};
 
 use super::auth::Customer;
-use super::body::{self, JSON, is_type, parse_json};
+use super::body::{self, Bounds, JSON, is_type, parse_json};
 use super::error::HttpError;
 use super::listener::Peer;
-use super::{Shared, Site};
+use super::{Settings, Shared, Site};
 use crate::domain::address::Mailbox;
 use crate::domain::arrival::Arrival;
 use crate::domain::idempotency::{IdempotencyKey, Keyed};
@@ -26,10 +27,12 @@ use crate::submission::{SignedIn, Submitted};
 
 /// How long a message may take to arrive.
 const WITHIN: Duration = Duration::from_secs(300);
-/// Octets of a request beside its attachments and texts.
-const SLACK_BYTES: usize = 64 << 10;
+/// So many octets are read before it is asked whether the customer may send at all; that
+/// costs as much as they do.
+const FIRST_READ_OCTETS: u64 = 64 << 10;
 
-/// `POST /send`
+/// `POST /send`. Of who is suspended or has no credit nothing large is taken. Under a key
+/// it is, since the answer to a retry does not depend on either.
 pub(super) async fn send(
     State(site): State<Shared>,
     Customer(who): Customer,
@@ -41,14 +44,28 @@ pub(super) async fn send(
         return Err(HttpError::WrongMediaType { wanted: JSON });
     }
     let key = idempotency_key(&headers)?;
-    // Attachments come in base64: four octets for three.
-    let limit_bytes = site.settings.max_message_bytes.saturating_div(3).saturating_mul(4);
-    let mut share = site.memory.share();
-    let limit_bytes = limit_bytes.saturating_add(SLACK_BYTES);
-    let bytes = body::read_message(raw, limit_bytes, WITHIN, &mut share).await?;
+    let Settings { max_request_bytes: limit_bytes, floor, .. } = site.settings;
+    let bounds = Bounds { limit_bytes, within: WITHIN, floor: Some(floor) };
+    if key.is_none() && raw.size_hint().upper().is_none_or(|octets| octets > FIRST_READ_OCTETS) {
+        let checked = site.submission.check_customer(&who).await;
+        if let Err(refusal) = checked {
+            if !is_asked_for(&headers) {
+                body::discard(raw, bounds).await;
+            }
+            return Err(refusal.into());
+        }
+    }
+    let mut claim = site.arriving.claim(&who.customer_id);
+    let bytes = body::read_message(raw, bounds, &mut claim).await?;
     let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
-    drop(share);
+    drop(claim);
     Ok(Json(json!({ "id": id })))
+}
+
+/// Whether the client waits to be asked for the body (RFC 9110 §10.1.1), which happens
+/// when it is first read.
+fn is_asked_for(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whoever sends a key trusts that a second try sends nothing twice.

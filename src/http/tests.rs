@@ -4,10 +4,12 @@
 mod access;
 mod account;
 mod queue;
+mod room;
 mod sending;
 mod way_in;
 mod webhooks;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,6 +26,7 @@ use tower::ServiceExt;
 use super::listener::{Front, Peer};
 use super::signature::SigningKey;
 use super::{Rooms, Settings, Shared, Site, SmtpAccess, router};
+use crate::allowance::Allowance;
 use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::clock::Clock;
@@ -36,7 +39,6 @@ use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::door::{Door, Limits};
 use crate::handover::Handover;
-use crate::memory::Memory;
 use crate::mime::address_list::NamedMailbox;
 use crate::outbound::stand_in::{Given, StandIn};
 use crate::proof::{Allowance, Asked, Proofs};
@@ -50,6 +52,10 @@ use crate::upstream::translating::Translating;
 
 const BASE_URL: &str = "https://meter.example";
 const ADMIN_TOKEN: &str = "the-admin-token";
+/// One request of the greatest size, three times over, and a half.
+const ROOM_FOR_EACH: usize = 700_000;
+const ROOM_FOR_ALL: usize = 1_000_000;
+const MAX_REQUEST_BYTES: usize = 185_536;
 const WEBHOOK_KEY: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 /// The whole site. Customers `cus_ann` (credential `ann`, `ann-secret`) with thirty
@@ -165,9 +171,9 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         tasks: tasks.clone(),
     };
     let submission = Submission::new(&config, tools);
-    let memory = Memory::new(config.smtp.max_bytes_arriving);
-    let allowance = Allowance { domains: 3, per_day: 3 };
-    let proofs = Proofs::new(store.clone(), Asked::Nobody, clock.clone(), allowance);
+    let arriving = Allowance::new("arriving", ROOM_FOR_ALL, ROOM_FOR_EACH);
+    let quota = Quota { domains: 3, per_day: 3 };
+    let proofs = Proofs::new(store.clone(), Asked::Nobody, clock.clone(), quota);
     let ears = Ears::new(told::Tools {
         store: store.clone(),
         billing: billing.clone(),
@@ -176,7 +182,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         postmaster: delivery::Settings::new(&config, notices_from).postmaster,
         thresholds: config.reputation.thresholds(),
     });
-    Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), memory, proofs }
+    Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), arriving, proofs }
 }
 
 fn settings() -> Settings {
@@ -194,7 +200,8 @@ fn settings() -> Settings {
             starttls_port: Some(587),
             tls_port: Some(465),
         },
-        max_message_bytes: 90_000,
+        max_request_bytes: MAX_REQUEST_BYTES,
+        floor: Config::default().smtp.floor(),
         max_recipients: 3,
         forwarding_proxies: Config::default().http.forwarding_proxies,
         lifetime: Duration::from_secs(3600),

@@ -7,15 +7,14 @@
 
 pub(super) mod resend;
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use serde_json::{Value, json};
 
 use super::error::HttpError;
+use super::listener::Unknown;
 use super::provision::{self, Recorded};
 use super::signature::{HeaderNames, SignatureError, SignedHeaders, SigningKey};
 use super::{Shared, Site, body};
@@ -30,7 +29,6 @@ use crate::telemetry::{WebhookResult, WebhookSource};
 const MAX_BYTES: usize = 1 << 20;
 /// Longest id of a delivery, in octets.
 const MAX_ID_OCTETS: usize = 256;
-const WITHIN: Duration = Duration::from_secs(30);
 /// The event of a debit, our own entries included.
 const DEDUCTED: &str = "credit.deducted";
 
@@ -55,12 +53,13 @@ impl Source<'_> {
     async fn handle(
         &self,
         site: &Site,
-        (headers, bytes): (&HeaderMap, &[u8]),
+        (parts, bytes): (&Parts, &[u8]),
         act: impl AsyncFnOnce() -> Result<Outcome, HttpError>,
     ) -> Result<WebhookResult, HttpError> {
-        let signed = SignedHeaders::read(headers, self.headers).map_err(HttpError::BadSignature)?;
+        let signed = SignedHeaders::read(&parts.headers, self.headers).map_err(HttpError::BadSignature)?;
         let now = site.clock.now();
         signed.verify(bytes, self.keys, now).map_err(HttpError::BadSignature)?;
+        Unknown::is_known(&parts.extensions);
         if signed.id.len() > MAX_ID_OCTETS {
             let [id, ..] = self.headers.all();
             return Err(HttpError::BadSignature(SignatureError::MissingHeader(id)));
@@ -107,17 +106,17 @@ impl Source<'_> {
 /// `POST /webhooks/dodo`
 pub(super) async fn dodo(
     State(site): State<Shared>,
-    headers: HeaderMap,
+    parts: Parts,
     raw: Body,
 ) -> Result<Json<Value>, HttpError> {
-    let bytes = body::read(raw, MAX_BYTES, WITHIN).await?;
+    let bytes = body::read_signed(raw, MAX_BYTES, &site.webhook_room).await?;
     let source = Source {
         name: "dodo",
         label: WebhookSource::Dodo,
         headers: HeaderNames::Webhook,
         keys: &site.settings.webhook_keys,
     };
-    let handled = source.handle(&site, (&headers, &bytes), async || {
+    let handled = source.handle(&site, (&parts, &bytes), async || {
         let event = DodoEvent::parse(&bytes).map_err(HttpError::MalformedWebhook)?;
         let (result, customer_id) = act(&site, &event).await?;
         Ok(Outcome { result, event_type: event.event_type, customer_id })

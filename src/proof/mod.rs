@@ -51,7 +51,7 @@ pub enum Asked {
 
 /// What a customer may have, and how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub struct Quota {
     /// Domains of one customer.
     pub domains: u32,
     /// Domains that one customer may add in a day.
@@ -121,17 +121,17 @@ struct Inner {
     store: Store,
     asked: Asked,
     clock: Clock,
-    allowance: Allowance,
+    quota: Quota,
     added: Throttle<CustomerId>,
     hint: Notify,
 }
 
 impl Proofs {
     /// Puts it together; nothing runs before [`Proofs::run`].
-    pub fn new(store: Store, asked: Asked, clock: Clock, allowance: Allowance) -> Self {
-        let interval = DAY / allowance.per_day.max(1);
-        let added = Throttle::new(allowance.per_day, interval);
-        Self(Arc::new(Inner { store, asked, clock, allowance, added, hint: Notify::new() }))
+    pub fn new(store: Store, asked: Asked, clock: Clock, quota: Quota) -> Self {
+        let interval = DAY / quota.per_day.max(1);
+        let added = Throttle::new(quota.per_day, interval);
+        Self(Arc::new(Inner { store, asked, clock, quota, added, hint: Notify::new() }))
     }
 
     /// Claims a domain for a customer, and whether that is new. Doing it again
@@ -148,7 +148,7 @@ impl Proofs {
         taken.map_err(|error| NotDone::TooSoon { retry_after_s: soon(error) })?;
         self.refuse_foreign(&domain).await?;
         let token = (way == Way::Dns).then(|| hex(&random::octets::<16>()));
-        let limit = self.0.allowance.domains;
+        let limit = self.0.quota.domains;
         let new = NewProof { customer_id: customer_id.clone(), domain, way, token, limit };
         match self.0.store.claim_domain(&new, now).await? {
             Claimed::New(proof) => {

@@ -31,8 +31,8 @@ async fn town(answers: &[Given]) -> Town {
     });
     let ann = CustomerId::parse("cus_ann").unwrap();
     store.add_customer(&ann, None, None, clock.now()).await.unwrap();
-    let allowance = Allowance { domains: 5, per_day: 2 };
-    let proofs = Proofs::new(store, Asked::Resend(client.unwrap()), clock, allowance);
+    let quota = Quota { domains: 5, per_day: 2 };
+    let proofs = Proofs::new(store, Asked::Resend(client.unwrap()), clock, quota);
     Town { proofs, resend, ann, _directory: directory }
 }
 

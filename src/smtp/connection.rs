@@ -3,7 +3,7 @@
 //! Everything that waits is here: for octets, for a handshake, for
 //! [`Submission`]. Each wait is bounded, and each ends early and politely when the
 //! server stops; only a message whose body is arriving is finished first. What is
-//! kept of a body counts against a budget that all connections share, and a large
+//! kept of a body counts against the room of its customer and of all, and a large
 //! one goes to [`Spool`] chunk by chunk; what does not fit is read to its true end
 //! and refused. What this must not know: what any command or reply means.
 
@@ -19,12 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::allowance::{Allowance, Claim};
 use crate::census::{Census, Counted};
 use crate::config::{OutOfCreditReply, Smtp};
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::door::Stranger;
-use crate::memory::{Memory, Share};
+use crate::floor::Floor;
 use crate::submission::{Arrival, Spool, Submission, Submitted};
 
 use super::line::{Expected, Flaw, Framed, Framer};
@@ -32,14 +33,14 @@ use super::reply::Reply;
 use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
 use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
-use body::{Floor, Patience};
+use body::Patience;
 
 /// What all connections share.
 #[derive(Debug)]
 pub struct Server {
     pub(super) rules: Rules,
     submission: Submission,
-    memory: Memory,
+    arriving: Allowance,
     /// The sessions that each customer has signed in.
     sessions: Arc<Census<CustomerId>>,
     deadlines: Deadlines,
@@ -57,13 +58,13 @@ struct Deadlines {
 }
 
 impl Server {
-    /// A server by its configuration, handing messages to `submission`, with `memory`
-    /// for what arrives.
+    /// A server by its configuration, handing messages to `submission`, with room for
+    /// those that arrive.
     pub fn new(
         config: &Smtp,
         out_of_credit_reply: OutOfCreditReply,
         submission: Submission,
-        memory: Memory,
+        arriving: Allowance,
     ) -> Arc<Self> {
         Arc::new(Self {
             rules: Rules {
@@ -76,7 +77,7 @@ impl Server {
                 out_of_credit_reply,
             },
             submission,
-            memory,
+            arriving,
             sessions: Census::new(config.max_sessions_per_customer),
             deadlines: Deadlines {
                 handshake: Duration::from_secs(config.handshake_timeout_s),
@@ -84,10 +85,7 @@ impl Server {
                 idle: Duration::from_secs(config.idle_timeout_s),
                 unauthenticated: Duration::from_secs(config.unauthenticated_timeout_s),
                 data: Duration::from_secs(config.data_timeout_s),
-                floor: Floor {
-                    bytes_per_s: config.min_bytes_per_s,
-                    grace: Duration::from_secs(config.min_bytes_grace_s),
-                },
+                floor: config.floor(),
             },
         })
     }
@@ -244,8 +242,8 @@ struct Conversation<'v, 'a, S> {
     visit: &'v mut Visit<'a>,
     stream: Stream<S>,
     framer: Framer,
-    /// The share of the memory budget that the message in hand takes.
-    share: Share,
+    /// What the message in hand takes of the room in memory.
+    claim: Option<Claim>,
     /// What of it is on disk.
     spool: Option<Spool>,
     /// One of the sessions that the customer may have, while signed in.
@@ -263,8 +261,8 @@ enum Outcome<S> {
 impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     fn new(visit: &'v mut Visit<'a>, socket: S, alarm: Alarm) -> Self {
         let stream = Stream::new(socket, alarm, visit.server.deadlines.write);
-        let share = visit.server.memory.share();
-        Self { visit, stream, framer: Framer::default(), share, spool: None, seat: None, patience: None }
+        let framer = Framer::default();
+        Self { visit, stream, framer, claim: None, spool: None, seat: None, patience: None }
     }
 
     async fn run(mut self, mut step: Step) -> Outcome<S> {

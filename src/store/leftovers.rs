@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, WeakUnboundedSender};
 
 use super::StoreError;
-use super::allowance::Claim;
 use super::commit::{Member, gather};
+use crate::allowance::Claim;
 use crate::domain::ids::SpoolId;
 
 /// After a failure, which the writer has told.

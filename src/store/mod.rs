@@ -14,7 +14,6 @@
 
 pub mod accept;
 pub mod account;
-pub mod allowance;
 mod attempt;
 pub mod audit;
 pub mod bounced;

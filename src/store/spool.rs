@@ -19,10 +19,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sqlx::{SqliteConnection, SqliteExecutor};
 
-use super::allowance::Claim;
 use super::commit::{Member, gather};
 use super::leftovers::Leftover;
 use super::{Store, StoreError, changed, millis, stored};
+use crate::allowance::Claim;
 use crate::domain::ids::{MessageId, SpoolId};
 
 /// Orphans that are deleted between two looks for more.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{SignedIn, Submission, Submitted, not_carried, unavailable};
+use crate::allowance::Claim;
 use crate::clock::Clock;
 use crate::domain::address::Mailbox;
 use crate::domain::digest::hex;
@@ -21,7 +22,6 @@ use crate::mime::header::header_length;
 use crate::random;
 use crate::store::Store;
 use crate::store::accept::NewPart;
-use crate::store::allowance::Claim;
 use crate::store::spool::{NewChunk, Spooled};
 use crate::upstream::translating::NotTranslated;
 

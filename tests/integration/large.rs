@@ -202,6 +202,44 @@ fn without_room_in_memory_a_message_is_refused_for_now_and_the_session_goes_on()
 }
 
 #[test]
+fn a_customer_whose_messages_arrive_fills_its_own_room_in_memory_and_nobody_elses() {
+    let meter = Meter::smtp()
+        .set("smtp", "max_message_bytes = 65536")
+        .set("smtp", "max_bytes_arriving_per_customer = 458752")
+        .set("senders", "policy = \"any\"")
+        .start();
+    let keeps = [SOUND.as_bytes(), b"\r\n", &[b'x'; 60_000]].concat();
+    let mut holders = Vec::new();
+    let reply = loop {
+        let mut smtp = meter.signed_in();
+        smtp.address(TO_BOB.0, TO_BOB.1);
+        let reply = smtp.chunk(&keeps, false);
+        holders.push(smtp);
+        if !reply.starts_with("250 ") {
+            break reply;
+        }
+        assert!(holders.len() < 10, "there is no end to it");
+    };
+    assert!(holders.len() > 2);
+    assert!(reply.starts_with("452 4.3.1 "), "{reply}");
+    let told = || meter.log().matches("smtp.max_bytes_arriving_per_customer").count();
+    assert_eq!(told(), 1, "once a message");
+    let text = "x".repeat(50_000);
+    let mail = json!({ "from": "ann@example.com", "to": "bob@example.net", "subject": "much", "text": text });
+    meter.post_send(&mail).is_error(503, "no_room");
+    assert_eq!(told(), 2);
+    let other = meter.new_customer("cus_other", 5);
+    let mut smtp = Smtp::starttls(&meter);
+    assert!(smtp.auth_plain(&other.username, &other.secret).starts_with("235 "));
+    assert!(is_taken(&smtp.deliver(&keeps)), "others have their own");
+    for mut holder in holders {
+        assert!(holder.say("RSET").starts_with("250 "));
+    }
+    assert_eq!(meter.post_send(&mail).status, 200);
+    leaves_nothing(&meter);
+}
+
+#[test]
 fn p7_many_large_messages_at_once_in_little_memory_end_in_250_or_452() {
     let meter = Meter::resend()
         .credits(100)

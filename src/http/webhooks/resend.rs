@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use serde_json::Value;
 
 use super::{Outcome, Source};
@@ -22,17 +22,17 @@ const MAX_BYTES: usize = 1 << 20;
 /// `POST /webhooks/resend`
 pub(in crate::http) async fn resend(
     State(site): State<Shared>,
-    headers: HeaderMap,
+    parts: Parts,
     raw: Body,
 ) -> Result<Json<Value>, HttpError> {
-    let bytes = body::read(raw, MAX_BYTES, super::WITHIN).await?;
+    let bytes = body::read_signed(raw, MAX_BYTES, &site.webhook_room).await?;
     let source = Source {
         name: "resend",
         label: WebhookSource::Resend,
         headers: HeaderNames::Svix,
         keys: &site.settings.resend_webhook_keys,
     };
-    let handled = source.handle(&site, (&headers, &bytes), async || act(&site, &bytes).await).await;
+    let handled = source.handle(&site, (&parts, &bytes), async || act(&site, &bytes).await).await;
     source.answer(&site, handled)
 }
 

@@ -1,6 +1,6 @@
 //! A body while it arrives, after DATA or in chunks: read to its true end within a
-//! time, kept within a memory budget that all connections share, and written to disk
-//! as it comes if it is large. Nothing more is read while a chunk is being written, so
+//! time, kept within the room in memory that its customer and all together have, and
+//! written to disk as it comes if it is large. Nothing more is read while a chunk is being written, so
 //! a client is no faster than the disk. Whatever is wrong with it, nothing of it is
 //! ever taken for a command (P7). Memory is taken for what has arrived, never for what
 //! is announced.
@@ -17,6 +17,7 @@ use super::super::stream::{Interrupted, OnStop, Stream};
 use super::{Conversation, Deadlines};
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
+use crate::floor::Floor;
 use crate::submission::Spool;
 
 /// How long a body may go on arriving once the server stops.
@@ -24,25 +25,6 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// How long a client that stands behind CR CRLF.CRLF is given to go on, before that
 /// is taken for the end it means.
 const DOUBT: Duration = Duration::from_secs(5);
-
-/// The least that must arrive of a message, on average from its beginning. Who is
-/// slower than that and yet never silent would stay for the whole time it may take.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Floor {
-    /// Octets a second; 0: anything.
-    pub(super) bytes_per_s: u64,
-    /// How long it may be less.
-    pub(super) grace: Duration,
-}
-
-impl Floor {
-    /// For how long so many octets are enough.
-    fn lasts(&self, octets: usize) -> Option<Duration> {
-        let octets = u64::try_from(octets).unwrap_or(u64::MAX);
-        let earned_ms = octets.saturating_mul(1_000).checked_div(self.bytes_per_s)?;
-        Some(self.grace.saturating_add(Duration::from_millis(earned_ms)))
-    }
-}
 
 /// How long a message may still take to arrive.
 #[derive(Debug)]
@@ -146,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
             }
             if chunk.is_complete() {
                 if chunk.kept().is_none_or(|body| body.memory().is_none()) {
-                    self.share.give_back();
+                    self.claim = None;
                 }
                 self.patience = Some(patience);
                 return Ok(chunk.arrived(&server.rules));
@@ -158,22 +140,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, '_, S> {
 
     /// No message is arriving any more: what it took is given back.
     pub(super) fn message_over(&mut self) {
-        self.share.give_back();
+        self.claim = None;
         self.spool = None;
         if self.patience.take().is_some() {
             self.stream.narrow();
         }
     }
 
-    /// Takes a share of the memory budget for what is about to be kept; without
-    /// one, the message is not kept any more.
+    /// Claims room in memory for what is about to be kept; where there is none, the
+    /// message is not kept any more.
     fn hold(&mut self, body: Option<&mut Kept>) {
         let Some((kept, body)) = body.and_then(|body| Some((body.memory()?, body))) else {
-            self.share.give_back();
+            self.claim = None;
             return;
         };
-        if !self.share.resize(kept + self.stream.input.len()) {
-            self.share.give_back();
+        // Nothing is kept of a stranger's message.
+        let Some(seat) = &self.seat else { return body.give_up() };
+        let arriving = &self.visit.server.arriving;
+        let claim = self.claim.get_or_insert_with(|| arriving.claim(seat.whose()));
+        if let Err(reason) = claim.resize(kept + self.stream.input.len()) {
+            let (customer_id, peer) = (claim.customer_id(), self.visit.peer);
+            tracing::warn!(%customer_id, %peer, %reason, "a message is refused for now");
+            self.claim = None;
             body.give_up();
         }
     }

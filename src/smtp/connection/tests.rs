@@ -40,8 +40,8 @@ fn submission() -> Submission {
 }
 
 fn server(config: &Smtp) -> Arc<Server> {
-    let memory = Memory::new(config.max_bytes_arriving);
-    Server::new(config, OutOfCreditReply::Temporary, submission(), memory)
+    let (all, each) = (config.max_bytes_arriving, config.max_bytes_arriving_per_customer);
+    Server::new(config, OutOfCreditReply::Temporary, submission(), Allowance::new("arriving", all, each))
 }
 
 fn config() -> Smtp {
@@ -191,7 +191,9 @@ fn client_after(lines: &[&'static str], server: Arc<Server>) -> Client {
         let born = Instant::now();
         let mut visit =
             Visit { server: &server, peer, stranger: None, tls: None, born, summary: Summary::default() };
-        let outcome = Conversation::new(&mut visit, theirs, Alarm::new(&token)).run(step).await;
+        let mut conversation = Conversation::new(&mut visit, theirs, Alarm::new(&token));
+        conversation.seat = server.sessions.count(CustomerId::parse("cus_1").unwrap());
+        let outcome = conversation.run(step).await;
         let Outcome::Ended(end) = outcome else { panic!("no handshake is due") };
         Summary { end, ..visit.summary }
     });

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use super::*;
+use crate::allowance::{Allowance, Beyond, Claim};
 use crate::domain::digest::sha256_hex;
 use crate::domain::ids::SpoolId;
-use crate::store::allowance::{Allowance, Beyond, Claim};
 use crate::store::commit::{Member, gather};
 use crate::store::spool::{NewChunk, Reserve, Spooled, reusable};
 
@@ -37,7 +37,7 @@ fn large(customer_id: &CustomerId, spooled: Spooled) -> Acceptance {
 }
 
 fn claim(customer_id: &CustomerId) -> Claim {
-    Allowance::new(9, 9).claim(customer_id)
+    Allowance::new("x", 9, 9).claim(customer_id)
 }
 
 /// Waits until there are so many spools and chunks.
@@ -272,7 +272,7 @@ async fn a_spool_leaves_a_few_chunks_a_commit_and_the_rest_is_sound_between_them
 async fn a_claim_lasts_until_its_octets_are_off_the_disk_or_a_messages() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let allowance = Allowance::new(20, 10);
+    let allowance = Allowance::new("x", 20, 10);
     let claimed = || {
         let mut claim = allowance.claim(&ann);
         claim.grow(10).map(|()| claim)
@@ -294,7 +294,7 @@ async fn a_claim_lasts_until_its_octets_are_off_the_disk_or_a_messages() {
     store.discard_spool(stays.spool_id, claimed().unwrap(), false);
     let kept = begun(&store, &["x"], at(0)).await;
     assert!(store.sweep_orphans(at(1)).await.is_err());
-    assert_eq!(claimed().unwrap_err(), Beyond::OfCustomer);
+    assert_eq!(claimed().unwrap_err(), Beyond::OfCustomer("x"));
     execute(&store, LEAVES).await.unwrap();
     let claim = until_free().await;
     // What a message has taken meanwhile is no orphan, whoever thinks so.

@@ -101,6 +101,7 @@ fn configuration(ground: &Ground) -> String {
          tls_cert = {cert}\n\
          tls_key = {key}\n\
          max_connections_per_ip = 10000\n\
+         max_bytes_arriving_per_customer = 536870912\n\
          max_bytes_spooled = 1000000000000\n\
          max_bytes_spooled_per_customer = 1000000000000\n\
          max_sessions_per_customer = 10000\n\
