@@ -315,7 +315,8 @@ async fn start_back(
         },
         billing::Settings::new(config, &secrets.base_url, notices_from.clone()),
     );
-    let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
+    let (handover, handed) =
+        Handover::new(config.upstream.max_bytes_in_flight, config.upstream.max_concurrency);
     let translating = Translating::new(config.upstream.max_bytes_translating);
     let delivery = Delivery::new(
         delivery::Tools {

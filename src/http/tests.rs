@@ -150,7 +150,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         },
         billing::Settings::new(&config, BASE_URL, notices_from),
     );
-    let (handover, _) = Handover::new(1 << 20);
+    let (handover, _) = Handover::new(1 << 20, 1);
     let tools = submission::Tools {
         store: store.clone(),
         billing: billing.clone(),
