@@ -18,6 +18,10 @@ use crate::random;
 use crate::store::accept::{Acceptance, Kind, NewPart};
 use crate::upstream::translate::{CannotCarry, Translatable};
 
+/// Octets of one message in all its requests together. Hidden recipients get one each:
+/// of the largest message there are forty, and of one with less than 20 MiB as many as there may be.
+const MAX_COPIES_BYTES: usize = 1 << 30;
+
 /// The roads that are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Routing {
@@ -126,13 +130,25 @@ fn by_resend(
     recipients: &[Mailbox],
 ) -> Result<Vec<NewPart>, CannotCarry> {
     let message = Translatable::parse(bytes)?;
+    let envelopes = message.parts(recipients);
+    if bytes.len().saturating_mul(envelopes.len()) > MAX_COPIES_BYTES {
+        return Err(too_many_copies(envelopes.len()));
+    }
     let mut parts = Vec::new();
-    for (part_no, recipients) in (0..).zip(message.parts(recipients)) {
+    for (part_no, recipients) in (0..).zip(envelopes) {
         let request = message.email(&recipients, &message_id.part(part_no))?.to_json();
         let request_hash = Some(sha256_hex(&request));
         parts.push(NewPart { road: Road::Resend, recipients, request_hash });
     }
     Ok(parts)
+}
+
+fn too_many_copies(copies: usize) -> CannotCarry {
+    let what = format!(
+        "Resend needs {copies} copies of this message, one for each recipient outside To and Cc, which are more \
+         than 1 GiB; send it to fewer of them at a time"
+    );
+    CannotCarry { status: "5.5.3", what, address: None }
 }
 
 #[cfg(test)]
@@ -163,5 +179,26 @@ mod tests {
                 assert_eq!(road, want, "{upstream}");
             }
         }
+    }
+
+    #[test]
+    fn p7_a_large_message_is_not_copied_for_any_number_of_hidden_recipients() {
+        let to: Vec<Mailbox> = (0..50).map(|n| Mailbox::parse(&format!("h{n}@y.example")).unwrap()).collect();
+        let letter = |header: &str, octets: usize| {
+            let mut bytes = format!("From: a@x.example\r\n{header}\r\n");
+            bytes.push_str(&"x".repeat(octets));
+            bytes.into_bytes()
+        };
+        let by = |upstream: &str| Routing::new(&toml::from_str(&format!("[upstream]\n{upstream}")).unwrap());
+        let message_id = MessageId::parse("m1").unwrap();
+        let much = letter("", MAX_COPIES_BYTES / 50);
+        let refused = by("").parts(&message_id, &much, &to).unwrap_err();
+        assert_eq!(refused.status, "5.5.3");
+        assert!(refused.what.starts_with("Resend needs 50 copies"), "{refused}");
+        let parts = by("fallback = \"smtp\"").parts(&message_id, &much, &to).unwrap();
+        assert_eq!((parts.len(), parts[0].road), (1, Road::Smtp));
+        let shown = letter("To: h0@y.example\r\n", 1_000);
+        assert_eq!(by("").parts(&message_id, &shown, &to).unwrap().len(), 1);
+        assert_eq!(by("").parts(&message_id, &letter("", 1_000), &to).unwrap().len(), 50);
     }
 }

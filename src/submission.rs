@@ -50,7 +50,7 @@ use crate::telemetry::Metrics;
 use crate::throttle::sign_in::SignIns;
 use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
-use crate::upstream::translating::Translating;
+use crate::upstream::translating::{First, Translating};
 use retried::Look;
 pub use spool::Spool;
 
@@ -268,8 +268,8 @@ impl Submission {
             }
             let senders = &submitted.begun.senders;
             inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
-            let acceptance = self.acceptance(who, &submitted, &inspection, now).await?;
-            let (accepted, spool) = self.accept_to_the_end(acceptance, submitted.spool.take()).await?;
+            let asked = self.acceptance(who, &submitted, &inspection, now).await?;
+            let (accepted, spool) = self.accept_to_the_end(asked, submitted.spool.take()).await?;
             if let Some(accepted) = accepted {
                 return Ok(accepted);
             }
@@ -282,13 +282,14 @@ impl Submission {
     /// The spool is given back to whoever was overtaken and tries again.
     async fn accept_to_the_end(
         &self,
-        acceptance: Acceptance,
+        (acceptance, first): (Acceptance, Option<First>),
         mut spool: Option<Spool>,
     ) -> Result<(Option<Accepted>, Option<Spool>), Refusal> {
         let submission = self.clone();
         let accepting = self.0.tools.tasks.spawn(async move {
-            let accepted = submission.accept(acceptance, spool.as_mut()).await?;
-            Ok((accepted, spool))
+            let accepted = submission.accept(acceptance, spool.as_mut()).await;
+            drop(first);
+            Ok((accepted?, spool))
         });
         accepting.await.unwrap_or_else(|error| {
             tracing::error!(%error, "an acceptance ended without an answer");
@@ -323,7 +324,7 @@ impl Submission {
         submitted: &Submitted,
         inspection: &Inspection,
         now: Timestamp,
-    ) -> Result<Acceptance, Refusal> {
+    ) -> Result<(Acceptance, Option<First>), Refusal> {
         let message_id = new_message_id(now);
         let stamp =
             Stamp { hostname: &self.0.hostname, now, message_id: &message_id, arrival: &submitted.arrival };
@@ -332,9 +333,9 @@ impl Submission {
         let everybody = submitted.envelope.recipients().iter();
         let recipients: Vec<Mailbox> = everybody.filter(|to| !served.contains(to)).cloned().collect();
         let spool = submitted.spool.as_ref();
-        let parts = self.parts(&message_id, &bytes, spool, &recipients).await?;
+        let (parts, first) = self.parts(who, &message_id, (&bytes, spool), &recipients).await?;
         let price = self.0.unit.price(recipients.len());
-        Ok(Acceptance {
+        let acceptance = Acceptance {
             message_id,
             customer_id: who.customer_id.clone(),
             username: Some(who.username.clone()),
@@ -351,7 +352,8 @@ impl Submission {
             parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
-        })
+        };
+        Ok((acceptance, first))
     }
 
     /// `None`: overtaken by another submission under its key.
