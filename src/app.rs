@@ -323,7 +323,8 @@ async fn start_back(
         },
         billing::Settings::new(config, &secrets.base_url, notices_from.clone()),
     );
-    let (handover, handed) = Handover::new(config.upstream.max_bytes_in_flight);
+    let (handover, handed) =
+        Handover::new(config.upstream.max_bytes_in_flight, config.upstream.max_concurrency);
     let translating = Translating::new(config.upstream.max_bytes_translating);
     let upstreams = upstreams(config, secrets, (&clock, &translating))?;
     let proofs = proofs(config, &store, upstreams.resend.as_ref(), &clock)?;
@@ -383,8 +384,7 @@ fn proofs(config: &Config, store: &Store, resend: Option<&Resend>, clock: &Clock
         (ProofBy::Resend, Some(resend)) => Asked::Resend(resend.clone()),
         _ => Asked::Nobody,
     };
-    let quota =
-        Quota { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };
+    let quota = Quota { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };
     Ok(Proofs::new(store.clone(), asked, clock.clone(), quota))
 }
 

@@ -3,7 +3,8 @@
 //! The accepting process already holds the bytes, so it leases the parts in the
 //! insert and hands them over; the database is read only after a restart, for
 //! retries, or when there is no room here. Room is bounded in octets and in parts; it is
-//! a message's, and then that of the request which a road makes of it.
+//! a message's, and then that of the request which a road makes of it. Large messages
+//! have one half of it, and small ones the other: neither waits for the other's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,15 @@ use crate::store::queue::LeasedPart;
 
 /// Parts that may wait here at most; their leases are all renewed together.
 const MAX_PARTS: usize = 2048;
+
+/// Whose room it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// That of messages which are in memory from their arrival on.
+    Small,
+    /// That of messages which were spooled.
+    Large,
+}
 
 /// A part in memory, with the room that it takes; the room is free again when it is dropped.
 #[derive(Debug)]
@@ -33,27 +43,42 @@ pub struct Room {
     _slot: Arc<OwnedSemaphorePermit>,
 }
 
+/// The room of one lane.
+#[derive(Debug, Clone)]
+struct Rooms {
+    octets: Memory,
+    slots: Arc<Semaphore>,
+}
+
+impl Rooms {
+    fn new(octets: usize, parts: usize) -> Self {
+        Self { octets: Memory::new(octets), slots: Arc::new(Semaphore::new(parts)) }
+    }
+}
+
 /// The side that submission holds.
 #[derive(Debug, Clone)]
 pub struct Handover {
     parts: mpsc::UnboundedSender<Handed>,
-    octets: Memory,
-    slots: Arc<Semaphore>,
+    small: Rooms,
+    large: Rooms,
     resend_open: Arc<AtomicBool>,
     smtp_open: Arc<AtomicBool>,
 }
 
 impl Handover {
-    /// A handover with room for `max_bytes` octets, and the side that delivery holds.
-    pub fn new(max_bytes: usize) -> (Self, mpsc::UnboundedReceiver<Handed>) {
+    /// A handover with room for `max_bytes` octets, and the side that delivery holds, which
+    /// makes `max_concurrency` attempts at the same time. Large parts may take half of either,
+    /// and there may be one of them at least.
+    pub fn new(max_bytes: usize, max_concurrency: usize) -> (Self, mpsc::UnboundedReceiver<Handed>) {
         let (parts, handed) = mpsc::unbounded_channel();
-        let octets = Memory::new(max_bytes);
-        let slots = Arc::new(Semaphore::new(MAX_PARTS));
+        let large = Rooms::new(max_bytes / 2, (max_concurrency / 2).max(1));
+        let small = Rooms::new(max_bytes - max_bytes / 2, MAX_PARTS);
         let open = || Arc::new(AtomicBool::new(true));
-        (Self { parts, octets, slots, resend_open: open(), smtp_open: open() }, handed)
+        (Self { parts, small, large, resend_open: open(), smtp_open: open() }, handed)
     }
 
-    /// Room for a message of `bytes` octets in `parts` parts that leaves by `road`;
+    /// Room for a small message of `bytes` octets in `parts` parts that leaves by `road`;
     /// `None`: there is none now, or the road's gate is closed, or delivery is stopping, and it waits
     /// in the database.
     pub fn reserve(&self, road: Road, bytes: usize, parts: usize) -> Option<Room> {
@@ -61,19 +86,23 @@ impl Handover {
             return None;
         }
         let slots = u32::try_from(parts).ok()?;
-        let mut octets = self.octets.share();
+        let mut octets = self.small.octets.share();
         if !octets.resize(bytes) {
             return None;
         }
-        let slot = Arc::clone(&self.slots).try_acquire_many_owned(slots).ok()?;
+        let slot = Arc::clone(&self.small.slots).try_acquire_many_owned(slots).ok()?;
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
     }
 
-    /// Room for a message that was read back from the database; waits for it. A
-    /// message larger than the whole budget waits until it has it for itself.
-    pub async fn room(&self, bytes: usize) -> Option<Room> {
-        let octets = self.octets.wait_for(bytes).await?;
-        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+    /// Room for a message that is read back from the database; waits for it. A
+    /// message larger than its lane's octets waits until it has them for itself.
+    pub async fn room(&self, lane: Lane, bytes: usize) -> Option<Room> {
+        let Rooms { octets, slots } = match lane {
+            Lane::Small => &self.small,
+            Lane::Large => &self.large,
+        };
+        let octets = octets.wait_for(bytes).await?;
+        let slot = Arc::clone(slots).acquire_owned().await.ok()?;
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
     }
 
@@ -102,7 +131,7 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_comes_back() {
-        let (handover, _handed) = Handover::new(10 * GRAIN);
+        let (handover, _handed) = Handover::new(20 * GRAIN, 9);
         let room = handover.reserve(Road::Smtp, 8 * GRAIN, 1);
         assert!(room.is_some());
         assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_none(), "over budget");
@@ -112,17 +141,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_larger_than_the_budget_is_sent_all_the_same() {
-        let (handover, handed) = Handover::new(2 * GRAIN);
-        let room = handover.room(5 * GRAIN).await;
+        let (handover, handed) = Handover::new(4 * GRAIN, 9);
+        let room = handover.room(Lane::Small, 5 * GRAIN).await;
         assert!(room.is_some());
         assert!(handover.reserve(Road::Smtp, 1, 1).is_none(), "it has the budget for itself");
         drop((room, handed));
         assert!(handover.reserve(Road::Smtp, 1, 1).is_none(), "nobody is there to take it");
     }
 
+    #[tokio::test]
+    async fn p7_large_parts_take_half_and_small_ones_find_the_other_half() {
+        // Octets and places, octets of each large part, and how many of them there is room for.
+        let table = [(20, 9, 5, 2), (20, 9, 1, 4), (20, 1, 1, 1), (4, 9, 5, 1)];
+        for (octets, places, each, most) in table {
+            let (handover, _handed) = Handover::new(octets * GRAIN, places);
+            let mut rooms = Vec::new();
+            for _ in 0..most {
+                rooms.push(handover.room(Lane::Large, each * GRAIN).await.unwrap());
+            }
+            let mut next = Box::pin(handover.room(Lane::Large, each * GRAIN));
+            tokio::select! {
+                biased;
+                _ = &mut next => panic!("there is room for one more than {most}"),
+                () = std::future::ready(()) => {}
+            }
+            let small = handover.reserve(Road::Smtp, octets * GRAIN / 2, 1);
+            assert!(small.is_some(), "{octets} {places} {each}");
+            rooms.pop();
+            assert!(next.await.is_some());
+        }
+    }
+
     #[test]
     fn a_closed_gate_takes_nothing_in_memory() {
-        let (handover, _handed) = Handover::new(10 * GRAIN);
+        let (handover, _handed) = Handover::new(20 * GRAIN, 9);
         handover.set_open(Road::Resend, false);
         assert!(handover.reserve(Road::Resend, 1, 1).is_none());
         assert!(handover.reserve(Road::Smtp, 1, 1).is_some());

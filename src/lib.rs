@@ -77,6 +77,9 @@
 //!   it whole, or is none. What lies on disk and is no message's is limited in the same way.
 //! - **Nobody's acceptance waits for a large body**: chunks come and go a few a commit,
 //!   and what is sent is read beside the writer.
+//! - **Small mail does not wait for large mail to leave**: either has its own room in the
+//!   [`handover`], and large parts take half of the places at most. A customer's large
+//!   messages are translated one after the other, and each only while there is credit.
 //! - **No overdraft.** `available = balance − held − owed`; the hold is a
 //!   compare-and-set on it inside that transaction, per customer and commit.
 //! - **Under an idempotency key a recipient is accepted once:** that is written in

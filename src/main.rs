@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -10,10 +11,18 @@ use postmeter::clock::Clock;
 use postmeter::crash::{self, CrashAt};
 use postmeter::{app, telemetry};
 
+/// How long what is still being worked out on other threads keeps the process at its end.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(line)));
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let done = runtime.block_on(run(line));
+        // A translation that nobody waits for any more cannot be interrupted, only left behind.
+        runtime.shutdown_timeout(LEFT_BEHIND);
+        done
+    });
     done.unwrap_or_else(|error| {
         complain(&cli::one_line(&error));
         ExitCode::FAILURE

@@ -18,6 +18,10 @@ use crate::random;
 use crate::store::accept::{Acceptance, Kind, NewPart};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note, Translatable};
 
+/// Octets of one message in all its requests together. Hidden recipients get one each:
+/// of the largest message there are forty, and of one with less than 20 MiB as many as there may be.
+const MAX_COPIES_BYTES: usize = 1 << 30;
+
 /// The roads that are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Routing {
@@ -111,21 +115,22 @@ impl Routing {
         }
     }
 
-    /// The parts of a message whose way is decided by its envelope sender, whatever
+    /// The way of a message for which its envelope sender decides it, whatever
     /// is in it: Resend has no null sender, and whoever answers automatically would be
     /// answered in turn.
-    pub fn parts_by_sender(
+    pub fn by_sender(
         &self,
         reverse_path: &ReversePath,
         recipients: &[Mailbox],
-    ) -> Option<Result<Vec<NewPart>, CannotCarry>> {
+    ) -> Option<Result<Route, CannotCarry>> {
         if *reverse_path != ReversePath::Null || self.kind == UpstreamKind::Smtp {
             return None;
         }
+        let reason = CannotCarry::null_sender();
         Some(if self.has_fallback() {
-            Ok(vec![by_smtp(recipients)])
+            Ok(Route { parts: vec![by_smtp(recipients)], notes: vec![Note::other_road(&reason.what)] })
         } else {
-            Err(CannotCarry::null_sender())
+            Err(reason)
         })
     }
 
@@ -175,6 +180,9 @@ fn by_smtp(recipients: &[Mailbox]) -> NewPart {
 fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Result<Route, CannotCarry> {
     let message = Translatable::parse(bytes)?;
     let divided = message.parts(recipients);
+    if bytes.len().saturating_mul(divided.len()) > MAX_COPIES_BYTES {
+        return Err(too_many_copies(divided.len()));
+    }
     let notes = message.notes(recipients, &divided);
     let mut parts = Vec::new();
     for (part_no, recipients) in (0..).zip(divided) {
@@ -186,6 +194,14 @@ fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Re
         parts.push(NewPart { road: Road::Resend, recipients, request_hash });
     }
     Ok(Route { parts, notes })
+}
+
+fn too_many_copies(copies: usize) -> CannotCarry {
+    let what = format!(
+        "Resend needs {copies} copies of this message, one for each recipient outside To and Cc, which are more \
+         than 1 GiB; send it to fewer of them at a time"
+    );
+    CannotCarry { status: "5.5.3", what, address: None }
 }
 
 #[cfg(test)]
@@ -221,11 +237,11 @@ mod tests {
     #[test]
     fn p6_a_null_sender_is_not_given_another() {
         let null = ReversePath::Null;
-        let by_sender = |fallback| routing(fallback).parts_by_sender(&null, &recipients());
+        let by_sender = |fallback| routing(fallback).by_sender(&null, &recipients());
         assert_eq!(by_sender(Fallback::None).unwrap().unwrap_err().status, "5.6.1");
-        assert_eq!(by_sender(Fallback::Smtp).unwrap().unwrap(), [by_smtp(&recipients())]);
+        assert_eq!(by_sender(Fallback::Smtp).unwrap().unwrap().parts, [by_smtp(&recipients())]);
         let somebody = ReversePath::parse("a@x.example").unwrap();
-        assert_eq!(routing(Fallback::None).parts_by_sender(&somebody, &recipients()), None);
+        assert!(routing(Fallback::None).by_sender(&somebody, &recipients()).is_none());
     }
 
     #[test]
@@ -251,5 +267,26 @@ mod tests {
                 assert_eq!(road, want, "{upstream}");
             }
         }
+    }
+
+    #[test]
+    fn p7_a_large_message_is_not_copied_for_any_number_of_hidden_recipients() {
+        let to: Vec<Mailbox> = (0..50).map(|n| Mailbox::parse(&format!("h{n}@y.example")).unwrap()).collect();
+        let letter = |header: &str, octets: usize| {
+            let mut bytes = format!("From: a@x.example\r\n{header}\r\n");
+            bytes.push_str(&"x".repeat(octets));
+            bytes.into_bytes()
+        };
+        let by = |upstream: &str| Routing::new(&toml::from_str(&format!("[upstream]\n{upstream}")).unwrap());
+        let message_id = MessageId::parse("m1").unwrap();
+        let much = letter("", MAX_COPIES_BYTES / 50);
+        let refused = by("").parts(&message_id, &much, &to).unwrap_err();
+        assert_eq!(refused.status, "5.5.3");
+        assert!(refused.what.starts_with("Resend needs 50 copies"), "{refused}");
+        let parts = by("fallback = \"smtp\"").parts(&message_id, &much, &to).unwrap();
+        assert_eq!((parts.len(), parts[0].road), (1, Road::Smtp));
+        let shown = letter("To: h0@y.example\r\n", 1_000);
+        assert_eq!(by("").parts(&message_id, &shown, &to).unwrap().len(), 1);
+        assert_eq!(by("").parts(&message_id, &letter("", 1_000), &to).unwrap().len(), 50);
     }
 }

@@ -49,14 +49,16 @@ use crate::store::standing::Standing;
 use crate::telemetry::Metrics;
 use crate::throttle::sign_in::SignIns;
 use crate::throttle::{Throttle, TooSoon};
-use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES};
-use crate::upstream::translating::Translating;
+use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note};
+use crate::upstream::translating::{First, Translating};
 use retried::Look;
 pub use spool::Spool;
 
 /// A message that passed through more hands than this goes in circles: the threshold
 /// is large, "normally at least 100 Received entries" (RFC 5321 §6.3).
 const MAX_RECEIVED: usize = 100;
+/// Notes of one message that are kept for its log.
+const MAX_NOTES: usize = 50;
 
 /// Takes messages in.
 #[derive(Debug, Clone)]
@@ -299,8 +301,8 @@ impl Submission {
             }
             let senders = &submitted.begun.senders;
             inspection.from.iter().try_for_each(|from| self.check_sender(senders, from))?;
-            let acceptance = self.acceptance(who, &submitted, &inspection, now).await?;
-            let (accepted, spool) = self.accept_to_the_end(acceptance, submitted.spool.take()).await?;
+            let asked = self.acceptance(who, &submitted, &inspection, now).await?;
+            let (accepted, spool) = self.accept_to_the_end(asked, submitted.spool.take()).await?;
             if let Some(accepted) = accepted {
                 return Ok(accepted);
             }
@@ -313,13 +315,14 @@ impl Submission {
     /// The spool is given back to whoever was overtaken and tries again.
     async fn accept_to_the_end(
         &self,
-        acceptance: Acceptance,
+        (acceptance, first): (Acceptance, Option<First>),
         mut spool: Option<Spool>,
     ) -> Result<(Option<Accepted>, Option<Spool>), Refusal> {
         let submission = self.clone();
         let accepting = self.0.tools.tasks.spawn(async move {
-            let accepted = submission.accept(acceptance, spool.as_mut()).await?;
-            Ok((accepted, spool))
+            let accepted = submission.accept(acceptance, spool.as_mut()).await;
+            drop(first);
+            Ok((accepted?, spool))
         });
         accepting.await.unwrap_or_else(|error| {
             tracing::error!(%error, "an acceptance ended without an answer");
@@ -354,7 +357,7 @@ impl Submission {
         submitted: &Submitted,
         inspection: &Inspection,
         now: Timestamp,
-    ) -> Result<Acceptance, Refusal> {
+    ) -> Result<(Acceptance, Option<First>), Refusal> {
         let message_id = new_message_id(now);
         let stamp =
             Stamp { hostname: &self.0.hostname, now, message_id: &message_id, arrival: &submitted.arrival };
@@ -363,13 +366,13 @@ impl Submission {
         let everybody = submitted.envelope.recipients().iter();
         let recipients: Vec<Mailbox> = everybody.filter(|to| !served.contains(to)).cloned().collect();
         let spool = submitted.spool.as_ref();
-        let by_sender = self.0.tools.routing.parts_by_sender(submitted.envelope.reverse_path(), &recipients);
-        let parts = match by_sender {
-            Some(parts) => parts.map_err(not_carried)?,
-            None => self.parts(&message_id, &bytes, spool, &recipients).await?,
+        let null_sender = self.0.tools.routing.by_sender(submitted.envelope.reverse_path(), &recipients);
+        let (route, first) = match null_sender {
+            Some(route) => (route.map_err(not_carried)?, None),
+            None => self.route(who, &message_id, (&bytes, spool), &recipients).await?,
         };
         let price = self.0.unit.price(recipients.len());
-        Ok(Acceptance {
+        let acceptance = Acceptance {
             message_id,
             customer_id: who.customer_id.clone(),
             username: Some(who.username.clone()),
@@ -383,11 +386,12 @@ impl Submission {
             price: price.ok_or(self.too_many_recipients())?,
             accepted_at: now,
             lifetime: self.0.tools.routing.lifetime(),
-            parts,
+            parts: route.parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
-            notes: Vec::new(),
-        })
+            notes: told(&route.notes),
+        };
+        Ok((acceptance, first))
     }
 
     /// `None`: overtaken by another submission under its key.
@@ -453,6 +457,13 @@ fn not_carried(reason: CannotCarry) -> Refusal {
         ("5.3.4", _) => Refusal::TooLarge { limit_bytes: MAX_EMAIL_BYTES },
         (status, _) => Refusal::Unacceptable { status, what: reason.what },
     }
+}
+
+/// What is kept of a message's notes: as many as somebody reads, and how many more there were.
+fn told(notes: &[Note]) -> Vec<String> {
+    let more = notes.len().saturating_sub(MAX_NOTES);
+    let more = (more > 0).then(|| format!("and {more} more of the kind"));
+    notes.iter().take(MAX_NOTES).map(ToString::to_string).chain(more).collect()
 }
 
 fn log_accepted(acceptance: &Acceptance, available: Option<Credits>) {

@@ -5,7 +5,8 @@
 use std::collections::HashSet;
 
 use super::{
-    Billing, Config, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Reputation, Smtp, UpstreamConfig, UpstreamKind, web_url,
+    Billing, Config, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Reputation, Smtp, UpstreamConfig,
+    UpstreamKind, web_url,
 };
 use crate::dkim::KeySetting;
 use crate::domain::address::Domain;

@@ -1,8 +1,10 @@
 //! Delivery: parts leave, and what became of them is written down.
 //!
 //! Two sources feed the workers: the handover (what was just accepted, in memory)
-//! and the poller (what the database says is due). Both take a place among a
-//! bounded number of attempts. Every part in our hands is leased; one task renews
+//! and the pollers (what the database says is due). All take a place among a
+//! bounded number of attempts. Large parts have a poller of their own, and half of
+//! the room and of the places at most: however slowly they leave, small mail does not
+//! wait for them. Every part in our hands is leased; one task renews
 //! all leases together. This room must not know SMTP submission, HTTP, Dodo.
 
 pub mod bounce;
@@ -28,7 +30,7 @@ use crate::config::Config;
 use crate::crash::CrashPoint;
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
-use crate::handover::{Handed, Handover};
+use crate::handover::{Handed, Handover, Lane};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::queue::{DuePart, LeasedPart};
@@ -44,8 +46,10 @@ use worker::Pass;
 const POLL: Duration = Duration::from_millis(500);
 /// How often the queue is counted for the metrics.
 const TOTALS: Duration = Duration::from_secs(10);
-/// Parts asked for at once.
+/// Small parts asked for at once.
 const PAGE: u32 = 64;
+/// Large parts asked for at once: each goes to the customer who has the fewest by then.
+const LARGE_PAGE: u32 = 1;
 /// How long a failed look at the database waits.
 const STORE_WAIT: Duration = Duration::from_secs(2);
 
@@ -134,7 +138,8 @@ impl Delivery {
         store.try_gates_again(clock.now()).await?;
         self.load_gates().await?;
         tasks.spawn(self.clone().take_handed(handed));
-        tasks.spawn(self.clone().poll());
+        tasks.spawn(self.clone().poll(Lane::Small));
+        tasks.spawn(self.clone().poll(Lane::Large));
         tasks.spawn(self.clone().renew_leases());
         tasks.spawn(self.clone().show_totals());
         Ok(())
@@ -191,11 +196,11 @@ impl Delivery {
         });
     }
 
-    /// Works through what the database says is due.
-    async fn poll(self) {
+    /// Works through what the database says is due in a lane.
+    async fn poll(self, lane: Lane) {
         let stop = self.0.tools.stop.clone();
         loop {
-            let (is_more, wait) = match self.poll_once().await {
+            let (is_more, wait) = match self.poll_once(lane).await {
                 Ok(found) => (found, POLL),
                 Err(error) => {
                     tracing::error!(%error, "the queue could not be read");
@@ -212,40 +217,58 @@ impl Delivery {
         }
     }
 
-    /// Takes one page of what is due; whether there may be more.
-    async fn poll_once(&self) -> Result<bool, StoreError> {
-        let Tools { store, clock, tasks, stop, .. } = &self.0.tools;
-        let now = clock.now();
-        let lapsed = store.lapse_expired(&self.0.leases.keys(), now).await?;
-        if lapsed > 0 {
-            tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
+    /// Takes one page of what is due; whether there may be more. The lane that never
+    /// waits long looks for leases that ran out, and for gates that are worth a try.
+    async fn poll_once(&self, lane: Lane) -> Result<bool, StoreError> {
+        if lane == Lane::Small {
+            self.lapse_expired().await?;
         }
-        let mut is_more = false;
-        let (open, probing) = self.0.gates.passable(now);
-        let due = if open.is_empty() { Vec::new() } else { store.due(now, &open, PAGE).await? };
-        is_more |= u32::try_from(due.len()).is_ok_and(|len| len == PAGE);
+        let (open, probing) = self.0.gates.passable(self.0.tools.clock.now());
+        let page = match lane {
+            Lane::Small => PAGE,
+            Lane::Large => LARGE_PAGE,
+        };
+        let due = if open.is_empty() { Vec::new() } else { self.due(lane, &open, page).await? };
+        let is_more = u32::try_from(due.len()).is_ok_and(|len| len == page);
         for part in due {
-            if stop.is_cancelled() {
+            if self.0.tools.stop.is_cancelled() {
                 return Ok(false);
             }
-            self.take_due(&part).await?;
+            self.take_due(lane, &part).await?;
         }
-        for road in probing {
+        for road in probing.into_iter().filter(|_| lane == Lane::Small) {
             if self.0.gates.begin_probe(road) {
                 let delivery = self.clone();
-                tasks.spawn(async move { delivery.probe(road).await });
+                self.0.tools.tasks.spawn(async move { delivery.probe(road).await });
             }
         }
         Ok(is_more)
     }
 
-    async fn take_due(&self, due: &DuePart) -> Result<(), StoreError> {
+    async fn lapse_expired(&self) -> Result<(), StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let lapsed = store.lapse_expired(&self.0.leases.keys(), clock.now()).await?;
+        if lapsed > 0 {
+            tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
+        }
+        Ok(())
+    }
+
+    async fn due(&self, lane: Lane, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        match lane {
+            Lane::Small => store.due(clock.now(), roads, limit).await,
+            Lane::Large => store.due_large(clock.now(), roads, limit).await,
+        }
+    }
+
+    async fn take_due(&self, lane: Lane, due: &DuePart) -> Result<(), StoreError> {
         let Tools { handover, stop, .. } = &self.0.tools;
         // Whoever has a place never waits for room, so that neither can wait for the other for ever.
         let waited = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            waited = async { (handover.room(due.size).await, self.place().await) } => waited,
+            waited = async { (handover.room(lane, due.size).await, self.place().await) } => waited,
         };
         let (Some(room), place) = waited else { return Ok(()) };
         if let Some((part, lease)) = self.lease(due).await? {
@@ -284,8 +307,12 @@ impl Delivery {
     }
 
     async fn try_probe(&self, road: Road) -> Result<bool, StoreError> {
-        let Tools { store, clock, .. } = &self.0.tools;
-        let Some(due) = store.due(clock.now(), &[road], 1).await?.pop() else { return Ok(false) };
+        let small = self.due(Lane::Small, &[road], 1).await?.pop();
+        let due = match small {
+            Some(due) => Some(due),
+            None => self.due(Lane::Large, &[road], 1).await?.pop(),
+        };
+        let Some(due) = due else { return Ok(false) };
         let Some((part, lease)) = self.lease(&due).await? else { return Ok(false) };
         self.deliver(part, &lease, Pass::Probe).await;
         Ok(true)

@@ -1,5 +1,9 @@
-//! Delivery at work, with a database of its own and a Resend that takes everything.
+//! Delivery at work, with a database of its own and a Resend that takes everything, in the end.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::Bytes;
 use secrecy::SecretString;
 
 use super::*;
@@ -15,12 +19,12 @@ use crate::upstream::translating::Translating;
 const LARGE: usize = 2 * CHUNK_BYTES;
 const TAKEN: Given = (200, &[], r#"{"id":"49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"}"#);
 
-/// Delivery with one place and room for the translation of one large message.
+/// Delivery, and room for the translation of a few large messages.
 struct Bench {
     store: Store,
     submission: Submission,
     who: SignedIn,
-    resend: StandIn,
+    handover: Handover,
     translating: Translating,
     clock: Clock,
     tasks: TaskTracker,
@@ -29,18 +33,21 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start() -> Self {
-        let config: Config = toml::from_str("[upstream]\nmax_concurrency = 1").unwrap();
-        let (submission, store, directory) = stand_in::submission(&config).await;
+    /// With so many places, room for so many large messages, and as many turns.
+    async fn start(base_url: &str, places: usize, large: usize) -> Self {
+        let config: Config = toml::from_str(&format!("[upstream]\nmax_concurrency = {places}")).unwrap();
+        let (handover, handed) = Handover::new(4 * large * LARGE, places);
+        let (submission, store, directory) = stand_in::over(&config, handover.clone()).await;
         let who = stand_in::signed_in(&store).await;
-        let resend = StandIn::start(&[TAKEN, TAKEN]).await;
-        let translating = Translating::new(4 * LARGE);
+        let leave = store.begin_balance_read(&who.customer_id).await.unwrap().unwrap();
+        store.apply_balance(&leave, 100, Clock::system().now()).await.unwrap();
+        let translating = Translating::new(4 * large * LARGE);
         // What is accepted by the machine's clock is due.
         let clock = Clock::manual(Clock::system().now());
         clock.advance(Duration::from_secs(3_600));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let settings = ResendSettings {
-            base_url: resend.base_url.clone(),
+            base_url: base_url.to_owned(),
             api_key: SecretString::from("key"),
             timeout: Duration::from_secs(10),
             clock: clock.clone(),
@@ -50,12 +57,11 @@ impl Bench {
             smtp: None,
             translating: translating.clone(),
         };
-        let (handover, handed) = Handover::new(4 * LARGE);
         let tools = Tools {
             store: store.clone(),
             upstreams,
             billing: stand_in::billing(&config, &store),
-            handover,
+            handover: handover.clone(),
             clock: clock.clone(),
             metrics: Metrics::new(),
             tasks: tasks.clone(),
@@ -64,11 +70,19 @@ impl Bench {
         let notices_from = NamedMailbox::parse("postmaster@example.com").unwrap();
         let settings = Settings::new(&config, notices_from);
         Delivery::new(tools, settings).start(handed).await.unwrap();
-        Self { store, submission, who, resend, translating, clock, tasks, stop, _directory: directory }
+        Self { store, submission, who, handover, translating, clock, tasks, stop, _directory: directory }
     }
 
     /// A message of so many octets at least, which waits in the database.
     async fn submit(&self, octets: usize) -> MessageId {
+        self.handover.set_open(Road::Resend, false);
+        let message_id = self.submit_in_memory(octets).await;
+        self.handover.set_open(Road::Resend, true);
+        message_id
+    }
+
+    /// The same, which is handed over if it is small.
+    async fn submit_in_memory(&self, octets: usize) -> MessageId {
         let mut submitted = stand_in::submitted();
         while submitted.bytes.len() < octets {
             submitted.bytes.extend_from_slice(b"one line of many that are all alike\r\n");
@@ -104,13 +118,31 @@ impl Bench {
     }
 }
 
+/// A Resend that takes small requests, and large ones once it may; how many of those came.
+async fn hanging(may: CancellationToken) -> (String, Arc<AtomicUsize>) {
+    let came = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&came);
+    let answer = move |body: Bytes| async move {
+        if body.len() > LARGE {
+            counted.fetch_add(1, Ordering::SeqCst);
+            may.cancelled().await;
+        }
+        TAKEN.2
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    (base_url, came)
+}
+
 fn is_sending(part: &PartLog) -> bool {
     part.state == "sending"
 }
 
 #[tokio::test]
 async fn p7_a_large_part_that_waits_for_its_turn_keeps_its_lease_and_nobody_waits_for_it() {
-    let bench = Bench::start().await;
+    let resend = StandIn::start(&[TAKEN, TAKEN]).await;
+    let bench = Bench::start(&resend.base_url, 1, 1).await;
     let turn = bench.translating.turn(LARGE).await.unwrap();
     let large = bench.submit(LARGE).await;
     bench.until(&large, is_sending).await;
@@ -120,24 +152,54 @@ async fn p7_a_large_part_that_waits_for_its_turn_keeps_its_lease_and_nobody_wait
     bench.until(&small, |part| part.state == "sent").await;
     let waits = bench.part(&large).await;
     assert!(is_sending(&waits) && !waits.unknown, "{waits:?}");
-    assert_eq!(bench.resend.asked().len(), 1);
+    assert_eq!(resend.asked().len(), 1);
     drop(turn);
     let sent = bench.until(&large, |part| part.state == "sent").await;
     assert_eq!(sent.attempts, 1);
-    assert!(bench.resend.asked()[1].body.len() > LARGE);
+    assert!(resend.asked()[1].body.len() > LARGE);
     bench.stop().await;
     assert_eq!(bench.store.audit().await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn p1_a_stop_does_not_wait_for_a_turn_and_the_part_is_as_it_was() {
-    let bench = Bench::start().await;
+    let resend = StandIn::start(&[TAKEN, TAKEN]).await;
+    let bench = Bench::start(&resend.base_url, 1, 1).await;
     let _turn = bench.translating.turn(LARGE).await.unwrap();
     let large = bench.submit(LARGE).await;
     bench.until(&large, is_sending).await;
     bench.stop().await;
     let part = bench.part(&large).await;
     assert_eq!((part.state.as_str(), part.attempts, part.unknown), ("queued", 0, false));
-    assert!(bench.resend.asked().is_empty());
+    assert!(resend.asked().is_empty());
+    assert_eq!(bench.store.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn p7_however_many_large_parts_hang_at_the_upstream_small_mail_leaves() {
+    let may = CancellationToken::new();
+    let (base_url, came) = hanging(may.clone()).await;
+    let bench = Bench::start(&base_url, 8, 12).await;
+    let mut large = Vec::new();
+    for _ in 0..12 {
+        large.push(bench.submit(LARGE).await);
+    }
+    let half = async {
+        while came.load(Ordering::SeqCst) < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), half).await.expect("large ones take half of the places");
+    let due = bench.submit(1).await;
+    let handed = bench.submit_in_memory(1).await;
+    for small in [&due, &handed] {
+        bench.until(small, |part| part.state == "sent").await;
+    }
+    assert_eq!(came.load(Ordering::SeqCst), 4, "and no more");
+    may.cancel();
+    for large in &large {
+        bench.until(large, |part| part.state == "sent").await;
+    }
+    bench.stop().await;
     assert_eq!(bench.store.audit().await.unwrap(), []);
 }

@@ -19,6 +19,7 @@ use crate::store::accept::Kind;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{News, Recorded, Report, Rest};
 use crate::telemetry::AttemptOutcome;
+use crate::upstream::translating::SMALL;
 use crate::upstream::{Outcome, Outgoing, Ready};
 
 /// How a part comes to an upstream.
@@ -93,10 +94,14 @@ impl Delivery {
         Some(self.understand(part, outcome).await)
     }
 
-    /// The part as its upstream takes it. Whoever waits for memory meanwhile leaves its
+    /// The part as its upstream takes it. Whoever may wait for memory meanwhile leaves its
     /// place to others: nobody who has a place waits for those who wait.
     async fn ready(&self, road: Road, outgoing: Outgoing, pass: &mut Pass) -> Result<Ready<'_>, Outcome> {
+        let takes_turn = outgoing.bytes.len() > SMALL;
         let mut ready = pin!(self.0.tools.upstreams.prepare(road, outgoing));
+        if !takes_turn {
+            return ready.await;
+        }
         tokio::select! {
             biased;
             ready = &mut ready => return ready,

@@ -41,7 +41,7 @@ use crate::door::{Door, Limits};
 use crate::handover::Handover;
 use crate::mime::address_list::NamedMailbox;
 use crate::outbound::stand_in::{Given, StandIn};
-use crate::proof::{Allowance, Asked, Proofs};
+use crate::proof::{Asked, Proofs, Quota};
 use crate::routing::Routing;
 use crate::store::Store;
 use crate::store::customer::Credential;
@@ -159,7 +159,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         },
         billing::Settings::new(&config, BASE_URL, notices_from.clone()),
     );
-    let (handover, _) = Handover::new(1 << 20);
+    let (handover, _) = Handover::new(1 << 20, 1);
     let tools = submission::Tools {
         store: store.clone(),
         billing: billing.clone(),

@@ -157,14 +157,48 @@ impl Store {
         Ok(u64::try_from(lapsed.len()).unwrap_or(u64::MAX))
     }
 
-    /// Parts that are due on one of `roads`, the longest waiting first.
+    /// Parts that are due on one of `roads`, the longest waiting first; those of spooled
+    /// messages are asked for apart ([`due_large`](Self::due_large)).
     pub async fn due(&self, now: Timestamp, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
         const DUE: &str = "
             SELECT p.message_id, p.part_no, m.size FROM part p JOIN message m ON m.message_id = p.message_id
             WHERE p.state = 'queued' AND p.due_at <= ?1 AND p.road IN (SELECT value FROM json_each(?2))
+              AND NOT EXISTS (SELECT 1 FROM spool s WHERE s.message_id = p.message_id)
             ORDER BY p.due_at LIMIT ?3";
+        self.read_due(DUE, now, roads, limit).await
+    }
+
+    /// Parts of spooled messages that are due on one of `roads`: first of the customer who
+    /// has the fewest of them under way, then the longest waiting.
+    pub async fn due_large(
+        &self,
+        now: Timestamp,
+        roads: &[Road],
+        limit: u32,
+    ) -> Result<Vec<DuePart>, StoreError> {
+        // In this order of tables: only messages that are not final have a spool, however long the queue is.
+        const DUE: &str = "
+            SELECT message_id, part_no, size FROM
+                (SELECT p.message_id, p.part_no, m.size, p.state, p.due_at, row_number() OVER
+                     (PARTITION BY m.customer_id ORDER BY p.state = 'queued', p.due_at, p.message_id, p.part_no)
+                     AS nth
+                 FROM spool s CROSS JOIN message m CROSS JOIN part p
+                 WHERE s.message_id IS NOT NULL AND m.message_id = s.message_id
+                   AND p.message_id = s.message_id AND (p.state = 'sending'
+                     OR p.state = 'queued' AND p.due_at <= ?1 AND p.road IN (SELECT value FROM json_each(?2))))
+            WHERE state = 'queued' ORDER BY nth, due_at LIMIT ?3";
+        self.read_due(DUE, now, roads, limit).await
+    }
+
+    async fn read_due(
+        &self,
+        query: &'static str,
+        now: Timestamp,
+        roads: &[Road],
+        limit: u32,
+    ) -> Result<Vec<DuePart>, StoreError> {
         let names: Vec<&str> = roads.iter().map(|road| road.as_str()).collect();
-        let rows: Vec<(String, u32, i64)> = sqlx::query_as(DUE)
+        let rows: Vec<(String, u32, i64)> = sqlx::query_as(query)
             .bind(millis(now))
             .bind(json(&names)?)
             .bind(limit)

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{SignedIn, Submission, Submitted, not_carried, unavailable};
+use super::{SignedIn, Submission, Submitted, Tools, not_carried, unavailable};
 use crate::allowance::Claim;
 use crate::clock::Clock;
 use crate::domain::address::Mailbox;
@@ -20,10 +20,10 @@ use crate::domain::message::CHUNK_BYTES;
 use crate::domain::refusal::Refusal;
 use crate::mime::header::header_length;
 use crate::random;
+use crate::routing::Route;
 use crate::store::Store;
-use crate::store::accept::NewPart;
 use crate::store::spool::{NewChunk, Spooled};
-use crate::upstream::translating::NotTranslated;
+use crate::upstream::translating::{AT_ONCE, First, NotTranslated, aside};
 
 /// What one message has on disk already.
 #[derive(Debug)]
@@ -138,27 +138,48 @@ impl Submission {
         Ok(())
     }
 
-    /// The parts of a message, of which `bytes` is the beginning as it will leave.
-    pub(super) async fn parts(
+    /// The way of a message, of which `bytes` is the beginning as it will leave. Whoever
+    /// had to wait for it is the first of its customer's until it is accepted: the next
+    /// one finds the credit that is left then.
+    pub(super) async fn route(
         &self,
+        who: &SignedIn,
         message_id: &MessageId,
-        bytes: &Bytes,
-        spool: Option<&Spool>,
+        (bytes, spool): (&Bytes, Option<&Spool>),
         recipients: &[Mailbox],
-    ) -> Result<Vec<NewPart>, Refusal> {
-        let routing = self.0.tools.routing;
+    ) -> Result<(Route, Option<First>), Refusal> {
+        let Tools { routing, translating, .. } = &self.0.tools;
+        let (routing, message_id, recipients) = (*routing, message_id.clone(), recipients.to_vec());
         let Some(spool) = spool.filter(|spool| spool.octets > 0 && routing.prefers_resend()) else {
-            return routing.parts(message_id, bytes, recipients).map_err(not_carried);
+            let bytes = bytes.clone();
+            // Each of them may get a request.
+            let octets = bytes.len().saturating_mul(recipients.len());
+            let route = move || routing.route(&message_id, &bytes, &recipients);
+            let route = if octets <= AT_ONCE { route() } else { aside(route).await.map_err(not_now)? };
+            return Ok((route.map_err(not_carried)?, None));
         };
+        let first = translating.first(&who.customer_id).await.map_err(not_now)?;
+        self.still_covers(who, recipients.len()).await?;
         let size = bytes.len().saturating_add(spool.octets);
-        let turn = self.0.tools.translating.turn(size).await.map_err(not_now)?;
+        let turn = translating.turn(size).await.map_err(not_now)?;
         let mut whole = Vec::with_capacity(size);
         whole.extend_from_slice(bytes);
         spool.read(|chunk| whole.extend_from_slice(chunk)).await?;
-        let (message_id, recipients) = (message_id.clone(), recipients.to_vec());
-        let translated = turn.run(move || routing.parts(&message_id, &whole, &recipients)).await;
-        let (parts, _) = translated.map_err(not_now)?;
-        parts.map_err(not_carried)
+        let route = move || (routing.route(&message_id, &whole, &recipients), first);
+        let ((route, first), _) = turn.run(route).await.map_err(not_now)?;
+        Ok((route.map_err(not_carried)?, Some(first)))
+    }
+
+    /// Whether the customer still has the credit for so many recipients, before much is
+    /// done for them. What is told here is no more than a hint: the acceptance decides.
+    async fn still_covers(&self, who: &SignedIn, recipients: usize) -> Result<(), Refusal> {
+        let price = self.0.unit.price(recipients).ok_or(self.too_many_recipients())?;
+        let Tools { store, billing, .. } = &self.0.tools;
+        let account = store.account(&who.customer_id).await.map_err(unavailable)?;
+        if account.and_then(|account| account.covers(price)) != Some(true) {
+            billing.check_credit_live(&who.customer_id, price).await?;
+        }
+        Ok(())
     }
 }
 

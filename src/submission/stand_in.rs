@@ -72,8 +72,14 @@ pub(crate) async fn submission(config: &Config) -> (Submission, Store, Directory
 pub(crate) async fn with_handover(
     config: &Config,
 ) -> (Submission, Store, Directory, UnboundedReceiver<Handed>) {
+    let (handover, handed) = Handover::new(1 << 20, 2);
+    let (submission, store, directory) = over(config, handover).await;
+    (submission, store, directory, handed)
+}
+
+/// A submission on an empty database that hands over there.
+pub(crate) async fn over(config: &Config, handover: Handover) -> (Submission, Store, Directory) {
     let (store, directory) = store().await;
-    let (handover, handed) = Handover::new(1 << 20);
     let tools = Tools {
         store: store.clone(),
         billing: billing(config, &store),
@@ -84,7 +90,7 @@ pub(crate) async fn with_handover(
         metrics: Metrics::new(),
         tasks: TaskTracker::new(),
     };
-    (Submission::new(config, tools), store, directory, handed)
+    (Submission::new(config, tools), store, directory)
 }
 
 /// The money rooms, with nobody to ask.

@@ -3,6 +3,7 @@ use std::task::Poll;
 
 use super::stand_in::{signed_in, submitted, submitted_to, with_handover};
 use super::*;
+use crate::mime::entity::MAX_PARTS;
 
 #[tokio::test]
 async fn p1_a_client_that_hangs_up_during_the_commit_has_its_mail_sent_at_once_all_the_same() {
@@ -114,6 +115,48 @@ async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are
     let bob = SignedIn { customer_id: bob, username: Username::parse("pm-2").unwrap() };
     let answer = submission.begin(&bob, &from).await;
     assert!(matches!(answer, Err(Refusal::SenderNotAllowed { .. })), "{answer:?}");
+}
+
+/// A large message, which Resend can carry or not.
+fn large(is_carried: bool) -> Submitted {
+    let parts = if is_carried { 1 } else { MAX_PARTS + 1 };
+    let mut bytes = b"From: app@x.example\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n".to_vec();
+    bytes.extend_from_slice("--b\r\n\r\nx\r\n".repeat(parts).as_bytes());
+    bytes.extend_from_slice("and much more\r\n".repeat(CHUNK_BYTES / 10).as_bytes());
+    bytes.extend_from_slice(b"--b--\r\n");
+    Submitted { bytes, ..submitted() }
+}
+
+#[tokio::test]
+async fn p2_large_mail_is_not_translated_without_credit_whatever_there_was_when_it_began() {
+    let config = Config::default();
+    let (submission, store, _directory, _handed) = with_handover(&config).await;
+    let who = signed_in(&store).await;
+    submission.submit(&who, submitted()).await.unwrap();
+    let translating = &submission.0.tools.translating;
+    let every_turn = translating.turn(config.upstream.max_bytes_translating).await.unwrap();
+    let submit = |submitted: Submitted| {
+        let (submission, who) = (submission.clone(), who.clone());
+        tokio::spawn(async move { submission.submit(&who, submitted).await })
+    };
+    let first = submit(large(true));
+    // Until it is the first of its customer's.
+    let is_first = async {
+        while tokio::time::timeout(Duration::ZERO, translating.first(&who.customer_id)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), is_first).await.expect("it waits for its turn");
+    let second = submit(large(false));
+    drop(every_turn);
+    assert!(first.await.unwrap().is_ok());
+    let refused = second.await.unwrap();
+    assert!(matches!(refused, Err(Refusal::OutOfCredit { .. })), "what it is was not looked at: {refused:?}");
+    // Nor does it wait for a turn.
+    let _every_turn = translating.turn(config.upstream.max_bytes_translating).await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(30), submission.submit(&who, large(true))).await;
+    assert!(matches!(refused, Ok(Err(Refusal::OutOfCredit { .. }))), "{refused:?}");
+    assert_eq!(store.audit().await.unwrap(), []);
 }
 
 /// Room for so many chunks of all, and of one customer.

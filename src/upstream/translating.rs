@@ -3,13 +3,29 @@
 //! A message is translated when it is accepted, since what cannot be carried is refused
 //! then, and for each call. Both take their turns here: within one budget of memory
 //! (`upstream.max_bytes_translating`), and on threads where they keep nobody waiting.
-//! Whoever has a turn must not wait for somebody who may be waiting for one. What this
-//! must not know: what a translation is.
+//! What a customer hands in stands in a line of its own before that, and only the first
+//! in it waits for a turn: another customer's message waits for one of each. Whoever has
+//! a turn must not wait for somebody who may be waiting for one, nor whoever is the first
+//! of a line for somebody who may be standing in it. What this must not know: what a
+//! translation is.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::domain::ids::CustomerId;
+use crate::domain::message::CHUNK_BYTES;
 use crate::memory::{Memory, Share};
 
+/// Messages of no more octets take no turns: those which were never spooled, with all
+/// that we write into their headers.
+pub const SMALL: usize = CHUNK_BYTES + (8 << 10);
+
+/// Translations of so many octets, in all their requests together, take so little time
+/// that they are made at once.
+pub const AT_ONCE: usize = 32 << 10;
 /// A translation has the message in memory, its parts decoded, the attachments as
 /// Resend takes them, and the request.
 const FACTOR: usize = 4;
@@ -17,9 +33,22 @@ const FACTOR: usize = 4;
 /// (RFC 5321 §4.5.3.2.6).
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-/// The budget of all turns.
+/// The budget of all turns, and the lines before it.
 #[derive(Debug, Clone)]
-pub struct Translating(Memory);
+pub struct Translating {
+    memory: Memory,
+    lines: Lines,
+}
+
+/// The lines in which somebody stands, each with one place at its head.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<HashMap<CustomerId, Weak<Semaphore>>>>);
+
+/// The head of a customer's line, until it is dropped.
+#[derive(Debug)]
+pub struct First {
+    _head: OwnedSemaphorePermit,
+}
 
 /// The turn of one message: room for its translation.
 #[derive(Debug)]
@@ -39,7 +68,18 @@ pub enum NotTranslated {
 impl Translating {
     /// Turns within so many octets.
     pub fn new(max_bytes: usize) -> Self {
-        Self(Memory::new(max_bytes))
+        Self { memory: Memory::new(max_bytes), lines: Lines::default() }
+    }
+
+    /// Waits until none of this customer's is before it.
+    ///
+    /// # Errors
+    /// [`NotTranslated::Crowded`].
+    pub async fn first(&self, customer_id: &CustomerId) -> Result<First, NotTranslated> {
+        let head = self.lines.of(customer_id).acquire_owned();
+        let waited = tokio::time::timeout(LONGEST_WAIT, head).await;
+        let head = waited.ok().and_then(Result::ok).ok_or(NotTranslated::Crowded)?;
+        Ok(First { _head: head })
     }
 
     /// Waits for the turn of a message of so many octets.
@@ -47,10 +87,37 @@ impl Translating {
     /// # Errors
     /// [`NotTranslated::Crowded`].
     pub async fn turn(&self, octets: usize) -> Result<Turn, NotTranslated> {
-        let turn = self.0.wait_for(octets.saturating_mul(FACTOR));
+        let turn = self.memory.wait_for(octets.saturating_mul(FACTOR));
         let waited = tokio::time::timeout(LONGEST_WAIT, turn).await;
         waited.ok().flatten().map(Turn).ok_or(NotTranslated::Crowded)
     }
+}
+
+impl Lines {
+    fn of(&self, customer_id: &CustomerId) -> Arc<Semaphore> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get(customer_id).and_then(Weak::upgrade) {
+            return line;
+        }
+        lines.retain(|_, line| line.strong_count() > 0);
+        let line = Arc::new(Semaphore::new(1));
+        lines.insert(customer_id.clone(), Arc::downgrade(&line));
+        line
+    }
+}
+
+/// Translates on a thread of its own, where it keeps nobody waiting. It goes on even when
+/// nobody waits for it any more.
+///
+/// # Errors
+/// [`NotTranslated::Broken`].
+pub async fn aside<T: Send + 'static>(
+    translate: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NotTranslated> {
+    tokio::task::spawn_blocking(translate).await.map_err(|error| {
+        tracing::error!(%error, "a translation ended without an answer");
+        NotTranslated::Broken
+    })
 }
 
 impl Turn {
@@ -62,11 +129,7 @@ impl Turn {
         self,
         translate: impl FnOnce() -> T + Send + 'static,
     ) -> Result<(T, Self), NotTranslated> {
-        let translated = tokio::task::spawn_blocking(move || (translate(), self)).await;
-        translated.map_err(|error| {
-            tracing::error!(%error, "a translation ended without an answer");
-            NotTranslated::Broken
-        })
+        aside(move || (translate(), self)).await
     }
 
     /// Ends the turn but for so many octets that stay in memory, and never more than it had.
@@ -114,7 +177,7 @@ mod tests {
             let most = translation.await.unwrap();
             assert!(most <= BUDGET, "{most}");
         }
-        assert!(translating.0.share().resize(BUDGET), "all of it came back");
+        assert!(translating.memory.share().resize(BUDGET), "all of it came back");
     }
 
     #[tokio::test]
@@ -125,18 +188,38 @@ mod tests {
         let running = tokio::spawn(turn.run(move || wait.recv().is_ok()));
         tokio::task::yield_now().await;
         running.abort();
-        assert!(!translating.0.share().resize(1), "it still translates");
+        assert!(!translating.memory.share().resize(1), "it still translates");
         done.send(()).unwrap();
         let kept = translating.turn(4 * GRAIN).await.unwrap().keep(3 * GRAIN);
-        assert!(!translating.0.share().resize(4 * FACTOR * GRAIN - 2 * GRAIN));
-        let mut rest = translating.0.share();
+        assert!(!translating.memory.share().resize(4 * FACTOR * GRAIN - 2 * GRAIN));
+        let mut rest = translating.memory.share();
         assert!(rest.resize(4 * FACTOR * GRAIN - 3 * GRAIN));
         // It has no more than it had.
         let kept = kept.keep(5 * GRAIN);
         drop(rest);
-        assert!(translating.0.share().resize(4 * FACTOR * GRAIN - 3 * GRAIN));
+        assert!(translating.memory.share().resize(4 * FACTOR * GRAIN - 3 * GRAIN));
         drop(kept);
-        assert!(translating.0.share().resize(4 * FACTOR * GRAIN));
+        assert!(translating.memory.share().resize(4 * FACTOR * GRAIN));
+    }
+
+    #[tokio::test]
+    async fn p7_a_customers_messages_wait_for_one_another_and_nobody_elses_for_more_than_the_first() {
+        let translating = Translating::new(GRAIN);
+        let id = |name: &str| CustomerId::parse(name).unwrap();
+        let (ann, bob) = (id("ann"), id("bob"));
+        let first = translating.first(&ann).await.unwrap();
+        let mut second = Box::pin(translating.first(&ann));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("somebody is before it"),
+            of_bob = translating.first(&bob) => assert!(of_bob.is_ok()),
+        }
+        drop(first);
+        let second = second.await.unwrap();
+        assert_eq!(translating.lines.0.lock().unwrap().len(), 2);
+        drop(second);
+        drop(translating.first(&id("carol")).await);
+        assert_eq!(translating.lines.0.lock().unwrap().len(), 1, "who stands nowhere is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,5 +227,8 @@ mod tests {
         let translating = Translating::new(GRAIN);
         let _turn = translating.turn(1).await.unwrap();
         assert!(matches!(translating.turn(1).await, Err(NotTranslated::Crowded)));
+        let ann = CustomerId::parse("ann").unwrap();
+        let _first = translating.first(&ann).await.unwrap();
+        assert!(matches!(translating.first(&ann).await, Err(NotTranslated::Crowded)));
     }
 }

@@ -61,7 +61,7 @@ async fn p1_an_acceptance_names_what_was_written_ahead_and_delivery_has_it_whole
     assert_audit(&store).await;
     let part = store.lease(&first_part(&message), at(0), at(30)).await.unwrap().unwrap();
     assert_eq!(part.bytes, [message.bytes.as_ref(), b"one two three\r\n"].concat());
-    let due = store.due(at(0), &[Road::Smtp], 10).await.unwrap();
+    let due = store.due_large(at(0), &[Road::Smtp], 10).await.unwrap();
     assert_eq!(due, []);
     assert_eq!(count(&store, "SELECT size FROM message").await, i64::try_from(part.bytes.len()).unwrap());
     // Neither the sweep nor a late client's discard touches it, however old it is.
@@ -101,7 +101,37 @@ async fn p1_a_message_of_which_a_chunk_is_missing_is_not_sent_without_it() {
     execute(&store, "DELETE FROM chunk WHERE chunk_no = 2").await.unwrap();
     let read = store.lease(&first_part(&message), at(0), at(30)).await;
     assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
-    assert_eq!(store.due(at(0), &[Road::Smtp], 9).await.unwrap().len(), 1, "nobody has it");
+    assert_eq!(store.due_large(at(0), &[Road::Smtp], 9).await.unwrap().len(), 1, "nobody has it");
+}
+
+#[tokio::test]
+async fn large_parts_are_due_apart_and_whoever_has_the_fewest_under_way_is_next() {
+    let (store, _directory) = store().await;
+    let (ann, bob) = (customer(&store, "ann", Some(9)).await, customer(&store, "bob", Some(9)).await);
+    let roads = [Road::Resend, Road::Smtp];
+    let small = accepted(&store, Acceptance { lease_until: None, ..message(&ann, &["a@y.example"]) }).await;
+    let mut ids = Vec::new();
+    for (second, whose) in (0..).zip([&ann, &ann, &ann, &bob, &bob]) {
+        let accepted_at = at(second);
+        let asked = Acceptance { accepted_at, ..large(whose, spooled(&store, &["x"]).await) };
+        ids.push(accepted(&store, asked).await.message_id);
+    }
+    let due_large = async |roads: &[Road], limit: u32| {
+        let due = store.due_large(at(9), roads, limit).await.unwrap();
+        let nth = |due: &DuePart| ids.iter().position(|id| *id == due.message_id).unwrap();
+        due.iter().map(nth).collect::<Vec<_>>()
+    };
+    assert_eq!(due_large(&roads, 9).await, [0, 3, 1, 4, 2]);
+    assert!(due_large(&[Road::Resend], 9).await.is_empty());
+    let due = store.due(at(9), &roads, 9).await.unwrap();
+    assert_eq!(due, [first_part(&small)], "what is small");
+    // Whose turn it is, one after the other.
+    for next in [0, 3, 1, 4, 2] {
+        assert_eq!(due_large(&roads, 1).await, [next]);
+        let due = store.due_large(at(9), &roads, 1).await.unwrap().remove(0);
+        assert!(store.lease(&due, at(9), at(30)).await.unwrap().is_some());
+    }
+    assert!(due_large(&roads, 1).await.is_empty());
 }
 
 #[tokio::test]

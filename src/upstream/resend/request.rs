@@ -9,9 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::domain::digest::sha256_hex;
-use crate::domain::message::CHUNK_BYTES;
 use crate::upstream::translate::{CannotCarry, Translatable};
-use crate::upstream::translating::{NotTranslated, Translating, Turn};
+use crate::upstream::translating::{AT_ONCE, NotTranslated, SMALL, Translating, Turn, aside};
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
 /// How long a part is put off that got no turn, which took two minutes already.
@@ -35,8 +34,13 @@ impl Request {
     pub async fn make(outgoing: Outgoing, translating: &Translating) -> Result<Self, Outcome> {
         let (octets, recipients) = (outgoing.bytes.len(), outgoing.recipients.len());
         let idempotency_key = outgoing.idempotency_key.clone();
-        if octets <= CHUNK_BYTES {
-            let json = checked(outgoing)?.into();
+        if octets <= SMALL {
+            let json = if octets <= AT_ONCE {
+                checked(outgoing)
+            } else {
+                aside(|| checked(outgoing)).await.map_err(put_off)?
+            };
+            let json = json?.into();
             return Ok(Self { json, idempotency_key, recipients, _surplus: None });
         }
         let turn = translating.turn(octets).await.map_err(put_off)?;
@@ -84,7 +88,7 @@ mod tests {
     use crate::domain::ids::PartId;
     use crate::memory::GRAIN;
 
-    const LARGE: usize = CHUNK_BYTES + GRAIN;
+    const LARGE: usize = SMALL + GRAIN;
     /// Four times a large message.
     const TURN: usize = 4 * LARGE;
 
@@ -109,7 +113,7 @@ mod tests {
     async fn p7_many_large_requests_at_once_stay_within_the_budgets() {
         let translating = Translating::new(3 * TURN);
         // Most of its octets are two in JSON.
-        let octets = [LARGE, CHUNK_BYTES + 1, LARGE];
+        let octets = [LARGE, SMALL + 1, LARGE];
         let parts = (0..30).map(|nth| part(octets[nth % 3], if nth % 2 == 0 { "\"\"\"\"" } else { "text " }));
         let making: Vec<_> = parts
             .map(|part| {
@@ -129,7 +133,7 @@ mod tests {
             kept.push(request.await.unwrap());
         }
         assert!(
-            kept.iter().any(|kept| *kept > CHUNK_BYTES / 2) && kept.iter().any(|kept| *kept <= GRAIN),
+            kept.iter().any(|kept| *kept > SMALL / 2) && kept.iter().any(|kept| *kept <= GRAIN),
             "{kept:?}"
         );
         assert!(translating.turn(3 * LARGE).await.is_ok(), "all of it came back");
@@ -143,9 +147,9 @@ mod tests {
         let small = tokio::select! {
             biased;
             _ = &mut large => panic!("it had no turn"),
-            small = Request::make(part(CHUNK_BYTES, "text "), &translating) => small.unwrap(),
+            small = Request::make(part(SMALL, "text "), &translating) => small.unwrap(),
         };
-        assert!(small.json.len() > CHUNK_BYTES / 2);
+        assert!(small.json.len() > SMALL / 2);
         drop(turn);
         assert!(large.await.unwrap().json.len() > LARGE);
     }
@@ -166,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn p4_a_request_is_repeated_as_it_was_or_not_at_all() {
         let translating = Translating::new(2 * TURN);
-        for octets in [100, LARGE] {
+        for octets in [100, SMALL, LARGE] {
             let made = |repeats: Option<String>| {
                 let part = Outgoing { repeats, ..part(octets, "text ") };
                 let translating = translating.clone();
