@@ -369,7 +369,7 @@ async fn start_back(
     tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
     tasks.spawn(proofs.clone().run(stop.clone()));
     let (all, each) = (config.smtp.max_bytes_arriving, config.smtp.max_bytes_arriving_per_customer);
-    let arriving = Quota::new("smtp.max_bytes_arriving", all, each);
+    let arriving = Allowance::new("smtp.max_bytes_arriving", all, each);
     Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs })
 }
 

@@ -34,7 +34,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use header::{Header, Malformed, Parsed};
@@ -144,10 +144,10 @@ impl Door {
         Some(Place { _permit: Arc::clone(&self.places).acquire_owned().await.ok()? })
     }
 
-    /// Whoever has a place and has come in is a stranger until a sign-in; perhaps another
-    /// one has to go for it.
-    pub fn stranger(&self, stop: &CancellationToken) -> Stranger {
-        self.strangers.add(self.places.available_permits(), stop)
+    /// Whoever was accepted then, has a place and has come in is a stranger until a
+    /// sign-in; perhaps another one has to go for it.
+    pub fn stranger(&self, came: Instant, stop: &CancellationToken) -> Stranger {
+        self.strangers.add(self.places.available_permits(), came, stop)
     }
 
     /// Finds out who is at the other end of a fresh connection from `peer`, and counts

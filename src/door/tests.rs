@@ -122,14 +122,14 @@ async fn strangers_leave_places_for_those_who_come() {
     let mut strangers = Vec::new();
     // Each who is told to go does so.
     for n in 0..100 {
-        strangers.push((door.place().unwrap(), door.stranger(&stop)));
+        strangers.push((door.place().unwrap(), door.stranger(Instant::now(), &stop)));
         strangers.retain(|(_, stranger)| !stranger.makes_room());
         assert_eq!(strangers.len(), (n + 1).min(6));
     }
     // Who signs in is no stranger any more, and keeps the place.
     let mut signed_in: Vec<Place> = strangers.drain(..4).map(|(place, _)| place).collect();
     for _ in 0..100 {
-        strangers.push((door.place().unwrap(), door.stranger(&stop)));
+        strangers.push((door.place().unwrap(), door.stranger(Instant::now(), &stop)));
         strangers.retain(|(_, stranger)| !stranger.makes_room());
     }
     assert_eq!(strangers.len(), 3, "of the four places that are left");

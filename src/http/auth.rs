@@ -36,6 +36,13 @@ pub(super) enum Caller {
 }
 
 impl Caller {
+    fn customer_id(&self) -> Option<&CustomerId> {
+        match self {
+            Self::Operator => None,
+            Self::Customer(who) => Some(&who.customer_id),
+        }
+    }
+
     /// Whether the caller may see what belongs to this customer.
     pub(super) fn may_see(&self, customer_id: &CustomerId) -> Result<(), HttpError> {
         match self {
@@ -58,7 +65,7 @@ impl FromRequestParts<Shared> for Caller {
             }
             Presented::Bearer(token) => {
                 let name = ("token", *token.hash().as_bytes());
-                site.submission.guarded(peer.ip(), name, bearer(site, &token)).await?
+                site.submission.guarded(peer.ip(), name, bearer(site, &token), Caller::customer_id).await?
             }
         };
         Unknown::is_known(&parts.extensions);

@@ -79,6 +79,7 @@ impl Front {
     }
 
     async fn receive(&self, mut socket: TcpStream, peer: SocketAddr) {
+        let came = Instant::now();
         let guest = match self.stop.run_until_cancelled(self.door.enter(&mut socket, peer)).await {
             Some(Ok(guest)) => guest,
             Some(Err(Refused::Crowded(peer))) => {
@@ -87,7 +88,7 @@ impl Front {
             }
             Some(Err(Refused::Unannounced(_))) | None => return,
         };
-        let (peer, stranger) = (Peer(guest.address), self.door.stranger(&self.stop));
+        let (peer, stranger) = (Peer(guest.address), self.door.stranger(came, &self.stop));
         let (leave, unknown) = (stranger.leave().clone(), Unknown::new(stranger));
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);

@@ -35,6 +35,10 @@ use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
 use body::Patience;
 
+/// For so long a DATA that is refused is not answered: whatever comes by then did not wait
+/// for the answer, and is a body.
+const UNPIPELINED: Duration = Duration::from_millis(50);
+
 /// What all connections share.
 #[derive(Debug)]
 pub struct Server {
@@ -145,8 +149,8 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let born = Instant::now();
-    let alarm = Alarm::new(stranger.leave());
+    let born = stranger.came();
+    let alarm = Alarm::new(stranger.leave(), Some(born + server.deadlines.unauthenticated));
     let mut visit =
         Visit { server, peer, stranger: Some(stranger), tls: None, born, summary: Summary::default() };
     let end = match opening {
@@ -176,6 +180,7 @@ struct Visit<'a> {
     stranger: Option<Stranger>,
     /// TLS version and cipher suite.
     tls: Option<String>,
+    /// When it was accepted.
     born: Instant,
     summary: Summary,
 }
@@ -293,22 +298,12 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         let server = self.visit.server;
         let rules = &server.rules;
         match next {
-            Next::Unpipelined(_) if !self.stream.input.is_empty() => {
-                Ok(Step { reply: None, next: Next::Close })
-            }
-            Next::Command(session) | Next::Unpipelined(session) => {
-                if !session.is_mid_message() {
-                    self.message_over();
+            Next::Command(session) => self.command(session, Session::command, Session::flawed).await,
+            Next::Unpipelined(session) => {
+                if self.stream.hears_more(UNPIPELINED).await? {
+                    return Ok(Step { reply: None, next: Next::Close });
                 }
-                if !session.is_signed_in() {
-                    self.seat = None;
-                }
-                let deadline = self.deadline(session.is_signed_in());
-                let take = |line: Result<&[u8], Flaw>| match line {
-                    Ok(line) => session.command(line, rules),
-                    Err(flaw) => session.flawed(flaw, rules),
-                };
-                self.line(Expected::Command, deadline, take).await
+                self.command(session, Session::unpipelined_command, Session::unpipelined_flaw).await
             }
             Next::Response(authenticating) => {
                 let deadline = self.deadline(false);
@@ -342,6 +337,27 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             Next::Submit(submit) => Ok(self.submit(submit).await),
             Next::Close => Ok(Step { reply: None, next: Next::Close }),
         }
+    }
+
+    async fn command(
+        &mut self,
+        session: Session,
+        sound: fn(Session, &[u8], &Rules) -> Step,
+        flawed: fn(Session, Flaw, &Rules) -> Step,
+    ) -> Result<Step, Interrupted> {
+        let rules = &self.visit.server.rules;
+        if !session.is_mid_message() {
+            self.message_over();
+        }
+        if !session.is_signed_in() {
+            self.seat = None;
+        }
+        let deadline = self.deadline(session.is_signed_in());
+        let take = |line: Result<&[u8], Flaw>| match line {
+            Ok(line) => sound(session, line, rules),
+            Err(flaw) => flawed(session, flaw, rules),
+        };
+        self.line(Expected::Command, deadline, take).await
     }
 
     /// When the next line must be complete.
@@ -397,6 +413,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         }
         if let Ok((who, _)) = &answer {
             self.visit.stranger = None;
+            self.stream.alarm.is_at_home();
             self.visit.summary.customer_id = Some(who.customer_id.clone());
         }
         Ok(signing_in.answered(answer, &server.rules))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,14 +53,14 @@ impl Front {
     }
 
     fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, opening: &Opening) {
-        let (front, opening) = (Arc::clone(self), opening.clone());
+        let (front, opening, came) = (Arc::clone(self), opening.clone(), Instant::now());
         let Some(place) = self.door.place() else {
             tracing::debug!(%peer, "too many connections");
             self.tracker.spawn(async move { turn_away(socket, &opening).await });
             return;
         };
         self.tracker.spawn(async move {
-            if let Some(socket) = front.receive(socket, peer, opening.clone()).await {
+            if let Some(socket) = front.receive(socket, (peer, came), opening.clone()).await {
                 // Whoever is turned away keeps nobody out.
                 drop(place);
                 turn_away(socket, &opening).await;
@@ -69,7 +69,12 @@ impl Front {
     }
 
     /// Serves a connection to its end, or gives back one that is too much.
-    async fn receive(&self, mut socket: TcpStream, peer: SocketAddr, opening: Opening) -> Option<TcpStream> {
+    async fn receive(
+        &self,
+        mut socket: TcpStream,
+        (peer, came): (SocketAddr, Instant),
+        opening: Opening,
+    ) -> Option<TcpStream> {
         let guest = match self.stop.run_until_cancelled(self.door.enter(&mut socket, peer)).await? {
             Ok(guest) => guest,
             Err(Refused::Crowded(peer)) => {
@@ -82,7 +87,7 @@ impl Front {
             Opening::StartTls(_) => telemetry::Listener::Submission,
             Opening::Implicit(_) => telemetry::Listener::Submissions,
         });
-        let (peer, stranger) = (guest.address, self.door.stranger(&self.stop));
+        let (peer, stranger) = (guest.address, self.door.stranger(came, &self.stop));
         let summary = connection::serve(&self.server, socket, peer, opening, stranger).await;
         told(peer, &summary);
         None

@@ -2,15 +2,18 @@
 //!
 //! Replies gather and leave in one write, right before the next read (RFC 2920
 //! §3.2), so a pipelined batch costs one write. Every wait has a deadline and ends
-//! early when a stop is under way. Buffers are small while nothing happens: an idle
-//! connection costs a page, not a megabyte. What this must not know: SMTP.
+//! early when a stop is under way. Who is only a guest for so long waits for nothing
+//! beyond that, nor once told to go: not for a reply to be taken, nor for the last
+//! words to arrive. Buffers are small while nothing happens: an idle connection costs a
+//! page, not a megabyte. What this must not know: SMTP.
 
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Octets of input buffer while a session waits for commands.
@@ -55,18 +58,48 @@ pub(super) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     stop: CancellationToken,
+    /// How long a guest may stay, who finishes nothing after a stop.
+    guest_until: Option<Instant>,
 }
 
 impl Alarm {
-    pub(super) fn new(stop: &CancellationToken) -> Self {
+    pub(super) fn new(stop: &CancellationToken, guest_until: Option<Instant>) -> Self {
         // A token of its own: connections do not wait for one another's lock.
         let stop = stop.child_token();
         let stopping = Box::pin(stop.clone().cancelled_owned());
-        Self { sleep: Box::pin(sleep_until(Instant::now())), stopping, stop }
+        Self { sleep: Box::pin(sleep_until(Instant::now())), stopping, stop, guest_until }
+    }
+
+    /// Who was a guest may stay.
+    pub(super) fn is_at_home(&mut self) {
+        self.guest_until = None;
     }
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    fn is_heeded(&self, on_stop: OnStop) -> bool {
+        on_stop == OnStop::Interrupt || self.guest_until.is_some()
+    }
+
+    /// Sends or takes leave for at most so long. What does not wait is done in any case.
+    async fn hurry<T>(
+        &mut self,
+        longest: Duration,
+        work: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, Interrupted> {
+        let deadline = Instant::now() + longest;
+        let deadline = self.guest_until.map_or(deadline, |until| until.min(deadline));
+        let is_heeded = self.is_heeded(OnStop::Finish);
+        let heedful = async {
+            tokio::select! {
+                biased;
+                done = work => done.map_err(|_| Interrupted::Gone),
+                () = &mut self.stopping, if is_heeded => Err(Interrupted::Stopping),
+            }
+        };
+        timeout_at(deadline, heedful).await.unwrap_or(Err(Interrupted::Gone))
     }
 
     /// Does `work` until the deadline, or until a stop if that is to be heeded.
@@ -77,10 +110,11 @@ impl Alarm {
         work: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
         self.sleep.as_mut().reset(deadline);
+        let is_heeded = self.is_heeded(on_stop);
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = &mut self.stopping, if on_stop == OnStop::Interrupt => Err(Interrupted::Stopping),
+            () = &mut self.stopping, if is_heeded => Err(Interrupted::Stopping),
             () = &mut self.sleep => Err(Interrupted::TimedOut),
         }
     }
@@ -110,20 +144,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Sends what has gathered, then waits for at least one more octet.
     pub(super) async fn read(&mut self, deadline: Instant, on_stop: OnStop) -> Result<(), Interrupted> {
         self.flush().await?;
-        if on_stop == OnStop::Interrupt && self.alarm.is_stopping() {
+        if self.alarm.is_heeded(on_stop) && self.alarm.is_stopping() {
             return Err(Interrupted::Stopping);
         }
         // Also where there is always more to read.
         if deadline <= Instant::now() {
             return Err(Interrupted::TimedOut);
         }
-        if self.input.capacity() - self.input.len() < ROOM {
-            self.input.reserve(if self.input.capacity() == 0 { SMALL } else { ROOM });
-        }
+        self.make_room();
         let Self { socket, input, alarm, .. } = self;
         match alarm.guard(deadline, on_stop, socket.read_buf(input)).await? {
             Ok(0) | Err(_) => Err(Interrupted::Gone),
             Ok(_) => Ok(()),
+        }
+    }
+
+    /// Whether anything comes within that time, which cannot answer what has gathered:
+    /// nothing of that is sent before.
+    pub(super) async fn hears_more(&mut self, within: Duration) -> Result<bool, Interrupted> {
+        if self.input.is_empty() {
+            self.make_room();
+            let Self { socket, input, alarm, .. } = self;
+            match alarm.guard(Instant::now() + within, OnStop::Interrupt, socket.read_buf(input)).await {
+                // That it says no more is heard again.
+                Ok(Ok(_)) | Err(Interrupted::TimedOut) => {}
+                Ok(Err(_)) => return Err(Interrupted::Gone),
+                Err(interrupted) => return Err(interrupted),
+            }
+        }
+        Ok(!self.input.is_empty())
+    }
+
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < ROOM {
+            self.input.reserve(if self.input.capacity() == 0 { SMALL } else { ROOM });
         }
     }
 
@@ -161,17 +215,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let Self { socket, output, write_timeout, .. } = self;
-        let written = timeout(*write_timeout, async {
-            socket.write_all(output).await?;
+        let Self { socket, output, alarm, write_timeout, .. } = self;
+        let sending = async {
+            while !output.is_empty() {
+                match socket.write(output).await? {
+                    0 => return Err(ErrorKind::WriteZero.into()),
+                    sent => drop(output.drain(..sent)),
+                }
+            }
             socket.flush().await
-        });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(Interrupted::Gone),
-        }
-        output.clear();
-        Ok(())
+        };
+        alarm.hurry(*write_timeout, sending).await
     }
 
     /// Sends the last words and closes. Errors do not matter any more.
@@ -179,20 +233,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if self.flush().await.is_err() {
             return;
         }
-        let _ = timeout(LINGER, async {
-            if self.socket.shutdown().await.is_err() {
-                return;
-            }
+        let Self { mut socket, mut input, mut alarm, .. } = self;
+        let leaving = async {
+            socket.shutdown().await?;
             let mut dropped = 0;
             while dropped < MAX_LINGER_OCTETS {
-                self.input.clear();
-                self.input.reserve(SMALL);
-                match self.socket.read_buf(&mut self.input).await {
-                    Ok(octets) if octets > 0 => dropped += octets,
-                    _ => return,
+                input.clear();
+                input.reserve(SMALL);
+                match socket.read_buf(&mut input).await? {
+                    0 => break,
+                    octets => dropped += octets,
                 }
             }
-        })
-        .await;
+            Ok(())
+        };
+        let _ = alarm.hurry(LINGER, leaving).await;
     }
 }

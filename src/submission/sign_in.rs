@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{SignedIn, Submission};
 use crate::domain::credential::{Secret, SecretHash};
 use crate::domain::credits::Credits;
-use crate::domain::ids::Username;
+use crate::domain::ids::{CustomerId, Username};
 use crate::domain::refusal::Refusal;
 use crate::telemetry::SignInResult;
 
@@ -31,25 +31,28 @@ impl Submission {
         username: &str,
         secret: &Secret,
     ) -> Result<(SignedIn, Option<Credits>), Refusal> {
-        self.guarded(peer, username, self.recognize(username, secret)).await
+        let check = self.recognize(username, secret);
+        self.guarded(peer, username, check, |(who, _)| Some(&who.customer_id)).await
     }
 
     /// The same for a check of another kind, which refuses what is wrong with
-    /// [`Refusal::BadCredential`]; `name` says by what its failures are counted.
+    /// [`Refusal::BadCredential`]; `name` says by what its failures are counted, `whose`
+    /// which customer it was, if not the operator.
     pub async fn guarded<T>(
         &self,
         peer: IpAddr,
         name: impl Hash,
         check: impl Future<Output = Result<T, Refusal>>,
+        whose: impl Fn(&T) -> Option<&CustomerId>,
     ) -> Result<T, Refusal> {
         let (sign_ins, metrics) = (&self.0.sign_ins, &self.0.tools.metrics);
         let (begun, now) = (Instant::now(), self.0.tools.clock.now());
         let attempt = sign_ins.begin(peer, name, now);
         let answer = if attempt.is_looked_at { check.await } else { Err(Refusal::BadCredential) };
         match &answer {
-            Ok(_) => {
+            Ok(recognized) => {
                 metrics.sign_in(SignInResult::Accepted);
-                sign_ins.succeeded(&attempt, now);
+                sign_ins.succeeded(&attempt, whose(recognized), now);
                 return answer;
             }
             Err(Refusal::BadCredential) if attempt.is_looked_at => {

@@ -111,13 +111,13 @@ impl SignIns {
         let _ = self.by_username.take(attempt.name, now);
     }
 
-    /// It succeeded: what went wrong before was a slip.
-    pub fn succeeded(&self, attempt: &Attempt, now: Timestamp) {
+    /// It succeeded, and was this customer's: what went wrong before was a slip.
+    pub fn succeeded(&self, attempt: &Attempt, whose: impl Hash, now: Timestamp) {
         let pair = (attempt.address, attempt.name);
         let slips = self.by_pair.taken(&pair, now);
         self.by_pair.put_back(&pair, slips);
         self.by_address.put_back(&attempt.address, slips);
-        self.known().saw(attempt.name, attempt.address, now);
+        self.known().saw(self.names.hash_one(whose), attempt.name, attempt.address, now);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -178,7 +178,7 @@ mod tests {
             if !attempt.is_looked_at {
                 return Err(PutOff);
             }
-            self.succeeded(&attempt, now);
+            self.succeeded(&attempt, username, now);
             Ok(())
         }
     }
@@ -282,7 +282,7 @@ mod tests {
         let sign_ins = sign_ins();
         let here: IpAddr = HERE.parse().unwrap();
         let token = ("token", [7; 32]);
-        sign_ins.succeeded(&sign_ins.begin(here, token, at(0)), at(0));
+        sign_ins.succeeded(&sign_ins.begin(here, token, at(0)), "cus_1", at(0));
         for n in 0..20 {
             let attempt = sign_ins.begin(here, ("token", [n + 10; 32]), at(1));
             sign_ins.failed(&attempt, at(1));

@@ -27,6 +27,11 @@ pub(crate) struct Host {
     pub(crate) sender: &'static str,
 }
 
+/// So many commands a client that does not read says at once: fewer than end a session.
+const UNREAD: usize = 900;
+/// What it has room for, in octets; the system makes the least that it knows of it.
+const NO_ROOM: u32 = 1;
+
 /// Where in the protocol a client sits.
 #[derive(Debug, Clone, Copy)]
 enum Seat {
@@ -34,6 +39,9 @@ enum Seat {
     Banner,
     /// In the middle of a command, in the clear.
     Line,
+    /// Behind very many commands, of whose replies it takes none. On loopback the system keeps
+    /// them for it; where packets are small the server waits until it may write.
+    Deaf,
     /// In the middle of its first TLS record.
     Handshake,
     /// In the middle of a PROXY header.
@@ -49,9 +57,10 @@ enum Seat {
 }
 
 impl Seat {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Banner,
         Self::Line,
+        Self::Deaf,
         Self::Handshake,
         Self::ProxyHeader,
         Self::SignIn,
@@ -66,7 +75,7 @@ impl Seat {
             Self::Banner => b"",
             Self::Handshake => b"\x01",
             Self::ProxyHeader => b"1",
-            Self::Commands => b"NOOP\r\n",
+            Self::Deaf | Self::Commands => b"NOOP\r\n",
             Self::Line | Self::SignIn | Self::Data | Self::Chunk => b"x",
         }
     }
@@ -78,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 /// One of the crowd, in its seat.
 pub(crate) struct Slow {
     stream: Box<dyn Duplex>,
-    drop: &'static [u8],
+    seat: Seat,
 }
 
 impl Slow {
@@ -89,16 +98,21 @@ impl Slow {
         let [high, low] = u16::try_from(number + 1).map_err(Error::other)?.to_be_bytes();
         let socket = TcpSocket::new_v4()?;
         socket.bind((IpAddr::V4(Ipv4Addr::new(127, network, high, low)), 0).into())?;
+        if matches!(seat, Seat::Deaf) {
+            socket.set_recv_buffer_size(NO_ROOM)?;
+        }
         let address = if matches!(seat, Seat::Handshake) { host.smtps } else { host.smtp };
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
-        let mut slow = Self { stream: Box::new(stream), drop: seat.drop() };
-        slow.sit(seat, host).await?;
+        let mut slow = Self { stream: Box::new(stream), seat };
+        slow.sit(host).await?;
         Ok(slow)
     }
 
-    async fn sit(&mut self, seat: Seat, host: &Host) -> Result<()> {
+    async fn sit(&mut self, host: &Host) -> Result<()> {
+        let seat = self.seat;
         match seat {
+            Seat::Deaf => return self.say(&b"EHLO slow.example\r\n".repeat(UNREAD)).await,
             // A record of 512 octets is to follow.
             Seat::Handshake => return self.say(b"\x16\x03\x01\x02\x00").await,
             Seat::ProxyHeader => return self.say(b"PROXY TCP4 ").await,
@@ -132,11 +146,15 @@ impl Slow {
 
     /// Says a little more of what never ends.
     pub(crate) async fn drip(&mut self) -> Result<()> {
-        self.say(self.drop).await
+        self.say(self.seat.drop()).await
     }
 
-    /// Waits until the server has let it go. Whoever waits no longer has lost nothing.
+    /// Waits until the server has let it go, which a client that does not read hears when it
+    /// says something. Whoever waits no longer has lost nothing.
     pub(crate) async fn let_go(&mut self) {
+        if matches!(self.seat, Seat::Deaf) {
+            return std::future::pending().await;
+        }
         let mut heard = [0; 512];
         while self.stream.read(&mut heard).await.is_ok_and(|octets| octets > 0) {}
     }

@@ -64,6 +64,7 @@ fn an_ordinary_client_is_served_while_slow_ones_from_everywhere_are_all_still_th
         "unauthenticated_timeout_s",
         "handshake_timeout_s",
         "idle_timeout_s",
+        "write_timeout_s",
         "data_timeout_s",
         "min_bytes_grace_s",
     ] {

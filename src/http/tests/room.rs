@@ -161,9 +161,9 @@ async fn who_may_not_send_is_told_before_a_large_body_is_asked_for() {
     };
     let continues = "HTTP/1.1 100 ";
     assert!(ask(100_000, ASK).await.starts_with(continues), "who may send is asked");
-    store.set_suspended(&customer("ann"), Some("spam")).await.unwrap();
+    store.suspend(&customer("ann"), "spam").await.unwrap();
     assert!(ask(100_000, ASK).await.starts_with("HTTP/1.1 403 "));
-    store.set_suspended(&customer("ann"), None).await.unwrap();
+    store.resume(&customer("ann"), served.town.clock.now()).await.unwrap();
     let read = store.begin_balance_read(&customer("ann")).await.unwrap().unwrap();
     store.apply_balance(&read, 0, served.town.clock.now()).await.unwrap();
     assert!(ask(100_000, ASK).await.starts_with("HTTP/1.1 402 "));

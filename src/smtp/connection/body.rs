@@ -66,7 +66,8 @@ impl Patience {
         let read = stream.read(too_slow.unwrap_or(deadline), self.on_stop).await;
         self.octets = self.octets.saturating_add(stream.input.len().saturating_sub(before));
         match read {
-            Err(Interrupted::Stopping) => {
+            // A stranger hears of it again, and goes.
+            Err(Interrupted::Stopping) if self.on_stop == OnStop::Interrupt => {
                 self.on_stop = OnStop::Finish;
                 self.until = self.until.min(Instant::now() + STOP_GRACE);
                 Ok(())

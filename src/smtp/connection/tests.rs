@@ -1,5 +1,6 @@
 mod chunks;
 mod slow;
+mod strangers;
 
 use std::path::PathBuf;
 
@@ -121,7 +122,7 @@ impl Client {
     fn open(config: &Smtp, opening: Opening, pipe: usize) -> Self {
         let (socket, theirs) = duplex(pipe);
         let stop = CancellationToken::new();
-        let (server, stranger) = (server(config), door(config).stranger(&stop));
+        let (server, stranger) = (server(config), door(config).stranger(Instant::now(), &stop));
         let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
         let serving = tokio::spawn(async move { serve(&server, theirs, peer, opening, stranger).await });
         Self { socket, stop, serving }
@@ -191,7 +192,7 @@ fn client_after(lines: &[&'static str], server: Arc<Server>) -> Client {
         let born = Instant::now();
         let mut visit =
             Visit { server: &server, peer, stranger: None, tls: None, born, summary: Summary::default() };
-        let mut conversation = Conversation::new(&mut visit, theirs, Alarm::new(&token));
+        let mut conversation = Conversation::new(&mut visit, theirs, Alarm::new(&token, None));
         conversation.seat = server.sessions.count(CustomerId::parse("cus_1").unwrap());
         let outcome = conversation.run(step).await;
         let Outcome::Ended(end) = outcome else { panic!("no handshake is due") };

@@ -90,8 +90,8 @@ pub struct Step {
 pub enum Next {
     /// Read a command line.
     Command(Session),
-    /// The same, unless octets have come already: a DATA was refused, and behind it
-    /// stands a body that did not wait for the answer (RFC 2920 §3.1).
+    /// The same, unless octets come before it is answered: a DATA was refused, and behind
+    /// it stands a body that did not wait (RFC 2920 §3.1). Nor may the line be none.
     Unpipelined(Session),
     /// Read a response to a SASL challenge.
     Response(Authenticating),
@@ -174,6 +174,22 @@ impl Session {
             Flaw::Bdat => Step::close(Reply::flawed_line(flaw)),
             flaw => self.refuse(Reply::flawed_line(flaw), rules),
         }
+    }
+
+    /// Takes the line behind a refused DATA. A client that waited for the answer says a
+    /// command; the first line of a body is none, and those behind it may look like some.
+    pub fn unpipelined_command(self, line: &[u8], rules: &Rules) -> Step {
+        match command::parse(line) {
+            Ok(_) | Err(Invalid::ReversePath | Invalid::ForwardPath | Invalid::UnknownParameter) => {
+                self.command(line, rules)
+            }
+            Err(invalid) => Step::close(Reply::invalid(invalid)),
+        }
+    }
+
+    /// The same for a line that is none.
+    pub fn unpipelined_flaw(self, flaw: Flaw, rules: &Rules) -> Step {
+        Step { next: Next::Close, ..self.flawed(flaw, rules) }
     }
 
     /// Whether the client has signed in.

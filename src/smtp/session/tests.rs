@@ -119,11 +119,7 @@ impl Talk {
                     submit.submitting.answered(&world.submit.clone().map(|()| accepted), &self.rules)
                 }
                 // This client waits for every answer.
-                Next::Unpipelined(session) => {
-                    self.next = Next::Command(session);
-                    return;
-                }
-                next @ (Next::Command(_) | Next::Response(_) | Next::Close) => {
+                next @ (Next::Command(_) | Next::Unpipelined(_) | Next::Response(_) | Next::Close) => {
                     self.next = next;
                     return;
                 }
@@ -134,6 +130,7 @@ impl Talk {
     fn line(&mut self, line: &[u8], world: &World) {
         match std::mem::replace(&mut self.next, Next::Close) {
             Next::Command(session) => self.take(session.command(line, &self.rules), world),
+            Next::Unpipelined(session) => self.take(session.unpipelined_command(line, &self.rules), world),
             Next::Response(authenticating) => self.take(authenticating.response(line, &self.rules), world),
             _ => {}
         }

@@ -11,7 +11,7 @@ use postmeter::domain::credits::Credits;
 use postmeter::domain::ids::{CustomerId, MessageId, Username};
 use postmeter::domain::refusal::Refusal;
 use postmeter::smtp::data::{Decoder, Fed};
-use postmeter::smtp::line::Expected;
+use postmeter::smtp::line::{Expected, Flaw};
 use postmeter::smtp::reply::Reply;
 use postmeter::smtp::session::{Chunk, Next, Receiving, Rules, Security, Session, Step};
 use postmeter::submission::{Accepted, Begun, SignedIn};
@@ -70,7 +70,10 @@ impl<A: Iterator<Item = u8>> Talk<'_, A> {
                 None
             }
             Next::Unpipelined(_) if !self.wire.is_idle() => None,
-            Next::Command(session) | Next::Unpipelined(session) => self.command(session),
+            Next::Command(session) => self.command(session, Session::command, Session::flawed),
+            Next::Unpipelined(session) => {
+                self.command(session, Session::unpipelined_command, Session::unpipelined_flaw)
+            }
             Next::Response(authenticating) => {
                 self.model.challenged();
                 match self.wire.line(Expected::SaslResponse)? {
@@ -113,16 +116,21 @@ impl<A: Iterator<Item = u8>> Talk<'_, A> {
         }
     }
 
-    fn command(&mut self, session: Session) -> Option<Step> {
+    fn command(
+        &mut self,
+        session: Session,
+        sound: fn(Session, &[u8], &Rules) -> Step,
+        flawed: fn(Session, Flaw, &Rules) -> Step,
+    ) -> Option<Step> {
         self.model.settled(session.is_signed_in(), session.is_mid_message());
         match self.wire.line(Expected::Command)? {
             Line::Sound(line) => {
                 self.model.says(&line);
-                Some(session.command(&line, self.rules))
+                Some(sound(session, &line, self.rules))
             }
             Line::Flawed(flaw) => {
                 self.model.says(b"");
-                Some(session.flawed(flaw, self.rules))
+                Some(flawed(session, flaw, self.rules))
             }
         }
     }
