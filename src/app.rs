@@ -363,14 +363,21 @@ async fn start_back(
     let submission = Submission::new(config, tools);
     delivery.start(handed).await?;
     billing.start();
-    let keep = Sweep::keep(&config.queue);
-    let arrives_within = Duration::from_secs(config.smtp.data_timeout_s);
-    let clock = Clock::system();
-    tasks.spawn(Sweep { store: store.clone(), clock, keep, arrives_within, stop: stop.clone() }.run());
+    tasks.spawn(sweep(config, &store, stop).run());
     tasks.spawn(proofs.clone().run(stop.clone()));
     let (all, each) = (config.smtp.max_bytes_arriving, config.smtp.max_bytes_arriving_per_customer);
     let arriving = Allowance::new("smtp.max_bytes_arriving", all, each);
     Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs })
+}
+
+fn sweep(config: &Config, store: &Store, stop: &CancellationToken) -> Sweep {
+    Sweep {
+        store: store.clone(),
+        clock: Clock::system(),
+        keep: Sweep::keep(&config.queue),
+        arrives_within: Duration::from_secs(config.smtp.data_timeout_s),
+        stop: stop.clone(),
+    }
 }
 
 /// Who is asked about the domains that customers add. Calls to Resend share the pace of

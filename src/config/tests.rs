@@ -172,6 +172,13 @@ fn senseless_values_are_told_with_line_and_key() {
             "billing.low_balance_credits: is 10000000000; must be",
         ),
         ("[billing]\ntop_up_url = \"example.com\"", "billing.top_up_url: is not a URL"),
+    ];
+    assert_told(&table);
+}
+
+#[test]
+fn senseless_values_about_mail_that_leaves_are_told_with_line_and_key() {
+    let table = [
         ("[senders]\nstarter_domain = \"a b\"", "senders.starter_domain: \"a b\" is not a domain"),
         (
             "[senders]\nproof = \"resend\"\n[upstream]\nkind = \"smtp\"",

@@ -187,14 +187,8 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         CrashPoint::RefundsDue | CrashPoint::CreditOpened => Scenario::of_bounce(bounces_after_the_debit),
         CrashPoint::CapturesLeft => ordinary(1).of_leaving(),
         CrashPoint::MessagesLeft => deed(sends_without_a_key, |_, _| {}).of_leaving(),
-        CrashPoint::EntriesLeft => Scenario::of_old(
-            |meter, _| meter.tamper("UPDATE entry SET closed_at = closed_at - 8 * 86400000"),
-            is_settled,
-        ),
-        CrashPoint::MarksLeft => Scenario::of_old(
-            |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
-            |meter| meter.number("SELECT count(*) FROM webhook") > 0,
-        ),
+        CrashPoint::EntriesLeft => old_entries(),
+        CrashPoint::MarksLeft => old_webhooks(),
         CrashPoint::OperatorDecided => deed(is_sent_again_at_once, is_decided_once)
             .troubles(|meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::KeysSwept => deed(|_| String::new(), has_no_keys).troubles(leaves_an_expired_key),
@@ -209,6 +203,22 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             ..troubled(1, |meter, road| upstream(meter, road, Trouble::Silent))
         },
     }
+}
+
+/// Entries old enough to leave.
+fn old_entries() -> Scenario {
+    Scenario::of_old(
+        |meter, _| meter.tamper("UPDATE entry SET closed_at = closed_at - 8 * 86400000"),
+        is_settled,
+    )
+}
+
+/// Webhooks that nobody delivers again.
+fn old_webhooks() -> Scenario {
+    Scenario::of_old(
+        |meter, _| meter.tamper("UPDATE webhook SET received_at = received_at - 8 * 86400000"),
+        |meter| meter.number("SELECT count(*) FROM webhook") > 0,
+    )
 }
 
 /// The points that a debit in doubt comes by.
