@@ -25,7 +25,7 @@ use crate::config::REQUEST_IN_MEMORY;
 use crate::floor::Floor;
 
 /// Octets of a body on most routes, where anybody may send one.
-pub(super) const SMALL_BYTES: usize = 16 << 10;
+const SMALL_BYTES: usize = 16 << 10;
 /// Octets of the form that carries a letter, for customers alone.
 const LETTER_BYTES: usize = 512 << 10;
 /// Octets of a signed body that are taken in any case.
@@ -61,7 +61,7 @@ impl Bounds {
     const SMALL: Self = Self::short(SMALL_BYTES);
 
     /// A body that is there soon.
-    pub(super) const fn short(limit_bytes: usize) -> Self {
+    const fn short(limit_bytes: usize) -> Self {
         Self { limit_bytes, within: SMALL_WITHIN, floor: None }
     }
 }
@@ -92,10 +92,11 @@ pub(super) async fn read_signed(
 pub(super) async fn read_message(body: Body, bounds: Bounds, claim: &mut Claim) -> Result<Bytes, HttpError> {
     read_if(body, bounds, |bytes| {
         let claimed = claim.resize_to_most(bytes.saturating_mul(REQUEST_IN_MEMORY));
-        if let Err(reason) = &claimed {
-            tracing::warn!(customer_id = %claim.customer_id(), %reason, "a message is refused for now");
-        }
-        claimed.is_ok()
+        let Err(reason) = claimed else { return true };
+        tracing::warn!(customer_id = %claim.customer_id(), %reason, "a message is refused for now");
+        // What is still read of it is not kept.
+        let _ = claim.resize(0);
+        false
     })
     .await
 }

@@ -3,8 +3,8 @@
 //!
 //! Who may come in, and who it is, the [`Door`] says. One connection too many in all
 //! waits in the kernel's queue; one too many of a client is closed. Whoever has not said
-//! in any request who they are makes room where places are few ([`Unknown`]). Tasks
-//! belong to a tracker and hear a stop.
+//! in any request who they are makes room where places are few. Tasks belong to a
+//! tracker and hear a stop.
 
 use std::convert::Infallible;
 use std::io;

@@ -231,7 +231,8 @@ fn a_customer_whose_messages_arrive_fills_its_own_room_in_memory_and_nobody_else
     let other = meter.new_customer("cus_other", 5);
     let mut smtp = Smtp::starttls(&meter);
     assert!(smtp.auth_plain(&other.username, &other.secret).starts_with("235 "));
-    assert!(is_taken(&smtp.deliver(&keeps)), "others have their own");
+    let message = [keeps.as_slice(), b"\r\n"].concat();
+    assert!(is_taken(&smtp.deliver(&message)), "others have their own");
     for mut holder in holders {
         assert!(holder.say("RSET").starts_with("250 "));
     }
