@@ -59,6 +59,8 @@ pub use spool::Spool;
 const MAX_RECEIVED: usize = 100;
 /// Notes of one message that are kept for its log.
 const MAX_NOTES: usize = 50;
+/// Characters of each.
+const MAX_NOTE_CHARS: usize = 300;
 
 /// Takes messages in.
 #[derive(Debug, Clone)]
@@ -463,7 +465,8 @@ fn not_carried(reason: CannotCarry) -> Refusal {
 fn told(notes: &[Note]) -> Vec<String> {
     let more = notes.len().saturating_sub(MAX_NOTES);
     let more = (more > 0).then(|| format!("and {more} more of the kind"));
-    notes.iter().take(MAX_NOTES).map(ToString::to_string).chain(more).collect()
+    let line = |note: &Note| note.to_string().chars().take(MAX_NOTE_CHARS).collect();
+    notes.iter().take(MAX_NOTES).map(line).chain(more).collect()
 }
 
 fn log_accepted(acceptance: &Acceptance, available: Option<Credits>) {

@@ -68,7 +68,7 @@ impl FromRequestParts<Shared> for Caller {
                 site.submission.guarded(peer.ip(), name, bearer(site, &token), Caller::customer_id).await?
             }
         };
-        Unknown::is_known(&parts.extensions);
+        Unknown::is_known(&parts.extensions, caller.customer_id(), &site.seats);
         Ok(caller)
     }
 }
@@ -187,7 +187,7 @@ impl FromRequestParts<Shared> for Visitor {
     async fn from_request_parts(parts: &mut Parts, site: &Shared) -> Result<Self, NoVisitor> {
         match Self::find(&parts.headers, site).await {
             Ok(Some(visitor)) => {
-                Unknown::is_known(&parts.extensions);
+                Unknown::is_known(&parts.extensions, Some(&visitor.who.customer_id), &site.seats);
                 Ok(visitor)
             }
             Ok(None) => Err(NoVisitor::SignedOut),

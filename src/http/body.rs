@@ -12,6 +12,7 @@ use axum::extract::{Form, FromRequest, FromRequestParts, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
+use memchr::{memchr, memchr2};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::time::{Instant, timeout_at};
@@ -29,7 +30,7 @@ const SMALL_BYTES: usize = 16 << 10;
 /// Octets of the form that carries a letter, for customers alone.
 const LETTER_BYTES: usize = 512 << 10;
 /// Octets of a signed body that are taken in any case.
-const SIGNED_SMALL_BYTES: usize = 64 << 10;
+const SIGNED_SMALL_BYTES: usize = 16 << 10;
 /// How long a small body may take to arrive.
 const SMALL_WITHIN: Duration = Duration::from_secs(30);
 
@@ -154,6 +155,34 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HttpErr
     })
 }
 
+/// How many values JSON holds at most: what stands between quotes is none, every comma
+/// and bracket outside may begin one. Each takes far more memory than it has octets.
+pub(super) fn values(json: &[u8]) -> usize {
+    let mut values = 0_usize;
+    let mut rest = json;
+    while let Some((outside, string)) = memchr(b'"', rest).and_then(|at| rest.split_at_checked(at)) {
+        values = values.saturating_add(beginnings(outside));
+        rest = behind(string.get(1..).unwrap_or_default());
+    }
+    values.saturating_add(beginnings(rest))
+}
+
+fn beginnings(outside: &[u8]) -> usize {
+    outside.iter().filter(|octet| b",[{".contains(octet)).count()
+}
+
+/// What follows a string whose first quote was taken off.
+fn behind(mut string: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', string) {
+        let is_end = string.get(at) == Some(&b'"');
+        string = string.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
+        if is_end {
+            return string;
+        }
+    }
+    &[]
+}
+
 /// A small JSON body.
 #[derive(Debug)]
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -276,6 +305,22 @@ mod tests {
             ready!(self.ticks.poll_tick(cx));
             let octets = self.frames.next();
             Poll::Ready(octets.map(|octets| Ok(Frame::data(vec![b'x'; octets].into()))))
+        }
+    }
+
+    #[test]
+    fn p7_values_are_counted_outside_strings_alone() {
+        let table = [
+            ("", 0),
+            ("{}", 1),
+            (r#"{"a":"b,c[{","d":[1,2]}"#, 4),
+            (r#"{"a\",":"\\","b":1}"#, 2),
+            (r#"["never closed, [ \""#, 1),
+            (r#"["x\"#, 1),
+            (r#"{"":[{"":0},{"":0},{"":0}]}"#, 7),
+        ];
+        for (json, want) in table {
+            assert_eq!(values(json.as_bytes()), want, "{json}");
         }
     }
 

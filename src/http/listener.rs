@@ -31,6 +31,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::{Shared, Site};
+use crate::census::{Census, Counted};
+use crate::domain::ids::CustomerId;
 use crate::door::{self, Door, Network, Refused, Stranger};
 use crate::telemetry::{self, Metrics, OpenConnection};
 
@@ -180,18 +182,43 @@ impl AsyncWrite for Connection {
 
 /// A connection that is a stranger's until a request on it proves who sends it: by a
 /// credential, the cookie of a sign-in, the admin token, or the signature of a webhook.
+/// A customer may have so many connections on which it is known; on more it is a stranger.
 #[derive(Debug, Clone)]
-pub(super) struct Unknown(Arc<Mutex<Option<Stranger>>>);
+pub(super) struct Unknown(Arc<Mutex<Sender>>);
+
+#[derive(Debug)]
+enum Sender {
+    Stranger {
+        _until_dropped: Stranger,
+    },
+    Customer {
+        _seat: Counted<CustomerId>,
+    },
+    /// The operator, or a service.
+    Trusted,
+}
 
 impl Unknown {
     fn new(stranger: Stranger) -> Self {
-        Self(Arc::new(Mutex::new(Some(stranger))))
+        Self(Arc::new(Mutex::new(Sender::Stranger { _until_dropped: stranger })))
     }
 
-    /// Whoever sent this request is no stranger from now on.
-    pub(super) fn is_known(extensions: &Extensions) {
-        if let Some(Self(stranger)) = extensions.get() {
-            stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Whoever sent this request is no stranger from now on: this customer, unless that
+    /// has all its seats; or somebody whom the operator trusts.
+    pub(super) fn is_known(
+        extensions: &Extensions,
+        who: Option<&CustomerId>,
+        seats: &Arc<Census<CustomerId>>,
+    ) {
+        let Some(Self(sender)) = extensions.get() else { return };
+        let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*sender, Sender::Stranger { .. }) {
+            return;
+        }
+        match who.map(|who| seats.count(who.clone())) {
+            None => *sender = Sender::Trusted,
+            Some(Some(seat)) => *sender = Sender::Customer { _seat: seat },
+            Some(None) => {}
         }
     }
 }

@@ -71,6 +71,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// Calls about domains that one customer may cause at once, and how often after that.
 const DOMAIN_BURST: u32 = 10;
 const DOMAIN_INTERVAL: Duration = Duration::from_secs(6);
+/// Connections that one customer keeps although others need a place.
+const SEATS: usize = 256;
 /// Octets in memory of all webhooks that are larger than such are.
 const WEBHOOK_ROOM_BYTES: usize = 16 << 20;
 
@@ -164,6 +166,8 @@ pub struct Site {
     domain_throttle: Throttle<CustomerId>,
     /// For what is large of webhooks before it is known whether they are signed.
     webhook_room: Arc<Census<()>>,
+    /// Connections on which a customer is known.
+    seats: Arc<Census<CustomerId>>,
 }
 
 /// The site, as handlers hold it.
@@ -179,6 +183,7 @@ impl Site {
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
             webhook_room: Census::new(WEBHOOK_ROOM_BYTES),
+            seats: Census::new(SEATS),
             store,
             submission,
             billing,

@@ -30,6 +30,8 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// So many octets are read before it is asked whether the customer may send at all; that
 /// costs as much as they do.
 const FIRST_READ_OCTETS: u64 = 64 << 10;
+/// Values of a request: recipients, header fields, files and what is said of each.
+const MAX_VALUES: usize = 20_000;
 
 /// `POST /send`. Of who is suspended or has no credit nothing large is taken. Under a key
 /// it is, since the answer to a retry does not depend on either.
@@ -57,6 +59,9 @@ pub(super) async fn send(
     }
     let mut claim = site.arriving.claim(&who.customer_id);
     let bytes = body::read_message(raw, bounds, &mut claim).await?;
+    if body::values(&bytes) > MAX_VALUES {
+        return Err(HttpError::Invalid(format!("The body has more than {MAX_VALUES} values.")));
+    }
     let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
     drop(claim);
     Ok(Json(json!({ "id": id })))
@@ -108,6 +113,7 @@ pub(super) async fn submit(
     };
     for recipient in envelope.recipients() {
         site.submission.check_recipient(recipient)?;
+        site.submission.check_suppressed(who, &begun, recipient).await?;
     }
     let arrival = Arrival { protocol: "HTTP", peer, helo: None, tls: None };
     let submitted = Submitted { begun, envelope, bytes, spool: None, arrival, keyed };

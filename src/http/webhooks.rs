@@ -59,7 +59,7 @@ impl Source<'_> {
         let signed = SignedHeaders::read(&parts.headers, self.headers).map_err(HttpError::BadSignature)?;
         let now = site.clock.now();
         signed.verify(bytes, self.keys, now).map_err(HttpError::BadSignature)?;
-        Unknown::is_known(&parts.extensions);
+        Unknown::is_known(&parts.extensions, None, &site.seats);
         if signed.id.len() > MAX_ID_OCTETS {
             let [id, ..] = self.headers.all();
             return Err(HttpError::BadSignature(SignatureError::MissingHeader(id)));

@@ -23,7 +23,7 @@ use crate::random;
 use crate::routing::Route;
 use crate::store::Store;
 use crate::store::spool::{NewChunk, Spooled};
-use crate::upstream::translating::{AT_ONCE, First, NotTranslated, aside};
+use crate::upstream::translating::{AT_ONCE, First, NotTranslated};
 
 /// What one message has on disk already.
 #[derive(Debug)]
@@ -155,7 +155,8 @@ impl Submission {
             // Each of them may get a request.
             let octets = bytes.len().saturating_mul(recipients.len());
             let route = move || routing.route(&message_id, &bytes, &recipients);
-            let route = if octets <= AT_ONCE { route() } else { aside(route).await.map_err(not_now)? };
+            let route =
+                if octets <= AT_ONCE { route() } else { translating.aside(route).await.map_err(not_now)? };
             return Ok((route.map_err(not_carried)?, None));
         };
         let first = translating.first(&who.customer_id).await.map_err(not_now)?;

@@ -10,6 +10,7 @@
 //! translation is.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 pub struct Translating {
     memory: Memory,
     lines: Lines,
+    threads: Arc<Semaphore>,
 }
 
 /// The lines in which somebody stands, each with one place at its head.
@@ -68,7 +70,28 @@ pub enum NotTranslated {
 impl Translating {
     /// Turns within so many octets.
     pub fn new(max_bytes: usize) -> Self {
-        Self { memory: Memory::new(max_bytes), lines: Lines::default() }
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = Arc::new(Semaphore::new(threads));
+        Self { memory: Memory::new(max_bytes), lines: Lines::default(), threads }
+    }
+
+    /// Translates what needs no turn and yet too long for the threads on which others
+    /// wait: as many at the same time as there are processors.
+    ///
+    /// # Errors
+    /// [`NotTranslated::Broken`].
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        translate: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotTranslated> {
+        // The semaphore is never closed.
+        let thread = Arc::clone(&self.threads).acquire_owned().await;
+        aside(move || {
+            let translated = translate();
+            drop(thread);
+            translated
+        })
+        .await
     }
 
     /// Waits until none of this customer's is before it.
@@ -106,12 +129,9 @@ impl Lines {
     }
 }
 
-/// Translates on a thread of its own, where it keeps nobody waiting. It goes on even when
-/// nobody waits for it any more.
-///
-/// # Errors
-/// [`NotTranslated::Broken`].
-pub async fn aside<T: Send + 'static>(
+/// On a thread of its own, where it keeps nobody waiting. It goes on even when nobody
+/// waits for it any more.
+async fn aside<T: Send + 'static>(
     translate: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NotTranslated> {
     tokio::task::spawn_blocking(translate).await.map_err(|error| {

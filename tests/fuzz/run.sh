@@ -24,7 +24,7 @@ fuzz() {
     local target="$1" learnt="target/learnt/$1" log="target/$1.log" end=0
     mkdir -p "$learnt" "artifacts/$target"
     nice -n 19 "$binaries/$target" "$learnt" "seeds/$target" -dict=words.dict -max_len=4096 \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+        -max_total_time="$seconds" -timeout=60 -rss_limit_mb=1024 -print_final_stats=1 \
         -artifact_prefix="artifacts/$target/" >"$log" 2>&1 || end=$?
     local executions
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

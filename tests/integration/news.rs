@@ -1,6 +1,7 @@
 //! What Resend tells after it took a mail: kept, shown, told to the sender, and
 //! remembered for the next mail; in whatever order and however often it comes.
 
+use jiff::Timestamp;
 use postmeter::sandbox::resend::{Mail, News};
 use serde_json::{Value, json};
 
@@ -351,6 +352,7 @@ fn a_message_tells_its_whole_story() {
     assert_eq!(told[0], "accepted");
     let sent = timeline.iter().find(|moment| moment["outcome"] == "sent").unwrap();
     assert_eq!((&sent["upstream_id"], &sent["attempt"]), (&json!(mail.id), &json!(2)), "{story}");
-    let times: Vec<&str> = timeline.iter().map(|moment| moment["at"].as_str().unwrap()).collect();
+    let at = |moment: &Value| moment["at"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let times: Vec<Timestamp> = timeline.iter().map(at).collect();
     assert!(times.is_sorted(), "{times:?}");
 }

@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::http::WEBHOOK_ROOM_BYTES;
+use crate::http::{SEATS, WEBHOOK_ROOM_BYTES};
 
 const KIB: usize = 1 << 10;
 const LETTER: &str = "to=x%40example.net&subject=s&text=t";
@@ -83,11 +83,11 @@ async fn what_is_large_of_webhooks_takes_room_that_all_have_together() {
     let mut others = town.site.webhook_room.none(());
     assert!(others.add(WEBHOOK_ROOM_BYTES));
     for path in ["/webhooks/dodo", "/webhooks/resend"] {
-        assert_eq!(town.call(json_of_octets(path, 64 * KIB)).await.status, 401, "{path}");
-        assert_eq!(town.call(json_of_octets(path, 65 * KIB)).await.status, 503, "{path}");
+        assert_eq!(town.call(json_of_octets(path, 16 * KIB)).await.status, 401, "{path}");
+        assert_eq!(town.call(json_of_octets(path, 17 * KIB)).await.status, 503, "{path}");
     }
     others.take_off(KIB);
-    assert_eq!(town.call(json_of_octets("/webhooks/dodo", 65 * KIB)).await.status, 401);
+    assert_eq!(town.call(json_of_octets("/webhooks/dodo", 17 * KIB)).await.status, 401);
 }
 
 /// A town behind a socket.
@@ -205,6 +205,25 @@ async fn strangers_keep_nobody_out_and_make_room_for_those_who_come() {
     known.write_all(ask.as_bytes()).await.unwrap();
     let rest = header_of(&mut known).await;
     assert!(rest.contains("HTTP/1.1 200 "), "who is known stays: {rest}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_customer_who_has_all_its_seats_makes_room_like_a_stranger() {
+    let served = Served::new(8).await;
+    let mut seats = served.town.site.seats.none(customer("ann"));
+    assert!(seats.add(SEATS));
+    let pair = STANDARD.encode("ann:ann-secret");
+    let ask = format!("GET /credits/cus_ann HTTP/1.1\r\nhost: x\r\nauthorization: Basic {pair}\r\n\r\n");
+    let mut seatless = served.connect().await;
+    seatless.write_all(ask.as_bytes()).await.unwrap();
+    assert!(header_of(&mut seatless).await.starts_with("HTTP/1.1 200 "), "it is served");
+    let mut strangers = Vec::new();
+    for _ in 0..30 {
+        strangers.push(served.connect().await);
+    }
+    let gone = tokio::time::timeout(Duration::from_secs(30), seatless.read_to_end(&mut Vec::new())).await;
+    gone.expect("it makes room").ok();
     served.end().await;
 }
 

@@ -26,7 +26,9 @@ async fn what_cannot_be_sent_is_refused_with_its_reason() {
     let town = Town::new().await;
     let large = format!(r#"{{"to":"x@example.net","subject":"s","text":"{}"}}"#, "x".repeat(100_000));
     let larger = format!(r#"{{"to":"x@example.net","subject":"s","text":"{}"}}"#, "x".repeat(200_000));
-    let table: [(&str, u16, &str, &str); 11] = [
+    let many = format!(r#"{{"x":[{}0]}}"#, "0,".repeat(20_000));
+    let table: [(&str, u16, &str, &str); 12] = [
+        (&many, 422, "invalid", "20000 values"),
         ("{", 400, "not_json", "JSON"),
         ("[]", 422, "invalid", "map"),
         (r#"{"to":"x@example.net","text":"hi"}"#, 422, "invalid", "subject"),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::domain::digest::sha256_hex;
 use crate::upstream::translate::{CannotCarry, Translatable};
-use crate::upstream::translating::{AT_ONCE, NotTranslated, SMALL, Translating, Turn, aside};
+use crate::upstream::translating::{AT_ONCE, NotTranslated, SMALL, Translating, Turn};
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
 /// How long a part is put off that got no turn, which took two minutes already.
@@ -38,7 +38,7 @@ impl Request {
             let json = if octets <= AT_ONCE {
                 checked(outgoing)
             } else {
-                aside(|| checked(outgoing)).await.map_err(put_off)?
+                translating.aside(|| checked(outgoing)).await.map_err(put_off)?
             };
             let json = json?.into();
             return Ok(Self { json, idempotency_key, recipients, _surplus: None });

@@ -15,13 +15,16 @@ use serde::Serialize;
 use super::CannotCarry;
 use super::body::lost_fields;
 use super::note::{Change, Note};
-use super::references::{cids, locations, with_new_targets};
+use super::references::{MAX_URL, cids, locations, with_new_targets};
 use crate::mime::charset::Reading;
 use crate::mime::entity::{Decoded, Entity};
 use crate::mime::media::{KnownType, MediaType, extension, extension_of_type, type_of_extension};
 
 /// Longest content id that Resend takes, in octets.
 const MAX_CONTENT_ID_BYTES: usize = 127;
+
+/// URLs of the HTML against which those of files are read.
+const MAX_BASES: usize = 8;
 
 /// Extensions with which Resend refuses to send
 /// (<https://resend.com/docs/knowledge-base/what-attachment-types-are-not-supported>).
@@ -107,10 +110,19 @@ impl Writer<'_> {
         let ids: HashSet<&str> = entities.iter().filter_map(|entity| entity.content_id.as_deref()).collect();
         let by_id: HashSet<String> = match ids.is_empty() {
             true => HashSet::new(),
-            false => cids(html).map(|reference| reference.target).collect(),
+            false => {
+                let targets = cids(html).map(|reference| reference.target);
+                targets.filter(|target| ids.contains(target.as_str())).collect()
+            }
         };
         let by_location: HashSet<String> = match entities.iter().any(|entity| entity.location.is_some()) {
-            true => locations(html).map(|reference| reference.target).collect(),
+            true => {
+                let known = entities.iter().filter_map(|entity| entity.location.as_deref());
+                let known = known.flat_map(|at| writings(at, self.bases));
+                let known: HashSet<String> = known.filter(|url| url.len() <= MAX_URL).collect();
+                let targets = locations(html).map(|reference| reference.target);
+                targets.filter(|target| known.contains(target)).collect()
+            }
             false => HashSet::new(),
         };
         let mut taken: HashSet<&str> = HashSet::new();
@@ -225,7 +237,7 @@ fn is_inline(entity: &Entity<'_>) -> bool {
 /// where the HTML itself was to be found.
 fn writings(location: &str, bases: &[&str]) -> Vec<String> {
     let mut writings = vec![location.to_owned()];
-    for base in bases {
+    for base in bases.iter().take(MAX_BASES) {
         let folder = base.rfind('/').and_then(|at| base.get(..=at)).unwrap_or_default();
         match location.strip_prefix(folder) {
             Some(relative) if !folder.is_empty() => writings.push(relative.to_owned()),

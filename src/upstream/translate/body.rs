@@ -5,9 +5,9 @@
 //! and text next to HTML is written as HTML too. A version that cannot be
 //! complete is left out, and that is noted.
 
-use super::CannotCarry;
 use super::flowed;
-use super::note::{Change, Note};
+use super::note::{Change, Note, short};
+use super::{CannotCarry, MAX_EMAIL_BYTES};
 use crate::mime::charset::Reading;
 use crate::mime::entity::{Content, Decoded, Disposition, Entity};
 
@@ -255,6 +255,9 @@ impl<'e, 'a> Walk<'e, 'a> {
     }
 }
 
+/// Fields of one part that are named; the others are counted.
+const MAX_LOST_FIELDS: usize = 20;
+
 /// The type of what only the text holds.
 const PLAIN: &str = "text/plain";
 
@@ -275,11 +278,17 @@ fn is_shown(entity: &Entity<'_>, role: Role) -> bool {
 }
 
 /// Those fields of a part that say something to readers.
-pub(super) fn lost_fields(entity: &Entity<'_>) -> impl Iterator<Item = Note> {
+pub(super) fn lost_fields(entity: &Entity<'_>) -> Vec<Note> {
     let lost = entity.fields.iter().filter(|field| {
         field.starts_with("Content-") && !super::fields::CARRIED_OF_PARTS.iter().any(|name| field.is(name))
     });
-    lost.map(|field| Note::part(entity, Change::PartFieldLost(field.name().to_owned())))
+    let mut lost = lost.map(|field| Note::part(entity, Change::PartFieldLost(short(field.name()))));
+    let mut notes: Vec<Note> = lost.by_ref().take(MAX_LOST_FIELDS).collect();
+    match lost.count() {
+        0 => {}
+        more => notes.push(Note::part(entity, Change::PartFieldsLost(more))),
+    }
+    notes
 }
 
 /// Versions one after another, each beginning on a line of its own.
@@ -299,10 +308,28 @@ fn as_html(piece: &Shown) -> Option<Version> {
     match (&piece.html, &piece.text) {
         (Some(html), _) => Some(Version { content: html.content.clone(), parts: html.parts.clone() }),
         (None, Some(text)) => {
-            let escaped = text.content.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-            let content = format!("<div style=\"white-space: pre-wrap\">{escaped}</div>");
-            Some(Version { content, parts: text.parts.clone() })
+            Some(Version { content: preformatted(&text.content), parts: text.parts.clone() })
         }
         (None, None) => None,
     }
+}
+
+/// A text as HTML. It ends early where it is more than a message may have, which is then
+/// refused for that.
+fn preformatted(text: &str) -> String {
+    let mut html = String::with_capacity(text.len().saturating_add(64));
+    html.push_str("<div style=\"white-space: pre-wrap\">");
+    for c in text.chars() {
+        match c {
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            c => html.push(c),
+        }
+        if html.len() > MAX_EMAIL_BYTES {
+            break;
+        }
+    }
+    html.push_str("</div>");
+    html
 }

@@ -23,6 +23,8 @@ pub const EVERY_MAIL: [&str; 6] = [
 
 /// Addresses or parts that a note names, at most; the others are counted.
 const MAX_NAMED: usize = 5;
+/// Characters of a type or of a field's name.
+const MAX_NAME_CHARS: usize = 80;
 
 /// One loss or change. Shown as one line: where, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +127,8 @@ pub enum Change {
     SameContentId,
     /// A field of the part is not carried.
     PartFieldLost(String),
+    /// Nor are so many others.
+    PartFieldsLost(usize),
 }
 
 impl Note {
@@ -141,7 +145,7 @@ impl Note {
     }
 
     pub(super) fn numbered(number: &str, essence: &str, change: Change) -> Self {
-        Self { place: Place::Part { number: number.to_owned(), essence: essence.to_owned() }, change }
+        Self { place: Place::Part { number: number.to_owned(), essence: short(essence) }, change }
     }
 
     /// The message goes by SMTP, and why.
@@ -229,10 +233,16 @@ impl Change {
             Self::NewContentId(id) => format!("the HTML refers to it by a new Content-ID, {id}"),
             Self::SameContentId => "another part has the same Content-ID: sent as a file".into(),
             Self::PartFieldLost(name) => format!("its {name} is not carried"),
+            Self::PartFieldsLost(count) => format!("{count} more of its fields are not carried"),
             // Those of the message and of fields are written above.
             _ => String::new(),
         })
     }
+}
+
+/// As much of a name as says what it is: a message may give a thousand parts one of 16 KiB.
+pub(super) fn short(name: &str) -> String {
+    name.chars().take(MAX_NAME_CHARS).collect()
 }
 
 /// The first of a list, and how many there are beside them.

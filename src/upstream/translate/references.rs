@@ -111,8 +111,9 @@ impl Iterator for Values<'_> {
 }
 
 /// No URL is longer, and so no quote that never closes costs more.
+pub(super) const MAX_URL: usize = 2_048;
+
 fn bounded(value: &str) -> &str {
-    const MAX_URL: usize = 2_048;
     let end = (0..=MAX_URL.min(value.len())).rev().find(|at| value.is_char_boundary(*at));
     end.and_then(|end| value.get(..end)).unwrap_or_default()
 }

@@ -304,3 +304,24 @@ fn p7_what_json_writes_longer_counts_as_it_is_written() {
         assert_eq!(translated(&text(octets, piece)).is_ok(), is_carried, "{octets} {piece:?}");
     }
 }
+
+#[test]
+fn p7_notes_take_no_more_than_they_say() {
+    let field = |n: usize| format!("Content-Nothing-{n}: x\r\n");
+    let fields: String = (0..900).map(field).collect();
+    let long = format!("Content-Type: application/{}\r\n{fields}\r\nx", "y".repeat(15_000));
+    let parts = vec![long.as_str(); 50];
+    let message = Translatable::parse(&message(&multipart("mixed", &parts))).unwrap();
+    let notes = message.notes(&bob(), &[bob()]);
+    assert!((50 * 21..50 * 25).contains(&notes.len()), "{}", notes.len());
+    assert!(notes.iter().all(|note| note.to_string().len() < 300));
+    assert!(notes.iter().any(|note| note.to_string().contains("880 more of its fields are not carried")));
+}
+
+#[test]
+fn p7_a_text_that_html_writes_longer_is_refused_before_it_takes_more_than_a_message_may() {
+    let text = |octets: usize| format!("Content-Type: text/plain\r\n\r\n{}", "&".repeat(octets));
+    let mixed = |octets: usize| translated(&message(&multipart("mixed", &[&text(octets), HTML])));
+    assert!(mixed(1_000).is_ok());
+    assert_eq!(mixed(10_000_000).unwrap_err().status, "5.3.4");
+}
