@@ -8,7 +8,7 @@
 //! alone. A message for an SMTP upstream is not held to them: its body is octets that
 //! are sent and never parsed (a large one is not even in memory when it is accepted),
 //! so its structure costs nothing here, and to look for it would open what needs no
-//! opening. The bounds of [`header`] hold for every message and for each part.
+//! opening. The bounds of [`super::header`] hold for every message and for each part.
 
 use std::borrow::Cow;
 
