@@ -237,8 +237,18 @@ fn told_late(meter: &Meter) -> usize {
 fn drain(meter: &Meter) {
     const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
         + (SELECT count(*) FROM entry WHERE state = 'open') + (SELECT count(*) FROM account WHERE owed <> 0)";
+    const WHICH: &str = "
+        SELECT json_object('part', p.message_id || '-' || p.part_no, 'state', p.state, 'road', p.road,
+            'attempt', p.attempt, 'due', p.due_at, 'lease', p.lease_until, 'error', p.last_error, 'size', m.size)
+        FROM message m JOIN part p ON p.message_id = m.message_id
+        WHERE m.final_at IS NULL AND p.state NOT IN ('sent', 'failed')
+        UNION ALL SELECT json_object('entry', entry_id, 'tries', tries, 'unknown', unknown_tries, 'error', last_error)
+        FROM entry WHERE state = 'open'
+        UNION ALL SELECT json_object('account', customer_id, 'owed', owed, 'balance', balance)
+        FROM account WHERE owed <> 0";
     let drained = within(DRAIN, || (meter.number(LEFT) == 0).then_some(()));
-    assert!(drained.is_some(), "{} messages, entries and debts are left", meter.number(LEFT));
+    let left = || meter.read::<String>(WHICH);
+    assert!(drained.is_some(), "these messages, entries and debts are left: {:#?}", left());
     meter.drain();
 }
 
