@@ -241,7 +241,7 @@ fn drain(meter: &Meter) {
         SELECT json_object('part', p.message_id || '-' || p.part_no, 'state', p.state, 'road', p.road,
             'attempt', p.attempt, 'due', p.due_at, 'lease', p.lease_until, 'error', p.last_error, 'size', m.size)
         FROM message m JOIN part p ON p.message_id = m.message_id
-        WHERE m.final_at IS NULL AND p.state NOT IN ('sent', 'failed')
+        WHERE m.final_at IS NULL
         UNION ALL SELECT json_object('entry', entry_id, 'tries', tries, 'unknown', unknown_tries, 'error', last_error)
         FROM entry WHERE state = 'open'
         UNION ALL SELECT json_object('account', customer_id, 'owed', owed, 'balance', balance)
