@@ -348,7 +348,7 @@ async fn start_back(
         metrics: metrics.clone(),
         clock: clock.clone(),
         postmaster: settings.postmaster,
-        thresholds: config.reputation.thresholds(),
+        thresholds: config.reputation,
     });
     let tools = submission::Tools {
         store: store.clone(),

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, ProofBy, Queue, Reputation, Senders,
-    Smtp, UpstreamConfig, UpstreamKind,
+    Billing, Config, Fallback, Http, Limits, Notices, OutOfCreditReply, ProofBy, Queue, Senders, Smtp,
+    UpstreamConfig, UpstreamKind,
 };
 use crate::domain::credits::Unit;
+use crate::domain::reputation::Thresholds;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
 
@@ -24,7 +25,7 @@ impl Default for Config {
             senders: Senders::default(),
             upstream: UpstreamConfig::default(),
             notices: Notices::default(),
-            reputation: Reputation::default(),
+            reputation: Thresholds::default(),
             queue: Queue::default(),
             dkim: Vec::new(),
         }
@@ -136,20 +137,6 @@ impl Default for UpstreamConfig {
             max_messages_per_connection: 100,
             max_connection_age_s: 300,
             max_connection_idle_s: 60,
-        }
-    }
-}
-
-impl Default for Reputation {
-    fn default() -> Self {
-        Self {
-            window_days: 7,
-            min_recipients: 500,
-            min_bounced: 10,
-            // Resend asks for less than 4 % and less than 0.08 % of a whole account.
-            max_bounced_per_10000: 300,
-            min_complained: 3,
-            max_complained_per_10000: 6,
         }
     }
 }

@@ -60,7 +60,7 @@ pub struct Config {
     /// Where mail leaves.
     pub upstream: UpstreamConfig,
     /// When a customer is paused.
-    pub reputation: Reputation,
+    pub reputation: Thresholds,
     /// Bounces and notices.
     pub notices: Notices,
     /// The durable queue.
@@ -315,38 +315,6 @@ pub enum Fallback {
     Smtp,
     /// It goes through Resend's own SMTP service, with the same key.
     ResendSmtp,
-}
-
-/// `[reputation]`: a customer of whose mail more comes back is paused.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Reputation {
-    /// UTC days that count, today among them.
-    pub window_days: u32,
-    /// Fewer recipients in the window prove nothing.
-    pub min_recipients: u64,
-    /// Fewer bounces in the window prove nothing.
-    pub min_bounced: u64,
-    /// The most bounces of ten thousand recipients.
-    pub max_bounced_per_10000: u64,
-    /// Fewer complaints in the window prove nothing.
-    pub min_complained: u64,
-    /// The most complaints of ten thousand recipients.
-    pub max_complained_per_10000: u64,
-}
-
-impl Reputation {
-    /// The thresholds, as they are applied.
-    pub const fn thresholds(&self) -> Thresholds {
-        Thresholds {
-            window_days: self.window_days,
-            min_recipients: self.min_recipients,
-            min_bounced: self.min_bounced,
-            max_bounced_per_10000: self.max_bounced_per_10000,
-            min_complained: self.min_complained,
-            max_complained_per_10000: self.max_complained_per_10000,
-        }
-    }
 }
 
 /// `[notices]`

@@ -5,12 +5,13 @@
 use std::collections::HashSet;
 
 use super::{
-    Billing, Config, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Reputation, Smtp, UpstreamConfig,
-    UpstreamKind, web_url,
+    Billing, Config, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Smtp, UpstreamConfig, UpstreamKind,
+    web_url,
 };
 use crate::dkim::KeySetting;
 use crate::domain::address::Domain;
 use crate::domain::credits::MAX_CREDITS;
+use crate::domain::reputation::Thresholds;
 
 /// Every client may send messages of this size (RFC 5321 §4.5.3.1.7).
 const LEAST_MESSAGE_BYTES: usize = 65_536;
@@ -218,7 +219,7 @@ impl Findings {
         self.at_most("upstream.max_connection_idle_s", upstream.max_connection_idle_s, MOST_SECONDS);
     }
 
-    fn reputation(&mut self, reputation: &Reputation) {
+    fn reputation(&mut self, reputation: &Thresholds) {
         self.one_to(MOST_WINDOW_DAYS, "reputation.window_days", reputation.window_days.into());
         self.at_least("reputation.min_recipients", reputation.min_recipients, 1);
         self.at_least("reputation.min_bounced", reputation.min_bounced, 1);

@@ -5,7 +5,8 @@
 const WHOLE: u64 = 10_000;
 
 /// Where a customer is paused (`[reputation]`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
     /// UTC days that count, today among them.
     pub window_days: u32,
@@ -19,6 +20,20 @@ pub struct Thresholds {
     pub min_complained: u64,
     /// More complaints than this of ten thousand recipients are too many.
     pub max_complained_per_10000: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            window_days: 7,
+            min_recipients: 500,
+            min_bounced: 10,
+            // Resend asks for less than 4 % and less than 0.08 % of a whole account.
+            max_bounced_per_10000: 300,
+            min_complained: 3,
+            max_complained_per_10000: 6,
+        }
+    }
 }
 
 /// What came of a customer's mail within the window.

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::ExposeSecret;
+use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::error::{HttpError, PageError};
@@ -35,12 +36,30 @@ pub(super) enum Caller {
     Customer(SignedIn),
 }
 
+/// Whose things are asked for; only the operator must say so.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Whose {
+    pub(super) customer_id: Option<String>,
+}
+
 impl Caller {
     fn customer_id(&self) -> Option<&CustomerId> {
         match self {
             Self::Operator => None,
             Self::Customer(who) => Some(&who.customer_id),
         }
+    }
+
+    /// Whose things are asked for: the caller's own, or those of the customer that is
+    /// named, if the caller may see them; `None`: the operator names nobody.
+    pub(super) fn whose(&self, named: Option<&str>) -> Result<Option<CustomerId>, HttpError> {
+        let named = named.map(CustomerId::parse).transpose();
+        let named = named.map_err(|error| HttpError::Invalid(format!("customer_id: {error}.")))?;
+        if let Some(named) = &named {
+            self.may_see(named)?;
+        }
+        Ok(self.customer_id().cloned().or(named))
     }
 
     /// Whether the caller may see what belongs to this customer.

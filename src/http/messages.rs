@@ -8,7 +8,7 @@ use super::Shared;
 use super::auth::Caller;
 use super::body::QueryString;
 use super::error::HttpError;
-use crate::domain::ids::{CustomerId, MessageId};
+use crate::domain::ids::MessageId;
 use crate::store::event::EventLog;
 use crate::store::log::MessageLog;
 use crate::store::timeline::{Moment, Story};
@@ -76,15 +76,7 @@ pub(super) async fn list(
     }
     let before = listing.before.as_deref().map(MessageId::parse).transpose();
     let before = before.map_err(|error| HttpError::Invalid(format!("before: {error}.")))?;
-    let asked = listing.customer_id.as_deref().map(CustomerId::parse).transpose();
-    let asked = asked.map_err(|error| HttpError::Invalid(format!("customer_id: {error}.")))?;
-    if let Some(asked) = &asked {
-        caller.may_see(asked)?;
-    }
-    let whose = match caller {
-        Caller::Operator => asked,
-        Caller::Customer(who) => Some(who.customer_id),
-    };
+    let whose = caller.whose(listing.customer_id.as_deref())?;
     let messages = site.store.messages(whose.as_ref(), before.as_ref(), limit).await?;
     Ok(Json(messages.into_iter().map(MessageView::from).collect()))
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::auth::Caller;
+use super::auth::{Caller, Whose};
 use super::body::{JsonBody, QueryString};
 use super::error::HttpError;
 use super::{Shared, Site};
@@ -16,13 +16,6 @@ use crate::domain::proof::{Origin, ProofState, Way};
 use crate::domain::refusal::Refusal;
 use crate::proof::{NotDone, dns};
 use crate::store::proof::Proof;
-
-/// Whose senders are asked about; only the operator must say so.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Whose {
-    customer_id: Option<String>,
-}
 
 /// A domain that is to be added.
 #[derive(Debug, Deserialize)]
@@ -180,19 +173,13 @@ pub(super) async fn remove(
 impl Whose {
     /// The customer that is asked about, if the caller may.
     async fn resolve(&self, site: &Site, caller: &Caller) -> Result<CustomerId, HttpError> {
-        let asked = self.customer_id.as_deref().map(CustomerId::parse).transpose();
-        let asked = asked.map_err(|error| HttpError::Invalid(format!("customer_id: {error}.")))?;
-        match (asked, caller) {
-            (None, Caller::Customer(who)) => Ok(who.customer_id.clone()),
-            (None, Caller::Operator) => {
-                Err(HttpError::Invalid("customer_id: name the customer in the query.".to_owned()))
-            }
-            (Some(asked), caller) => {
-                caller.may_see(&asked)?;
-                let known = site.store.customer(&asked).await?;
-                known.map(|customer| customer.customer_id).ok_or(HttpError::NotFound("customer"))
-            }
+        let named = self.customer_id.as_deref();
+        let unnamed = || HttpError::Invalid("customer_id: name the customer in the query.".to_owned());
+        let customer_id = caller.whose(named)?.ok_or_else(unnamed)?;
+        if named.is_some() && site.store.customer(&customer_id).await?.is_none() {
+            return Err(HttpError::NotFound("customer"));
         }
+        Ok(customer_id)
     }
 
     /// The same, for what makes calls outside: not too often, and not while suspended.

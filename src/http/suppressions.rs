@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::Shared;
-use super::auth::Caller;
+use super::auth::{Caller, Whose};
 use super::body::{JsonBody, QueryString};
 use super::error::HttpError;
 use crate::domain::address::Mailbox;
@@ -31,13 +31,6 @@ pub(super) struct Listing {
     after: Option<String>,
 }
 
-/// Whose list is meant, if the operator asks.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Whose {
-    customer_id: Option<String>,
-}
-
 /// An address that is put on the list.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +51,7 @@ pub(super) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(HttpError::Invalid(format!("limit: a number from 1 to {MAX_LIMIT}.")));
     }
-    let customer_id = whose(caller, listing.customer_id.as_deref())?;
+    let customer_id = whose(&caller, listing.customer_id.as_deref())?;
     Ok(Json(site.store.suppressions(&customer_id, listing.after.as_deref(), limit).await?))
 }
 
@@ -69,7 +62,7 @@ pub(super) async fn add(
     caller: Caller,
     JsonBody(new): JsonBody<NewSuppression>,
 ) -> Result<(StatusCode, Json<Suppression>), HttpError> {
-    let customer_id = whose(caller, new.customer_id.as_deref())?;
+    let customer_id = whose(&caller, new.customer_id.as_deref())?;
     let recipient = mailbox(&new.address)?;
     let reason = new.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
     if reason
@@ -93,22 +86,12 @@ pub(super) async fn remove(
     Path(address): Path<String>,
     QueryString(asked): QueryString<Whose>,
 ) -> Result<Json<Suppression>, HttpError> {
-    let customer_id = whose(caller, asked.customer_id.as_deref())?;
+    let customer_id = whose(&caller, asked.customer_id.as_deref())?;
     Ok(Json(site.store.unsuppress(&customer_id, &mailbox(&address)?).await?))
 }
 
-fn whose(caller: Caller, asked: Option<&str>) -> Result<CustomerId, HttpError> {
-    let asked = asked.map(CustomerId::parse).transpose();
-    let asked = asked.map_err(|error| HttpError::Invalid(format!("customer_id: {error}.")))?;
-    if let Some(asked) = &asked {
-        caller.may_see(asked)?;
-    }
-    match caller {
-        Caller::Customer(who) => Ok(who.customer_id),
-        Caller::Operator => {
-            asked.ok_or_else(|| HttpError::Invalid("customer_id: say whose list.".to_owned()))
-        }
-    }
+fn whose(caller: &Caller, named: Option<&str>) -> Result<CustomerId, HttpError> {
+    caller.whose(named)?.ok_or_else(|| HttpError::Invalid("customer_id: say whose list.".to_owned()))
 }
 
 fn mailbox(address: &str) -> Result<Mailbox, HttpError> {

@@ -180,7 +180,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         metrics: metrics.clone(),
         clock: clock.clone(),
         postmaster: delivery::Settings::new(&config, notices_from).postmaster,
-        thresholds: config.reputation.thresholds(),
+        thresholds: config.reputation,
     });
     Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), arriving, proofs }
 }

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use encoding_rs::{Encoding, REPLACEMENT, UTF_8, UTF_16LE, WINDOWS_1252};
 use mail_parser::decoders::charsets::map::charset_decoder;
 
+use super::transfer::sextet;
+
 /// Begins another set of characters within a text (ISO 2022).
 const ESCAPE: u8 = 0x1b;
 
@@ -148,17 +150,6 @@ fn units(shifted: &[u8]) -> Vec<u16> {
         }
     }
     units
-}
-
-fn sextet(octet: u8) -> Option<u8> {
-    match octet {
-        b'A'..=b'Z' => Some(octet - b'A'),
-        b'a'..=b'z' => Some(octet - b'a' + 26),
-        b'0'..=b'9' => Some(octet - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -125,20 +125,11 @@ impl<'v> Scanner<'v> {
     /// What stands before the first such character outside of comments, or all of it;
     /// that character is passed over.
     fn until(&mut self, is_end: impl Fn(char) -> bool) -> &'v str {
-        let mut depth = 0_usize;
-        let end = self.0.char_indices().find(|(_, c)| match c {
-            '(' => {
-                depth += 1;
-                false
-            }
-            ')' => {
-                depth = depth.saturating_sub(1);
-                false
-            }
-            c => depth == 0 && is_end(*c),
-        });
+        let mut comments = Comments::default();
+        let end = self.0.char_indices().find(|(_, c)| comments.is_outside(*c) && is_end(*c));
         // A comment that never closes is none.
-        let end = end.or_else(|| self.0.char_indices().find(|(_, c)| is_end(*c)).filter(|_| depth > 0));
+        let is_open = comments.depth > 0;
+        let end = end.or_else(|| self.0.char_indices().find(|(_, c)| is_end(*c)).filter(|_| is_open));
         self.cut(end.map(|(at, _)| at))
     }
 
@@ -203,23 +194,30 @@ impl<'v> Scanner<'v> {
 }
 
 fn without_comments(text: &str) -> String {
-    let mut depth = 0_usize;
     let opens = text.matches('(').count();
     if opens == 0 || opens != text.matches(')').count() {
         return text.to_owned();
     }
-    let kept = text.chars().filter(|c| match c {
-        '(' => {
-            depth += 1;
-            false
+    let mut comments = Comments::default();
+    text.chars().filter(|c| comments.is_outside(*c)).collect()
+}
+
+/// The comments that a reader is in, one inside the other (RFC 5322 §3.2.2).
+#[derive(Debug, Default)]
+struct Comments {
+    depth: usize,
+}
+
+impl Comments {
+    /// Whether the next character is part of none.
+    fn is_outside(&mut self, c: char) -> bool {
+        match c {
+            '(' => self.depth += 1,
+            ')' => self.depth = self.depth.saturating_sub(1),
+            _ => return self.depth == 0,
         }
-        ')' => {
-            depth = depth.saturating_sub(1);
-            false
-        }
-        _ => depth == 0,
-    });
-    kept.collect()
+        false
+    }
 }
 
 #[cfg(test)]

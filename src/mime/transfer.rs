@@ -49,7 +49,8 @@ fn flush(bytes: &mut Vec<u8>, bits: &mut u32, sextets: &mut u8) {
     (*bits, *sextets) = (0, 0);
 }
 
-fn sextet(octet: u8) -> Option<u8> {
+/// The six bits that a digit of Base64 stands for (RFC 4648 §4).
+pub(super) fn sextet(octet: u8) -> Option<u8> {
     match octet {
         b'A'..=b'Z' => Some(octet - b'A'),
         b'a'..=b'z' => Some(octet - b'a' + 26),

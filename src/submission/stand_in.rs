@@ -165,7 +165,7 @@ pub(crate) async fn bounced(
         words: Some("Permanent General: smtp; 550 5.1.1 user unknown".to_owned()),
         is_of_the_address: false,
     };
-    let thresholds = Config::default().reputation.thresholds();
+    let thresholds = Config::default().reputation;
     let letters = Letters { bounce: &|_, _| None, pause: &|_, _| None };
     let rules = Rules { allowance, thresholds: &thresholds, letters };
     Ok(store.hear(&told, &rules, now).await?.refunds)
