@@ -31,6 +31,7 @@ mod leftovers;
 pub mod log;
 pub mod operator;
 pub mod proof;
+mod questions;
 pub mod queue;
 pub mod refund;
 pub mod report;
@@ -57,10 +58,15 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::crash::{CrashAt, CrashPoint};
+use crate::domain::ids::Username;
+use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
 use commit::Lanes;
 use leftovers::{Exits, Leftover};
+use questions::Questions;
 use spool::Reserve;
+use standing::Standing;
+use suppression::Suspect;
 use writer::Writer;
 
 static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -184,8 +190,8 @@ pub struct Store {
     hot: mpsc::Sender<commit::Member>,
     exits: Exits,
     leftovers: mpsc::UnboundedSender<Leftover>,
-    questions: mpsc::Sender<standing::Question>,
-    suspects: mpsc::Sender<suppression::Question>,
+    standings: Questions<Username, Standing>,
+    suspects: Questions<Suspect, Why>,
     low_mark: i64,
     crash_at: CrashAt,
 }
@@ -260,11 +266,17 @@ impl Store {
             crash_at: crash_at.clone(),
         };
         tokio::spawn(commit::run(Arc::clone(&writer), lanes, settings));
-        let (questions, asked) = mpsc::channel(WRITES_WAITING);
-        tokio::spawn(standing::answer(readers.clone(), asked));
-        let (suspects, suspected) = mpsc::channel(WRITES_WAITING);
-        tokio::spawn(suppression::answer(readers.clone(), suspected));
-        Ok(Self { readers, writer, hot, exits, leftovers, questions, suspects, low_mark, crash_at })
+        let pool = readers.clone();
+        let standings = Questions::answered_by(move |usernames| {
+            let pool = pool.clone();
+            async move { standing::look(&pool, &usernames).await }
+        });
+        let pool = readers.clone();
+        let suspects = Questions::answered_by(move |suspects| {
+            let pool = pool.clone();
+            async move { suppression::find(&pool, &suspects).await }
+        });
+        Ok(Self { readers, writer, hot, exits, leftovers, standings, suspects, low_mark, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

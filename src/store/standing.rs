@@ -1,20 +1,14 @@
-//! What sign-in and MAIL ask about a credential, gathered: whatever was asked
-//! while the last look ran is answered by the next one, so that many connections
-//! cost the database no more journeys than one.
+//! What sign-in and MAIL ask about a credential, gathered (`questions`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::SqlitePool;
-use tokio::sync::{mpsc, oneshot};
 
 use super::{Store, StoreError, json, stored};
 use crate::domain::account::Account;
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
-
-/// Most questions answered by one look.
-const MAX_QUESTIONS: usize = 256;
 
 /// What sign-in and MAIL ask about a credential.
 #[derive(Debug, Clone)]
@@ -37,45 +31,18 @@ pub struct Standing {
     pub suppresses: bool,
 }
 
-/// One question.
-#[derive(Debug)]
-pub(super) struct Question {
-    username: Username,
-    answer: oneshot::Sender<Result<Option<Standing>, StoreError>>,
-}
-
 impl Store {
     /// What stands behind a username, if it exists, by a look that begins after the question.
     pub async fn standing(&self, username: &Username) -> Result<Option<Standing>, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = || StoreError::Unavailable("the reader has stopped".to_owned());
-        let question = Question { username: username.clone(), answer };
-        self.questions.send(question).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.standings.ask(username.clone()).await
     }
 }
 
-/// Answers questions until the last [`Store`] is gone.
-pub(super) async fn answer(readers: SqlitePool, mut questions: mpsc::Receiver<Question>) {
-    while let Some(first) = questions.recv().await {
-        let mut batch = vec![first];
-        while batch.len() < MAX_QUESTIONS {
-            let Ok(next) = questions.try_recv() else { break };
-            batch.push(next);
-        }
-        let looked = look(&readers, &batch).await;
-        for Question { username, answer } in batch {
-            let standing = match &looked {
-                Ok(standings) => Ok(standings.get(&username).cloned()),
-                Err(error) => Err(error.clone()),
-            };
-            // The asker may have hung up.
-            let _ = answer.send(standing);
-        }
-    }
-}
-
-async fn look(readers: &SqlitePool, batch: &[Question]) -> Result<BTreeMap<Username, Standing>, StoreError> {
+/// What stands behind these usernames.
+pub(super) async fn look(
+    readers: &SqlitePool,
+    usernames: &BTreeSet<Username>,
+) -> Result<BTreeMap<Username, Standing>, StoreError> {
     const READ: &str = "
         SELECT k.customer_id, k.username, k.secret_hash, k.revoked_at, c.suspended_reason,
                a.balance, a.balance_read_at, a.held, a.owed, a.version,
@@ -85,7 +52,7 @@ async fn look(readers: &SqlitePool, batch: &[Question]) -> Result<BTreeMap<Usern
         FROM credential k JOIN customer c ON c.customer_id = k.customer_id
              JOIN account a ON a.customer_id = k.customer_id
         WHERE k.username IN (SELECT value FROM json_each(?1))";
-    let names: BTreeSet<&str> = batch.iter().map(|question| question.username.as_str()).collect();
+    let names: Vec<&str> = usernames.iter().map(Username::as_str).collect();
     let rows: Vec<StandingRow> = sqlx::query_as(READ).bind(json(&names)?).fetch_all(readers).await?;
     rows.into_iter().map(|row| row.read().map(|standing| (standing.username.clone(), standing))).collect()
 }

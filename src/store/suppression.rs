@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::{SqliteConnection, SqlitePool};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::SqliteConnection;
 
 use super::customer::ChangeError;
 use super::{Store, StoreError, json, millis, stored, timestamp};
@@ -19,8 +18,6 @@ use crate::domain::address::Mailbox;
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::suppression::{Cause, SuppressedAddress, Why};
 
-/// Most questions answered by one look.
-const MAX_QUESTIONS: usize = 256;
 /// Most characters of what was said: a reply shows them.
 const MAX_DETAIL_CHARS: usize = 160;
 
@@ -49,14 +46,7 @@ pub(super) struct New<'a> {
 }
 
 /// Customer and address.
-type Suspect = (String, String);
-
-/// One question.
-#[derive(Debug)]
-pub(super) struct Question {
-    suspect: Suspect,
-    answer: oneshot::Sender<Result<Option<Why>, StoreError>>,
-}
+pub(super) type Suspect = (String, String);
 
 #[derive(Debug, sqlx::FromRow)]
 struct Row {
@@ -84,11 +74,7 @@ impl Store {
         customer_id: &CustomerId,
         recipient: &Mailbox,
     ) -> Result<Option<Why>, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let gone = || StoreError::Unavailable("the reader has stopped".to_owned());
-        let suspect = suspect(customer_id, recipient);
-        self.suspects.send(Question { suspect, answer }).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.suspects.ask(suspect(customer_id, recipient)).await
     }
 
     /// A customer's list by address, at most `limit` of those behind `after`.
@@ -219,26 +205,6 @@ pub(super) async fn find<'c>(
             Ok(((customer_id, address), why))
         })
         .collect()
-}
-
-/// Answers questions until the last [`Store`] is gone.
-pub(super) async fn answer(readers: SqlitePool, mut questions: mpsc::Receiver<Question>) {
-    while let Some(first) = questions.recv().await {
-        let mut batch = vec![first];
-        while batch.len() < MAX_QUESTIONS {
-            let Ok(next) = questions.try_recv() else { break };
-            batch.push(next);
-        }
-        let suspects = batch.iter().map(|question| question.suspect.clone()).collect();
-        let found = find(&readers, &suspects).await;
-        for Question { suspect, answer } in batch {
-            // The asker may have hung up.
-            let _ = answer.send(match &found {
-                Ok(found) => Ok(found.get(&suspect).cloned()),
-                Err(error) => Err(error.clone()),
-            });
-        }
-    }
 }
 
 fn cause(name: &str) -> Result<Cause, StoreError> {

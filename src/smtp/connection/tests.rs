@@ -3,6 +3,7 @@ mod slow;
 mod strangers;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -63,8 +64,11 @@ fn door(config: &Smtp) -> Door {
 struct Certificate(PathBuf);
 
 impl Certificate {
+    /// One in a directory of its own, whoever else asks by this name at the same time.
     fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("postmeter-smtp-{}-{name}", std::process::id()));
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let (process, nth) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(format!("postmeter-smtp-{process}-{nth}-{name}"));
         let made = Self(directory);
         ensure_development(&made.cert(), &made.key()).unwrap();
         made
