@@ -46,7 +46,7 @@ pub(crate) enum Door<'a> {
 pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Option<News> {
     if let Door::Closed(gate) = door {
         let error = format!("the upstream's gate is closed: {}", gate.reason);
-        return Some(put_off(part.unknown, gate.try_again_at, error, false));
+        return Some(News::Gated { until: gate.try_again_at, error, unknown: part.unknown });
     }
     if part.unknown
         && part.road == Road::Resend
@@ -128,8 +128,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             put_off(stays_unknown, due, error, counts)
         }
         Outcome::Closed { reason, retry_after } => {
-            let due = moment.after(retry_after);
-            put_off(stays_unknown, due, reason, false)
+            News::Gated { until: moment.after(retry_after), error: reason, unknown: stays_unknown }
         }
         Outcome::Unrepeatable => News::Hold { reason: ANOTHER_REQUEST.to_owned() },
         Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
