@@ -275,10 +275,11 @@ pub struct UpstreamConfig {
     pub fallback: Fallback,
     /// An SMTP upstream without TLS; loopback only.
     pub allow_plaintext: bool,
-    /// Parts being sent at the same time; large ones are half of them at most.
+    /// Parts being sent at the same time, two at least; large ones are half of them at most.
     pub max_concurrency: usize,
     /// Octets in memory for delivery: of messages, and where they leave by Resend of the
-    /// requests that are made of them and take their room. Half of them are for large ones.
+    /// requests that are made of them and take their room. Half of them are for large ones,
+    /// of which the largest must fit in it.
     pub max_bytes_in_flight: usize,
     /// Octets in memory for the translation of large messages, before they are accepted and
     /// before each call; with what their requests are larger than they.

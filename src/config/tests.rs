@@ -183,12 +183,15 @@ fn senseless_values_about_mail_that_leaves_are_told_with_line_and_key() {
         ("[senders]\nmax_domains = 0", "senders.max_domains: is 0"),
         ("[senders]\nmax_domains_per_day = 0", "senders.max_domains_per_day: is 0"),
         ("[senders]\npolicy = \"all\"", "senders.policy: unknown variant `all`"),
-        ("[upstream]\nmax_concurrency = 0", "upstream.max_concurrency: is 0"),
+        ("[upstream]\nmax_concurrency = 1", "upstream.max_concurrency: is 1; must be at least 2"),
         (
             "[upstream]\nmax_bytes_translating = 9",
             "upstream.max_bytes_translating: is 9; the largest message",
         ),
-        ("[upstream]\nmax_bytes_in_flight = 0", "upstream.max_bytes_in_flight: is 0"),
+        (
+            "[upstream]\nmax_bytes_in_flight = 52428799",
+            "upstream.max_bytes_in_flight: is 52428799; the largest message",
+        ),
         ("[smtp]\nmax_bytes_spooled = 9", "smtp.max_bytes_spooled: is 9; the largest message"),
         (
             "[smtp]\nmax_bytes_spooled_per_customer = 9",
