@@ -388,7 +388,9 @@ fn proofs(config: &Config, store: &Store, resend: Option<&Resend>, clock: &Clock
             Dns::new(config.senders.resolver)
                 .context("the DNS resolver cannot be set up; senders.resolver names another one")?,
         ),
-        (ProofBy::Resend, Some(resend)) => Asked::Resend(resend.clone()),
+        (ProofBy::Resend, Some(resend)) => {
+            Asked::Resend(resend.clone().in_region(config.senders.resend_region))
+        }
         _ => Asked::Nobody,
     };
     let quota = Quota { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };

@@ -29,6 +29,7 @@ pub use verdict::KEY_USED_FOR_OTHER_BYTES;
 use super::{Answer, Outcome};
 use crate::clock::Clock;
 use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
+use domains::Region;
 use pace::Pace;
 
 /// What the client needs to be told.
@@ -50,6 +51,8 @@ pub struct Resend {
     service: Service,
     clock: Clock,
     pace: Arc<Mutex<Pace>>,
+    /// Of domains that are added; `None`: Resend decides.
+    region: Option<Region>,
 }
 
 /// What an API key is good for.
@@ -85,7 +88,7 @@ impl Resend {
     /// A client; no call is made.
     pub fn new(settings: &ResendSettings) -> Result<Self, InvalidService> {
         let service = Service::new(&settings.base_url, &settings.api_key, settings.timeout)?;
-        Ok(Self { service, clock: settings.clock.clone(), pace: Arc::default() })
+        Ok(Self { service, clock: settings.clock.clone(), pace: Arc::default(), region: None })
     }
 
     /// Makes one call.

@@ -242,6 +242,21 @@ fn resend_verifies_a_domain_and_mail_from_it_is_taken_until_it_is_removed() {
 }
 
 #[test]
+fn a_new_domain_sends_from_the_region_that_is_set() {
+    let plan = || Meter::resend().set("senders", "proof = \"resend\"");
+    for (meter, region) in
+        [(plan().set("senders", "resend_region = \"sa-east-1\""), "sa-east-1"), (plan(), "us-east-1")]
+    {
+        let meter = meter.start();
+        meter.resend_stand_in().behave(|manners| manners.domain_records = DomainRecords::Classic);
+        let made = add(&meter, "shop.example").json();
+        let server = made["records"][0]["value"].as_str().unwrap();
+        assert!(server.contains(region), "{made}");
+        assert_eq!(meter.resend_stand_in().domain("shop.example").unwrap().region, region);
+    }
+}
+
+#[test]
 fn a_webhook_is_a_hint_to_read_and_proves_nothing() {
     let meter = with_resend();
     let resend = meter.resend_stand_in();
