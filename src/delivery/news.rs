@@ -80,7 +80,7 @@ fn expired(part: &LeasedPart) -> News {
 
 /// Nothing was taken by this attempt; what is known of earlier ones stays as it is.
 fn put_off(unknown: bool, due: Timestamp, error: String, counts: bool) -> News {
-    News::Retry { due, error, unknown, maybe_taken: Vec::new(), counts }
+    News::Retry { due, error, unknown, maybe_taken: Vec::new(), counts, batch_max: None }
 }
 
 /// When the part is given up: its lifetime stands still while the gate is closed.
@@ -139,7 +139,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             // Told when to ask again for the answer, it asks then, however often it has tried.
             let due = retry_after.map_or_else(|| moment.next_attempt(part, None), |wait| moment.after(wait));
             let maybe_taken = beyond_asking(part, &left_out);
-            News::Retry { due, error: reason, unknown: true, maybe_taken, counts: true }
+            News::Retry { due, error: reason, unknown: true, maybe_taken, counts: true, batch_max: None }
         }
     }
 }

@@ -138,7 +138,7 @@ impl Delivery {
         let due = self.0.tools.clock.now();
         let error = "the process stopped before the attempt began".to_owned();
         let (unknown, maybe_taken) = (part.unknown, Vec::new());
-        News::Retry { due, error, unknown, maybe_taken, counts: false }
+        News::Retry { due, error, unknown, maybe_taken, counts: false, batch_max: None }
     }
 
     /// Writes news down, however long the store takes: sending again would be the alternative.

@@ -16,6 +16,7 @@ use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
 use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::crash::CrashPoint;
+use crate::domain::batch::Ended;
 use crate::domain::decision::{Choice, NotNow, Standing, decide};
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{PartStep, Road};
@@ -347,6 +348,7 @@ impl Ledger {
         }
         let was_unknown = part.unknown;
         part.settle_outcome(false);
+        part.end_call(Ended::Resumed);
         if was_unknown {
             let waiting = self.waiting(key);
             self.doubt(key, waiting.into_iter().map(|(_, address)| address));

@@ -17,6 +17,7 @@ use super::ledger::{Ledger, PartKey, PartNow};
 use super::{StoreError, millis, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
+use crate::domain::batch::Ended;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{MessageId, SpoolId};
 use crate::domain::message::{PartState, PartStep};
@@ -59,6 +60,10 @@ pub enum News {
         maybe_taken: Vec<Mailbox>,
         /// Whether the attempt counts.
         counts: bool,
+        /// How many parts its next call may carry, where this one was refused because of
+        /// one of several ([`crate::domain::batch::half`]). Otherwise the outcome alone
+        /// decides: an unknown one stays with its call, any other leaves it.
+        batch_max: Option<u32>,
     },
     /// The outcome cannot be known any more; the operator decides.
     Hold {
@@ -208,13 +213,18 @@ impl Ledger {
     fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
         match &report.news {
-            News::Retry { due, error, unknown, maybe_taken, counts } => {
+            News::Retry { due, error, unknown, maybe_taken, counts, batch_max } => {
                 let part = self.parts.get_mut(&key)?;
                 let step = PartStep::Retry { attempt: report.attempt, due: *due };
                 let Some(PartState::Queued { due, attempt }) = part.state.after(step) else { return None };
                 let attempt = if *counts { attempt } else { attempt.saturating_sub(1) };
                 part.state = PartState::Queued { due, attempt };
                 part.settle_outcome(*unknown);
+                part.end_call(match batch_max {
+                    _ if *unknown => Ended::Unknown,
+                    Some(max) => Ended::Refused(*max),
+                    None => Ended::PutOff,
+                });
                 part.last_error = Some(error.clone());
                 self.doubt(&key, maybe_taken.iter().map(ToString::to_string));
                 Some(Change::default())
@@ -223,6 +233,7 @@ impl Ledger {
                 let part = self.parts.get_mut(&key)?;
                 part.state = part.state.after(PartStep::Hold { attempt: report.attempt })?;
                 part.unknown = true;
+                part.end_call(Ended::Held);
                 part.last_error = Some(reason.clone());
                 Some(Change::default())
             }
@@ -381,6 +392,9 @@ impl PartNow {
             let is_held = state == PartState::Held;
             self.state = state;
             self.settle_outcome(is_held);
+            if !self.state.is_final() {
+                self.end_call(if is_held { Ended::Held } else { Ended::PutOff });
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ fn part(road: Road, unknown: bool) -> LeasedPart {
         maybe_taken: if road == Road::Smtp && unknown { recipients() } else { Vec::new() },
         accepted_at: at(0),
         expires_at: at(1_000),
+        batch_max: 1,
+        batch: None,
         bytes,
     };
     part.request_hash = (road == Road::Resend).then(|| "hash".to_owned());

@@ -170,10 +170,10 @@ impl World {
                 News::Answered(Answered { failed, ..Answered::default() })
             }
             (Some(Mutation::NewMailKeyAfterUnknown), News::Retry { due, error, maybe_taken, counts, .. }) => {
-                News::Retry { due, error, maybe_taken, counts, unknown: false }
+                News::Retry { due, error, maybe_taken, counts, unknown: false, batch_max: None }
             }
             (Some(Mutation::ForgetsWhoMayHaveIt), News::Retry { due, error, unknown, counts, .. }) => {
-                News::Retry { due, error, unknown, counts, maybe_taken: Vec::new() }
+                News::Retry { due, error, unknown, counts, maybe_taken: Vec::new(), batch_max: None }
             }
             (_, news) => news,
         }
