@@ -111,6 +111,13 @@
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance), within the key's life; after
 //!   that the part is held for the operator.
+//! - **Who is in a call of several is written down before it is made**, under its key: a
+//!   part that might have company and has no call was never sent. A call without an
+//!   answer is made again with the same parts in the same order, or never; only a definite
+//!   refusal takes it apart, and then nobody was taken.
+//! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
+//!   are a place and a turn; who was refused with others leaves only with such as were too,
+//!   by every other call at most.
 //! - **Only the envelope decides who gets mail.** The translation writes recipients
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is
