@@ -111,6 +111,11 @@
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance), within the key's life; after
 //!   that the part is held for the operator.
+//! - **Who is in a call stands on disk before it is made** ([`domain::batch`]), where mail
+//!   may have company: in which order, under which key. So whoever is in none was never
+//!   tried; the end of a call is written down for all of its members in one commit; and
+//!   while it is unknown none of them leaves it, alone or with others. Only a definite
+//!   answer takes a call apart.
 //! - **Only the envelope decides who gets mail.** The translation writes recipients
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is
