@@ -154,6 +154,7 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         CrashPoint::PartLeased | CrashPoint::RetryCommitted => {
             troubled(2, |meter, road| upstream(meter, road, Trouble::NotNow))
         }
+        CrashPoint::BatchComposed => Scenario { only_over: Some(Road::Resend), ..ordinary(3) },
         CrashPoint::BounceCommitted => troubled(2, |meter, road| upstream(meter, road, Trouble::Refuses)),
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
         CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
