@@ -111,10 +111,11 @@
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance), within the key's life; after
 //!   that the part is held for the operator.
-//! - **Who is in a call of several is written down before it is made**, under its key: a
-//!   part that might have company and has no call was never sent. A call without an
-//!   answer is made again with the same parts in the same order, or never; only a definite
-//!   refusal takes it apart, and then nobody was taken.
+//! - **Who is in a call stands on disk before it is made** ([`domain::batch`]), where mail
+//!   may have company: in which order, under which key. So whoever is in none was never
+//!   tried; the end of a call is written down for all of its members in one commit; and
+//!   while it is unknown none of them leaves it, alone or with others. Only a definite
+//!   answer takes a call apart.
 //! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
 //!   are a place and a turn; who was refused with others leaves only with such as were too,
 //!   by every other call at most.

@@ -7,6 +7,8 @@
 //! are one commit ([`Store::report_all`]). Final members keep their call, and the call
 //! leaves with the last of them ([`super::retention`]).
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
@@ -174,7 +176,7 @@ async fn hold_rest(tx: &mut SqliteConnection, id: &BatchId, reason: &str) -> Res
                last_error = ?2
         WHERE batch_id = ?1 AND state = 'queued'";
     let held = sqlx::query(HOLD).bind(id.as_str()).bind(reason).execute(&mut *tx).await?.rows_affected();
-    forget(tx, &[id.as_str()]).await?;
+    forget(tx, &BTreeSet::from([id.as_str()])).await?;
     Ok(held)
 }
 
@@ -192,15 +194,31 @@ pub(super) async fn leave(tx: &mut SqliteConnection, leavers: Vec<Leaver<'_>>) -
     let rows: Vec<_> = leavers.iter().map(|of| (of.message_id, of.part_no, of.batch_max)).collect();
     let done = sqlx::query(LEAVE).bind(json(&rows)?).execute(&mut *tx).await?;
     changed("members that leave a call", done.rows_affected(), rows.len())?;
-    let calls: Vec<&str> = leavers.iter().filter_map(|of| of.call).map(BatchId::as_str).collect();
-    if calls.is_empty() { Ok(()) } else { forget(tx, &calls).await }
+    forget(tx, &leavers.iter().filter_map(|of| of.call).map(BatchId::as_str).collect()).await
+}
+
+/// The members of a call are due together: when one of them is hastened, so are the others.
+pub(super) async fn hasten(
+    tx: &mut SqliteConnection,
+    calls: &BTreeSet<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const HASTEN: &str = "
+        UPDATE part SET due_at = ?2
+        WHERE batch_id IN (SELECT value FROM json_each(?1)) AND state = 'queued' AND due_at > ?2";
+    if !calls.is_empty() {
+        sqlx::query(HASTEN).bind(json(&calls)?).bind(millis(now)).execute(tx).await?;
+    }
+    Ok(())
 }
 
 /// Calls that nobody is in any more are forgotten.
-pub(super) async fn forget(tx: &mut SqliteConnection, calls: &[&str]) -> Result<(), StoreError> {
+pub(super) async fn forget(tx: &mut SqliteConnection, calls: &BTreeSet<&str>) -> Result<(), StoreError> {
     const FORGET: &str = "
         DELETE FROM batch WHERE batch_id IN (SELECT value FROM json_each(?1))
             AND NOT EXISTS (SELECT 1 FROM part p WHERE p.batch_id = batch.batch_id)";
-    sqlx::query(FORGET).bind(json(&calls)?).execute(tx).await?;
+    if !calls.is_empty() {
+        sqlx::query(FORGET).bind(json(&calls)?).execute(tx).await?;
+    }
     Ok(())
 }

@@ -179,6 +179,13 @@ impl Ledger {
         Ok(())
     }
 
+    /// The calls that waiting parts of these messages are fixed to.
+    pub(super) fn calls_of(&self, message_ids: &BTreeSet<&str>) -> Vec<BatchId> {
+        let own = self.parts.iter().filter(|(key, _)| message_ids.contains(key.0.as_str()));
+        let waiting = own.filter(|(_, part)| matches!(part.state, PartState::Queued { .. }));
+        waiting.filter_map(|(_, part)| part.company.call.clone()).collect()
+    }
+
     /// A recipient is final now.
     pub(super) fn forget(&mut self, recipient: &(String, String)) {
         self.recipients.remove(recipient);

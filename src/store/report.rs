@@ -244,6 +244,10 @@ impl Ledger {
     fn answered(&mut self, key: &PartKey, report: &Report, answered: &Answered) -> Option<Change> {
         self.note_too_late(key, answered);
         let part = self.parts.get_mut(key)?;
+        if part.state == PartState::Sent && part.upstream_id.is_none() {
+            // It was proven by the news of another member of its call.
+            part.upstream_id = answered.upstream_id.clone();
+        }
         let is_current =
             matches!(part.state, PartState::Sending { attempt, .. } if attempt == report.attempt);
         // What was sent was sent, whichever attempt says so; a refusal needs to be the current word.

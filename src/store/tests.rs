@@ -22,6 +22,7 @@ use crate::submission::stand_in::{Directory, reopened, settings, store};
 
 mod acceptance;
 mod audit;
+mod batch;
 mod doubt;
 mod entries;
 mod event;

@@ -16,7 +16,7 @@ fn post(path: &str, body: &str) -> Request<Body> {
 
 impl Town {
     /// A message of ann's, and what became of its first attempt.
-    async fn waits(&self, news: Option<News>) -> String {
+    pub(super) async fn waits(&self, news: Option<News>) -> String {
         let body = r#"{"to":"x@example.net","subject":"s","text":"hi"}"#;
         let id =
             self.call(basic(json_of("/send", body), "ann")).await.json()["id"].as_str().unwrap().to_owned();
@@ -31,7 +31,7 @@ impl Town {
         id
     }
 
-    fn retry(&self, unknown: bool) -> Option<News> {
+    pub(super) fn retry(&self, unknown: bool) -> Option<News> {
         let due = self.clock.now() + Duration::from_secs(600);
         Some(News::Retry {
             due,
