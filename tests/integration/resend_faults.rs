@@ -259,11 +259,11 @@ fn p4_a_key_that_came_with_other_bytes_is_held_for_the_operator() {
     assert_eq!((&credits["held"], &credits["owed"]), (&1.into(), &0.into()), "neither billed nor given back");
     assert_eq!(arrivals(&meter, "held"), (1, 0), "and not bounced: it was taken");
     assert!(meter.log().contains("a part is held"), "{}", meter.log());
-    // The operator's decision: it is asked for again, under the same key.
-    meter.tamper("UPDATE part SET state = 'queued', due_at = 1 WHERE state = 'held'");
+    let held: String = meter.read("SELECT message_id FROM part WHERE state = 'held'").remove(0);
+    meter.says(&["queue", "cancel", &held, "--yes"]);
     meter.finish();
     assert_eq!(arrivals(&meter, "held"), (1, 0));
-    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0);
 }
 
 #[test]
