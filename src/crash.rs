@@ -55,6 +55,8 @@ crash_points! {
     HandedOver = "handed-over",
     /// A part was leased from the database; no attempt was made.
     PartLeased = "part-leased",
+    /// A call with several parts, or with one that might have had company, is on disk; it was not made.
+    BatchComposed = "batch-composed",
     /// An attempt begins; the upstream was not called.
     AttemptBegun = "attempt-begun",
     /// The upstream has answered, or was lost; nothing of that is written down.

@@ -54,6 +54,15 @@ impl Rooms {
     fn new(octets: usize, parts: usize) -> Self {
         Self { octets: Memory::new(octets), slots: Arc::new(Semaphore::new(parts)) }
     }
+
+    fn at_once(&self, bytes: usize, parts: u32) -> Option<Room> {
+        let mut octets = self.octets.share();
+        if !octets.resize(bytes) {
+            return None;
+        }
+        let slot = Arc::clone(&self.slots).try_acquire_many_owned(parts).ok()?;
+        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+    }
 }
 
 /// The side that submission holds.
@@ -85,25 +94,28 @@ impl Handover {
         if self.parts.is_closed() || !self.gate(road).load(Ordering::Relaxed) {
             return None;
         }
-        let slots = u32::try_from(parts).ok()?;
-        let mut octets = self.small.octets.share();
-        if !octets.resize(bytes) {
-            return None;
-        }
-        let slot = Arc::clone(&self.small.slots).try_acquire_many_owned(slots).ok()?;
-        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+        self.small.at_once(bytes, u32::try_from(parts).ok()?)
     }
 
     /// Room for a message that is read back from the database; waits for it. A
     /// message larger than its lane's octets waits until it has them for itself.
     pub async fn room(&self, lane: Lane, bytes: usize) -> Option<Room> {
-        let Rooms { octets, slots } = match lane {
-            Lane::Small => &self.small,
-            Lane::Large => &self.large,
-        };
+        let Rooms { octets, slots } = self.of(lane);
         let octets = octets.wait_for(bytes).await?;
         let slot = Arc::clone(slots).acquire_owned().await.ok()?;
         Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+    }
+
+    /// The same, if there is room now.
+    pub fn room_at_once(&self, lane: Lane, bytes: usize) -> Option<Room> {
+        self.of(lane).at_once(bytes, 1)
+    }
+
+    fn of(&self, lane: Lane) -> &Rooms {
+        match lane {
+            Lane::Small => &self.small,
+            Lane::Large => &self.large,
+        }
     }
 
     /// Hands a leased part over. If delivery has stopped, the lease lapses.

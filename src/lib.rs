@@ -111,6 +111,14 @@
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance), within the key's life; after
 //!   that the part is held for the operator.
+//! - **Who is in a call stands on disk before it is made** ([`domain::batch`]), where mail
+//!   may have company: in which order, under which key. So whoever is in none was never
+//!   tried; the end of a call is written down for all of its members in one commit; and
+//!   while it is unknown none of them leaves it, alone or with others. Only a definite
+//!   answer takes a call apart.
+//! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
+//!   are a place and a turn; who was refused with others leaves only with such as were too,
+//!   by every other call at most.
 //! - **Only the envelope decides who gets mail.** The translation writes recipients
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is
@@ -160,7 +168,7 @@
 //! | while a large message arrives (`chunk-committed`), or the remains of one that was given up or is final leave (`orphans-swept`) | chunks that no message names; they go at the start |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
-//! | while a part is being sent (`part-leased`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
+//! | while a part is being sent (`part-leased`, `batch-composed`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key, by a call with the same parts; what was leased for a call that was never composed was not sent, and leaves with any; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
 //! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part; what a large message leaves behind, as above |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |

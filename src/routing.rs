@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::config::{Config, Fallback, UpstreamKind};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::batch;
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::digest::sha256_hex;
 use crate::domain::ids::{CustomerId, MessageId};
@@ -174,7 +175,7 @@ pub fn new_message_id(now: Timestamp) -> MessageId {
 }
 
 fn by_smtp(recipients: &[Mailbox]) -> NewPart {
-    NewPart { road: Road::Smtp, recipients: recipients.to_vec(), request_hash: None }
+    NewPart { road: Road::Smtp, recipients: recipients.to_vec(), request_hash: None, batch_max: 1 }
 }
 
 fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Result<Route, CannotCarry> {
@@ -184,6 +185,7 @@ fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Re
         return Err(too_many_copies(divided.len()));
     }
     let notes = message.notes(recipients, &divided);
+    let batch_max = batch::at_acceptance(bytes.len(), message.has_attachments());
     let mut parts = Vec::new();
     for (part_no, recipients) in (0..).zip(divided) {
         let request = message.email(&recipients, &message_id.part(part_no))?.to_json();
@@ -191,7 +193,7 @@ fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Re
             return Err(CannotCarry::too_large());
         }
         let request_hash = Some(sha256_hex(&request));
-        parts.push(NewPart { road: Road::Resend, recipients, request_hash });
+        parts.push(NewPart { road: Road::Resend, recipients, request_hash, batch_max });
     }
     Ok(Route { parts, notes })
 }

@@ -511,6 +511,8 @@ fn hand_over(handover: &Handover, acceptance: Acceptance, room: &Room) {
             maybe_taken: Vec::new(),
             accepted_at: acceptance.accepted_at,
             expires_at,
+            batch_max: part.batch_max,
+            batch: None,
             bytes: acceptance.bytes.clone(),
         };
         handover.hand(leased, room.clone());

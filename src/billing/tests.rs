@@ -127,7 +127,7 @@ impl Bench {
     async fn sent(&self, customer_id: &CustomerId, recipients: u64) -> Option<MessageId> {
         let to = |number| Mailbox::parse(&format!("a{number}@y.example")).unwrap();
         let to: Vec<_> = (0..recipients).map(to).collect();
-        let part = NewPart { road: Road::Smtp, recipients: to.clone(), request_hash: None };
+        let part = NewPart { road: Road::Smtp, recipients: to.clone(), request_hash: None, batch_max: 1 };
         let now = self.clock.now();
         let message = Acceptance {
             message_id: MessageId::generate(now, random::octets()),

@@ -15,16 +15,23 @@ use crate::store::queue::LeasedPart;
 /// A message, its part and the attempt that holds the lease. A late attempt and
 /// the one that followed it are two holders, and neither speaks for the other.
 type Key = (MessageId, u32, u32);
-type Held = BTreeMap<Key, CancellationToken>;
 
 /// The leases that are held.
 #[derive(Debug, Default)]
 pub(super) struct Leases(Arc<Mutex<Held>>);
 
+/// Each with its number: an attempt that does not count is followed by one of the same name.
+#[derive(Debug, Default)]
+struct Held {
+    by_key: BTreeMap<Key, (u64, CancellationToken)>,
+    last: u64,
+}
+
 /// One lease; dropped when what became of the attempt is written down.
 #[derive(Debug)]
 pub(super) struct Lease {
     key: Key,
+    number: u64,
     /// Set when the lease could not be renewed: the attempt must not go on.
     pub(super) lost: CancellationToken,
     held: Arc<Mutex<Held>>,
@@ -32,7 +39,10 @@ pub(super) struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        lock(&self.held).remove(&self.key);
+        let mut held = lock(&self.held);
+        if held.by_key.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            held.by_key.remove(&self.key);
+        }
     }
 }
 
@@ -41,18 +51,21 @@ impl Leases {
     pub(super) fn hold(&self, part: &LeasedPart) -> Lease {
         let key = (part.message_id.clone(), part.part_no, part.attempt);
         let lost = CancellationToken::new();
-        lock(&self.0).insert(key.clone(), lost.clone());
-        Lease { key, lost, held: Arc::clone(&self.0) }
+        let mut held = lock(&self.0);
+        held.last += 1;
+        let number = held.last;
+        held.by_key.insert(key.clone(), (number, lost.clone()));
+        Lease { key, number, lost, held: Arc::clone(&self.0) }
     }
 
     /// Whether none is held.
     pub(super) fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
+        lock(&self.0).by_key.is_empty()
     }
 
     /// Message, part and attempt of each.
     pub(super) fn keys(&self) -> Vec<Key> {
-        lock(&self.0).keys().cloned().collect()
+        lock(&self.0).by_key.keys().cloned().collect()
     }
 
     /// Renews all; whoever lost theirs is told to stop.
@@ -75,7 +88,7 @@ impl Leases {
         for key in keys {
             let is_kept = kept.contains(&(key.0.as_str().to_owned(), key.1, key.2));
             // Whoever has finished meanwhile holds no lease any more, and misses none.
-            if let (false, Some(lost)) = (is_kept, held.get(&key)) {
+            if let (false, Some((_, lost))) = (is_kept, held.by_key.get(&key)) {
                 lost.cancel();
             }
         }

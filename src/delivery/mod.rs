@@ -1,19 +1,25 @@
 //! Delivery: parts leave, and what became of them is written down.
 //!
 //! Two sources feed the workers: the handover (what was just accepted, in memory)
-//! and the pollers (what the database says is due). All take a place among a
+//! and the pollers (`due`: what the database says is due). All take a place among a
 //! bounded number of attempts. Large parts have a poller of their own, and half of
 //! the room and of the places at most: however slowly they leave, small mail does not
-//! wait for them. Every part in our hands is leased; one task renews
-//! all leases together. This room must not know SMTP submission, HTTP, Dodo.
+//! wait for them. Parts that may leave together gather (`gather`, `waiting`) and make one
+//! attempt (`together`); the others make theirs alone (`worker`). Every part in our hands
+//! is leased; one task renews all leases together. This room must not know SMTP
+//! submission, HTTP, Dodo.
 
 pub mod bounce;
+mod due;
 pub mod gates;
+mod gather;
 mod leases;
 pub(crate) mod news;
 #[cfg(test)]
 mod tests;
+mod together;
 pub mod told;
+mod waiting;
 mod worker;
 
 use std::collections::VecDeque;
@@ -28,17 +34,16 @@ use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::crash::CrashPoint;
-use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::handover::{Handed, Handover, Lane};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
-use crate::store::queue::{DuePart, LeasedPart};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
 use bounce::Postmaster;
 use gates::Gates;
+use gather::Gathering;
 use leases::{Lease, Leases};
 use worker::Pass;
 
@@ -46,8 +51,11 @@ use worker::Pass;
 const POLL: Duration = Duration::from_millis(500);
 /// How often the queue is counted for the metrics.
 const TOTALS: Duration = Duration::from_secs(10);
-/// Small parts asked for at once.
-const PAGE: u32 = 64;
+/// Small parts asked for at once: as many as leave together.
+const PAGE: u32 = 100;
+/// Parts that are read from the database before there is a call for them: those of the
+/// next ten.
+const READ_AHEAD: usize = 1_000;
 /// Large parts asked for at once: each goes to the customer who has the fewest by then.
 const LARGE_PAGE: u32 = 1;
 /// How long a failed look at the database waits.
@@ -116,15 +124,19 @@ struct Inner {
     settings: Settings,
     gates: Gates,
     leases: Leases,
+    gathering: Gathering,
     places: Arc<Semaphore>,
+    /// Places of those who were read ahead.
+    ahead: Arc<Semaphore>,
 }
 
 impl Delivery {
     /// The delivery room; nothing runs until [`Delivery::start`].
     pub fn new(tools: Tools, settings: Settings) -> Self {
         let places = Arc::new(Semaphore::new(settings.max_concurrency));
-        let (gates, leases) = (Gates::default(), Leases::default());
-        Self(Arc::new(Inner { tools, settings, gates, leases, places }))
+        let (gates, leases, gathering) = (Gates::default(), Leases::default(), Gathering::default());
+        let ahead = Arc::new(Semaphore::new(READ_AHEAD));
+        Self(Arc::new(Inner { tools, settings, gates, leases, gathering, places, ahead }))
     }
 
     /// Takes back what an earlier process left behind, and starts to deliver.
@@ -138,6 +150,7 @@ impl Delivery {
         store.try_gates_again(clock.now()).await?;
         self.load_gates().await?;
         tasks.spawn(self.clone().take_handed(handed));
+        tasks.spawn(self.clone().gather_calls());
         tasks.spawn(self.clone().poll(Lane::Small));
         tasks.spawn(self.clone().poll(Lane::Large));
         tasks.spawn(self.clone().renew_leases());
@@ -159,7 +172,11 @@ impl Delivery {
                 next = handed.recv() => {
                     let Some(handed) = next else { break };
                     let lease = self.0.leases.hold(&handed.part);
-                    waiting.push_back((handed, lease));
+                    if self.gathers(&handed.part) {
+                        self.gather_handed(handed, lease);
+                    } else {
+                        waiting.push_back((handed, lease));
+                    }
                 }
                 place_or_closed = &mut place, if !waiting.is_empty() => {
                     place.set(next_place());
@@ -194,128 +211,6 @@ impl Delivery {
             delivery.deliver(handed.part, &lease, Pass::Ordinary(place)).await;
             drop(handed.room);
         });
-    }
-
-    /// Works through what the database says is due in a lane.
-    async fn poll(self, lane: Lane) {
-        let stop = self.0.tools.stop.clone();
-        loop {
-            let (is_more, wait) = match self.poll_once(lane).await {
-                Ok(found) => (found, POLL),
-                Err(error) => {
-                    tracing::error!(%error, "the queue could not be read");
-                    (false, STORE_WAIT)
-                }
-            };
-            if is_more && !stop.is_cancelled() {
-                continue;
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-    }
-
-    /// Takes one page of what is due; whether there may be more. The lane that never
-    /// waits long looks for leases that ran out, and for gates that are worth a try.
-    async fn poll_once(&self, lane: Lane) -> Result<bool, StoreError> {
-        if lane == Lane::Small {
-            self.lapse_expired().await?;
-        }
-        let (open, probing) = self.0.gates.passable(self.0.tools.clock.now());
-        let page = match lane {
-            Lane::Small => PAGE,
-            Lane::Large => LARGE_PAGE,
-        };
-        let due = if open.is_empty() { Vec::new() } else { self.due(lane, &open, page).await? };
-        let is_more = u32::try_from(due.len()).is_ok_and(|len| len == page);
-        for part in due {
-            if self.0.tools.stop.is_cancelled() {
-                return Ok(false);
-            }
-            self.take_due(lane, &part).await?;
-        }
-        for road in probing.into_iter().filter(|_| lane == Lane::Small) {
-            if self.0.gates.begin_probe(road) {
-                let delivery = self.clone();
-                self.0.tools.tasks.spawn(async move { delivery.probe(road).await });
-            }
-        }
-        Ok(is_more)
-    }
-
-    async fn lapse_expired(&self) -> Result<(), StoreError> {
-        let Tools { store, clock, .. } = &self.0.tools;
-        let lapsed = store.lapse_expired(&self.0.leases.keys(), clock.now()).await?;
-        if lapsed > 0 {
-            tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
-        }
-        Ok(())
-    }
-
-    async fn due(&self, lane: Lane, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
-        let Tools { store, clock, .. } = &self.0.tools;
-        match lane {
-            Lane::Small => store.due(clock.now(), roads, limit).await,
-            Lane::Large => store.due_large(clock.now(), roads, limit).await,
-        }
-    }
-
-    async fn take_due(&self, lane: Lane, due: &DuePart) -> Result<(), StoreError> {
-        let Tools { handover, stop, .. } = &self.0.tools;
-        // Whoever has a place never waits for room, so that neither can wait for the other for ever.
-        let waited = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            waited = async { (handover.room(lane, due.size).await, self.place().await) } => waited,
-        };
-        let (Some(room), place) = waited else { return Ok(()) };
-        if let Some((part, lease)) = self.lease(due).await? {
-            self.spawn(Handed { part, room }, lease, place);
-        }
-        Ok(())
-    }
-
-    /// Leases one part. What cannot be read is set aside: the parts behind it go on.
-    async fn lease(&self, due: &DuePart) -> Result<Option<(LeasedPart, Lease)>, StoreError> {
-        let Tools { store, clock, .. } = &self.0.tools;
-        let now = clock.now();
-        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
-        match store.lease(due, now, until).await {
-            Ok(part) => Ok(part.map(|part| {
-                store.pass(CrashPoint::PartLeased);
-                let lease = self.0.leases.hold(&part);
-                (part, lease)
-            })),
-            Err(StoreError::Corrupt(reason)) => {
-                tracing::error!(message_id = %due.message_id, part_no = due.part_no, reason, "a part cannot be read; it is held");
-                store.set_aside(due, &reason).await?;
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Sends one part through a closed gate, to see.
-    async fn probe(self, road: Road) {
-        let was_tried = self.try_probe(road).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the queue could not be read");
-            false
-        });
-        self.end_probe(road, was_tried).await;
-    }
-
-    async fn try_probe(&self, road: Road) -> Result<bool, StoreError> {
-        let small = self.due(Lane::Small, &[road], 1).await?.pop();
-        let due = match small {
-            Some(due) => Some(due),
-            None => self.due(Lane::Large, &[road], 1).await?.pop(),
-        };
-        let Some(due) = due else { return Ok(false) };
-        let Some((part, lease)) = self.lease(&due).await? else { return Ok(false) };
-        self.deliver(part, &lease, Pass::Probe).await;
-        Ok(true)
     }
 
     /// Keeps the gauges of the queue and of its credits true.

@@ -6,12 +6,14 @@ use jiff::Timestamp;
 
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
+use crate::domain::batch::{Half, half};
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::store::gate::Gate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{Answered, News, Rest};
 use crate::upstream::resend::KEY_USED_FOR_OTHER_BYTES;
+use crate::upstream::resend::batch::Together;
 use crate::upstream::{Outcome, RecipientAnswer};
 
 /// Resend forgets a key 24 hours after its first use; an unknown outcome is not
@@ -45,8 +47,7 @@ pub(crate) enum Door<'a> {
 /// be repeated.
 pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Option<News> {
     if let Door::Closed(gate) = door {
-        let error = format!("the upstream's gate is closed: {}", gate.reason);
-        return Some(News::Gated { until: gate.try_again_at, error, unknown: part.unknown });
+        return Some(closed(part, gate));
     }
     if part.unknown
         && part.road == Road::Resend
@@ -60,6 +61,27 @@ pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Optio
     // The same call again is harmless, and the only way to an answer.
     let is_asked_again = part.unknown && part.road == Road::Resend;
     (!is_asked_again).then(|| expired(part))
+}
+
+/// The gate is closed to the part.
+pub(super) fn closed(part: &LeasedPart, gate: &Gate) -> News {
+    let error = format!("the upstream's gate is closed: {}", gate.reason);
+    News::Gated { until: gate.try_again_at, error, unknown: part.unknown }
+}
+
+/// The part was leased and never tried.
+pub(super) fn not_begun(part: &LeasedPart, now: Timestamp) -> News {
+    put_off(part.unknown, now, "the process stopped before the attempt began".to_owned(), false)
+}
+
+/// The call that it was to leave with is not on disk, and was not made.
+pub(super) fn not_composed(part: &LeasedPart, due: Timestamp) -> News {
+    put_off(part.unknown, due, "the database was not available".to_owned(), false)
+}
+
+/// The part is not ours any more: this changes it only if it is all the same.
+pub(super) fn lost(part: &LeasedPart, now: Timestamp) -> News {
+    put_off(part.unknown, now, "a lease was lost before the attempt".to_owned(), false)
 }
 
 /// Who may have it is not told that it was undeliverable, nor given back what it cost.
@@ -80,7 +102,7 @@ fn expired(part: &LeasedPart) -> News {
 
 /// Nothing was taken by this attempt; what is known of earlier ones stays as it is.
 fn put_off(unknown: bool, due: Timestamp, error: String, counts: bool) -> News {
-    News::Retry { due, error, unknown, maybe_taken: Vec::new(), counts }
+    News::Retry { due, error, unknown, maybe_taken: Vec::new(), counts, batch_max: None }
 }
 
 /// When the part is given up: its lifetime stands still while the gate is closed.
@@ -138,9 +160,50 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             // Told when to ask again for the answer, it asks then, however often it has tried.
             let due = retry_after.map_or_else(|| moment.next_attempt(part, None), |wait| moment.after(wait));
             let maybe_taken = beyond_asking(part, &left_out);
-            News::Retry { due, error: reason, unknown: true, maybe_taken, counts: true }
+            News::Retry { due, error: reason, unknown: true, maybe_taken, counts: true, batch_max: None }
         }
     }
+}
+
+/// What the answer to a call with several parts means for each. Where it is to be made
+/// again it is made for all of them at the same time.
+pub(super) fn of_together(parts: &[&LeasedPart], together: Together, moment: Moment) -> Vec<News> {
+    let is_unknown = parts.iter().any(|part| part.unknown);
+    let outcome = match together {
+        Together::Taken(ids) => return taken(parts, ids),
+        Together::Barred(answer) if is_unknown => Outcome::Barred(answer),
+        Together::Refused(answer) | Together::Barred(answer) => return divided(parts, &answer, moment.now),
+        Together::Each(outcome) => outcome,
+    };
+    let latest = parts.iter().max_by_key(|part| part.attempt);
+    match latest.map(|part| of(part, outcome.clone(), moment)) {
+        Some(
+            same
+            @ (News::Retry { unknown: true, .. } | News::Gated { unknown: true, .. } | News::Hold { .. }),
+        ) => vec![same; parts.len()],
+        _ => parts.iter().map(|part| of(part, outcome.clone(), moment)).collect(),
+    }
+}
+
+fn taken(parts: &[&LeasedPart], ids: Vec<String>) -> Vec<News> {
+    let sent = |(part, id): (&&LeasedPart, String)| {
+        let sent = part.recipients.clone();
+        News::Answered(Answered { upstream_id: Some(id), sent, ..Answered::default() })
+    };
+    parts.iter().zip(ids).map(sent).collect()
+}
+
+/// Nobody was taken because of one of them, and nobody knows which.
+fn divided(parts: &[&LeasedPart], answer: &Answer, now: Timestamp) -> Vec<News> {
+    let size = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+    let news = |no| {
+        let Half { batch_max, nth } = half(size, no);
+        let due = now.checked_add(Duration::from_millis(nth.into())).unwrap_or(now);
+        let error = format!("refused with others: {} {}", answer.status, answer.text);
+        let batch_max = Some(batch_max);
+        News::Retry { due, error, unknown: false, maybe_taken: Vec::new(), counts: false, batch_max }
+    };
+    (0..size).map(news).collect()
 }
 
 /// Who may have it by a call without an answer that cannot be made again to get one:

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::domain::ids::MessageId;
-use crate::domain::message::CHUNK_BYTES;
+use crate::domain::message::{CHUNK_BYTES, Road};
 use crate::outbound::stand_in::{Given, StandIn};
 use crate::store::log::PartLog;
 use crate::submission::stand_in::{self, Directory};

@@ -4,7 +4,9 @@
 //! Any news of a part proves that Resend took it. That resolves a part that waits,
 //! is held for the operator, or has a call in doubt; while the first call is under
 //! way its answer is as good and comes by itself. A part that was given up stays as
-//! it is: that it left all the same is told, counted and kept with it.
+//! it is: that it left all the same is told, counted and kept with it. A call that
+//! carried several parts was taken as a whole: news of one of them proves all, and what
+//! Resend calls the others comes with their own.
 //!
 //! Then the news is written down with what follows from it. A hard bounce, a
 //! recipient whom Resend left out since the address is on its own list, and a mail
@@ -25,7 +27,7 @@ use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
 use crate::domain::event::EventKind;
-use crate::domain::ids::{CustomerId, MessageId, PartId};
+use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::{PartState, RecipientState, Road};
 use crate::domain::reputation::Thresholds;
 use crate::mime::bounce::{Failed, Failure, Left};
@@ -105,30 +107,42 @@ impl Ears {
     /// The part was sent, whatever our calls were answered; too late if it was given up.
     async fn prove(&self, subject: &Subject<'_>, upstream_id: Option<String>) -> Result<(), StoreError> {
         let Tools { store, billing, metrics, clock, .. } = &*self.0;
-        let unsent = subject.part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
-        let sent = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
-        let answered = Answered { upstream_id: upstream_id.clone(), sent, ..Answered::default() };
-        let report = Report {
-            message_id: subject.message_id.clone(),
-            part_no: subject.part_no,
-            attempt: subject.part.attempt,
-            at: clock.now(),
-            news: report::News::Answered(answered),
-            bounce: None,
-        };
-        let Recorded::Applied { captured } = store.report(report).await? else { return Ok(()) };
-        if captured > Credits::ZERO {
-            metrics.captured(captured);
-            billing.captured();
+        let now = clock.now();
+        let Subject { message_id, part_no, part, .. } = subject;
+        let call = part.batch_id.as_ref().filter(|_| part.is_unknown && !part.state.is_final());
+        let others = self
+            .members(call)
+            .await?
+            .into_iter()
+            .filter(|(id, no, other)| (id, no) != (message_id, part_no) && !other.state.is_final());
+        let mut proven = vec![(message_id.clone(), *part_no, part.clone(), upstream_id)];
+        proven.extend(others.map(|(id, no, other)| (id, no, other, None)));
+        let reports =
+            proven.iter().map(|(id, no, part, upstream_id)| proof((id, *no), part, upstream_id.clone(), now));
+        let recorded = store.report_all(reports.collect()).await?;
+        for ((message_id, part_no, part, upstream_id), recorded) in proven.into_iter().zip(recorded) {
+            let Recorded::Applied { captured } = recorded else { continue };
+            if captured > Credits::ZERO {
+                metrics.captured(captured);
+                billing.captured();
+            }
+            tracing::info!(
+                part_id = %message_id.part(part_no),
+                customer_id = %part.customer_id,
+                upstream_id,
+                outcome = "sent",
+                "a webhook proves that a part was sent whose outcome was unknown"
+            );
         }
-        tracing::info!(
-            part_id = %subject.part_id,
-            customer_id = %subject.part.customer_id,
-            upstream_id,
-            outcome = "sent",
-            "a webhook proves that a part was sent whose outcome was unknown"
-        );
         Ok(())
+    }
+
+    /// Who is in a call, if there is one.
+    async fn members(&self, call: Option<&BatchId>) -> Result<Vec<(MessageId, u32, KnownPart)>, StoreError> {
+        match call {
+            Some(batch_id) => self.0.store.known_batch(batch_id).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Writes news down, with what follows from it.
@@ -240,11 +254,25 @@ impl Subject<'_> {
     }
 }
 
-/// Whether that Resend took it is more than is known, or will be by itself.
+/// The report that a part was sent, under that id.
+fn proof(
+    (message_id, part_no): (&MessageId, u32),
+    part: &KnownPart,
+    upstream_id: Option<String>,
+    at: Timestamp,
+) -> Report {
+    let unsent = part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
+    let sent = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
+    let news = report::News::Answered(Answered { upstream_id, sent, ..Answered::default() });
+    let (message_id, attempt) = (message_id.clone(), part.attempt);
+    Report { message_id, part_no, attempt, at, news, bounce: None }
+}
+
+/// Whether that Resend took it, or under which id, is more than is known, or will be by itself.
 fn is_told_more(part: &KnownPart) -> bool {
     match part.state {
         PartState::Held | PartState::Queued { .. } | PartState::Failed => true,
         PartState::Sending { .. } => part.is_unknown,
-        PartState::Sent => false,
+        PartState::Sent => part.upstream_id.is_none(),
     }
 }

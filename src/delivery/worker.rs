@@ -60,22 +60,12 @@ impl Delivery {
     /// One attempt. `None`: its lease was lost before, and nothing was sent.
     async fn attempt(&self, part: &mut LeasedPart, lease: &Lease, pass: &mut Pass) -> Option<News> {
         let Tools { store, stop, .. } = &self.0.tools;
-        // A bounce needs no more of it, and the message leaves memory when the road does not need it.
-        let header = header_length(&part.bytes).and_then(|length| part.bytes.get(..length));
-        let header = header.map_or_else(|| part.bytes.clone(), Bytes::copy_from_slice);
-        let outgoing = Outgoing {
-            part_id: part.part_id(),
-            idempotency_key: part.idempotency_key(),
-            reverse_path: part.reverse_path.clone(),
-            recipients: part.recipients.clone(),
-            repeats: news::repeats(part),
-            bytes: std::mem::replace(&mut part.bytes, header),
-        };
+        let outgoing = outgoing(part);
         let ready = tokio::select! {
             biased;
             () = lease.lost.cancelled() => return None,
             ready = self.ready(part.road, outgoing, pass) => ready,
-            () = stop.cancelled() => return Some(self.not_begun(part)),
+            () = stop.cancelled() => return Some(news::not_begun(part, self.0.tools.clock.now())),
         };
         let ready = match ready {
             Ok(ready) => ready,
@@ -115,8 +105,8 @@ impl Delivery {
     }
 
     /// Opens or closes the gate by what the upstream said, and says what is written down.
-    async fn understand(&self, part: &LeasedPart, outcome: Outcome) -> News {
-        self.0.tools.metrics.attempt(part.road, label(&outcome));
+    pub(super) async fn understand(&self, part: &LeasedPart, outcome: Outcome) -> News {
+        self.0.tools.metrics.attempt(part.road, label_of(&outcome));
         match &outcome {
             Outcome::Closed { reason, retry_after } => {
                 self.close_gate(part.road, reason, *retry_after).await;
@@ -124,45 +114,55 @@ impl Delivery {
             outcome if news::is_accepted(outcome) => self.open_gate(part.road).await,
             _ => {}
         }
+        news::of(part, outcome, self.moment())
+    }
+
+    /// Now, and what decides when the next attempt is due.
+    pub(super) fn moment(&self) -> Moment {
         let [jitter] = random::octets::<1>();
-        let moment = Moment { now: self.0.tools.clock.now(), schedule: self.0.settings.schedule, jitter };
-        news::of(part, outcome, moment)
+        Moment { now: self.0.tools.clock.now(), schedule: self.0.settings.schedule, jitter }
     }
 
     /// A part that was leased and never tried goes back into the queue.
     pub(super) async fn give_back(&self, part: &LeasedPart) {
-        self.report(part, self.not_begun(part)).await;
+        self.report(part, news::not_begun(part, self.0.tools.clock.now())).await;
     }
 
-    fn not_begun(&self, part: &LeasedPart) -> News {
-        let due = self.0.tools.clock.now();
-        let error = "the process stopped before the attempt began".to_owned();
-        let (unknown, maybe_taken) = (part.unknown, Vec::new());
-        News::Retry { due, error, unknown, maybe_taken, counts: false }
-    }
-
-    /// Writes news down, however long the store takes: sending again would be the alternative.
     async fn report(&self, part: &LeasedPart, news: News) {
+        self.report_all(vec![(part, news)]).await;
+    }
+
+    /// Writes news down, that of all parts or none, however long the store takes: sending
+    /// again would be the alternative.
+    pub(super) async fn report_all(&self, told: Vec<(&LeasedPart, News)>) {
+        if told.is_empty() {
+            return;
+        }
         let Tools { store, clock, .. } = &self.0.tools;
-        let bounce = self.bounce_for(part, &news).map(Box::new);
-        let report = Report {
+        let report = |(part, news): (&LeasedPart, News)| Report {
             message_id: part.message_id.clone(),
             part_no: part.part_no,
             attempt: part.attempt,
             at: clock.now(),
+            bounce: self.bounce_for(part, &news).map(Box::new),
             news,
-            bounce,
         };
+        let parts: Vec<&LeasedPart> = told.iter().map(|(part, _)| *part).collect();
+        let reports: Vec<Report> = told.into_iter().map(report).collect();
         let mut wait = REPORT_RETRY_MIN;
-        loop {
-            match store.report(report.clone()).await {
-                Ok(recorded) => return self.recorded(part, &report, recorded),
+        let recorded = loop {
+            match store.report_all(reports.clone()).await {
+                Ok(recorded) => break recorded,
                 Err(error) => {
-                    tracing::error!(part_id = %part.part_id(), %error, "an attempt could not be written down")
+                    let part_id = parts.first().map(|part| part.part_id().to_string());
+                    tracing::error!(part_id, parts = parts.len(), %error, "an attempt could not be written down");
                 }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(REPORT_RETRY_MAX);
+        };
+        for ((part, report), recorded) in parts.into_iter().zip(&reports).zip(recorded) {
+            self.recorded(part, report, recorded);
         }
     }
 
@@ -202,7 +202,22 @@ impl Delivery {
     }
 }
 
-fn label(outcome: &Outcome) -> AttemptOutcome {
+/// The part as an upstream takes it. Of the message no more stays than a bounce needs: it
+/// leaves memory when the road does not need it.
+pub(super) fn outgoing(part: &mut LeasedPart) -> Outgoing {
+    let header = header_length(&part.bytes).and_then(|length| part.bytes.get(..length));
+    let header = header.map_or_else(|| part.bytes.clone(), Bytes::copy_from_slice);
+    Outgoing {
+        part_id: part.part_id(),
+        idempotency_key: part.idempotency_key(),
+        reverse_path: part.reverse_path.clone(),
+        recipients: part.recipients.clone(),
+        repeats: news::repeats(part),
+        bytes: std::mem::replace(&mut part.bytes, header),
+    }
+}
+
+pub(super) fn label_of(outcome: &Outcome) -> AttemptOutcome {
     match outcome {
         Outcome::Answered { .. } if news::is_accepted(outcome) => AttemptOutcome::Accepted,
         Outcome::Answered { .. } | Outcome::Barred(_) => AttemptOutcome::Refused,
@@ -245,6 +260,7 @@ fn log_attempt(part: &LeasedPart, report: &Report) {
         customer_id = %part.customer_id,
         road = part.road.as_str(),
         attempt = part.attempt,
+        batch_id = part.batch.as_ref().map(|batch| batch.id.as_str()),
         outcome,
         upstream_id,
         reason,

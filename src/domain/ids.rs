@@ -85,6 +85,10 @@ id!(
 );
 
 id!(
+    /// One call that carries parts of several messages, or of one; at Resend it is the idempotency key.
+    BatchId, "batch id"
+);
+id!(
     /// What a large message has beyond its header, while it arrives and until it is final.
     SpoolId, "spool id"
 );
@@ -116,6 +120,13 @@ impl SpoolId {
     /// A new id for a message whose bytes begin to be written at `now`.
     pub fn generate(now: Timestamp, entropy: Entropy) -> Self {
         Self(format!("spool-{}", unique(now, entropy)))
+    }
+}
+
+impl BatchId {
+    /// A new id for a call that is composed at `now`.
+    pub fn generate(now: Timestamp, entropy: Entropy) -> Self {
+        Self(format!("b_{}", unique(now, entropy)))
     }
 }
 

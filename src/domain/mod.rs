@@ -9,6 +9,7 @@ pub mod account;
 pub mod address;
 pub mod answer;
 pub mod arrival;
+pub mod batch;
 pub mod credential;
 pub mod credits;
 pub mod decision;

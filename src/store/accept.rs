@@ -60,6 +60,8 @@ pub struct NewPart {
     pub recipients: Vec<Mailbox>,
     /// SHA-256 of the request that the upstream will get, in hexadecimal, where the road composes one.
     pub request_hash: Option<String>,
+    /// How many parts its first call may carry ([`crate::domain::batch`]); 1: it is alone.
+    pub batch_max: u32,
 }
 
 /// A message that asks to be accepted.
@@ -326,9 +328,9 @@ async fn write(
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
-                          request_hash)
+                          request_hash, batch_max)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8
+               value ->> 7, value ->> 8, value ->> 9
         FROM json_each($3);
 
         INSERT INTO recipient (message_id, address, part_no, ordinal, state)
@@ -420,8 +422,19 @@ impl<'a> MessageRow<'a> {
 /// Message, address, part number, ordinal.
 type RecipientRow<'a> = (&'a str, String, usize, usize);
 /// The columns of `part` as one JSON row.
-type PartRow<'a> =
-    (&'a str, usize, &'static str, &'static str, u8, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
+#[derive(serde::Serialize)]
+struct PartRow<'a>(
+    &'a str,
+    usize,
+    &'static str,
+    &'static str,
+    u8,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<&'a str>,
+    u32,
+);
 
 fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRow<'a>>) {
     let mut parts = Vec::with_capacity(taken.len());
@@ -434,8 +447,8 @@ fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRo
         let first_try = lease.map(|_| millis(a.accepted_at));
         let attempt = u8::from(lease.is_some());
         for (part_no, part) in a.parts.iter().enumerate() {
-            let hash = part.request_hash.as_deref();
-            parts.push((id, part_no, part.road.as_str(), state, attempt, due, lease, first_try, hash));
+            let (road, hash, most) = (part.road.as_str(), part.request_hash.as_deref(), part.batch_max);
+            parts.push(PartRow(id, part_no, road, state, attempt, due, lease, first_try, hash, most));
             let named = part.recipients.iter().enumerate();
             recipients.extend(named.map(|(ordinal, r)| (id, r.to_string(), part_no, ordinal)));
         }

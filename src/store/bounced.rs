@@ -13,7 +13,7 @@ use super::ledger::part_state;
 use super::refund::{self, Allowance, Claim, Decision};
 use super::{Store, StoreError, stored};
 use crate::domain::address::Mailbox;
-use crate::domain::ids::{CustomerId, MessageId};
+use crate::domain::ids::{BatchId, CustomerId, MessageId};
 use crate::domain::message::{PartState, RecipientState, Road};
 use crate::telemetry::RefundResult;
 
@@ -35,6 +35,8 @@ pub struct KnownPart {
     pub is_unknown: bool,
     /// The upstream's id, once it has answered.
     pub upstream_id: Option<String>,
+    /// The call that it is fixed to.
+    pub batch_id: Option<BatchId>,
     /// Its recipients, in their order.
     pub recipients: Vec<(Mailbox, RecipientState)>,
 }
@@ -48,6 +50,7 @@ struct PartRow {
     time: i64,
     unknown: i64,
     upstream_id: Option<String>,
+    batch_id: Option<String>,
 }
 
 /// A recipient, and the refund that is for it: the message's, or its own.
@@ -70,7 +73,7 @@ impl Store {
             SELECT m.customer_id, p.road, p.state, p.attempt, coalesce(p.due_at, p.lease_until, 0) AS time,
                    p.unknown = 1 OR EXISTS (SELECT 1 FROM recipient r WHERE r.message_id = p.message_id
                        AND r.part_no = p.part_no AND r.state = 'queued' AND r.maybe_taken = 1) AS unknown,
-                   p.upstream_id
+                   p.upstream_id, p.batch_id
             FROM part p JOIN message m ON m.message_id = p.message_id
             WHERE p.message_id = ?1 AND p.part_no = ?2";
         const RECIPIENTS: &str = "
@@ -93,8 +96,26 @@ impl Store {
             attempt: row.attempt,
             is_unknown: row.unknown == 1,
             upstream_id: row.upstream_id,
+            batch_id: stored(row.batch_id.as_deref().map(BatchId::parse).transpose())?,
             recipients: recipients.collect::<Result<_, StoreError>>()?,
         }))
+    }
+
+    /// The members of a call, by message and number of the part.
+    pub async fn known_batch(
+        &self,
+        batch_id: &BatchId,
+    ) -> Result<Vec<(MessageId, u32, KnownPart)>, StoreError> {
+        const MEMBERS: &str = "SELECT message_id, part_no FROM part WHERE batch_id = ?1 ORDER BY batch_no";
+        let rows: Vec<(String, u32)> =
+            sqlx::query_as(MEMBERS).bind(batch_id.as_str()).fetch_all(&self.readers).await?;
+        let mut members = Vec::with_capacity(rows.len());
+        for (message_id, part_no) in rows {
+            let message_id = stored(MessageId::parse(&message_id))?;
+            let part = self.known_part(&message_id, part_no).await?;
+            members.extend(part.map(|part| (message_id, part_no, part)));
+        }
+        Ok(members)
     }
 
     /// Messages with a refund that waited for a recipient who is final now, those that

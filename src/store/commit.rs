@@ -38,8 +38,8 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Member {
     /// A message asks to be taken in.
     Accept(Box<Acceptance>, Answer<Accepted>),
-    /// A worker tells what became of an attempt.
-    Report(Box<Report>, Answer<Recorded>),
+    /// A worker tells what became of a call: of an attempt, or of those of all its members.
+    Reports(Vec<Report>, Answer<Vec<Recorded>>),
     /// An event with nothing to follow from it.
     News(Box<Told>, Answer<Heard>),
     /// A webhook was handled.
@@ -58,7 +58,14 @@ impl Store {
 
     /// Records a report; returns after its commit.
     pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
-        gather(&self.hot, |answer| Member::Report(Box::new(report), answer)).await
+        let recorded = self.report_all(vec![report]).await?.pop();
+        recorded.ok_or_else(|| StoreError::Corrupt("a report has no answer".to_owned()))
+    }
+
+    /// Records the reports of all members of one call in one commit, or none of them: a
+    /// call of which some were told its end and others not could never be made again.
+    pub async fn report_all(&self, reports: Vec<Report>) -> Result<Vec<Recorded>, StoreError> {
+        gather(&self.hot, |answer| Member::Reports(reports, answer)).await
     }
 }
 
@@ -87,7 +94,7 @@ pub(super) struct Lanes {
 #[derive(Debug, Default)]
 struct Batch {
     accepts: Vec<(Box<Acceptance>, Answer<Accepted>)>,
-    reports: Vec<(Box<Report>, Answer<Recorded>)>,
+    reports: Vec<(Vec<Report>, Answer<Vec<Recorded>>)>,
     news: Vec<(Box<Told>, Answer<Heard>)>,
     handled: Vec<(Box<Handled>, Answer<()>)>,
     chunks: Vec<(Box<NewChunk>, Answer<()>)>,
@@ -103,7 +110,7 @@ impl Batch {
                 self.body_bytes += acceptance.bytes.len();
                 self.accepts.push((acceptance, answer));
             }
-            Member::Report(report, answer) => self.reports.push((report, answer)),
+            Member::Reports(reports, answer) => self.reports.push((reports, answer)),
             Member::News(told, answer) => self.news.push((told, answer)),
             Member::Handled(handled, answer) => self.handled.push((handled, answer)),
             Member::Chunk(chunk, answer) => {
@@ -115,7 +122,8 @@ impl Batch {
     }
 
     fn len(&self) -> usize {
-        let mail = self.accepts.len() + self.reports.len() + self.news.len() + self.handled.len();
+        let reports: usize = self.reports.iter().map(|(reports, _)| reports.len()).sum();
+        let mail = self.accepts.len() + reports + self.news.len() + self.handled.len();
         mail + self.chunks.len() + self.removals.len()
     }
 
@@ -143,7 +151,7 @@ impl Batch {
     fn into_members(self) -> impl Iterator<Item = Member> {
         let chunks = self.chunks.into_iter().map(|(chunk, answer)| Member::Chunk(chunk, answer));
         let removals = self.removals.into_iter().map(|(spool_id, answer)| Member::Remove(spool_id, answer));
-        let reports = self.reports.into_iter().map(|(report, answer)| Member::Report(report, answer));
+        let reports = self.reports.into_iter().map(|(reports, answer)| Member::Reports(reports, answer));
         let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
         let news = self.news.into_iter().map(|(told, answer)| Member::News(told, answer));
         let handled = self.handled.into_iter().map(|(handled, answer)| Member::Handled(handled, answer));
@@ -156,8 +164,9 @@ impl Batch {
             // The asker may have hung up; what was committed stays committed.
             let _ = answer.send(Ok(decided));
         }
-        for ((_, answer), decided) in self.reports.into_iter().zip(decided.recorded) {
-            let _ = answer.send(Ok(decided));
+        let mut recorded = decided.recorded.into_iter();
+        for (reports, answer) in self.reports {
+            let _ = answer.send(Ok(recorded.by_ref().take(reports.len()).collect()));
         }
         for ((_, answer), is_gone) in self.removals.into_iter().zip(decided.gone) {
             let _ = answer.send(Ok(is_gone));
@@ -312,7 +321,7 @@ async fn apply(
     low_mark: i64,
 ) -> Result<(Decided, Aftermath), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
-    let reports: Vec<&Report> = batch.reports.iter().map(|(r, _)| r.as_ref()).collect();
+    let reports: Vec<&Report> = batch.reports.iter().flat_map(|(reports, _)| reports).collect();
     for (chunk, _) in &batch.chunks {
         write_chunk(tx, chunk).await?;
     }

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::SqliteConnection;
 
+use super::batch::{Leaver, leave};
 use super::report::TooLate;
 use super::{StoreError, changed, json, millis, stored, timestamp};
-use crate::domain::ids::SpoolId;
+use crate::domain::batch::{Company, Ended};
+use crate::domain::ids::{BatchId, SpoolId};
 use crate::domain::message::{PartState, Road};
 
 /// A part of the batch as it stands inside the transaction.
@@ -25,6 +27,10 @@ pub(super) struct PartNow {
     pub(super) first_try_at: Option<i64>,
     pub(super) upstream_id: Option<String>,
     pub(super) last_error: Option<String>,
+    /// How it stands to its calls, as it was read.
+    company: Company,
+    /// How it stands now, where that has changed.
+    moved: Option<Company>,
 }
 
 /// A message of the batch as it stands inside the transaction.
@@ -96,6 +102,8 @@ struct Row {
     first_try_at: Option<i64>,
     upstream_id: Option<String>,
     last_error: Option<String>,
+    batch_max: u32,
+    batch_id: Option<String>,
     address: String,
     state: String,
     maybe_taken: bool,
@@ -110,7 +118,7 @@ impl Ledger {
                    EXISTS (SELECT 1 FROM spool s WHERE s.message_id = m.message_id) AS is_spooled,
                    a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
                    coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
-                   p.upstream_id, p.last_error, r.address, r.state, r.maybe_taken
+                   p.upstream_id, p.last_error, p.batch_max, p.batch_id, r.address, r.state, r.maybe_taken
             FROM message m JOIN account a ON a.customer_id = m.customer_id
                  JOIN part p ON p.message_id = m.message_id
                  JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
@@ -128,6 +136,7 @@ impl Ledger {
         let state = part_state(&row.part_state, row.attempt, row.time)?;
         let unknown_road = || StoreError::Corrupt(format!("{} is no road", row.road));
         let road = Road::parse(&row.road).ok_or_else(unknown_road)?;
+        let call = stored(row.batch_id.as_deref().map(BatchId::parse).transpose())?;
         self.last_capture.insert(row.customer_id.clone(), row.last_capture);
         let message = self.messages.entry(row.message_id.clone()).or_insert_with(|| MessageNow {
             customer_id: row.customer_id,
@@ -155,6 +164,8 @@ impl Ledger {
             first_try_at: row.first_try_at,
             upstream_id: row.upstream_id,
             last_error: row.last_error,
+            company: Company { max: row.batch_max, call },
+            moved: None,
         });
         part.waiting += u32::from(is_queued);
         part.any_sent |= is_sent;
@@ -168,6 +179,13 @@ impl Ledger {
             self.failed.insert(recipient, row.part_no);
         }
         Ok(())
+    }
+
+    /// The calls that waiting parts of these messages are fixed to.
+    pub(super) fn calls_of(&self, message_ids: &BTreeSet<&str>) -> Vec<BatchId> {
+        let own = self.parts.iter().filter(|(key, _)| message_ids.contains(key.0.as_str()));
+        let waiting = own.filter(|(_, part)| matches!(part.state, PartState::Queued { .. }));
+        waiting.filter_map(|(_, part)| part.company.call.clone()).collect()
     }
 
     /// A recipient is final now.
@@ -261,6 +279,7 @@ impl Ledger {
             + moves.len()
             + captures.len();
         changed("report", done.rows_affected(), rows + usize::try_from(bodies).unwrap_or(0))?;
+        leave(tx, self.parts.iter().filter_map(|(key, part)| part.leaver(key)).collect()).await?;
         // Mostly there is none, and nothing is asked.
         if spools == 0 { Ok(Vec::new()) } else { leave_spools(tx, &finished, at, spools).await }
     }
@@ -340,6 +359,18 @@ struct PartColumns<'a>(
 );
 
 impl PartNow {
+    /// Its call has ended, and the part is not final.
+    pub(super) fn end_call(&mut self, ended: Ended) {
+        let stands = self.moved.as_ref().unwrap_or(&self.company).after(ended);
+        self.moved = Some(stands).filter(|stands| *stands != self.company);
+    }
+
+    /// What is written where it has left its call, or has less company from now on.
+    fn leaver<'a>(&'a self, (message_id, part_no): &'a PartKey) -> Option<Leaver<'a>> {
+        let batch_max = self.moved.as_ref()?.max;
+        Some(Leaver { message_id, part_no: *part_no, batch_max, call: self.company.call.as_ref() })
+    }
+
     fn row<'a>(&'a self, (message_id, part_no): &'a PartKey) -> PartColumns<'a> {
         let (name, attempt, due, lease) = match self.state {
             PartState::Queued { due, attempt } => ("queued", attempt, Some(millis(due)), None),

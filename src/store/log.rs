@@ -97,6 +97,9 @@ pub struct PartLog {
     pub due_at: Option<Timestamp>,
     /// The upstream's id.
     pub upstream_id: Option<String>,
+    /// The call to Resend that it is fixed to, or that made it final: its idempotency key,
+    /// and perhaps that of parts of other messages too.
+    pub batch_id: Option<String>,
     /// The last error.
     pub last_error: Option<String>,
     /// Whether the last attempt ended without an answer, or an earlier one did and no later answer can
@@ -132,7 +135,8 @@ pub(super) struct MessageRow {
     notes: Option<String>,
 }
 
-type PartRow = (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool);
+type PartRow =
+    (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool, Option<String>);
 type RecipientRow =
     (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
 /// Message, address, kind.
@@ -181,7 +185,7 @@ impl Store {
             SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
                    last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
                        WHERE r.message_id = part.message_id AND r.part_no = part.part_no
-                         AND r.state = 'queued' AND r.maybe_taken = 1)
+                         AND r.state = 'queued' AND r.maybe_taken = 1), batch_id
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
             SELECT message_id, address, state, status, reply, maybe_taken = 1 AND state <> 'sent',
@@ -281,13 +285,14 @@ fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> Ref
 }
 
 fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
-    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown) = row;
+    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown, batch_id) = row;
     Ok(PartLog {
         road: road.clone(),
         state: state.clone(),
         attempts: *attempts,
         due_at: due_at.map(timestamp).transpose()?,
         upstream_id: upstream_id.clone(),
+        batch_id: batch_id.clone(),
         last_error: last_error.clone(),
         unknown: *unknown,
     })

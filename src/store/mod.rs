@@ -16,6 +16,7 @@ pub mod accept;
 pub mod account;
 mod attempt;
 pub mod audit;
+pub mod batch;
 pub mod bounced;
 pub mod checkout;
 mod commit;

@@ -14,10 +14,11 @@ use sqlx::SqliteConnection;
 
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
-use super::{Store, StoreError, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, batch, changed, json, millis, stored, timestamp};
 use crate::crash::CrashPoint;
+use crate::domain::batch::Ended;
 use crate::domain::decision::{Choice, NotNow, Standing, decide};
-use crate::domain::ids::{CustomerId, MessageId};
+use crate::domain::ids::{BatchId, CustomerId, MessageId};
 use crate::domain::message::{PartStep, Road};
 
 /// What the log says of a recipient who was given up by the operator.
@@ -233,7 +234,9 @@ impl Store {
         if decided.is_empty() {
             return Ok(refused);
         }
+        let calls = ledger.calls_of(&decided.iter().map(|(id, _)| id.as_str()).collect());
         let left = ledger.write(&mut tx, millis(order.now)).await?;
+        batch::hasten(&mut tx, &calls.iter().map(BatchId::as_str).collect(), order.now).await?;
         remember(&mut tx, &decided, order).await?;
         tx.commit().await?;
         drop(writer);
@@ -347,6 +350,7 @@ impl Ledger {
         }
         let was_unknown = part.unknown;
         part.settle_outcome(false);
+        part.end_call(Ended::Resumed);
         if was_unknown {
             let waiting = self.waiting(key);
             self.doubt(key, waiting.into_iter().map(|(_, address)| address));

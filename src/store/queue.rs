@@ -4,14 +4,16 @@
 //! server process, so at its start every lease is of a process that is gone:
 //! those parts go back into the queue with their outcome unknown.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::Kind;
-use super::{Store, StoreError, json, millis, stored, timestamp};
+use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
-use crate::domain::ids::{CustomerId, MessageId, PartId};
+use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::Road;
 
 /// A part in the hands of a worker.
@@ -47,6 +49,10 @@ pub struct LeasedPart {
     pub accepted_at: Timestamp,
     /// When it is given up.
     pub expires_at: Timestamp,
+    /// How many parts its next call may carry; 1: it is alone, and its calls are not composed.
+    pub batch_max: u32,
+    /// The call that it is fixed to, once that is composed.
+    pub batch: Option<Batched>,
     /// The message.
     pub bytes: Bytes,
 }
@@ -59,8 +65,31 @@ impl LeasedPart {
 
     /// The key under which the upstream knows this call.
     pub fn idempotency_key(&self) -> String {
-        format!("{}-{}", self.part_id(), self.key_no)
+        match &self.batch {
+            Some(batch) => batch.id.to_string(),
+            None => format!("{}-{}", self.part_id(), self.key_no),
+        }
     }
+}
+
+/// The place of a part in a composed call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batched {
+    /// The call; its idempotency key.
+    pub id: BatchId,
+    /// The place in it, from 0.
+    pub no: u32,
+    /// How many parts it carries.
+    pub size: u32,
+}
+
+/// What was taken of a page.
+#[derive(Debug, Default)]
+pub struct Leased {
+    /// Those that were taken, in the order of the page.
+    pub parts: Vec<LeasedPart>,
+    /// Those that cannot be read, and why; they still wait.
+    pub unreadable: Vec<(DuePart, String)>,
 }
 
 /// A part that waits, by name and weight.
@@ -70,8 +99,13 @@ pub struct DuePart {
     pub message_id: MessageId,
     /// The part's number in it.
     pub part_no: u32,
-    /// Octets of the message.
+    /// Octets of the message; of all messages of its call, if it is fixed to one.
     pub size: usize,
+    /// How many parts its next call may carry.
+    pub batch_max: u32,
+    /// The call that it is fixed to; it stands for all members of it, who leave with it
+    /// ([`Store::lease_batch`]).
+    pub batch_id: Option<BatchId>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -86,6 +120,9 @@ struct LeasedRow {
     first_try_at: i64,
     unknown: i64,
     request_hash: Option<String>,
+    batch_max: u32,
+    batch_no: Option<u32>,
+    batch_size: Option<u32>,
     reverse_path: String,
     size: i64,
     accepted_at: i64,
@@ -93,10 +130,13 @@ struct LeasedRow {
 }
 
 impl Store {
-    /// At the start of the process: every lease lapses, its outcome unknown. Returns how many.
+    /// At the start of the process: every lease lapses, its outcome unknown. A part whose
+    /// calls are composed was not tried unless one is: what was known of it stays. Returns
+    /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
         const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
+            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL,
+                   unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
             WHERE state = 'sending' RETURNING message_id, part_no, road";
         self.lapse(sqlx::query_as(LAPSE).bind(millis(now))).await
     }
@@ -110,7 +150,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL, unknown = 1
+            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL,
+                   unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
             WHERE state = 'sending' AND lease_until <= ?1 AND NOT EXISTS
                 (SELECT 1 FROM json_each(?2) WHERE value ->> 0 = part.message_id
                     AND value ->> 1 = part.part_no AND value ->> 2 = part.attempt)
@@ -123,7 +164,7 @@ impl Store {
     pub async fn set_aside(&self, due: &DuePart, reason: &str) -> Result<(), StoreError> {
         const HOLD: &str = "
             UPDATE part SET state = 'held', due_at = NULL, last_error = ?3
-            WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'";
+            WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued' AND batch_id IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         sqlx::query(HOLD)
@@ -158,12 +199,19 @@ impl Store {
     }
 
     /// Parts that are due on one of `roads`, the longest waiting first; those of spooled
-    /// messages are asked for apart ([`due_large`](Self::due_large)).
+    /// messages are asked for apart ([`due_large`](Self::due_large)). Of those that a call
+    /// has, the first stands for all.
     pub async fn due(&self, now: Timestamp, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
         const DUE: &str = "
-            SELECT p.message_id, p.part_no, m.size FROM part p JOIN message m ON m.message_id = p.message_id
+            SELECT p.message_id, p.part_no, p.batch_max, p.batch_id,
+                   CASE WHEN p.batch_id IS NULL THEN m.size
+                        ELSE (SELECT sum(n.size) FROM part q JOIN message n ON n.message_id = q.message_id
+                              WHERE q.batch_id = p.batch_id) END
+            FROM part p JOIN message m ON m.message_id = p.message_id
             WHERE p.state = 'queued' AND p.due_at <= ?1 AND p.road IN (SELECT value FROM json_each(?2))
               AND NOT EXISTS (SELECT 1 FROM spool s WHERE s.message_id = p.message_id)
+              AND (p.batch_id IS NULL OR NOT EXISTS (SELECT 1 FROM part q
+                   WHERE q.batch_id = p.batch_id AND q.batch_no < p.batch_no AND q.state = 'queued'))
             ORDER BY p.due_at LIMIT ?3";
         self.read_due(DUE, now, roads, limit).await
     }
@@ -178,8 +226,8 @@ impl Store {
     ) -> Result<Vec<DuePart>, StoreError> {
         // In this order of tables: only messages that are not final have a spool, however long the queue is.
         const DUE: &str = "
-            SELECT message_id, part_no, size FROM
-                (SELECT p.message_id, p.part_no, m.size, p.state, p.due_at, row_number() OVER
+            SELECT message_id, part_no, batch_max, batch_id, size FROM
+                (SELECT p.message_id, p.part_no, p.batch_max, p.batch_id, m.size, p.state, p.due_at, row_number() OVER
                      (PARTITION BY m.customer_id ORDER BY p.state = 'queued', p.due_at, p.message_id, p.part_no)
                      AS nth
                  FROM spool s CROSS JOIN message m CROSS JOIN part p
@@ -198,21 +246,22 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<DuePart>, StoreError> {
         let names: Vec<&str> = roads.iter().map(|road| road.as_str()).collect();
-        let rows: Vec<(String, u32, i64)> = sqlx::query_as(query)
+        let rows: Vec<(String, u32, u32, Option<String>, i64)> = sqlx::query_as(query)
             .bind(millis(now))
             .bind(json(&names)?)
             .bind(limit)
             .fetch_all(&self.readers)
             .await?;
         rows.into_iter()
-            .map(|(id, part_no, size)| {
+            .map(|(id, part_no, batch_max, batch_id, size)| {
                 let size = usize::try_from(size).unwrap_or(0);
-                Ok(DuePart { message_id: stored(MessageId::parse(&id))?, part_no, size })
+                let batch_id = stored(batch_id.as_deref().map(BatchId::parse).transpose())?;
+                Ok(DuePart { message_id: stored(MessageId::parse(&id))?, part_no, size, batch_max, batch_id })
             })
             .collect()
     }
 
-    /// Takes one part, if it is still waiting. The bytes come with it.
+    /// Takes one part, if it is still waiting and no call has it. The bytes come with it.
     ///
     /// They are read before it is taken, and not by the writer: nobody's acceptance waits
     /// for a large body, and a body that cannot be read leaves its part where it was. They
@@ -224,27 +273,58 @@ impl Store {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Option<LeasedPart>, StoreError> {
-        // Compare-and-set: only a part that waits can be taken.
-        const LEASE: &str = "
-            UPDATE part SET state = 'sending', attempt = attempt + 1, due_at = NULL, lease_until = ?3,
-                   first_try_at = coalesce(first_try_at, ?4)
-            WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued' AND due_at <= ?4";
         let bytes = Bytes::from(self.read_body(&due.message_id, due.size).await?);
+        let mut leased = self.take_free(vec![(due.clone(), bytes)], now, until).await?;
+        match leased.unreadable.pop() {
+            Some((_, reason)) => Err(StoreError::Corrupt(reason)),
+            None => Ok(leased.parts.pop()),
+        }
+    }
+
+    /// Takes a page of parts whose messages have no spool, in one transaction: those that
+    /// are still waiting and that no call has.
+    pub async fn lease_page(
+        &self,
+        due: &[DuePart],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Leased, StoreError> {
+        let waiting = self.with_bodies(due).await?;
+        self.take_free(waiting, now, until).await
+    }
+
+    async fn take_free(
+        &self,
+        waiting: Vec<(DuePart, Bytes)>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Leased, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(LEASE)
-            .bind(due.message_id.as_str())
-            .bind(due.part_no)
-            .bind(millis(until))
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
-        if done.rows_affected() != 1 {
-            return Ok(None);
+        let leased = read_waiting(&mut tx, waiting, None, now).await?;
+        if !leased.parts.is_empty() {
+            take(&mut tx, &leased.parts, now, until).await?;
+            tx.commit().await?;
         }
-        let part = read_leased(&mut tx, due, bytes).await?;
-        tx.commit().await?;
-        Ok(Some(part))
+        Ok(leased)
+    }
+
+    /// Parts with the bytes of their messages, which have no spool.
+    pub(super) async fn with_bodies(&self, due: &[DuePart]) -> Result<Vec<(DuePart, Bytes)>, StoreError> {
+        const BODIES: &str = "
+            SELECT message_id, bytes FROM body WHERE message_id IN (SELECT value FROM json_each(?1))
+            ORDER BY message_id, chunk_no";
+        let ids: BTreeSet<&str> = due.iter().map(|due| due.message_id.as_str()).collect();
+        let rows: Vec<(String, Vec<u8>)> =
+            sqlx::query_as(BODIES).bind(json(&ids)?).fetch_all(&self.readers).await?;
+        let mut bodies = BTreeMap::<String, Vec<u8>>::new();
+        for (message_id, bytes) in rows {
+            bodies.entry(message_id).or_default().extend_from_slice(&bytes);
+        }
+        let bodies: BTreeMap<String, Bytes> =
+            bodies.into_iter().map(|(message_id, bytes)| (message_id, Bytes::from(bytes))).collect();
+        let bytes_of = |due: &DuePart| bodies.get(due.message_id.as_str()).cloned().unwrap_or_default();
+        Ok(due.iter().map(|due| (due.clone(), bytes_of(due))).collect())
     }
 
     /// Moves leases on; returns those parts whose lease was still held by that attempt.
@@ -275,28 +355,83 @@ fn lease_rows(leases: &[(MessageId, u32, u32)]) -> Result<String, StoreError> {
     json(&rows)
 }
 
-async fn read_leased(
+/// Those of these parts that wait, as they are once they are taken: the free ones that are
+/// due, or those that a call has. Nothing is changed.
+pub(super) async fn read_waiting(
     tx: &mut SqliteConnection,
-    due: &DuePart,
-    bytes: Bytes,
-) -> Result<LeasedPart, StoreError> {
-    const PART: &str = "
-        SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt, p.key_no, p.first_try_at,
-               p.unknown, p.request_hash, m.reverse_path, m.size, m.accepted_at, m.expires_at
-        FROM part p JOIN message m ON m.message_id = p.message_id
-        WHERE p.message_id = ?1 AND p.part_no = ?2";
+    waiting: Vec<(DuePart, Bytes)>,
+    call: Option<&BatchId>,
+    now: Timestamp,
+) -> Result<Leased, StoreError> {
+    const PARTS: &str = "
+        SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt + 1 AS attempt, p.key_no,
+               coalesce(p.first_try_at, ?2) AS first_try_at, p.unknown, p.request_hash, p.batch_max, p.batch_no,
+               b.size AS batch_size, m.reverse_path, m.size, m.accepted_at, m.expires_at
+        FROM json_each(?1) AS w CROSS JOIN part p CROSS JOIN message m LEFT JOIN batch b ON b.batch_id = p.batch_id
+        WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND m.message_id = p.message_id
+          AND p.state = 'queued' AND p.batch_id IS ?3 AND (p.due_at <= ?2 OR ?3 IS NOT NULL)";
     const RECIPIENTS: &str = "
-        SELECT address, maybe_taken FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
-        ORDER BY ordinal";
-    let id = due.message_id.as_str();
-    let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;
-    let recipients: Vec<(String, bool)> =
-        sqlx::query_as(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
-    row.with(&recipients, bytes)
+        SELECT r.message_id, r.part_no, r.address, r.maybe_taken FROM json_each(?1) AS w CROSS JOIN recipient r
+        WHERE r.message_id = w.value ->> 0 AND r.part_no = w.value ->> 1 AND r.state = 'queued'
+        ORDER BY r.ordinal";
+    let names: Vec<_> = waiting.iter().map(|(due, _)| (due.message_id.as_str(), due.part_no)).collect();
+    let names = json(&names)?;
+    let rows: Vec<LeasedRow> = sqlx::query_as(PARTS)
+        .bind(&names)
+        .bind(millis(now))
+        .bind(call.map(BatchId::as_str))
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut recipients = BTreeMap::<(String, u32), Vec<(String, bool)>>::new();
+    let found: Vec<(String, u32, String, bool)> =
+        sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(tx).await?;
+    for (message_id, part_no, address, maybe_taken) in found {
+        recipients.entry((message_id, part_no)).or_default().push((address, maybe_taken));
+    }
+    let mut rows: BTreeMap<(String, u32), LeasedRow> =
+        rows.into_iter().map(|row| ((row.message_id.clone(), row.part_no), row)).collect();
+    let mut leased = Leased::default();
+    for (due, bytes) in waiting {
+        let key = (due.message_id.as_str().to_owned(), due.part_no);
+        let Some(row) = rows.remove(&key) else { continue };
+        match row.with(recipients.get(&key).map_or(&[][..], Vec::as_slice), call, bytes) {
+            Ok(part) => leased.parts.push(part),
+            Err(StoreError::Corrupt(reason)) => leased.unreadable.push((due, reason)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(leased)
+}
+
+/// Takes parts that were just read in the same transaction. Compare-and-set: only a part
+/// that waits can be taken.
+pub(super) async fn take(
+    tx: &mut SqliteConnection,
+    parts: &[LeasedPart],
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    const LEASE: &str = "
+        UPDATE part SET state = 'sending', attempt = l.attempt, due_at = NULL, lease_until = ?2,
+               first_try_at = coalesce(first_try_at, ?3)
+        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS attempt
+              FROM json_each(?1)) AS l
+        WHERE part.message_id = l.message_id AND part.part_no = l.part_no AND part.state = 'queued'
+          AND part.attempt + 1 = l.attempt";
+    let leases: Vec<_> =
+        parts.iter().map(|part| (part.message_id.as_str(), part.part_no, part.attempt)).collect();
+    let done =
+        sqlx::query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).execute(tx).await?;
+    changed("lease", done.rows_affected(), parts.len())
 }
 
 impl LeasedRow {
-    fn with(self, rows: &[(String, bool)], bytes: Bytes) -> Result<LeasedPart, StoreError> {
+    fn with(
+        self,
+        rows: &[(String, bool)],
+        call: Option<&BatchId>,
+        bytes: Bytes,
+    ) -> Result<LeasedPart, StoreError> {
         if i64::try_from(bytes.len()) != Ok(self.size) {
             let found = format!("{} octets of {} are there of {}", bytes.len(), self.size, self.message_id);
             return Err(StoreError::Corrupt(found));
@@ -324,6 +459,12 @@ impl LeasedRow {
             maybe_taken,
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
+            batch_max: self.batch_max,
+            batch: call.zip(self.batch_no.zip(self.batch_size)).map(|(id, (no, size))| Batched {
+                id: id.clone(),
+                no,
+                size,
+            }),
             bytes,
         })
     }

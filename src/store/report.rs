@@ -18,6 +18,7 @@ use super::ledger::{Ledger, PartKey, PartNow};
 use super::{StoreError, millis, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
+use crate::domain::batch::Ended;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{MessageId, SpoolId};
 use crate::domain::message::{PartState, PartStep};
@@ -60,6 +61,10 @@ pub enum News {
         maybe_taken: Vec<Mailbox>,
         /// Whether the attempt counts.
         counts: bool,
+        /// How many parts its next call may carry, where this one was refused because of
+        /// one of several ([`crate::domain::batch::half`]). Otherwise the outcome alone
+        /// decides: an unknown one stays with its call, any other leaves it.
+        batch_max: Option<u32>,
     },
     /// Nobody was served, since the road's gate is closed; no attempt is counted.
     Gated {
@@ -221,8 +226,14 @@ impl Ledger {
     fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
         match &report.news {
-            News::Retry { due, error, unknown, maybe_taken, counts } => {
-                self.put_back(&key, report.attempt, (*due, *counts))?.settle(*unknown, error);
+            News::Retry { due, error, unknown, maybe_taken, counts, batch_max } => {
+                let part = self.put_back(&key, report.attempt, (*due, *counts))?;
+                part.settle(*unknown, error);
+                part.end_call(match batch_max {
+                    _ if *unknown => Ended::Unknown,
+                    Some(max) => Ended::Refused(*max),
+                    None => Ended::PutOff,
+                });
                 self.doubt(&key, maybe_taken.iter().map(ToString::to_string));
                 Some(Change::default())
             }
@@ -230,13 +241,16 @@ impl Ledger {
                 // A gate that opened meanwhile has nobody fall due any more: it found this part under way.
                 let is_closed = self.closed_roads.contains(&self.parts.get(&key)?.road);
                 let due = if is_closed { *until } else { report.at };
-                self.put_back(&key, report.attempt, (due, false))?.settle(*unknown, error);
+                let part = self.put_back(&key, report.attempt, (due, false))?;
+                part.settle(*unknown, error);
+                part.end_call(if *unknown { Ended::Unknown } else { Ended::PutOff });
                 Some(Change::default())
             }
             News::Hold { reason } => {
                 let part = self.parts.get_mut(&key)?;
                 part.state = part.state.after(PartStep::Hold { attempt: report.attempt })?;
                 part.unknown = true;
+                part.end_call(Ended::Held);
                 part.last_error = Some(reason.clone());
                 Some(Change::default())
             }
@@ -262,6 +276,10 @@ impl Ledger {
     fn answered(&mut self, key: &PartKey, report: &Report, answered: &Answered) -> Option<Change> {
         self.note_too_late(key, answered);
         let part = self.parts.get_mut(key)?;
+        if part.state == PartState::Sent && part.upstream_id.is_none() {
+            // It was proven by the news of another member of its call.
+            part.upstream_id = answered.upstream_id.clone();
+        }
         let is_current =
             matches!(part.state, PartState::Sending { attempt, .. } if attempt == report.attempt);
         // What was sent was sent, whichever attempt says so; a refusal needs to be the current word.
@@ -416,6 +434,9 @@ impl PartNow {
             let is_held = state == PartState::Held;
             self.state = state;
             self.settle_outcome(is_held);
+            if !self.state.is_final() {
+                self.end_call(if is_held { Ended::Held } else { Ended::PutOff });
+            }
         }
     }
 }

@@ -16,12 +16,14 @@
 //! Each step is one short transaction: the gathering writer waits for it no longer
 //! than for a commit of its own.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::refund::day_before;
 use super::reputation::{MOST_DAYS, day_of};
-use super::{Store, StoreError, changed, json, millis, stored};
+use super::{Store, StoreError, batch, changed, json, millis, stored};
 use crate::domain::ids::MessageId;
 
 /// Captures that leave in one step.
@@ -299,14 +301,16 @@ async fn remove_messages(
               WHERE message_id IN (SELECT value FROM json_each(?1)) AND state = 'credited' GROUP BY entry_id) AS r
         WHERE entry.entry_id = r.entry_id AND entry.kind = 'credit'";
     // What belongs to a message, and then the message.
-    const BELONGINGS: [&str; 6] = [
+    const BELONGINGS: [&str; 5] = [
         "DELETE FROM event WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM attempt WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM refund WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM decision WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1))",
-        "DELETE FROM part WHERE message_id IN (SELECT value FROM json_each(?1))",
     ];
+    // The last member of a call takes it along.
+    const PARTS: &str =
+        "DELETE FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) RETURNING batch_id";
     const DELETE: &str = "DELETE FROM message WHERE message_id IN (SELECT value FROM json_each(?1))";
     let ids: Vec<String> = sqlx::query_scalar(STILL)
         .bind(millis(before.0))
@@ -323,6 +327,9 @@ async fn remove_messages(
     for delete in BELONGINGS {
         sqlx::query(delete).bind(&names).execute(&mut *tx).await?;
     }
+    let calls: Vec<Option<String>> = sqlx::query_scalar(PARTS).bind(&names).fetch_all(&mut *tx).await?;
+    let calls: BTreeSet<&str> = calls.iter().flatten().map(String::as_str).collect();
+    batch::forget(tx, &calls).await?;
     let done = sqlx::query(DELETE).bind(&names).execute(tx).await?;
     changed("messages", done.rows_affected(), ids.len())?;
     Ok(done.rows_affected())

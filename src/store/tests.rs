@@ -22,6 +22,7 @@ use crate::submission::stand_in::{Directory, reopened, settings, store};
 
 mod acceptance;
 mod audit;
+mod batch;
 mod doubt;
 mod entries;
 mod event;
@@ -96,7 +97,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         price: Credits::ONE,
         accepted_at: at(0),
         lifetime: Duration::from_secs(1000),
-        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None }],
+        parts: vec![NewPart { road: Road::Smtp, recipients, request_hash: None, batch_max: 1 }],
         lease_until: Some(at(30)),
         keyed: None,
         notes: Vec::new(),
@@ -131,13 +132,27 @@ fn answered(sent: &[&str], failed: &[&str]) -> News {
 }
 
 fn retry(unknown: bool) -> News {
-    News::Retry { due: at(60), error: "451 later".to_owned(), unknown, maybe_taken: Vec::new(), counts: true }
+    News::Retry {
+        due: at(60),
+        error: "451 later".to_owned(),
+        unknown,
+        maybe_taken: Vec::new(),
+        counts: true,
+        batch_max: None,
+    }
 }
 
 /// An attempt by SMTP without an answer, which was for these.
 fn lost(to: &[&str]) -> News {
     let maybe_taken = to.iter().map(|to| mailbox(to)).collect();
-    News::Retry { due: at(60), error: "lost".to_owned(), unknown: true, maybe_taken, counts: true }
+    News::Retry {
+        due: at(60),
+        error: "lost".to_owned(),
+        unknown: true,
+        maybe_taken,
+        counts: true,
+        batch_max: None,
+    }
 }
 
 fn applied(captured: u64) -> Recorded {
@@ -145,7 +160,13 @@ fn applied(captured: u64) -> Recorded {
 }
 
 fn first_part(of: &Acceptance) -> DuePart {
-    DuePart { message_id: of.message_id.clone(), part_no: 0, size: of.bytes.len() }
+    DuePart {
+        message_id: of.message_id.clone(),
+        part_no: 0,
+        size: of.bytes.len(),
+        batch_max: 1,
+        batch_id: None,
+    }
 }
 
 /// Sends a message of one credit, so that it is owed.

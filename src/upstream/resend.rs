@@ -1,22 +1,24 @@
-//! Resend's HTTP API: one call a part (resend.com/docs, "Send Email").
+//! Resend's HTTP API: one call a part (resend.com/docs, "Send Email"), or one for up to a
+//! hundred ("Send Batch Emails").
 //!
 //! The `Idempotency-Key` and the very same bytes make a repeated call harmless
 //! for 24 hours, so every answer that leaves a doubt is [`Outcome::Unknown`] and
-//! the call is made again. `request` makes what is posted, `verdict` holds the
-//! meaning of every answer, `pace` keeps calls under the rate that Resend tells. What this module must
-//! not know: SQL, money, when to try again.
+//! the call is made again. `request` and `batch` make what is posted, `verdict` holds the
+//! meaning of every answer, `turns` and `pace` keep calls under the rate that Resend tells.
+//! What this module must not know: SQL, money, when to try again.
 
+pub mod batch;
 pub mod domains;
 pub mod events;
 mod pace;
 pub(crate) mod request;
+pub mod turns;
 pub(crate) mod verdict;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
@@ -30,7 +32,7 @@ use super::{Answer, Outcome};
 use crate::clock::Clock;
 use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
 use domains::Region;
-use pace::Pace;
+use turns::{Turn, Turns};
 
 /// What the client needs to be told.
 #[derive(Debug, Clone)]
@@ -50,7 +52,7 @@ pub struct ResendSettings {
 pub struct Resend {
     service: Service,
     clock: Clock,
-    pace: Arc<Mutex<Pace>>,
+    turns: Turns,
     /// Of domains that are added; `None`: Resend decides.
     region: Option<Region>,
 }
@@ -88,44 +90,56 @@ impl Resend {
     /// A client; no call is made.
     pub fn new(settings: &ResendSettings) -> Result<Self, InvalidService> {
         let service = Service::new(&settings.base_url, &settings.api_key, settings.timeout)?;
-        Ok(Self { service, clock: settings.clock.clone(), pace: Arc::default(), region: None })
+        Ok(Self { service, clock: settings.clock.clone(), turns: Turns::default(), region: None })
     }
 
-    /// Makes one call.
+    /// Makes one call, when its turn has come.
     pub async fn send(&self, request: Request) -> Outcome {
         self.post(request.json.clone(), &request.idempotency_key, request.recipients).await
     }
 
-    /// Makes one `POST /emails` with these bytes, when the pace allows it. The
+    /// Makes one `POST /emails` with these bytes, when its turn has come. The
     /// answer is for all of the `recipients`, since Resend takes or refuses a
     /// mail as a whole.
     pub async fn post(&self, json: Bytes, idempotency_key: &str, recipients: usize) -> Outcome {
-        if let Err(wait) = self.wait_for_turn().await {
-            return Outcome::Transient {
-                answer: Answer::new("4.4.5", "waiting for a turn under Resend's rate limit"),
-                retry_after: Some(wait),
-                counts: false,
-            };
+        match self.turns.single().await {
+            Ok(turn) => self.post_in(turn, json, idempotency_key, recipients).await,
+            Err(wait) => no_turn(wait),
         }
+    }
+
+    /// Waits for the turn of a call that is not made ready yet: whatever comes meanwhile
+    /// may leave with it.
+    ///
+    /// # Errors
+    /// What becomes of the call without one.
+    pub async fn turn(&self) -> Result<Turn, Outcome> {
+        self.turns.next().await.map_err(no_turn)
+    }
+
+    /// The same call in a turn that was waited for.
+    async fn post_in(&self, turn: Turn, json: Bytes, idempotency_key: &str, recipients: usize) -> Outcome {
+        match self.call_with_key(turn, &["emails"], json, idempotency_key).await {
+            Ok(answer) => verdict::of(&answer, recipients, self.clock.now()),
+            Err(failure) => no_answer(failure),
+        }
+    }
+
+    async fn call_with_key(
+        &self,
+        turn: Turn,
+        path: &[&str],
+        json: Bytes,
+        idempotency_key: &str,
+    ) -> Result<HttpAnswer, CallFailure> {
         let request = self
             .service
-            .post(&["emails"])
+            .post(path)
             .header(CONTENT_TYPE, "application/json")
             .header("Idempotency-Key", idempotency_key)
             .body(json);
-        match self.call(request).await {
-            Ok(answer) => verdict::of(&answer, recipients, self.clock.now()),
-            Err(CallFailure::NotSent(reason)) => Outcome::Transient {
-                answer: Answer::new("4.4.1", &format!("Resend cannot be reached: {reason}")),
-                retry_after: None,
-                counts: true,
-            },
-            Err(CallFailure::Lost(reason)) => Outcome::Unknown {
-                reason: format!("no answer from Resend: {reason}"),
-                retry_after: None,
-                left_out: Vec::new(),
-            },
-        }
+        turn.leave();
+        self.call(request).await
     }
 
     /// Whether the key is good, by reading the account's domains. A key that
@@ -140,20 +154,33 @@ impl Resend {
     async fn call(&self, request: reqwest::RequestBuilder) -> Result<HttpAnswer, CallFailure> {
         let called = call(request, self.clock.now()).await;
         if let Ok(answer) = &called {
-            self.with_pace(|pace| pace.learn(answer.status, &answer.rate, Instant::now()));
+            self.turns.learn(answer.status, &answer.rate);
         }
         called
     }
+}
 
-    /// Sleeps until this call's turn, or says how long it would have taken.
-    async fn wait_for_turn(&self) -> Result<(), Duration> {
-        let wait = self.with_pace(|pace| pace.turn(Instant::now()))?;
-        tokio::time::sleep(wait).await;
-        Ok(())
+/// No call was made, since its turn was too far off.
+fn no_turn(wait: Duration) -> Outcome {
+    Outcome::Transient {
+        answer: Answer::new("4.4.5", "waiting for a turn under Resend's rate limit"),
+        retry_after: Some(wait),
+        counts: false,
     }
+}
 
-    fn with_pace<T>(&self, look: impl FnOnce(&mut Pace) -> T) -> T {
-        look(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+fn no_answer(failure: CallFailure) -> Outcome {
+    match failure {
+        CallFailure::NotSent(reason) => Outcome::Transient {
+            answer: Answer::new("4.4.1", &format!("Resend cannot be reached: {reason}")),
+            retry_after: None,
+            counts: true,
+        },
+        CallFailure::Lost(reason) => Outcome::Unknown {
+            reason: format!("no answer from Resend: {reason}"),
+            retry_after: None,
+            left_out: Vec::new(),
+        },
     }
 }
 

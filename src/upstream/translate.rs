@@ -225,6 +225,11 @@ impl Translatable {
         }
     }
 
+    /// Whether its emails carry attachments: such a one leaves in no batch.
+    pub fn has_attachments(&self) -> bool {
+        !self.attachments.is_empty()
+    }
+
     /// Divides the recipients of an envelope into parts, one call each. Usually
     /// one; but a call has at most [`MAX_RECIPIENTS`], and recipients of whom none
     /// stands in To or Cc get a part each, lest they see one another.

@@ -6,6 +6,7 @@
 //! cargo bench --bench accept              everything, about five minutes, as root for Postfix
 //! cargo bench --bench accept -- --targets postmeter,sink --rounds 1 --json
 //! cargo bench --bench accept -- --crowds  what slow clients cost: five minutes, 12 GB of disk
+//! cargo bench --bench accept -- --batches how fast a deep queue leaves through Resend
 //! ```
 //!
 //! Three servers stand on loopback with the same certificate (ECDSA P-256):
@@ -47,6 +48,8 @@
 
 #[path = "accept/args.rs"]
 mod args;
+#[path = "accept/batches.rs"]
+mod batches;
 #[path = "accept/client.rs"]
 mod client;
 #[path = "crowd.rs"]
@@ -114,6 +117,9 @@ fn run(args: &Args) -> Result<()> {
 async fn bench(args: &Args) -> Result<()> {
     if args.crowds {
         return crowds::run(args).await;
+    }
+    if args.batches {
+        return batches::run(args).await;
     }
     let servers = Servers::start(args).await?;
     let mut report = Report::new(args);

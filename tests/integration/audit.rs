@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 33] = [
+const HANDS: [(&str, &str); 34] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -28,6 +28,7 @@ const HANDS: [(&str, &str); 33] = [
     ("message", "UPDATE message SET price = 5 WHERE kind = 'submission'"),
     ("message", "UPDATE message SET customer_id = 'cus_eve' WHERE kind = 'bounce'"),
     ("part", "UPDATE part SET state = 'failed' WHERE state = 'sent'"),
+    ("batch", "INSERT INTO batch VALUES ('b_1', 1, 1)"),
     ("recipient", "UPDATE recipient SET state = 'failed' WHERE state = 'sent'"),
     ("recipient", "UPDATE recipient SET part_no = 7"),
     ("body", "INSERT INTO body SELECT message_id, 0, x'00' FROM message LIMIT 1"),

@@ -16,6 +16,7 @@
 )]
 
 mod audit;
+mod batch;
 mod bounce;
 mod by_recipient;
 mod certificate;

@@ -68,7 +68,7 @@ async fn message_by(road: Road, store: &Store, name: &str, news: Option<News>) {
         price: Credits::ONE,
         accepted_at: now(),
         lifetime: Duration::from_secs(3600),
-        parts: vec![NewPart { road, recipients: to.to_vec(), request_hash: None }],
+        parts: vec![NewPart { road, recipients: to.to_vec(), request_hash: None, batch_max: 1 }],
         lease_until: Some(now() + Duration::from_secs(30)),
         keyed: None,
         notes: Vec::new(),
@@ -88,6 +88,7 @@ fn retry(unknown: bool) -> Option<News> {
         unknown,
         maybe_taken: Vec::new(),
         counts: true,
+        batch_max: None,
     })
 }
 

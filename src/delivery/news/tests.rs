@@ -38,6 +38,8 @@ fn part(road: Road, unknown: bool) -> LeasedPart {
         maybe_taken: if road == Road::Smtp && unknown { recipients() } else { Vec::new() },
         accepted_at: at(0),
         expires_at: at(1_000),
+        batch_max: 1,
+        batch: None,
         bytes,
     };
     part.request_hash = (road == Road::Resend).then(|| "hash".to_owned());
@@ -257,4 +259,87 @@ fn p3_a_call_without_an_answer_concerns_those_whom_it_was_for() {
         };
         assert_eq!(maybe_taken, want, "{road:?}");
     }
+}
+
+/// Two parts that leave together, of which the second has been tried more often.
+fn told_together(unknown: bool, together: &Together) -> Vec<String> {
+    let (first, mut second) = (part(Road::Resend, unknown), part(Road::Resend, unknown));
+    second.attempt = 2;
+    let news = of_together(&[&first, &second], together.clone(), moment(10));
+    news.iter().map(|news| word(Some(news))).collect()
+}
+
+#[test]
+fn p4_what_a_call_with_several_parts_comes_to() {
+    let answer = || Answer::new("5.6.0", "422 validation_error");
+    let unknown =
+        |retry_after| Outcome::Unknown { reason: "lost".to_owned(), retry_after, left_out: Vec::new() };
+    let closed = Outcome::Closed { reason: "key".to_owned(), retry_after: Duration::from_secs(300) };
+    let transient = |retry_after: Option<u64>, counts| Outcome::Transient {
+        answer: Answer::new("4.4.5", "later"),
+        retry_after: retry_after.map(Duration::from_secs),
+        counts,
+    };
+    let other_bytes = Outcome::Unknown {
+        reason: format!("{KEY_USED_FOR_OTHER_BYTES}: seen"),
+        retry_after: None,
+        left_out: Vec::new(),
+    };
+    let both = |word: &str| [word.to_owned(), word.to_owned()];
+    let table = [
+        (
+            Together::Taken(vec!["a".to_owned(), "b".to_owned()]),
+            both("2 sent, 0 failed"),
+            both("2 sent, 0 failed"),
+        ),
+        (Together::Refused(answer()), both("retry at 10, uncounted"), both("retry at 10, uncounted")),
+        // What the account allows now says nothing about what it allowed then.
+        (Together::Barred(answer()), both("retry at 10, uncounted"), both("retry at 210, unknown")),
+        (Together::Each(closed), both("gated until 310"), both("gated until 310, unknown")),
+        (
+            Together::Each(transient(Some(3), false)),
+            both("retry at 13, uncounted"),
+            both("retry at 13, unknown, uncounted"),
+        ),
+        // Whoever is made again is made again together; the others are on their own.
+        (
+            Together::Each(transient(None, true)),
+            ["retry at 110".to_owned(), "retry at 210".to_owned()],
+            both("retry at 210, unknown"),
+        ),
+        (Together::Each(unknown(None)), both("retry at 210, unknown"), both("retry at 210, unknown")),
+        (
+            Together::Each(unknown(Some(Duration::from_secs(5)))),
+            both("retry at 15, unknown"),
+            both("retry at 15, unknown"),
+        ),
+        (Together::Each(other_bytes), both("hold"), both("hold")),
+    ];
+    for (together, first, again) in table {
+        assert_eq!(told_together(false, &together), first, "{together:?}");
+        assert_eq!(told_together(true, &together), again, "{together:?}");
+    }
+}
+
+#[test]
+fn p4_ids_go_to_whom_they_belong_and_who_is_refused_with_others_has_half_the_company() {
+    let parts: Vec<LeasedPart> = (0..5).map(|_| part(Road::Resend, false)).collect();
+    let parts: Vec<&LeasedPart> = parts.iter().collect();
+    let ids: Vec<String> = (0..5).map(|nth| format!("id{nth}")).collect();
+    let news = of_together(&parts, Together::Taken(ids.clone()), moment(10));
+    let given = news.iter().filter_map(|news| match news {
+        News::Answered(answered) => answered.upstream_id.clone(),
+        _ => None,
+    });
+    assert_eq!(given.collect::<Vec<_>>(), ids);
+    let refused = Together::Refused(Answer::new("5.6.0", "422 validation_error"));
+    let company = |news: News| match news {
+        News::Retry { batch_max, due, error, .. } => {
+            assert_eq!(error, "refused with others: 5.6.0 422 validation_error");
+            (batch_max.unwrap(), due.as_millisecond())
+        }
+        _ => panic!("{news:?}"),
+    };
+    let halves: Vec<_> = of_together(&parts, refused, moment(10)).into_iter().map(company).collect();
+    assert_eq!(halves, [(2, 10_000), (2, 10_000), (2, 10_001), (2, 10_001), (2, 10_002)]);
 }

@@ -16,13 +16,13 @@ fn post(path: &str, body: &str) -> Request<Body> {
 
 impl Town {
     /// A message of ann's, and what became of its first attempt.
-    async fn waits(&self, news: Option<News>) -> String {
+    pub(super) async fn waits(&self, news: Option<News>) -> String {
         let body = r#"{"to":"x@example.net","subject":"s","text":"hi"}"#;
         let id =
             self.call(basic(json_of("/send", body), "ann")).await.json()["id"].as_str().unwrap().to_owned();
         let message_id = MessageId::parse(&id).unwrap();
         let (now, size) = (self.clock.now(), 0);
-        let due = DuePart { message_id: message_id.clone(), part_no: 0, size };
+        let due = DuePart { message_id: message_id.clone(), part_no: 0, size, batch_max: 1, batch_id: None };
         self.store.lease(&due, now, now + Duration::from_secs(30)).await.unwrap().unwrap();
         if let Some(news) = news {
             let report = Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None };
@@ -31,7 +31,7 @@ impl Town {
         id
     }
 
-    fn retry(&self, unknown: bool) -> Option<News> {
+    pub(super) fn retry(&self, unknown: bool) -> Option<News> {
         let due = self.clock.now() + Duration::from_secs(600);
         Some(News::Retry {
             due,
@@ -39,6 +39,7 @@ impl Town {
             unknown,
             maybe_taken: Vec::new(),
             counts: true,
+            batch_max: None,
         })
     }
 }

@@ -3,6 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
+use crate::domain::ids::{BatchId, MessageId};
+use crate::random;
+use crate::store::report::Report;
 
 fn signed(id: &str, at: Timestamp, body: &str) -> Request<Body> {
     let signature = signing_key(WEBHOOK_KEY).sign(id, at, body.as_bytes());
@@ -156,6 +159,51 @@ async fn what_resend_tells_is_believed_when_it_is_signed_and_does_no_harm() {
     let page = town.call(get("/metrics")).await.body;
     assert!(page.contains(r#"webhooks_total{source="resend",result="bad_signature"} 3"#), "{page}");
     assert!(page.contains(r#"webhooks_total{source="resend",result="ignored"} 6"#), "{page}");
+}
+
+#[tokio::test]
+async fn p3_news_of_one_mail_proves_all_that_left_in_its_call() {
+    let town = Town::new().await;
+    let now = town.clock.now();
+    let mut mails = Vec::new();
+    for _ in 0..4 {
+        mails.push(MessageId::parse(&town.waits(None).await).unwrap());
+    }
+    for call in [&mails[..3], &mails[3..]] {
+        let members: Vec<_> = call.iter().map(|id| (id.clone(), 0, 1)).collect();
+        let batch_id = BatchId::generate(now, random::octets());
+        town.store.compose(&batch_id, &members, now).await.unwrap();
+        let lost = |id: &MessageId| {
+            let (message_id, news) = (id.clone(), town.retry(true).unwrap());
+            Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None }
+        };
+        town.store.report_all(call.iter().map(lost).collect()).await.unwrap();
+    }
+    // Message and id of what Resend tells, and the state and id of each message then.
+    let none = || ("queued".to_owned(), None);
+    let sent = |id: &str| ("sent".to_owned(), Some(id.to_owned()).filter(|id| !id.is_empty()));
+    let table = [
+        (1, "e-1", [sent(""), sent("e-1"), sent(""), none()]),
+        (0, "e-0", [sent("e-0"), sent("e-1"), sent(""), none()]),
+        (0, "e-other", [sent("e-0"), sent("e-1"), sent(""), none()]),
+        (1, "e-1", [sent("e-0"), sent("e-1"), sent(""), none()]),
+        (3, "e-3", [sent("e-0"), sent("e-1"), sent(""), sent("e-3")]),
+    ];
+    for (nth, (told, email_id, wants)) in table.into_iter().enumerate() {
+        let body = format!(
+            r#"{{"type":"email.delivered","created_at":"{now}","data":{{"email_id":"{email_id}",
+            "to":["x@example.net"],"tags":{{"postmeter":"{}-0"}}}}}}"#,
+            mails[told]
+        );
+        let answer = town.call(signed_by_resend(&format!("msg_{nth}"), now, &body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        for (id, want) in mails.iter().zip(wants) {
+            let log = town.store.message(id).await.unwrap().unwrap();
+            assert_eq!((log.parts[0].state.clone(), log.parts[0].upstream_id.clone()), want, "{nth} {id}");
+        }
+    }
+    assert_eq!(town.store.audit().await.unwrap(), Vec::new());
+    assert_eq!(town.store.totals().await.unwrap().owed, 4);
 }
 
 #[tokio::test]

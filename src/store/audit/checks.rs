@@ -225,6 +225,26 @@ pub(super) const CHECKS: &[Check] = &[
             OR attempt < 0 OR key_no < 0",
     ),
     check(
+        "part",
+        // What was never composed was never tried.
+        "its call is not there, or it cannot be in one or in none as it stands",
+        "SELECT p.message_id || '-' || p.part_no FROM part p LEFT JOIN batch b ON b.batch_id = p.batch_id
+         WHERE (p.batch_id IS NULL) <> (p.batch_no IS NULL) OR p.batch_max < 1
+            OR (p.batch_id IS NULL AND p.batch_max > 1 AND p.unknown = 1 AND p.state IN ('queued', 'sending'))
+            OR (p.batch_id IS NOT NULL AND (b.batch_id IS NULL OR p.road <> 'resend' OR p.state = 'held'
+                OR p.batch_max < max(b.size, 2) OR (p.state = 'queued' AND p.unknown = 0)))",
+    ),
+    check(
+        "batch",
+        "its parts are not those that it was composed of, or some of them are final and others not",
+        "SELECT b.batch_id FROM batch b LEFT JOIN
+            (SELECT batch_id, count(*) AS parts, count(DISTINCT batch_no) AS places, min(batch_no) AS first,
+                    max(batch_no) AS last, sum(state IN ('queued', 'sending')) AS waiting
+             FROM part WHERE batch_id IS NOT NULL GROUP BY batch_id) p ON p.batch_id = b.batch_id
+         WHERE p.parts IS NULL OR p.places <> p.parts OR p.first < 0 OR p.last >= b.size
+            OR p.waiting NOT IN (0, b.size)",
+    ),
+    check(
         "recipient",
         "it belongs to no part, or its state is unknown",
         "SELECT r.message_id || ' ' || r.address FROM recipient r

@@ -56,6 +56,7 @@ async fn lived_in() -> (Store, Directory) {
     store.webhook_handled(&webhook, at(0)).await.unwrap();
     store.begin_checkout(&"a".repeat(64), at(0)).await.unwrap();
     store.suppress(&id("ann"), &mailbox("z@y.example"), None, at(0)).await.unwrap();
+    super::batch::of_every_kind(&store, &customer(&store, "dan", Some(9)).await).await;
     refunds::of_every_kind(&store).await;
     super::proof::of_every_kind(&store).await;
     assert_audit(&store).await;
@@ -83,8 +84,24 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("message", "UPDATE message SET final_at = NULL"),
     ("message", "UPDATE message SET customer_id = 'nobody'"),
     ("part", "UPDATE part SET state = 'failed' WHERE state = 'sent'"),
-    ("part", "UPDATE part SET message_id = 'x' WHERE state = 'sending'"),
+    ("part", "UPDATE part SET message_id = 'x' || message_id WHERE state = 'sending'"),
     ("part", "UPDATE part SET due_at = 1 WHERE state = 'sent'"),
+    ("part", "UPDATE part SET batch_id = NULL, batch_no = NULL WHERE state = 'queued' AND unknown = 1"),
+    ("part", "UPDATE part SET unknown = 0 WHERE state = 'queued' AND batch_id IS NOT NULL"),
+    ("part", "UPDATE part SET batch_no = NULL WHERE batch_no = 1"),
+    ("part", "UPDATE part SET batch_max = 2 WHERE batch_max > 1"),
+    ("part", "UPDATE part SET road = 'smtp' WHERE batch_id IS NOT NULL"),
+    ("part", "UPDATE part SET state = 'held', due_at = NULL WHERE state = 'queued' AND batch_id IS NOT NULL"),
+    ("part", "DELETE FROM batch"),
+    ("batch", "UPDATE batch SET size = size + 1 WHERE size = 3"),
+    ("batch", "UPDATE batch SET size = size - 1 WHERE size = 3"),
+    ("batch", "UPDATE part SET batch_no = 3 WHERE batch_no = 2"),
+    ("batch", "UPDATE part SET batch_id = NULL, batch_no = NULL WHERE batch_no = 2"),
+    (
+        "batch",
+        "UPDATE part SET state = 'sending', due_at = NULL, lease_until = 1 WHERE batch_no = 1 AND state = 'sent'",
+    ),
+    ("batch", "INSERT INTO batch VALUES ('b_other', 1, 1)"),
     ("recipient", "UPDATE recipient SET part_no = 7"),
     ("part", "UPDATE recipient SET state = 'queued'"),
     ("body", "DELETE FROM body"),

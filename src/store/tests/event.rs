@@ -247,6 +247,7 @@ async fn a_story_tells_every_attempt_and_what_it_cost() {
         unknown: false,
         maybe_taken: Vec::new(),
         counts: true,
+        batch_max: None,
     };
     store.report(Report { at: at(1), ..report(&mail, 1, retry) }).await.unwrap();
     store.lease(&first_part(&mail), at(3), at(33)).await.unwrap().unwrap();
@@ -308,7 +309,8 @@ async fn attempts_are_kept_by_their_newest_and_leave_with_their_message() {
     let mail = accepted(&store, message(&ann, &[TO])).await;
     for attempt in 1..60 {
         let (maybe_taken, error) = (Vec::new(), format!("4.0.0 nr {attempt}"));
-        let retry = News::Retry { due: at(2), error, unknown: false, maybe_taken, counts: true };
+        let retry =
+            News::Retry { due: at(2), error, unknown: false, maybe_taken, counts: true, batch_max: None };
         store.report(report(&mail, attempt, retry)).await.unwrap();
         store.lease(&first_part(&mail), at(3), at(33)).await.unwrap().unwrap();
     }

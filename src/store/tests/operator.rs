@@ -78,7 +78,12 @@ async fn p3_of_a_cancelled_message_only_what_left_is_paid() {
         assert_eq!(cancel(&store, &message, false).await, Ok("Sent sent".to_owned()));
         assert_eq!(sums(&store, &ann).await, (Some(9), 0, owed));
     }
-    let part = |to: &str| NewPart { road: Road::Smtp, recipients: vec![mailbox(to)], request_hash: None };
+    let part = |to: &str| NewPart {
+        road: Road::Smtp,
+        recipients: vec![mailbox(to)],
+        request_hash: None,
+        batch_max: 1,
+    };
     let two_parts = Acceptance { parts: vec![part(A), part(B)], ..message(&ann, &[]) };
     let message = deferred(&store, two_parts, false).await;
     assert_eq!(cancel(&store, &message, true).await, Err(NotNow::AttemptRunning), "of its second part");
@@ -94,7 +99,8 @@ async fn p3_what_may_be_with_the_upstream_is_not_cancelled() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
     let sending = accepted(&store, message(&ann, &[A])).await;
-    let by_resend = NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None };
+    let by_resend =
+        NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None, batch_max: 1 };
     let by_resend = Acceptance { parts: vec![by_resend], ..message(&ann, &[]) };
     let unknown = deferred(&store, by_resend, true).await;
     let held = held(&store, message(&ann, &[A])).await;
@@ -281,7 +287,8 @@ async fn p3_what_may_have_been_taken_is_given_up_only_by_who_was_told_the_risk()
 async fn p3_the_doubt_about_a_held_part_outlives_its_key() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let by_resend = NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None };
+    let by_resend =
+        NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None, batch_max: 1 };
     let message = held(&store, Acceptance { parts: vec![by_resend], ..message(&ann, &[]) }).await;
     assert_eq!(retry_now(&store, &message, true).await, Ok("Queued queued".to_owned()));
     let part = store.lease(&first_part(&message), at(10), at(40)).await.unwrap().unwrap();

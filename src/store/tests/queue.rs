@@ -32,7 +32,12 @@ async fn lifetimes_stand_still_behind_a_closed_gate() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;
     let waiting = |road, second| Acceptance {
-        parts: vec![NewPart { road, recipients: vec![mailbox("a@y.example")], request_hash: None }],
+        parts: vec![NewPart {
+            road,
+            recipients: vec![mailbox("a@y.example")],
+            request_hash: None,
+            batch_max: 1,
+        }],
         lease_until: None,
         accepted_at: at(second),
         ..message(&ann, &[])
@@ -71,6 +76,7 @@ async fn whoever_was_put_off_by_a_gate_falls_due_when_it_opens_or_the_process_st
             unknown: false,
             maybe_taken: Vec::new(),
             counts: true,
+            batch_max: None,
         };
         store.report(report(&message, 1, news)).await.unwrap();
     }

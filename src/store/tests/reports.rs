@@ -92,6 +92,7 @@ async fn p4_an_unknown_outcome_keeps_its_key_and_a_definite_one_does_not() {
         unknown: false,
         maybe_taken: Vec::new(),
         counts: false,
+        batch_max: None,
     };
     store.report(report(&message, 3, given_back)).await.unwrap();
     let part = store.lease(&first_part(&message), at(9), at(39)).await.unwrap().unwrap();
@@ -179,7 +180,12 @@ async fn p3_captures_are_numbered_without_a_gap_whoever_reports_when() {
 async fn p3_parts_of_one_message_cost_it_once() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let part = |to: &str| NewPart { road: Road::Smtp, recipients: vec![mailbox(to)], request_hash: None };
+    let part = |to: &str| NewPart {
+        road: Road::Smtp,
+        recipients: vec![mailbox(to)],
+        request_hash: None,
+        batch_max: 1,
+    };
     let message = Acceptance { parts: vec![part(A), part(B)], ..message(&ann, &[]) };
     let message = accepted(&store, message).await;
     let of = |part_no, news| Report { part_no, ..report(&message, 1, news) };
@@ -229,7 +235,7 @@ async fn p3_a_lease_that_lapsed_leaves_a_doubt_that_only_resend_can_end() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
     for (road, want) in [(Road::Smtp, vec![mailbox(A)]), (Road::Resend, vec![])] {
-        let part = NewPart { road, recipients: vec![mailbox(A)], request_hash: None };
+        let part = NewPart { road, recipients: vec![mailbox(A)], request_hash: None, batch_max: 1 };
         let message = accepted(&store, Acceptance { parts: vec![part], ..message(&ann, &[]) }).await;
         assert_eq!(store.lapse_all(at(1)).await.unwrap(), 1);
         let part = store.lease(&first_part(&message), at(60), at(90)).await.unwrap().unwrap();

@@ -5,14 +5,16 @@
 //! documented, and more may come. Mail goes first: a call here waits for a moment
 //! that no mail wants, and only after a while takes its turn among them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
+use super::turns::Turn;
 use super::{Resend, verdict};
-use crate::outbound::{CallFailure, HttpAnswer, call};
+use crate::outbound::{CallFailure, HttpAnswer};
 
 /// How long a call lets mail go first.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -157,14 +159,11 @@ impl Resend {
     }
 
     async fn patient_call(&self, request: reqwest::RequestBuilder) -> Result<HttpAnswer, DomainFault> {
-        self.wait_for_spare_turn().await.map_err(|_| {
+        let turn = self.wait_for_spare_turn().await.map_err(|_| {
             DomainFault::Unavailable("no turn under Resend's rate limit came in time".to_owned())
         })?;
-        let called = call(request, self.clock.now()).await;
-        if let Ok(answer) = &called {
-            self.with_pace(|pace| pace.learn(answer.status, &answer.rate, Instant::now()));
-        }
-        let answer = called.map_err(|failure| match failure {
+        turn.leave();
+        let answer = self.call(request).await.map_err(|failure| match failure {
             CallFailure::NotSent(why) | CallFailure::Lost(why) => DomainFault::Unavailable(why),
         })?;
         match fault(&answer) {
@@ -173,13 +172,13 @@ impl Resend {
         }
     }
 
-    async fn wait_for_spare_turn(&self) -> Result<(), Duration> {
+    async fn wait_for_spare_turn(&self) -> Result<Turn, Duration> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match self.with_pace(|pace| pace.spare_turn(Instant::now())) {
-                Ok(()) => return Ok(()),
+            match self.turns.spare() {
+                Ok(turn) => return Ok(turn),
                 Err(wait) if Instant::now() + wait < until => tokio::time::sleep(wait.max(PAUSE)).await,
-                Err(_) => return self.wait_for_turn().await,
+                Err(_) => return self.turns.next().await,
             }
         }
     }

@@ -2,70 +2,127 @@
 //! rate limit and be refused. Pure: the time is an argument.
 //!
 //! Resend counts calls a second for the whole account and tells the figure with
-//! every answer (resend.com/docs, "Rate Limit"). Calls are spaced evenly; other
-//! nodes and programs on the same account are not known here, which is what the
-//! 429 is for.
+//! every answer (resend.com/docs, "Rate Limit"). Calls are spaced evenly, and no second,
+//! wherever it begins, has more of them than are allowed; so all of the rate is used
+//! and none of it is lost to the limit. Other nodes and programs on the same account
+//! are known by what an answer says is left, and by the 429.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::outbound::{MAX_RETRY_AFTER, RateInfo};
 
 /// Calls a second before Resend has said anything.
 const DEFAULT_PER_SECOND: u32 = 10;
+/// Resend's second, and what one call may be quicker on its way than another.
+const WINDOW: Duration = Duration::from_millis(1_020);
+/// How far back our own calls can be the reason that none is left: a second, and the
+/// time of an answer on its way.
+const OWN_DOING: Duration = Duration::from_millis(1_250);
+/// Beyond so many calls a second it is enough to space them.
+const MOST_REMEMBERED: u32 = 1_000;
 
-/// The longest that a call waits for its turn in memory; beyond it, the queue waits.
-const MAX_WAIT: Duration = Duration::from_secs(10);
-
-/// The spacing, and the next free moment.
+/// The calls of the last second, and when the next one may follow.
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
-    interval: Duration,
+    per_second: u32,
+    /// Even spacing.
     next: Option<Instant>,
+    /// Nobody before this, as we were told.
+    held_until: Option<Instant>,
+    /// Turns and when their calls left, earliest first.
+    left: VecDeque<(u64, Instant)>,
+    turns: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(1) / DEFAULT_PER_SECOND, next: None }
+        let left = VecDeque::new();
+        Self { per_second: DEFAULT_PER_SECOND, next: None, held_until: None, left, turns: 0 }
     }
 }
 
 impl Pace {
-    /// Takes the next turn and says how far off it is; takes none if that is
-    /// more than ten seconds.
-    pub(super) fn turn(&mut self, now: Instant) -> Result<Duration, Duration> {
-        let at = self.next.map_or(now, |next| next.max(now));
-        let wait = at.saturating_duration_since(now);
-        if wait > MAX_WAIT {
+    /// Takes a turn and says which, if there is one now.
+    ///
+    /// # Errors
+    /// How long until there may be one.
+    pub(super) fn turn(&mut self, now: Instant) -> Result<u64, Duration> {
+        let at = [self.next, self.held_until, self.window_opens()].into_iter().flatten().max();
+        let wait = at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        if !wait.is_zero() {
             return Err(wait);
         }
-        self.next = Some(at + self.interval);
-        Ok(wait)
+        // Whoever comes a little late for a turn does not put the others off.
+        let interval = self.interval();
+        let due = self.next.filter(|next| now.saturating_duration_since(*next) < interval);
+        self.next = Some(due.unwrap_or(now) + interval);
+        self.turns += 1;
+        self.forget(now);
+        self.left.push_back((self.turns, now));
+        Ok(self.turns)
     }
 
-    /// Takes a turn that nobody else wants, if this is one; or says when to ask again.
-    pub(super) fn spare_turn(&mut self, now: Instant) -> Result<(), Duration> {
-        match self.next.map(|next| next.saturating_duration_since(now)) {
-            Some(wait) if !wait.is_zero() => Err(wait),
-            _ => {
-                self.next = Some(now + self.interval);
-                Ok(())
-            }
+    /// The call of a turn leaves only now.
+    pub(super) fn leaves(&mut self, turn: u64, now: Instant) {
+        if self.take_out(turn) {
+            let place = self.left.partition_point(|(_, at)| *at <= now);
+            self.left.insert(place, (turn, now));
+        }
+    }
+
+    /// No call was made in that turn.
+    pub(super) fn give_back(&mut self, turn: u64) {
+        if self.take_out(turn) {
+            self.next = self.next.and_then(|next| next.checked_sub(self.interval()));
         }
     }
 
     /// Takes in what an answer says about the limit, whose window is one second.
     pub(super) fn learn(&mut self, status: u16, rate: &RateInfo, now: Instant) {
         if let Some(limit) = rate.limit.filter(|limit| *limit > 0) {
-            self.interval = Duration::from_secs(1) / limit;
+            self.per_second = limit;
         }
         let reset = rate.reset.map(Duration::from_secs).unwrap_or(Duration::from_secs(1));
         let hold = match status {
             429 => rate.retry_after.unwrap_or(reset),
-            _ if rate.remaining == Some(0) => reset,
+            // Where it was all ours, the window opens when its first call is a second old.
+            _ if rate.remaining == Some(0) && !self.is_our_doing(now) => reset,
             _ => return,
         };
         let until = now + hold.min(MAX_RETRY_AFTER);
-        self.next = Some(self.next.map_or(until, |next| next.max(until)));
+        self.held_until = Some(self.held_until.map_or(until, |held| held.max(until)));
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(1) / self.per_second
+    }
+
+    /// When the first of the calls that fill a second is old enough for another one.
+    fn window_opens(&self) -> Option<Instant> {
+        let most = usize::try_from(self.per_second.min(MOST_REMEMBERED)).ok()?;
+        let first = self.left.len().checked_sub(most)?;
+        let (_, at) = self.left.get(first).filter(|_| self.per_second <= MOST_REMEMBERED)?;
+        Some(*at + WINDOW)
+    }
+
+    fn is_our_doing(&self, now: Instant) -> bool {
+        let ours = self.left.iter().filter(|(_, at)| now.saturating_duration_since(*at) < OWN_DOING).count();
+        u32::try_from(ours).is_ok_and(|ours| ours >= self.per_second)
+    }
+
+    fn take_out(&mut self, turn: u64) -> bool {
+        let place = self.left.iter().position(|(other, _)| *other == turn);
+        place.and_then(|place| self.left.remove(place)).is_some()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_old = |at: &Instant| now.saturating_duration_since(*at) > OWN_DOING;
+        while self.left.front().is_some_and(|(_, at)| is_old(at)) {
+            self.left.pop_front();
+        }
     }
 }
 
@@ -77,24 +134,71 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    #[test]
-    fn a_burst_is_spread_at_ten_a_second_until_told_otherwise() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
-        for want in [0, 100, 200] {
-            assert_eq!(pace.turn(now), Ok(millis(want)));
-        }
-        assert_eq!(pace.turn(now + millis(250)), Ok(millis(50)));
-        assert_eq!(pace.turn(now + millis(5_000)), Ok(millis(0)));
-        pace.learn(200, &RateInfo { limit: Some(2), ..RateInfo::default() }, now);
-        let now = now + millis(9_000);
-        assert_eq!(pace.turn(now), Ok(millis(0)));
-        assert_eq!(pace.turn(now), Ok(millis(500)));
-        pace.learn(200, &RateInfo { limit: Some(0), ..RateInfo::default() }, now);
-        assert_eq!(pace.turn(now), Ok(millis(1_000)));
+    fn told(limit: u32) -> RateInfo {
+        RateInfo { limit: Some(limit), ..RateInfo::default() }
     }
 
     #[test]
-    fn everyone_waits_after_a_429_or_a_spent_window() {
+    fn a_burst_is_spread_at_ten_a_second_until_told_otherwise() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.turn(now), Ok(1));
+        assert_eq!(pace.turn(now), Err(millis(100)));
+        assert_eq!(pace.turn(now + millis(130)), Ok(2), "a little late");
+        assert_eq!(pace.turn(now + millis(130)), Err(millis(70)), "which nobody after it feels");
+        assert_eq!(pace.turn(now + millis(5_000)), Ok(3));
+        pace.learn(200, &told(2), now);
+        let now = now + millis(9_000);
+        assert_eq!(pace.turn(now), Ok(4));
+        assert_eq!(pace.turn(now), Err(millis(500)));
+        pace.learn(200, &told(0), now);
+        assert_eq!(pace.turn(now), Err(millis(500)));
+    }
+
+    /// When calls leave in a minute of a deep queue: turns are asked for whenever there may be
+    /// one, and each call leaves so many milliseconds after its turn.
+    fn calls_of_a_minute(per_second: u32, late: fn(u64) -> u64) -> Vec<Instant> {
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        pace.learn(200, &told(per_second), began);
+        let (mut now, mut calls, mut under_way) = (began, Vec::new(), Vec::<(u64, Instant)>::new());
+        while now < began + millis(60_000) {
+            for (turn, at) in under_way.extract_if(.., |(_, at)| *at <= now) {
+                pace.leaves(turn, at);
+                calls.push(at);
+            }
+            if let Ok(turn) = pace.turn(now) {
+                under_way.push((turn, now + millis(late(turn))));
+            }
+            now += millis(1);
+        }
+        calls
+    }
+
+    #[test]
+    fn all_of_the_rate_is_used_and_no_second_has_more_than_are_allowed() {
+        let lateness: [fn(u64) -> u64; 3] =
+            [|_| 0, |turn| turn % 7 * 5, |turn| if turn % 50 == 0 { 300 } else { 10 }];
+        for (per_second, most) in [(2, 2), (10, 10), (25, 25)] {
+            for late in lateness {
+                let (calls, allowed) = (calls_of_a_minute(per_second, late), 60 * most);
+                let too_soon = calls.windows(most + 1).find(|few| few[most] - few[0] < millis(1_000));
+                assert_eq!(too_soon, None);
+                assert!(calls.len() * 100 > allowed * 93, "{} of {allowed}", calls.len());
+            }
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_limit_to_speak_of_nobody_waits() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.learn(200, &told(u32::MAX), now);
+        for nth in 1..5_000 {
+            assert_eq!(pace.turn(now + millis(nth)), Ok(nth));
+        }
+        assert!(pace.left.len() < 2_000, "what is long gone is forgotten");
+    }
+
+    #[test]
+    fn everyone_waits_after_a_429_or_a_window_that_others_have_spent() {
         let rate = |remaining, reset, retry_after: Option<u64>| RateInfo {
             limit: None,
             remaining,
@@ -111,27 +215,34 @@ mod tests {
         for (status, rate, want) in table {
             let (mut pace, now) = (Pace::default(), Instant::now());
             pace.learn(status, &rate, now);
-            assert_eq!(pace.turn(now), Ok(millis(want)), "{status} {rate:?}");
+            let turn = pace.turn(now).map_or_else(|wait| wait, |_| Duration::ZERO);
+            assert_eq!(turn, millis(want), "{status} {rate:?}");
         }
     }
 
     #[test]
-    fn a_spare_turn_is_one_that_no_mail_wants() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
-        assert_eq!(pace.spare_turn(now), Ok(()));
-        assert_eq!(pace.spare_turn(now), Err(millis(100)));
-        assert_eq!(pace.turn(now), Ok(millis(100)), "mail waits for one call at most");
-        assert_eq!(pace.spare_turn(now + millis(100)), Err(millis(100)));
-        assert_eq!(pace.turn(now + millis(100)), Ok(millis(100)), "nobody stands before it");
-        assert_eq!(pace.spare_turn(now + millis(300)), Ok(()));
+    fn a_window_that_we_have_spent_ourselves_costs_nobody_a_second() {
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        for nth in 0..10 {
+            assert_eq!(pace.turn(began + millis(nth * 100)), Ok(nth + 1));
+        }
+        let now = began + millis(990);
+        pace.learn(200, &RateInfo { remaining: Some(0), reset: Some(1), ..RateInfo::default() }, now);
+        assert_eq!(pace.turn(now), Err(millis(30)), "the first call is a second old then");
+        assert_eq!(pace.turn(began + WINDOW), Ok(11));
     }
 
     #[test]
-    fn what_would_wait_long_goes_back_to_the_queue() {
+    fn a_turn_without_a_call_is_given_back_and_a_late_call_counts_when_it_leaves() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.learn(429, &RateInfo { retry_after: Some(millis(60_000)), ..RateInfo::default() }, now);
-        assert_eq!(pace.turn(now), Err(millis(60_000)));
-        assert_eq!(pace.turn(now), Err(millis(60_000)), "no turn was taken");
-        assert_eq!(pace.turn(now + millis(60_000)), Ok(millis(0)));
+        pace.learn(200, &told(1), now);
+        let turn = pace.turn(now).unwrap();
+        pace.give_back(turn);
+        pace.give_back(turn);
+        let turn = pace.turn(now).unwrap();
+        pace.leaves(turn, now + millis(400));
+        assert_eq!(pace.turn(now + millis(400)), Err(WINDOW));
+        pace.give_back(99);
+        assert_eq!(pace.turn(now + millis(400)), Err(WINDOW));
     }
 }

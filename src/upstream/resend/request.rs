@@ -40,14 +40,41 @@ impl Request {
             } else {
                 translating.aside(|| checked(outgoing)).await.map_err(put_off)?
             };
-            let json = json?.into();
-            return Ok(Self { json, idempotency_key, recipients, _surplus: None });
+            return Ok(Self { json: json?.into(), idempotency_key, recipients, _surplus: None });
         }
         let turn = translating.turn(octets).await.map_err(put_off)?;
         let (json, turn) = turn.run(move || checked(outgoing)).await.map_err(put_off)?;
         let json = json?;
         let surplus = turn.keep(json.len().saturating_sub(octets));
         Ok(Self { json: json.into(), idempotency_key, recipients, _surplus: Some(surplus) })
+    }
+
+    /// Makes the requests of small parts that leave together, each for itself.
+    ///
+    /// # Errors
+    /// Of each: what became of it without a call.
+    pub async fn make_each(parts: Vec<Outgoing>, translating: &Translating) -> Vec<Result<Self, Outcome>> {
+        let (octets, count): (usize, _) = (parts.iter().map(|part| part.bytes.len()).sum(), parts.len());
+        let make = || parts.into_iter().map(Self::small).collect();
+        if octets <= AT_ONCE {
+            return make();
+        }
+        let put_off = |reason| (0..count).map(|_| Err(put_off(reason))).collect();
+        translating.aside(make).await.unwrap_or_else(put_off)
+    }
+
+    fn small(outgoing: Outgoing) -> Result<Self, Outcome> {
+        let (idempotency_key, recipients) = (outgoing.idempotency_key.clone(), outgoing.recipients.len());
+        let json = checked(outgoing)?.into();
+        Ok(Self { json, idempotency_key, recipients, _surplus: None })
+    }
+}
+
+#[cfg(test)]
+impl Request {
+    /// A request of these octets, to one.
+    pub(super) fn of(json: &'static [u8]) -> Self {
+        Self { json: Bytes::from_static(json), idempotency_key: String::new(), recipients: 1, _surplus: None }
     }
 }
 
@@ -164,6 +191,20 @@ mod tests {
             let outcome = Request::make(part, &translating).await.unwrap_err();
             let Outcome::Transient { retry_after, counts, .. } = outcome else { panic!("{outcome:?}") };
             assert_eq!((retry_after, counts), (Some(TURN_RETRY), false));
+        }
+    }
+
+    #[tokio::test]
+    async fn p4_requests_that_leave_together_are_those_of_the_parts_alone() {
+        let translating = Translating::new(0);
+        for octets in [100, AT_ONCE] {
+            let lost = Outgoing { repeats: Some(sha256_hex(b"another")), ..part(octets, "text ") };
+            let parts = vec![part(octets, "text "), lost, part(octets, "\"\"")];
+            let made = Request::make_each(parts, &translating).await;
+            let alone = Request::make(part(octets, "text "), &translating).await.unwrap();
+            assert_eq!(made[0].as_ref().unwrap().json, alone.json);
+            assert_eq!(made[1].as_ref().unwrap_err(), &Outcome::Unrepeatable);
+            assert!(made[2].is_ok());
         }
     }
 

@@ -1,5 +1,6 @@
 use jiff::Timestamp;
 
+use super::batch::Together;
 use super::*;
 use crate::outbound::RateInfo;
 use crate::outbound::stand_in::{Given, StandIn};
@@ -118,6 +119,63 @@ fn every_answer_of_resend_has_one_meaning() {
     for (status, body, want) in table {
         let outcome = verdict::of(&answer(status, &body, RateInfo::default()), 2, noon);
         assert_eq!(told(&outcome), want, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_batch_is_taken_or_refused_as_a_whole() {
+    let taken = r#"{"data":[{"id":"a"},{"id":"b"}]}"#.to_owned();
+    let table = [
+        (200, taken.clone(), "taken a b"),
+        (201, taken, "taken a b"),
+        // Whose id is whose cannot be told.
+        (200, r#"{"data":[{"id":"a"}]}"#.to_owned(), "unknown -"),
+        (200, r#"{"data":[{"id":"a"},{"id":"b"},{"id":"c"}]}"#.to_owned(), "unknown -"),
+        (200, r#"{"data":[{"id":"a"},{}]}"#.to_owned(), "unknown -"),
+        (200, r#"{"data":[{"id":"a"},{"id":""}]}"#.to_owned(), "unknown -"),
+        (200, r#"{"id":"a"}"#.to_owned(), "unknown -"),
+        (200, r#"{"data":[{"id":"a"},{"#.to_owned(), "unknown -"),
+        (422, error("validation_error", "Invalid `to` field"), "refused 5.6.0"),
+        (422, error("invalid_attachment", ""), "refused 5.6.0"),
+        (413, "<html>413</html>".to_owned(), "refused 5.3.4"),
+        (500, error("application_error", "Duplicate header found: X"), "refused 5.6.0"),
+        (403, error("validation_error", "The x.example domain is not verified. Please"), "barred 5.7.1"),
+        (401, error("validation_error", "API key is invalid"), "closed 300"),
+        (429, error("daily_quota_exceeded", ""), "closed 3600"),
+        (429, error("rate_limit_exceeded", ""), "transient 4.4.5 1 counts=false"),
+        (409, error("concurrent_idempotent_requests", ""), "unknown 5"),
+        (409, error("invalid_idempotent_request", ""), "unknown -"),
+        (500, error("application_error", "unexpected"), "unknown -"),
+        (503, String::new(), "unknown -"),
+    ];
+    let noon: Timestamp = "2026-09-01T12:00:00Z".parse().unwrap();
+    for (status, body, want) in table {
+        let together = match verdict::of_together(&answer(status, &body, RateInfo::default()), 2, noon) {
+            Together::Taken(ids) => format!("taken {}", ids.join(" ")),
+            Together::Refused(answer) => format!("refused {}", answer.status),
+            Together::Barred(answer) => format!("barred {}", answer.status),
+            Together::Each(outcome) => told(&outcome),
+        };
+        assert_eq!(together, want, "{status} {body}");
+    }
+}
+
+#[tokio::test]
+async fn p4_mails_that_leave_together_are_one_array_in_their_order_under_one_key() {
+    const TAKEN: Given = (200, &[], r#"{"data":[{"id":"a"},{"id":"b"}]}"#);
+    let (resend, stand_in) = client(&[(503, &[], ""), TAKEN]).await;
+    let mails = || ["{\"n\": 1}", "{\"n\":2}"].map(|json| Request::of(json.as_bytes())).into();
+    let turn = resend.turn().await.unwrap();
+    let lost = resend.send_together(turn, mails(), "b_1").await;
+    assert!(matches!(lost, Together::Each(Outcome::Unknown { .. })), "{lost:?}");
+    let turn = resend.turn().await.unwrap();
+    let taken = resend.send_together(turn, mails(), "b_1").await;
+    assert_eq!(taken, Together::Taken(vec!["a".to_owned(), "b".to_owned()]));
+    for asked in stand_in.asked() {
+        assert_eq!((asked.method.as_str(), asked.uri.as_str()), ("POST", "/emails/batch"));
+        assert_eq!(asked.header("idempotency-key"), Some("b_1"));
+        assert_eq!(asked.header("content-type"), Some("application/json"));
+        assert_eq!(asked.body, "[{\"n\": 1},{\"n\":2}]");
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::batch::Together;
 use super::{KeyRights, ResendUnusable, SendingDomain, name_and_message};
 use crate::outbound::HttpAnswer;
 use crate::upstream::{Answer, Outcome, RecipientAnswer};
@@ -49,6 +50,33 @@ pub(crate) fn of(answer: &HttpAnswer, recipients: usize, now: Timestamp) -> Outc
         408 | 500.. => verdict.unknown(answer.rate.retry_after),
         _ => verdict.transient(),
     }
+}
+
+/// The meaning of an answer to `POST /emails/batch` for so many mails. Whoever reads the
+/// ids must be sure whose each is, so an answer with more or fewer of them is none.
+pub(super) fn of_together(answer: &HttpAnswer, mails: usize, now: Timestamp) -> Together {
+    let verdict = Verdict { answer, error: name_and_message(&answer.body), recipients: 1 };
+    let unknown = || Together::Each(verdict.unknown(None));
+    if (200..300).contains(&answer.status) {
+        let ids = ids(&answer.body).filter(|ids| ids.len() == mails);
+        return ids.map_or_else(unknown, Together::Taken);
+    }
+    match of(answer, 1, now) {
+        Outcome::Answered { answers, .. } => match answers.into_iter().next() {
+            Some(RecipientAnswer::Refused(answer)) => Together::Refused(answer),
+            _ => unknown(),
+        },
+        Outcome::Barred(answer) => Together::Barred(answer),
+        outcome => Together::Each(outcome),
+    }
+}
+
+/// `{"data": [{"id": …}, …]}`
+fn ids(body: &[u8]) -> Option<Vec<String>> {
+    let body = serde_json::from_slice::<Value>(body).ok()?;
+    let id =
+        |mail: &Value| mail.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(str::to_owned);
+    body.get("data")?.as_array()?.iter().map(id).collect()
 }
 
 struct Verdict<'a> {

@@ -57,6 +57,12 @@ pub(crate) struct Args {
     /// Instead of all that: what very many slow clients cost Postmeter, in time and memory
     #[arg(long)]
     pub(crate) crowds: bool,
+    /// Instead of all that: how fast a deep queue leaves through Resend's API, ten calls a second
+    #[arg(long)]
+    pub(crate) batches: bool,
+    /// How long Resend's stand-in takes over each call then
+    #[arg(long, default_value_t = 300)]
+    pub(crate) resend_ms: u64,
     /// Slow clients of every kind, each from an address of its own
     #[arg(long, default_value_t = 5_000)]
     pub(crate) slow: usize,

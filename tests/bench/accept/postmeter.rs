@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
+use postmeter::sandbox::resend::ResendStandIn;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 
@@ -30,7 +31,7 @@ pub(crate) struct Postmeter {
     process: Process,
     program: Program,
     upstream: UpstreamServer,
-    _dodo: Dodo,
+    dodo: Dodo,
 }
 
 impl Postmeter {
@@ -38,7 +39,7 @@ impl Postmeter {
         let upstream = UpstreamServer::start(args.upstream).await?;
         let dodo = dodo::start(CUSTOMER).await.context("the stand-in for Dodo")?;
         let config = ground.dir.join("postmeter.toml");
-        std::fs::write(&config, configuration(ground))?;
+        std::fs::write(&config, configuration(ground, args.batches))?;
         let mut environment = dodo.environment.clone();
         environment.push(("UPSTREAM_SMTP_URL".into(), format!("smtp://{}", upstream.addr)));
         environment.push(("BASE_URL".into(), "http://127.0.0.1:3000".into()));
@@ -65,7 +66,12 @@ impl Postmeter {
         };
         let (addr, smtps) = (address("smtp=")?, address("smtps=")?);
         let endpoint = Endpoint { addr, username, secret, connector: connector.clone() };
-        Ok(Self { endpoint, smtps, process, program, upstream, _dodo: dodo })
+        Ok(Self { endpoint, smtps, process, program, upstream, dodo })
+    }
+
+    /// Where mail leaves that goes by Resend's API.
+    pub(crate) fn resend(&self) -> &ResendStandIn {
+        &self.dodo.stand_ins.resend
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -89,7 +95,7 @@ impl Postmeter {
     }
 }
 
-fn configuration(ground: &Ground) -> String {
+fn configuration(ground: &Ground, by_resend: bool) -> String {
     // A JSON string is a TOML basic string too.
     let path = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
     format!(
@@ -109,10 +115,11 @@ fn configuration(ground: &Ground) -> String {
          [http]\n\
          listen = \"127.0.0.1:0\"\n\
          [upstream]\n\
-         kind = \"smtp\"\n\
+         kind = \"{kind}\"\n\
          allow_plaintext = true\n\
          [notices]\n\
          from = \"Postmeter <postmaster@bench.example>\"\n",
+        kind = if by_resend { "resend" } else { "smtp" },
         data = path(&ground.dir.join("postmeter-data")),
         cert = path(&ground.cert),
         key = path(&ground.key),

@@ -271,6 +271,8 @@ fn handed_over(acceptance: Acceptance) -> impl Iterator<Item = LeasedPart> {
         maybe_taken: Vec::new(),
         accepted_at,
         expires_at: accepted_at + lifetime,
+        batch_max: part.batch_max,
+        batch: None,
         bytes: bytes.clone(),
     })
 }

@@ -125,6 +125,7 @@ mistakes_that_are_found! {
     the_model_sees_an_open_entry_trusted_after_a_restart: TrustsOpenEntries,
     the_model_sees_the_hold_of_a_sent_message_released: TakesUnansweredForRefused,
     the_model_sees_a_mail_sent_again_under_another_key: NewMailKeyAfterUnknown,
+    the_model_sees_a_call_that_was_not_composed: DoesNotCompose,
     the_model_sees_a_forgotten_key_posted_again: PostsForgottenKeys,
     the_model_sees_an_early_look_at_the_ledger_trusted: TrustsEarlyLooks,
     the_model_sees_a_refund_given_twice: GivesRefundsTwice,

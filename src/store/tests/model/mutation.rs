@@ -26,6 +26,8 @@ pub(super) enum Mutation {
     ForgetsWhoMayHaveIt,
     /// A mail whose answer was lost is sent again under another key.
     NewMailKeyAfterUnknown,
+    /// A call is made before it stands on disk who is in it.
+    DoesNotCompose,
     /// An entry is posted again when Dodo may have forgotten its key.
     PostsForgottenKeys,
     /// An entry that is not in the ledger is given up while a call for it may be under way.

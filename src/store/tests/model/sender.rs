@@ -12,7 +12,7 @@ use super::world::{Gone, World, pick};
 use crate::delivery::news::{self, Door, Moment};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
-use crate::domain::ids::MessageId;
+use crate::domain::ids::{BatchId, MessageId};
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
 use crate::store::queue::LeasedPart;
@@ -72,9 +72,11 @@ impl World {
         let held: Vec<_> = parts.map(|part| (part.message_id.clone(), part.part_no, part.attempt)).collect();
         store.lapse_expired(&held, now).await?;
         for due in store.due(now, &ROADS, 4).await? {
-            if let Some(part) = store.lease(&due, now, now + LEASE).await? {
-                self.process.sending.push(Sending::new(part));
-            }
+            let parts = match &due.batch_id {
+                Some(batch_id) => store.lease_batch(batch_id, now, now + LEASE).await?,
+                None => store.lease(&due, now, now + LEASE).await?.into_iter().collect(),
+            };
+            self.process.sending.extend(parts.into_iter().map(Sending::new));
         }
         Ok(())
     }
@@ -82,12 +84,29 @@ impl World {
     pub(super) async fn send_leaves(&mut self, nth: u8) -> Result<(), Broken> {
         let Some(index) = self.nth_sending(nth, |sending| sending.call.is_none()) else { return Ok(()) };
         match news::before(&self.process.sending[index].part, self.clock.now(), Door::Open) {
-            None => self.process.sending[index].call = Some(None),
+            None => self.compose(index).await?,
             Some(news) => {
                 let Sending { part, .. } = self.process.sending.remove(index);
                 self.tell(&part, news).await?;
             }
         }
+        Ok(())
+    }
+
+    /// A call begins; who is in it stands on disk before, where that is kept.
+    async fn compose(&mut self, index: usize) -> Result<(), Broken> {
+        let (now, batch_id) = (self.clock.now(), BatchId::generate(self.clock.now(), self.entropy()));
+        let Sending { part, call } = &mut self.process.sending[index];
+        if part.batch_max > 1 && part.batch.is_none() && self.mutation != Some(Mutation::DoesNotCompose) {
+            let member = (part.message_id.clone(), part.part_no, part.attempt);
+            part.batch = self.process.store.compose(&batch_id, &[member], now).await?.remove(0);
+            part.first_try_at = now;
+            if part.batch.is_none() {
+                self.process.sending.remove(index);
+                return Ok(());
+            }
+        }
+        *call = Some(None);
         Ok(())
     }
 
@@ -170,10 +189,10 @@ impl World {
                 News::Answered(Answered { failed, ..Answered::default() })
             }
             (Some(Mutation::NewMailKeyAfterUnknown), News::Retry { due, error, maybe_taken, counts, .. }) => {
-                News::Retry { due, error, maybe_taken, counts, unknown: false }
+                News::Retry { due, error, maybe_taken, counts, unknown: false, batch_max: None }
             }
             (Some(Mutation::ForgetsWhoMayHaveIt), News::Retry { due, error, unknown, counts, .. }) => {
-                News::Retry { due, error, unknown, counts, maybe_taken: Vec::new() }
+                News::Retry { due, error, unknown, counts, maybe_taken: Vec::new(), batch_max: None }
             }
             (_, news) => news,
         }

@@ -1,0 +1,249 @@
+//! What the database says is due: asked for by the page, and taken as there is room.
+//!
+//! Whoever is taken needs room in memory first, and then a place among the attempts; who
+//! waits for company needs no place yet, but is one of so many that are read ahead. The
+//! first of a page waits for that, and the others come along if they need not: so nobody
+//! who waits for room has any.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::leases::Lease;
+use super::waiting::{Comer, Member};
+use super::worker::Pass;
+use super::{Delivery, LARGE_PAGE, PAGE, POLL, STORE_WAIT, Tools};
+use crate::crash::CrashPoint;
+use crate::domain::ids::BatchId;
+use crate::domain::message::Road;
+use crate::handover::{Handed, Lane, Room};
+use crate::store::StoreError;
+use crate::store::queue::{DuePart, Leased, LeasedPart};
+
+/// What a part has that may be leased.
+#[derive(Debug)]
+struct Seat {
+    room: Room,
+    /// Unless it waits for company.
+    place: Option<OwnedSemaphorePermit>,
+    /// If it does.
+    ahead: Option<OwnedSemaphorePermit>,
+}
+
+impl Delivery {
+    /// Works through what the database says is due in a lane.
+    pub(super) async fn poll(self, lane: Lane) {
+        let stop = self.0.tools.stop.clone();
+        loop {
+            let (is_more, wait) = match self.poll_once(lane).await {
+                Ok(found) => (found, POLL),
+                Err(error) => {
+                    tracing::error!(%error, "the queue could not be read");
+                    (false, STORE_WAIT)
+                }
+            };
+            if is_more && !stop.is_cancelled() {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes one page of what is due; whether there may be more. The lane that never
+    /// waits long looks for leases that ran out, and for gates that are worth a try.
+    async fn poll_once(&self, lane: Lane) -> Result<bool, StoreError> {
+        if lane == Lane::Small {
+            self.lapse_expired().await?;
+        }
+        let (open, probing) = self.0.gates.passable(self.0.tools.clock.now());
+        let page = match lane {
+            Lane::Small => PAGE,
+            Lane::Large => LARGE_PAGE,
+        };
+        let due = if open.is_empty() { Vec::new() } else { self.due(lane, &open, page).await? };
+        let is_more = u32::try_from(due.len()).is_ok_and(|len| len == page);
+        self.take_page(lane, due).await?;
+        if self.0.tools.stop.is_cancelled() {
+            return Ok(false);
+        }
+        for road in probing.into_iter().filter(|_| lane == Lane::Small) {
+            if self.0.gates.begin_probe(road) {
+                let delivery = self.clone();
+                self.0.tools.tasks.spawn(async move { delivery.probe(road).await });
+            }
+        }
+        Ok(is_more)
+    }
+
+    async fn lapse_expired(&self) -> Result<(), StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let lapsed = store.lapse_expired(&self.0.leases.keys(), clock.now()).await?;
+        if lapsed > 0 {
+            tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
+        }
+        Ok(())
+    }
+
+    async fn due(&self, lane: Lane, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        match lane {
+            Lane::Small => store.due(clock.now(), roads, limit).await,
+            Lane::Large => store.due_large(clock.now(), roads, limit).await,
+        }
+    }
+
+    /// Takes those of a page as many at once as there is room for.
+    async fn take_page(&self, lane: Lane, due: Vec<DuePart>) -> Result<(), StoreError> {
+        let stop = &self.0.tools.stop;
+        let mut due = due.into_iter().peekable();
+        while let Some(first) = due.next() {
+            // Whoever has a place never waits for room, so that neither can wait for the other for ever.
+            let seat = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                seat = self.seat(lane, &first) => seat,
+            };
+            let Some(seat) = seat else { return Ok(()) };
+            if let Some(batch_id) = &first.batch_id {
+                self.take_call(batch_id, &seat.room).await?;
+                continue;
+            }
+            let mut seated = vec![(first, seat)];
+            while let Some(seat) = due.peek().and_then(|next| self.seat_at_once(lane, next)) {
+                seated.extend(due.next().map(|next| (next, seat)));
+            }
+            self.take_seated(lane, seated).await?;
+        }
+        Ok(())
+    }
+
+    /// What a part needs, as soon as there is that.
+    async fn seat(&self, lane: Lane, due: &DuePart) -> Option<Seat> {
+        let room = self.0.tools.handover.room(lane, due.size).await?;
+        if due.batch_id.is_some() {
+            return Some(Seat { room, place: None, ahead: None });
+        }
+        if due.batch_max > 1 {
+            let ahead = Arc::clone(&self.0.ahead).acquire_owned().await.ok()?;
+            return Some(Seat { room, place: None, ahead: Some(ahead) });
+        }
+        Some(Seat { room, place: self.place().await, ahead: None })
+    }
+
+    /// The same, if it is there now.
+    fn seat_at_once(&self, lane: Lane, due: &DuePart) -> Option<Seat> {
+        if due.batch_id.is_some() {
+            return None;
+        }
+        let room = self.0.tools.handover.room_at_once(lane, due.size)?;
+        let waits = due.batch_max > 1;
+        let from = if waits { &self.0.ahead } else { &self.0.places };
+        let permit = Some(Arc::clone(from).try_acquire_owned().ok()?);
+        let (place, ahead) = if waits { (None, permit) } else { (permit, None) };
+        Some(Seat { room, place, ahead })
+    }
+
+    /// Leases those who have what they need, and has them leave.
+    async fn take_seated(&self, lane: Lane, seated: Vec<(DuePart, Seat)>) -> Result<(), StoreError> {
+        let mut seats = BTreeMap::new();
+        let mut page = Vec::with_capacity(seated.len());
+        for (due, seat) in seated {
+            seats.insert((due.message_id.clone(), due.part_no), seat);
+            page.push(due);
+        }
+        let mut free = Vec::new();
+        for (part, lease) in self.lease(lane, &page).await? {
+            let Some(seat) = seats.remove(&(part.message_id.clone(), part.part_no)) else { continue };
+            let Seat { room, place, ahead } = seat;
+            if self.gathers(&part) {
+                free.push(Member { part, lease, room: Some(room), ahead });
+            } else {
+                self.spawn(Handed { part, room }, lease, place);
+            }
+        }
+        self.gather(Comer::Free(free));
+        Ok(())
+    }
+
+    /// Leases parts that no call has. What cannot be read is set aside: the parts behind it go on.
+    async fn lease(&self, lane: Lane, page: &[DuePart]) -> Result<Vec<(LeasedPart, Lease)>, StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let now = clock.now();
+        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        let leased = match (lane, page) {
+            (Lane::Large, [due]) => match store.lease(due, now, until).await {
+                Ok(part) => Leased { parts: part.into_iter().collect(), unreadable: Vec::new() },
+                Err(StoreError::Corrupt(reason)) => {
+                    Leased { parts: Vec::new(), unreadable: vec![(due.clone(), reason)] }
+                }
+                Err(error) => return Err(error),
+            },
+            _ => store.lease_page(page, now, until).await?,
+        };
+        if !leased.parts.is_empty() {
+            store.pass(CrashPoint::PartLeased);
+        }
+        for (due, reason) in leased.unreadable {
+            tracing::error!(message_id = %due.message_id, part_no = due.part_no, reason, "a part cannot be read; it is held");
+            store.set_aside(&due, &reason).await?;
+        }
+        let held = |part| {
+            let lease = self.0.leases.hold(&part);
+            (part, lease)
+        };
+        Ok(leased.parts.into_iter().map(held).collect())
+    }
+
+    /// Takes all members of a call that is made again.
+    async fn take_call(&self, id: &BatchId, room: &Room) -> Result<(), StoreError> {
+        self.gather(Comer::Call(self.lease_call(id, Some(room)).await?));
+        Ok(())
+    }
+
+    async fn lease_call(&self, id: &BatchId, room: Option<&Room>) -> Result<Vec<Member>, StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let now = clock.now();
+        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        let parts = store.lease_batch(id, now, until).await?;
+        if !parts.is_empty() {
+            store.pass(CrashPoint::PartLeased);
+        }
+        let member = |part: LeasedPart| {
+            let lease = self.0.leases.hold(&part);
+            Member { part, lease, room: room.cloned(), ahead: None }
+        };
+        Ok(parts.into_iter().map(member).collect())
+    }
+
+    /// Sends one part through a closed gate, to see, or makes a call again.
+    async fn probe(self, road: Road) {
+        let was_tried = self.try_probe(road).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the queue could not be read");
+            false
+        });
+        self.end_probe(road, was_tried).await;
+    }
+
+    async fn try_probe(&self, road: Road) -> Result<bool, StoreError> {
+        let small = self.due(Lane::Small, &[road], 1).await?.pop();
+        let (lane, due) = match small {
+            Some(due) => (Lane::Small, Some(due)),
+            None => (Lane::Large, self.due(Lane::Large, &[road], 1).await?.pop()),
+        };
+        let Some(due) = due else { return Ok(false) };
+        if let Some(batch_id) = &due.batch_id {
+            let members = self.lease_call(batch_id, None).await?;
+            return Ok(self.probe_together(members).await);
+        }
+        let Some((part, lease)) = self.lease(lane, &[due]).await?.pop() else { return Ok(false) };
+        if self.gathers(&part) {
+            return Ok(self.probe_together(vec![Member { part, lease, room: None, ahead: None }]).await);
+        }
+        self.deliver(part, &lease, Pass::Probe).await;
+        Ok(true)
+    }
+}

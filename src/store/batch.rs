@@ -1,0 +1,224 @@
+//! Calls that carry parts of several messages: composed before they are made, made again
+//! with the same members, and left by all of them together.
+//!
+//! What stands here of a call is what it takes to make it again: who is in it, in which
+//! order, under which key. A member leaves it when its outcome is known and the member is
+//! not final ([`crate::domain::batch`]), which a report says; the reports of all members
+//! are one commit ([`Store::report_all`]). Final members keep their call, and the call
+//! leaves with the last of them ([`super::retention`]).
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::queue::{Batched, DuePart, LeasedPart, read_waiting, take};
+use super::{Store, StoreError, changed, json, millis, stored};
+use crate::domain::ids::{BatchId, MessageId};
+
+/// A member whose call has ended while it is not final, as it stands from now on.
+#[derive(Debug)]
+pub(super) struct Leaver<'a> {
+    pub(super) message_id: &'a str,
+    pub(super) part_no: u32,
+    pub(super) batch_max: u32,
+    /// The call that it leaves.
+    pub(super) call: Option<&'a BatchId>,
+}
+
+/// Where the members of a call stand that are not final.
+#[derive(Debug, sqlx::FromRow)]
+struct Members {
+    /// How many it was composed of.
+    size: Option<u32>,
+    waiting: u32,
+    under_way: u32,
+}
+
+impl Store {
+    /// Fixes a call on disk before it is made: who of these leased parts (message, part,
+    /// attempt) is in it, in their order. Each gets its place; `None`: its lease was lost,
+    /// and it is not in the call. The key of the call is new, and its life begins now.
+    ///
+    /// # Errors
+    /// Whoever is there may not have so much company: a mistake of the caller's.
+    pub async fn compose(
+        &self,
+        id: &BatchId,
+        members: &[(MessageId, u32, u32)],
+        now: Timestamp,
+    ) -> Result<Vec<Option<Batched>>, StoreError> {
+        const THERE: &str = "
+            SELECT w.key FROM json_each(?1) AS w CROSS JOIN part p
+            WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND p.state = 'sending'
+              AND p.attempt = w.value ->> 2 AND p.batch_id IS NULL
+            ORDER BY w.key";
+        let names: Vec<_> = members.iter().map(|(id, no, attempt)| (id.as_str(), *no, *attempt)).collect();
+        let mut places = vec![None; members.len()];
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let there: Vec<u32> = sqlx::query_scalar(THERE).bind(json(&names)?).fetch_all(&mut *tx).await?;
+        let size = u32::try_from(there.len()).unwrap_or(u32::MAX);
+        if size == 0 {
+            return Ok(places);
+        }
+        let mut seats = Vec::with_capacity(there.len());
+        for (no, nth) in (0..).zip(there) {
+            let Some(nth) = usize::try_from(nth).ok().filter(|nth| *nth < members.len()) else { continue };
+            if let (Some(place), Some((message_id, part_no, _))) = (places.get_mut(nth), names.get(nth)) {
+                *place = Some(Batched { id: id.clone(), no, size });
+                seats.push((*message_id, *part_no, no));
+            }
+        }
+        write(&mut tx, (id, size), &seats, now).await?;
+        tx.commit().await?;
+        Ok(places)
+    }
+
+    /// Takes all members of a call that is made again, in their order, or nobody. Where it
+    /// can never be made again, since one of them is missing or cannot be read, those that
+    /// remain are held for the operator.
+    pub async fn lease_batch(
+        &self,
+        id: &BatchId,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<LeasedPart>, StoreError> {
+        let waiting = self.with_bodies(&self.members_due(id).await?).await?;
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let mut leased = read_waiting(&mut tx, waiting, Some(id), now).await?;
+        let members = Members::read(&mut tx, id).await?;
+        let read = u32::try_from(leased.parts.len()).unwrap_or(u32::MAX);
+        if members.size == Some(read) {
+            leased.parts.sort_by_key(|part| part.batch.as_ref().map(|batch| batch.no));
+            take(&mut tx, &leased.parts, now, until).await?;
+            tx.commit().await?;
+            return Ok(leased.parts);
+        }
+        // Somebody else has it, or its leases lapse one by one: it comes back.
+        let is_whole = members.size == Some(members.waiting + members.under_way);
+        if members.waiting == 0 || (is_whole && members.under_way > 0) {
+            return Ok(Vec::new());
+        }
+        let reason = match leased.unreadable.pop() {
+            Some((part, why)) => {
+                format!("a part of the same call, {}, cannot be read: {why}", part.message_id)
+            }
+            None => "not everybody is left of the call that it was part of".to_owned(),
+        };
+        let reason = format!("its outcome is unknown, and it cannot be asked again: {reason}");
+        let held = hold_rest(&mut tx, id, &reason).await?;
+        tx.commit().await?;
+        tracing::error!(batch_id = %id, parts = held, reason, "a call cannot be made again; its parts are held");
+        Ok(Vec::new())
+    }
+
+    /// The members of a call that wait.
+    async fn members_due(&self, id: &BatchId) -> Result<Vec<DuePart>, StoreError> {
+        const READ: &str = "
+            SELECT p.message_id, p.part_no, p.batch_max, m.size
+            FROM part p JOIN message m ON m.message_id = p.message_id
+            WHERE p.batch_id = ?1 AND p.state = 'queued' ORDER BY p.batch_no";
+        let rows: Vec<(String, u32, u32, i64)> =
+            sqlx::query_as(READ).bind(id.as_str()).fetch_all(&self.readers).await?;
+        rows.into_iter()
+            .map(|(message_id, part_no, batch_max, size)| {
+                let message_id = stored(MessageId::parse(&message_id))?;
+                let size = usize::try_from(size).unwrap_or(0);
+                Ok(DuePart { message_id, part_no, size, batch_max, batch_id: Some(id.clone()) })
+            })
+            .collect()
+    }
+}
+
+impl Members {
+    async fn read(tx: &mut SqliteConnection, id: &BatchId) -> Result<Self, StoreError> {
+        const READ: &str = "
+            SELECT (SELECT size FROM batch WHERE batch_id = ?1) AS size,
+                   count(*) FILTER (WHERE state = 'queued') AS waiting,
+                   count(*) FILTER (WHERE state = 'sending') AS under_way
+            FROM part WHERE batch_id = ?1";
+        Ok(sqlx::query_as(READ).bind(id.as_str()).fetch_one(tx).await?)
+    }
+}
+
+/// Writes a call and the places in it: message, part, place.
+async fn write(
+    tx: &mut SqliteConnection,
+    (id, size): (&BatchId, u32),
+    seats: &[(&str, u32, u32)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const CALL: &str = "INSERT INTO batch (batch_id, size, composed_at) VALUES (?1, ?2, ?3)";
+    const SEAT: &str = "
+        UPDATE part SET batch_id = ?2, batch_no = s.batch_no, first_try_at = ?4
+        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS batch_no
+              FROM json_each(?1)) AS s
+        WHERE part.message_id = s.message_id AND part.part_no = s.part_no AND part.state = 'sending'
+          AND part.batch_id IS NULL AND part.unknown = 0 AND part.batch_max >= max(?3, 2)";
+    let done = sqlx::query(CALL).bind(id.as_str()).bind(size).bind(millis(now)).execute(&mut *tx).await?;
+    changed("call", done.rows_affected(), 1)?;
+    let done = sqlx::query(SEAT)
+        .bind(json(&seats)?)
+        .bind(id.as_str())
+        .bind(size)
+        .bind(millis(now))
+        .execute(tx)
+        .await?;
+    changed("members of a call", done.rows_affected(), seats.len())
+}
+
+/// Holds the members of a call that wait, whose outcome nobody can tell any more.
+async fn hold_rest(tx: &mut SqliteConnection, id: &BatchId, reason: &str) -> Result<u64, StoreError> {
+    const HOLD: &str = "
+        UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
+               last_error = ?2
+        WHERE batch_id = ?1 AND state = 'queued'";
+    let held = sqlx::query(HOLD).bind(id.as_str()).bind(reason).execute(&mut *tx).await?.rows_affected();
+    forget(tx, &BTreeSet::from([id.as_str()])).await?;
+    Ok(held)
+}
+
+/// Parts leave their calls, or have less company from now on. Mostly there is none, and
+/// nothing is asked.
+pub(super) async fn leave(tx: &mut SqliteConnection, leavers: Vec<Leaver<'_>>) -> Result<(), StoreError> {
+    const LEAVE: &str = "
+        UPDATE part SET batch_max = l.batch_max, batch_id = NULL, batch_no = NULL
+        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS batch_max
+              FROM json_each(?1)) AS l
+        WHERE part.message_id = l.message_id AND part.part_no = l.part_no";
+    if leavers.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = leavers.iter().map(|of| (of.message_id, of.part_no, of.batch_max)).collect();
+    let done = sqlx::query(LEAVE).bind(json(&rows)?).execute(&mut *tx).await?;
+    changed("members that leave a call", done.rows_affected(), rows.len())?;
+    forget(tx, &leavers.iter().filter_map(|of| of.call).map(BatchId::as_str).collect()).await
+}
+
+/// The members of a call are due together: when one of them is hastened, so are the others.
+pub(super) async fn hasten(
+    tx: &mut SqliteConnection,
+    calls: &BTreeSet<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const HASTEN: &str = "
+        UPDATE part SET due_at = ?2
+        WHERE batch_id IN (SELECT value FROM json_each(?1)) AND state = 'queued' AND due_at > ?2";
+    if !calls.is_empty() {
+        sqlx::query(HASTEN).bind(json(&calls)?).bind(millis(now)).execute(tx).await?;
+    }
+    Ok(())
+}
+
+/// Calls that nobody is in any more are forgotten.
+pub(super) async fn forget(tx: &mut SqliteConnection, calls: &BTreeSet<&str>) -> Result<(), StoreError> {
+    const FORGET: &str = "
+        DELETE FROM batch WHERE batch_id IN (SELECT value FROM json_each(?1))
+            AND NOT EXISTS (SELECT 1 FROM part p WHERE p.batch_id = batch.batch_id)";
+    if !calls.is_empty() {
+        sqlx::query(FORGET).bind(json(&calls)?).execute(tx).await?;
+    }
+    Ok(())
+}
