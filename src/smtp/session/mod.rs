@@ -207,7 +207,7 @@ impl Session {
             return Step::close(Reply::too_many_idle_commands());
         }
         match (self.0, command) {
-            (Stage::Mail(mail), Command::Rcpt(recipient)) => mail.rcpt(recipient, rules),
+            (Stage::Mail(mail), Command::Rcpt(rcpt)) => mail.rcpt(rcpt, rules),
             (Stage::Mail(mail), Command::Data) => mail.data(rules),
             (Stage::Mail(mail), Command::Bdat(bdat)) => mail.bdat(bdat, rules),
             (Stage::Chunks(chunks), Command::Bdat(bdat)) => chunks.bdat(bdat, rules),
