@@ -392,6 +392,7 @@ impl Submission {
             lease_until: None,
             keyed: submitted.keyed.clone(),
             notes: told(&route.notes),
+            dsn: Arc::clone(submitted.envelope.dsn()),
         };
         Ok((acceptance, first))
     }
@@ -509,6 +510,7 @@ fn hand_over(handover: &Handover, acceptance: Acceptance, room: &Room) {
             accepted_at: acceptance.accepted_at,
             expires_at,
             bytes: acceptance.bytes.clone(),
+            dsn: Arc::clone(&acceptance.dsn),
         };
         handover.hand(leased, room.clone());
     }

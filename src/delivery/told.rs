@@ -28,8 +28,8 @@ use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId, PartId};
 use crate::domain::message::{PartState, RecipientState, Road};
 use crate::domain::reputation::Thresholds;
-use crate::mime::bounce::{Failed, Failure, Left};
-use crate::store::accept::Acceptance;
+use crate::mime::bounce::{About, Failure, Left};
+use crate::store::accept::{Acceptance, Kind};
 use crate::store::bounced::KnownPart;
 use crate::store::event::{Heard, Letters, Original, Rules, Told};
 use crate::store::report::{self, Answered, Recorded, Report};
@@ -106,7 +106,8 @@ impl Ears {
     async fn prove(&self, subject: &Subject<'_>, upstream_id: Option<String>) -> Result<(), StoreError> {
         let Tools { store, billing, metrics, clock, .. } = &*self.0;
         let unsent = subject.part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
-        let sent = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
+        let sent: Vec<Mailbox> = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
+        let relayed = self.relayed(subject, &sent).await?.map(Box::new);
         let answered = Answered { upstream_id: upstream_id.clone(), sent, ..Answered::default() };
         let report = Report {
             message_id: subject.message_id.clone(),
@@ -115,6 +116,7 @@ impl Ears {
             at: clock.now(),
             news: report::News::Answered(answered),
             bounce: None,
+            relayed,
         };
         let Recorded::Applied { captured } = store.report(report).await? else { return Ok(()) };
         if captured > Credits::ZERO {
@@ -129,6 +131,20 @@ impl Ears {
             "a webhook proves that a part was sent whose outcome was unknown"
         );
         Ok(())
+    }
+
+    /// The report that these were handed on, if their sender asked for one.
+    async fn relayed(
+        &self,
+        subject: &Subject<'_>,
+        sent: &[Mailbox],
+    ) -> Result<Option<Acceptance>, StoreError> {
+        let Some(original) = self.0.store.original(&subject.message_id).await? else { return Ok(None) };
+        let now = self.0.clock.now();
+        let about = about(&original);
+        let written =
+            about.and_then(|about| self.0.postmaster.relayed(&subject.part.customer_id, &about, sent, now));
+        Ok(written)
     }
 
     /// Writes news down, with what follows from it.
@@ -166,13 +182,9 @@ impl Ears {
         (failed, status, text): (&[Mailbox], &str, &str),
         now: Timestamp,
     ) -> Option<Acceptance> {
-        let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
-        let sender = original.reverse_path.mailbox()?;
-        let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
-        let about = Failed { sender, message_id, accepted_at, left };
         let failure = |recipient| Failure { recipient, status, text };
         let failures: Vec<Failure<'_>> = failed.iter().map(failure).collect();
-        self.0.postmaster.bounce(customer_id, &about, &failures, now)
+        self.0.postmaster.bounce(customer_id, &about(original)?, &failures, now)
     }
 
     fn pause(
@@ -238,6 +250,14 @@ impl Subject<'_> {
             is_of_the_address: news.is_of_the_address,
         }
     }
+}
+
+/// What reports say about a message that is not kept any more; `None`: nothing is reported.
+fn about(original: &Original) -> Option<About<'_>> {
+    let sender = original.reverse_path.mailbox().filter(|_| original.kind == Kind::Submission)?;
+    let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
+    let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
+    Some(About { sender, message_id, accepted_at, left, dsn: &original.dsn })
 }
 
 /// Whether that Resend took it is more than is known, or will be by itself.

@@ -1,11 +1,12 @@
 //! One attempt: send, understand the answer, write it down.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::bounce::kept_for_bounce;
 use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
@@ -13,7 +14,6 @@ use crate::crash::CrashPoint;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
 use crate::domain::message::Road;
-use crate::mime::header::header_length;
 use crate::random;
 use crate::store::accept::Kind;
 use crate::store::queue::LeasedPart;
@@ -61,15 +61,15 @@ impl Delivery {
     async fn attempt(&self, part: &mut LeasedPart, lease: &Lease, pass: &mut Pass) -> Option<News> {
         let Tools { store, stop, .. } = &self.0.tools;
         // A bounce needs no more of it, and the message leaves memory when the road does not need it.
-        let header = header_length(&part.bytes).and_then(|length| part.bytes.get(..length));
-        let header = header.map_or_else(|| part.bytes.clone(), Bytes::copy_from_slice);
+        let kept = kept_for_bounce(part);
         let outgoing = Outgoing {
             part_id: part.part_id(),
             idempotency_key: part.idempotency_key(),
             reverse_path: part.reverse_path.clone(),
             recipients: part.recipients.clone(),
             repeats: news::repeats(part),
-            bytes: std::mem::replace(&mut part.bytes, header),
+            bytes: std::mem::replace(&mut part.bytes, kept),
+            dsn: Arc::clone(&part.dsn),
         };
         let ready = tokio::select! {
             biased;
@@ -145,6 +145,7 @@ impl Delivery {
     async fn report(&self, part: &LeasedPart, news: News) {
         let Tools { store, clock, .. } = &self.0.tools;
         let bounce = self.bounce_for(part, &news).map(Box::new);
+        let relayed = self.relayed_for(part, &news).map(Box::new);
         let report = Report {
             message_id: part.message_id.clone(),
             part_no: part.part_no,
@@ -152,6 +153,7 @@ impl Delivery {
             at: clock.now(),
             news,
             bounce,
+            relayed,
         };
         let mut wait = REPORT_RETRY_MIN;
         loop {
@@ -196,7 +198,7 @@ impl Delivery {
         if is_tried_again {
             store.pass(CrashPoint::RetryCommitted);
         }
-        if report.bounce.is_some() {
+        if report.bounce.is_some() || report.relayed.is_some() {
             store.pass(CrashPoint::BounceCommitted);
         }
     }

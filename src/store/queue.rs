@@ -4,13 +4,16 @@
 //! server process, so at its start every lease is of a process that is gone:
 //! those parts go back into the queue with their outcome unknown.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::Kind;
-use super::{Store, StoreError, json, millis, stored, timestamp};
+use super::{Store, StoreError, dsn, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::dsn::Dsn;
 use crate::domain::ids::{CustomerId, MessageId, PartId};
 use crate::domain::message::Road;
 
@@ -49,6 +52,8 @@ pub struct LeasedPart {
     pub expires_at: Timestamp,
     /// The message.
     pub bytes: Bytes,
+    /// What the sender asks to be told.
+    pub dsn: Arc<Dsn>,
 }
 
 impl LeasedPart {
@@ -90,7 +95,12 @@ struct LeasedRow {
     size: i64,
     accepted_at: i64,
     expires_at: i64,
+    ret: Option<String>,
+    envid: Option<String>,
 }
+
+/// Address, whether they may have it, NOTIFY, ORCPT.
+type RecipientRow = (String, bool, Option<String>, Option<String>);
 
 impl Store {
     /// At the start of the process: every lease lapses, its outcome unknown. Returns how many.
@@ -282,28 +292,31 @@ async fn read_leased(
 ) -> Result<LeasedPart, StoreError> {
     const PART: &str = "
         SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt, p.key_no, p.first_try_at,
-               p.unknown, p.request_hash, m.reverse_path, m.size, m.accepted_at, m.expires_at
+               p.unknown, p.request_hash, m.reverse_path, m.size, m.accepted_at, m.expires_at,
+               m.ret, m.envid
         FROM part p JOIN message m ON m.message_id = p.message_id
         WHERE p.message_id = ?1 AND p.part_no = ?2";
     const RECIPIENTS: &str = "
-        SELECT address, maybe_taken FROM recipient WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued'
-        ORDER BY ordinal";
+        SELECT address, maybe_taken, notify, orcpt FROM recipient
+        WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued' ORDER BY ordinal";
     let id = due.message_id.as_str();
     let row: LeasedRow = sqlx::query_as(PART).bind(id).bind(due.part_no).fetch_one(&mut *tx).await?;
-    let recipients: Vec<(String, bool)> =
+    let recipients: Vec<RecipientRow> =
         sqlx::query_as(RECIPIENTS).bind(id).bind(due.part_no).fetch_all(&mut *tx).await?;
     row.with(&recipients, bytes)
 }
 
 impl LeasedRow {
-    fn with(self, rows: &[(String, bool)], bytes: Bytes) -> Result<LeasedPart, StoreError> {
+    fn with(self, rows: &[RecipientRow], bytes: Bytes) -> Result<LeasedPart, StoreError> {
         if i64::try_from(bytes.len()) != Ok(self.size) {
             let found = format!("{} octets of {} are there of {}", bytes.len(), self.size, self.message_id);
             return Err(StoreError::Corrupt(found));
         }
         let (mut recipients, mut maybe_taken) = (Vec::with_capacity(rows.len()), Vec::new());
-        for (address, is_doubtful) in rows {
+        let mut dsn = dsn::of_message(self.ret.as_deref(), self.envid.as_deref())?;
+        for (address, is_doubtful, notify, orcpt) in rows {
             let mailbox = stored(Mailbox::parse(address))?;
+            dsn.ask(&mailbox, dsn::of_recipient(notify.as_deref(), orcpt.as_deref())?);
             maybe_taken.extend(is_doubtful.then(|| mailbox.clone()));
             recipients.push(mailbox);
         }
@@ -325,6 +338,7 @@ impl LeasedRow {
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
             bytes,
+            dsn: Arc::new(dsn),
         })
     }
 }

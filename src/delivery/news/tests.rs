@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::*;
@@ -39,6 +41,7 @@ fn part(road: Road, unknown: bool) -> LeasedPart {
         accepted_at: at(0),
         expires_at: at(1_000),
         bytes,
+        dsn: Arc::default(),
     };
     part.request_hash = (road == Road::Resend).then(|| "hash".to_owned());
     part
