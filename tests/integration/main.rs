@@ -31,6 +31,7 @@ mod dkim;
 mod dodo_faults;
 mod domains;
 mod doubt;
+mod dsn;
 mod fallback;
 mod gate;
 mod guard;

@@ -360,6 +360,7 @@ fn extensions(security: Security, rules: &Rules) -> Vec<Cow<'static, str>> {
         "8BITMIME".into(),
         "CHUNKING".into(),
         "SMTPUTF8".into(),
+        "DSN".into(),
         "ENHANCEDSTATUSCODES".into(),
         format!("LIMITS RCPTMAX={}", rules.max_recipients).into(),
         match security {
