@@ -214,7 +214,7 @@ fn handed_on(origin: &Origin<'_>, about: &About<'_>, recipients: &[&Mailbox], or
     let mut out = format!("This is the mail relay at {}.\n\n", origin.hostname);
     out.push_str(
         "You asked to be told of success: your message was handed on to the recipients below. From there on \
-         nobody reports a success; if it comes back, you will be told.\n\n",
+         nobody reports a success, but a failure may still come back.\n\n",
     );
     out.push_str(&identity(about, original));
     for recipient in recipients {

@@ -47,6 +47,7 @@ mod news;
 mod notice;
 mod outage;
 mod page;
+mod postfix;
 mod proxy;
 mod queue;
 mod recipients;
