@@ -162,7 +162,10 @@ impl World {
         let Late { message_id, part_no, attempt, sent } = self.late.remove(nth);
         let news = News::Answered(Answered { sent, ..Answered::default() });
         let at = self.clock.now();
-        self.process.store.report(Report { message_id, part_no, attempt, at, news, bounce: None }).await?;
+        self.process
+            .store
+            .report(Report { message_id, part_no, attempt, at, news, bounce: None, relayed: None })
+            .await?;
         Ok(())
     }
 
@@ -175,7 +178,15 @@ impl World {
     async fn tell(&self, part: &LeasedPart, news: News) -> Result<(), Broken> {
         let LeasedPart { message_id, part_no, attempt, .. } = part;
         let (message_id, at) = (message_id.clone(), self.clock.now());
-        let report = Report { message_id, part_no: *part_no, attempt: *attempt, at, news, bounce: None };
+        let report = Report {
+            message_id,
+            part_no: *part_no,
+            attempt: *attempt,
+            at,
+            news,
+            bounce: None,
+            relayed: None,
+        };
         self.process.store.report(report).await?;
         Ok(())
     }
