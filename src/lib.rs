@@ -116,6 +116,9 @@
 //!   tried; the end of a call is written down for all of its members in one commit; and
 //!   while it is unknown none of them leaves it, alone or with others. Only a definite
 //!   answer takes a call apart.
+//! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
+//!   are a place and a turn; who was refused with others leaves only with such as were too,
+//!   by every other call at most.
 //! - **Only the envelope decides who gets mail.** The translation writes recipients
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is

@@ -149,6 +149,7 @@ struct Inner {
     parts_queued: Gauge,
     parts_held: Gauge,
     attempts: Labelled<2, Counter>,
+    resend_call_size: Histogram,
     late_sent: Counter,
     events: Labelled<1, Counter>,
     customers_paused: Counter,
@@ -183,6 +184,7 @@ impl Metrics {
         // From 0.5 ms, a fast disk's fsync, to 8 s; from one member to 2048.
         let seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 15));
         let members = Histogram::new(exponential_buckets(1.0, 2.0, 12));
+        let mails = Histogram::new(exponential_buckets(1.0, 2.0, 8));
         let inner = Inner {
             connections: names.add("connections", "Connections that are open"),
             sign_ins: names.add("sign_ins", "Sign-ins"),
@@ -192,6 +194,7 @@ impl Metrics {
             parts_queued: names.add("parts_queued", "Parts waiting or under way"),
             parts_held: names.add("parts_held", "Parts whose outcome cannot be known, left to the operator"),
             attempts: names.add("attempts", "Attempts to send a part"),
+            resend_call_size: names.add_as("resend_call_size", "Mails of a call to Resend that may have several", mails),
             late_sent: names.add("late_sent", "Parts that the upstream accepted after they were given up"),
             events: names.add("events", "News of mail that the upstream had taken, each piece once"),
             customers_paused: names
@@ -384,6 +387,11 @@ impl Metrics {
     pub fn webhook(&self, source: WebhookSource, result: WebhookResult) {
         let labels = [("source", source.as_str()), ("result", result.as_str())];
         self.0.webhooks.get_or_create(&labels).inc();
+    }
+
+    /// Notes with how many mails a call to Resend leaves.
+    pub fn resend_call(&self, mails: u32) {
+        self.0.resend_call_size.observe(f64::from(mails));
     }
 
     /// Notes a commit: how long it took and how many writes shared it.

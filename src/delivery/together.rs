@@ -38,7 +38,8 @@ impl Delivery {
         let (members, mails) = self.translated(members).await;
         let (members, mails) = self.composed(members, mails).await;
         let Some(key) = members.first().map(|member| member.part.idempotency_key()) else { return };
-        let store = &self.0.tools.store;
+        let Tools { store, metrics, .. } = &self.0.tools;
+        metrics.resend_call(u32::try_from(members.len()).unwrap_or(u32::MAX));
         store.pass(CrashPoint::AttemptBegun);
         let called = tokio::select! {
             called = call(resend, (turn, mails), &key) => called,

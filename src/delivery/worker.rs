@@ -155,7 +155,7 @@ impl Delivery {
                 Ok(recorded) => break recorded,
                 Err(error) => {
                     let part_id = parts.first().map(|part| part.part_id().to_string());
-                    tracing::error!(part_id, parts = parts.len(), %error, "attempts could not be written down");
+                    tracing::error!(part_id, parts = parts.len(), %error, "an attempt could not be written down");
                 }
             }
             tokio::time::sleep(wait).await;

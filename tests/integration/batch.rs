@@ -147,7 +147,10 @@ fn p4_a_call_without_an_answer_is_made_again_as_it_was() {
             scope.spawn(move || {
                 let mut meter = deep(plan(), &letters(30));
                 for fault in faults {
-                    meter.resend_stand_in().faults().push(Fault::new(fault.clone()).on("POST", "/emails/batch"));
+                    meter
+                        .resend_stand_in()
+                        .faults()
+                        .push(Fault::new(fault.clone()).on("POST", "/emails/batch"));
                 }
                 meter.serve();
                 left_once_each(&mut meter, 30);
@@ -207,7 +210,9 @@ fn a_quota_that_a_call_would_exceed_closes_the_gate() {
     let mut meter = deep(plan(), &letters(230));
     meter.resend_stand_in().behave(|manners| manners.monthly_quota = Some(150));
     meter.serve();
-    until("the gate", || (meter.number("SELECT count(*) FROM gate WHERE reason LIKE '%monthly%'") == 1).then_some(()));
+    until("the gate", || {
+        (meter.number("SELECT count(*) FROM gate WHERE reason LIKE '%monthly%'") == 1).then_some(())
+    });
     until_is("what is under way", 0, || meter.number(UNDER_WAY));
     let (left, waiting) = (meter.resend_stand_in().count(), meter.number(WAITING));
     assert_eq!((left as i64 + waiting, left <= 150), (230, true), "{left} left");

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::harness::wait::until_is;
 use crate::harness::web::credit_added;
-use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, file_to_a_list, letter, until};
 
 const OUT_OF_CREDIT: &str = "452 4.7.1 No email credits remaining, top up at https://meter.example\r\n";
 const TAKEN: &str = "250 2.1.5 Recipient OK\r\n";
@@ -145,10 +145,8 @@ fn p3_over_resend_a_part_is_paid_for_or_given_back_as_a_whole() {
     let meter = Meter::resend().set("billing", "unit = \"recipient\"").start();
     meter.resend_stand_in().faults().push(Fault::new(Reply::status(422).body(REFUSED)).on("POST", "/emails"));
     let mut smtp = meter.signed_in();
-    // Nobody stands in the header, so each is a part of its own.
     smtp.begin("ann@example.com", &["a@example.net", "b@example.net", "c@example.net"]);
-    let message = "From: ann@example.com\r\nTo: list@example.org\r\nSubject: s\r\n\r\nx\r\n";
-    assert!(smtp.message(message.as_bytes()).starts_with("250 "));
+    assert!(smtp.message(&file_to_a_list("s")).starts_with("250 "));
     until("two mails and a bounce", || (meter.resend_stand_in().count() == 3).then_some(()));
     meter.drain();
     assert_eq!(sums(&meter), 210);

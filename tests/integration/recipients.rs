@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 
-use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, file_to_a_list, letter, until};
 
 /// To, Cc and Bcc of each mail that left, in any order of mails.
 fn shown(meter: &Meter) -> BTreeSet<[String; 3]> {
@@ -90,8 +90,7 @@ fn one_part_that_is_refused_bounces_for_its_recipient_alone() {
     meter.resend_stand_in().faults().push(Fault::new(Reply::status(422).body(REFUSED)).on("POST", "/emails"));
     let mut smtp = meter.signed_in();
     smtp.begin("ann@example.com", &["a@example.net", "b@example.net", "c@example.net"]);
-    let message = "From: ann@example.com\r\nTo: list@example.org\r\nSubject: s\r\n\r\nx\r\n";
-    assert!(smtp.message(message.as_bytes()).starts_with("250 "));
+    assert!(smtp.message(&file_to_a_list("s")).starts_with("250 "));
     until("two mails and a bounce", || (meter.resend_stand_in().count() == 3).then_some(()));
     meter.drain();
     let mails = meter.mails();

@@ -5,8 +5,9 @@ use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 use postmeter::sandbox::resend::Refusal;
 use reqwest::Method;
 
+use crate::harness::wait::until_is;
 use crate::harness::web::ask;
-use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, file_to_a_list, letter, until};
 
 fn html(status: u16) -> Reply {
     Reply::status(status).header("content-type", "text/html").body("<html>nginx</html>")
@@ -226,6 +227,10 @@ fn mail_waits_for_a_quota_that_is_really_spent() {
     let mut smtp = meter.signed_in();
     for nth in 0..4 {
         assert!(smtp.deliver(&letter(&format!("n{nth}"))).starts_with("250 "));
+        // Together they would be refused together.
+        until_is("what is under way", 0, || {
+            meter.number("SELECT count(*) FROM part WHERE state = 'sending'")
+        });
     }
     until("readyz to tell", || (readyz(&meter) == 503).then_some(()));
     until("the quota to be used up and the others to wait", || {
@@ -254,17 +259,15 @@ fn p4_a_key_that_came_with_other_bytes_is_held_for_the_operator() {
     assert_eq!((&credits["held"], &credits["owed"]), (&1.into(), &0.into()), "neither billed nor given back");
     assert_eq!(arrivals(&meter, "held"), (1, 0), "and not bounced: it was taken");
     assert!(meter.log().contains("a part is held"), "{}", meter.log());
-    // The operator's decision: it is asked for again, under the same key.
-    meter.tamper("UPDATE part SET state = 'queued', due_at = 1 WHERE state = 'held'");
+    let held: String = meter.read("SELECT message_id FROM part WHERE state = 'held'").remove(0);
+    meter.says(&["queue", "cancel", &held, "--yes"]);
     meter.finish();
     assert_eq!(arrivals(&meter, "held"), (1, 0));
-    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0);
 }
 
 #[test]
 fn p3_parts_of_one_message_have_fates_of_their_own() {
-    // Nobody stands in the header, so each recipient is a part and a call.
-    let message = b"From: ann@example.com\r\nTo: list@example.org\r\nSubject: parts\r\n\r\nx\r\n";
     let recipients = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
     for (unit, debited) in [("message", 1), ("recipient", 2)] {
         let mut meter = Meter::resend().set("billing", &format!("unit = {unit:?}")).start();
@@ -279,7 +282,7 @@ fn p3_parts_of_one_message_have_fates_of_their_own() {
         }
         let mut smtp = meter.signed_in();
         smtp.begin("ann@example.com", &recipients);
-        assert!(smtp.message(message).starts_with("250 "));
+        assert!(smtp.message(&file_to_a_list("parts")).starts_with("250 "));
         meter.drain();
         until("a bounce for each attempt that failed", || (arrivals(&meter, "parts").1 == 2).then_some(()));
         meter.finish();

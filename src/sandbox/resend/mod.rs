@@ -344,16 +344,18 @@ impl ResendStandIn {
         }
         let ids: Vec<String> = emails.iter().map(|_| uuid::Uuid::now_v7().to_string()).collect();
         let Call { endpoint, key, digest } = call;
+        let mail = |(id, email): (&String, &Email)| Mail {
+            id: id.clone(),
+            at: now,
+            idempotency_key: key.clone(),
+            email: email.clone(),
+        };
+        let made: Vec<Mail> = ids.iter().zip(&emails).map(mail).collect();
         let accepted = Accepted { at_ms: now_ms, endpoint, key, digest, ids: ids.clone(), emails };
         kept.commit(Event::Accepted(accepted)).map_err(|error| {
             tracing::error!(%error, "the sandbox cannot write its journal");
             Refusal::application_error("Internal server error")
         })?;
-        let made: Vec<Mail> = ids
-            .iter()
-            .filter_map(|id| kept.outbox.slot_of.get(id))
-            .filter_map(|index| kept.mail(*index).ok())
-            .collect();
         drop(kept);
         self.tell_of(&made);
         Ok(ids)

@@ -212,6 +212,66 @@ async fn a_batch_is_one_request_and_one_bad_item_refuses_it() {
 }
 
 #[tokio::test]
+async fn a_batch_has_the_limits_of_one_request_and_its_mails_those_of_each() {
+    let clock = Clock::manual("2026-09-01T12:00:00Z".parse().unwrap());
+    let all = StandIns::start(Settings { clock: clock.clone(), ..Settings::default() }).await.unwrap();
+    let batch = |key: &str, body: Vec<Value>| {
+        answer(resend(&all, Method::POST, "/emails/batch").header("idempotency-key", key).json(&body))
+    };
+    assert_eq!(batch("k", vec![mail(); 101]).await.1["name"], "validation_error");
+    all.resend.behave(|manners| manners.verified_domains = Some(vec!["example.com".to_owned()]));
+    let (status, refused) = batch("k", vec![mail(), with("from", json!("a@example.org"))]).await;
+    assert_eq!((status, &refused["name"]), (403, &json!("validation_error")));
+    assert!(refused["message"].as_str().unwrap().contains("domain is not verified"));
+    all.resend.behave(|manners| manners.daily_quota = Some(100));
+    let two = with("cc", json!(["cid@example.net"]));
+    let mut many = vec![mail(); 99];
+    many.push(two);
+    assert_eq!(batch("k", many).await.1["name"], "daily_quota_exceeded", "each recipient counts");
+    assert_eq!(all.resend.count(), 0);
+    let (status, sent) = batch("k", vec![mail(); 100]).await;
+    assert_eq!((status, sent["data"].as_array().map(Vec::len)), (200, Some(100)));
+    all.resend.behave(|manners| manners.daily_quota = None);
+    // Four requests so far, whatever was in them.
+    for _ in 0..6 {
+        assert_eq!(batch("k", vec![mail(); 100]).await.0, 200);
+    }
+    assert_eq!(batch("k", vec![mail(); 100]).await.1["name"], "rate_limit_exceeded");
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(batch("k", vec![mail()]).await.1["name"], "invalid_idempotent_request");
+    assert_eq!((all.resend.count(), all.resend.sent_with_key("k")), (100, 1));
+    all.stop().await;
+}
+
+#[tokio::test]
+async fn each_mail_of_a_batch_is_told_of_with_its_own_tags() {
+    let all = started().await;
+    let (url, mut inbox) = endpoint(0).await;
+    all.resend.deliver_webhooks_to(&url);
+    let tagged = |part: &str| with("tags", json!([{ "name": "postmeter", "value": part }]));
+    let body = json!([tagged("m1-0"), tagged("m2-0")]);
+    let (_, sent) = answer(resend(&all, Method::POST, "/emails/batch").json(&body)).await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let (_, event, body) = told(&mut inbox).await;
+        let data = &body["data"];
+        seen.push((data["tags"]["postmeter"].clone(), data["email_id"].clone(), event));
+    }
+    seen.sort_by_key(|(part, _, event)| (part.to_string(), event.contains("delivered")));
+    let told = |part: &str, nth: usize, event: &str| {
+        (json!(part), sent["data"][nth]["id"].clone(), event.to_owned())
+    };
+    let wanted = [
+        told("m1-0", 0, "email.sent"),
+        told("m1-0", 0, "email.delivered"),
+        told("m2-0", 1, "email.sent"),
+        told("m2-0", 1, "email.delivered"),
+    ];
+    assert_eq!(seen, wanted);
+    all.stop().await;
+}
+
+#[tokio::test]
 async fn mails_and_keys_are_there_after_a_restart() {
     let settings = Settings { data_dir: Some(scratch("resend")), ..Settings::default() };
     let all = StandIns::start(settings.clone()).await.unwrap();

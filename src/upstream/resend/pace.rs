@@ -177,10 +177,9 @@ mod tests {
     fn all_of_the_rate_is_used_and_no_second_has_more_than_are_allowed() {
         let lateness: [fn(u64) -> u64; 3] =
             [|_| 0, |turn| turn % 7 * 5, |turn| if turn % 50 == 0 { 300 } else { 10 }];
-        for per_second in [2, 10, 25] {
+        for (per_second, most) in [(2, 2), (10, 10), (25, 25)] {
             for late in lateness {
-                let calls = calls_of_a_minute(per_second, late);
-                let (allowed, most) = (60 * per_second as usize, per_second as usize);
+                let (calls, allowed) = (calls_of_a_minute(per_second, late), 60 * most);
                 let too_soon = calls.windows(most + 1).find(|few| few[most] - few[0] < millis(1_000));
                 assert_eq!(too_soon, None);
                 assert!(calls.len() * 100 > allowed * 93, "{} of {allowed}", calls.len());

@@ -28,9 +28,9 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let ground = Ground::new(args)?;
     let postmeter = Postmeter::start(args, &ground, &tls::connector()?).await?;
     let resend = postmeter.resend().clone();
-    resend.faults().push(
-        Fault::new(Misbehaviour::Late { delay_ms: args.resend_ms }).on("POST", "/emails").always(),
-    );
+    resend
+        .faults()
+        .push(Fault::new(Misbehaviour::Late { delay_ms: args.resend_ms }).on("POST", "/emails").always());
     let (endpoint, pid) = (postmeter.endpoint.clone(), Some(postmeter.pid()));
     let server = Server { kind: Kind::Postmeter, endpoint, pid, accepted: AtomicU64::new(0) };
     let accepted = Load { connections: CONNECTIONS, round: 1 }.run(&server, args).await?;

@@ -155,7 +155,7 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             troubled(2, |meter, road| upstream(meter, road, Trouble::NotNow))
         }
         CrashPoint::BatchComposed => Scenario { only_over: Some(Road::Resend), ..ordinary(3) },
-        CrashPoint::BounceCommitted => troubled(2, |meter, road| upstream(meter, road, Trouble::Refuses)),
+        CrashPoint::BounceCommitted => troubled(1, |meter, road| upstream(meter, road, Trouble::Refuses)),
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
         CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
         CrashPoint::EntryVoided => troubled(1, |meter, _| entries(meter, Reply::status(400), 1)),

@@ -34,3 +34,13 @@ pub(crate) fn letter(subject: &str) -> Vec<u8> {
     )
     .into_bytes()
 }
+
+/// A letter with a file to a list: nobody of its envelope stands in it, so each is a part of
+/// its own, and for the file each leaves in a call of its own.
+pub(crate) fn file_to_a_list(subject: &str) -> Vec<u8> {
+    format!(
+        "From: ann@example.com\r\nTo: list@example.org\r\nSubject: {subject}\r\nMIME-Version: 1.0\r\n\
+         Content-Type: text/csv\r\nContent-Disposition: attachment; filename=a.csv\r\n\r\na,b\r\n"
+    )
+    .into_bytes()
+}
