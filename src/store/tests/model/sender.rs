@@ -132,7 +132,9 @@ impl World {
         let (mut parts, mut others) = (first.parts, Vec::new());
         for sending in std::mem::take(&mut self.process.sending) {
             let together = most.zip(sending.may_have()).map(|(most, own)| most.min(own));
-            match together.filter(|most| nth >= 128 && parts.len() < *most as usize) {
+            match together
+                .filter(|most| nth >= 128 && u32::try_from(parts.len()).is_ok_and(|len| len < *most))
+            {
                 Some(all) if told(&sending).is_none() => {
                     most = Some(all);
                     parts.extend(sending.parts);
