@@ -327,7 +327,7 @@ async fn start_back(
         Handover::new(config.upstream.max_bytes_in_flight, config.upstream.max_concurrency);
     let translating = Translating::new(config.upstream.max_bytes_translating);
     let upstreams = upstreams(config, secrets, (&clock, &translating))?;
-    let proofs = proofs(config, &store, upstreams.resend.as_ref(), &clock)?;
+    let proofs = proofs(config, (&store, &metrics), upstreams.resend.as_ref(), &clock)?;
     let settings = delivery::Settings::new(config, notices_from);
     let delivery = Delivery::new(
         delivery::Tools {
@@ -382,17 +382,24 @@ fn sweep(config: &Config, store: &Store, stop: &CancellationToken) -> Sweep {
 
 /// Who is asked about the domains that customers add. Calls to Resend share the pace of
 /// the mail that leaves.
-fn proofs(config: &Config, store: &Store, resend: Option<&Resend>, clock: &Clock) -> anyhow::Result<Proofs> {
+fn proofs(
+    config: &Config,
+    (store, metrics): (&Store, &Metrics),
+    resend: Option<&Resend>,
+    clock: &Clock,
+) -> anyhow::Result<Proofs> {
     let asked = match (config.senders.proof, resend) {
         (ProofBy::Dns, _) => Asked::Dns(
             Dns::new(config.senders.resolver)
                 .context("the DNS resolver cannot be set up; senders.resolver names another one")?,
         ),
-        (ProofBy::Resend, Some(resend)) => Asked::Resend(resend.clone()),
+        (ProofBy::Resend, Some(resend)) => {
+            Asked::Resend(resend.clone().in_region(config.senders.resend_region))
+        }
         _ => Asked::Nobody,
     };
     let quota = Quota { domains: config.senders.max_domains, per_day: config.senders.max_domains_per_day };
-    Ok(Proofs::new(store.clone(), asked, clock.clone(), quota))
+    Ok(Proofs::new(store.clone(), asked, clock.clone(), quota, metrics.clone()))
 }
 
 /// The upstreams that this configuration uses.

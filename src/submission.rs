@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::allowance::Allowance;
 use crate::billing::Billing;
 use crate::clock::Clock;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, ProofBy};
 use crate::crash::CrashPoint;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
@@ -91,6 +91,7 @@ pub struct Tools {
 struct Inner {
     tools: Tools,
     policy: SenderPolicy,
+    may_prove: bool,
     unit: Unit,
     hostname: String,
     max_message_bytes: usize,
@@ -167,6 +168,7 @@ impl Submission {
         Self(Arc::new(Inner {
             tools,
             policy: config.senders.policy,
+            may_prove: config.senders.proof != ProofBy::None,
             unit: config.billing.unit,
             hostname: config.smtp.hostname.clone(),
             max_message_bytes: config.smtp.max_message_bytes,
@@ -283,7 +285,8 @@ impl Submission {
     fn check_sender(&self, senders: &[SenderPattern], sender: &Mailbox) -> Result<(), Refusal> {
         let is_allowed =
             self.0.policy == SenderPolicy::Any || senders.iter().any(|pattern| pattern.matches(sender));
-        if is_allowed { Ok(()) } else { Err(Refusal::SenderNotAllowed { address: sender.to_string() }) }
+        let (address, may_prove) = (sender.to_string(), self.0.may_prove);
+        if is_allowed { Ok(()) } else { Err(Refusal::SenderNotAllowed { address, may_prove }) }
     }
 
     async fn try_submit(&self, who: &SignedIn, mut submitted: Submitted) -> Result<Accepted, Refusal> {

@@ -48,6 +48,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::domain::credits::Credits;
 use crate::domain::event::EventKind;
 use crate::domain::message::Road;
+use crate::domain::proof::ProofState;
 use crate::domain::refusal::Refusal;
 
 pub use label::*;
@@ -154,6 +155,7 @@ struct Inner {
     events: Labelled<1, Counter>,
     customers_paused: Counter,
     gate_closed: Labelled<1, Gauge>,
+    domains: Labelled<1, Gauge>,
     credits_captured: Counter,
     credits_held: Gauge,
     credits_owed: Gauge,
@@ -200,6 +202,7 @@ impl Metrics {
             customers_paused: names
                 .add("customers_paused", "Customers paused because too much of their mail came back or was called spam"),
             gate_closed: names.add("gate_closed", "1 while an upstream is closed to all of our mail"),
+            domains: names.add("domains", "Domains that customers have added, by where their proof stands"),
             credits_captured: names
                 .add("credits_captured", "Credits that became owed because a message was sent"),
             credits_held: names.add("credits_held", "Credits held for accepted messages, all customers"),
@@ -311,6 +314,14 @@ impl Metrics {
         self.0.gate_closed.get_or_create(&[("upstream", road.as_str())]).set(i64::from(closed));
     }
 
+    /// How many domains of customers stand where; a state that is not among them has none.
+    pub fn set_domains(&self, counts: &[(ProofState, i64)]) {
+        for state in ProofState::ALL {
+            let count = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, count)| *count);
+            self.0.domains.get_or_create(&[("state", state.as_str())]).set(count);
+        }
+    }
+
     /// Counts credits that were captured.
     pub fn captured(&self, credits: Credits) {
         self.0.credits_captured.inc_by(credits.get());
@@ -407,6 +418,9 @@ impl Inner {
         self.dodo_up.set(1);
         for listener in Listener::ALL {
             begin(&self.connections, [("listener", listener.as_str())]);
+        }
+        for state in ProofState::ALL {
+            begin(&self.domains, [("state", state.as_str())]);
         }
         for result in SignInResult::ALL {
             begin(&self.sign_ins, [("result", result.as_str())]);

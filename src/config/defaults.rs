@@ -117,6 +117,7 @@ impl Default for Senders {
             policy: SenderPolicy::Listed,
             starter_domain: None,
             proof: ProofBy::None,
+            resend_region: None,
             resolver: None,
             max_domains: 10,
             max_domains_per_day: 20,

@@ -31,6 +31,7 @@ use crate::domain::reputation::Thresholds;
 use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
 use crate::floor::Floor;
+use crate::upstream::resend::domains::Region;
 use crate::upstream::smtp::Reuse;
 
 /// A request to `/send` is in memory so many times over: as what arrives, what is read
@@ -244,6 +245,8 @@ pub struct Senders {
     pub starter_domain: Option<String>,
     /// Whether customers add domains by themselves, and who is asked for the proof.
     pub proof: ProofBy,
+    /// Where Resend sends from for domains that customers add from now on; unset: Resend decides.
+    pub resend_region: Option<Region>,
     /// The DNS server that is asked; unset: the system's.
     pub resolver: Option<SocketAddr>,
     /// Domains of one customer.
@@ -275,10 +278,11 @@ pub struct UpstreamConfig {
     pub fallback: Fallback,
     /// An SMTP upstream without TLS; loopback only.
     pub allow_plaintext: bool,
-    /// Parts being sent at the same time; large ones are half of them at most.
+    /// Parts being sent at the same time, two at least; large ones are half of them at most.
     pub max_concurrency: usize,
     /// Octets in memory for delivery: of messages, and where they leave by Resend of the
-    /// requests that are made of them and take their room. Half of them are for large ones.
+    /// requests that are made of them and take their room. Half of them are for large ones,
+    /// of which the largest must fit in it.
     pub max_bytes_in_flight: usize,
     /// Octets in memory for the translation of large messages, before they are accepted and
     /// before each call; with what their requests are larger than they.
@@ -421,6 +425,10 @@ impl Config {
                 self.senders.proof == ProofBy::Dns && self.uses_resend(),
                 "senders.proof is \"dns\" and mail leaves through Resend, which refuses domains that are not \
                  verified in your account: set proof = \"resend\", or add each domain there yourself",
+            ),
+            (
+                self.senders.proof != ProofBy::Resend && self.senders.resend_region.is_some(),
+                "senders.resend_region does nothing unless senders.proof is \"resend\": remove it",
             ),
             (
                 self.senders.proof != ProofBy::Dns && self.senders.resolver.is_some(),

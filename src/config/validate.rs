@@ -19,6 +19,8 @@ const LEAST_MESSAGE_BYTES: usize = 65_536;
 const LEAST_BYTES_ARRIVING: usize = 1 << 20;
 /// A lease is renewed before it lapses; in one second there is no room for that.
 const LEAST_LEASE_S: u64 = 2;
+/// With one place a large part that leaves slowly would have it to itself.
+const LEAST_CONCURRENCY: usize = 2;
 /// Clients greet twice, and some ask NOOP and RSET around each message.
 const LEAST_IDLE_COMMANDS: u32 = 10;
 /// Beyond this the clock is too coarse to tell one message from the next.
@@ -210,8 +212,14 @@ impl Findings {
     }
 
     fn upstream(&mut self, upstream: &UpstreamConfig, message: usize) {
-        self.at_least("upstream.max_concurrency", upstream.max_concurrency, 1);
-        self.holds_a_message("upstream.max_bytes_in_flight", upstream.max_bytes_in_flight, message);
+        self.at_least("upstream.max_concurrency", upstream.max_concurrency, LEAST_CONCURRENCY);
+        let in_flight = upstream.max_bytes_in_flight;
+        self.require(in_flight / 2 >= message, "upstream.max_bytes_in_flight", || {
+            format!(
+                "is {in_flight}; the largest message (smtp.max_message_bytes = {message}) must fit in the half \
+                 of it that large ones have"
+            )
+        });
         self.holds_a_message("upstream.max_bytes_translating", upstream.max_bytes_translating, message);
         self.one_to(MOST_SECONDS, "upstream.timeout_s", upstream.timeout_s);
         self.at_least("upstream.max_messages_per_connection", upstream.max_messages_per_connection, 1);

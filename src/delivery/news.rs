@@ -66,7 +66,7 @@ pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Optio
 /// The gate is closed to the part.
 pub(super) fn closed(part: &LeasedPart, gate: &Gate) -> News {
     let error = format!("the upstream's gate is closed: {}", gate.reason);
-    put_off(part.unknown, gate.try_again_at, error, false)
+    News::Gated { until: gate.try_again_at, error, unknown: part.unknown }
 }
 
 /// The part was leased and never tried.
@@ -150,8 +150,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             put_off(stays_unknown, due, error, counts)
         }
         Outcome::Closed { reason, retry_after } => {
-            let due = moment.after(retry_after);
-            put_off(stays_unknown, due, reason, false)
+            News::Gated { until: moment.after(retry_after), error: reason, unknown: stays_unknown }
         }
         Outcome::Unrepeatable => News::Hold { reason: ANOTHER_REQUEST.to_owned() },
         Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
@@ -168,7 +167,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
 
 /// What the answer to a call with several parts means for each. Where it is to be made
 /// again it is made for all of them at the same time.
-pub(super) fn of_together(parts: &[&LeasedPart], together: Together, moment: Moment) -> Vec<News> {
+pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Moment) -> Vec<News> {
     let is_unknown = parts.iter().any(|part| part.unknown);
     let outcome = match together {
         Together::Taken(ids) => return taken(parts, ids),
@@ -178,7 +177,10 @@ pub(super) fn of_together(parts: &[&LeasedPart], together: Together, moment: Mom
     };
     let latest = parts.iter().max_by_key(|part| part.attempt);
     match latest.map(|part| of(part, outcome.clone(), moment)) {
-        Some(same @ (News::Retry { unknown: true, .. } | News::Hold { .. })) => vec![same; parts.len()],
+        Some(
+            same
+            @ (News::Retry { unknown: true, .. } | News::Gated { unknown: true, .. } | News::Hold { .. }),
+        ) => vec![same; parts.len()],
         _ => parts.iter().map(|part| of(part, outcome.clone(), moment)).collect(),
     }
 }

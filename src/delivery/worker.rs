@@ -190,7 +190,7 @@ impl Delivery {
         }
         let is_tried_again = match &report.news {
             News::Answered(answered) => matches!(answered.rest, Rest::Again { .. }),
-            News::Retry { .. } => true,
+            News::Retry { .. } | News::Gated { .. } => true,
             News::Hold { .. } => false,
         };
         if is_tried_again {
@@ -232,7 +232,7 @@ fn is_held(news: &News) -> bool {
     match news {
         News::Hold { .. } => true,
         News::Answered(answered) => matches!(answered.rest, Rest::Held { .. }),
-        News::Retry { .. } => false,
+        News::Retry { .. } | News::Gated { .. } => false,
     }
 }
 
@@ -249,7 +249,7 @@ fn log_attempt(part: &LeasedPart, report: &Report) {
             let outcome = if answered.sent.is_empty() { left } else { "sent" };
             (outcome, reason, due, answered.upstream_id.as_deref())
         }
-        News::Retry { due, error, unknown, .. } => {
+        News::Retry { due, error, unknown, .. } | News::Gated { until: due, error, unknown } => {
             (if *unknown { "unknown" } else { "deferred" }, Some(error.clone()), Some(*due), None)
         }
         News::Hold { reason } => ("held", Some(reason.clone()), None, None),

@@ -47,6 +47,9 @@ macro_rules! named {
         }
 
         impl $name {
+            /// Each of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
             /// The name in the database and in answers.
             pub const fn as_str(self) -> &'static str {
                 match self {

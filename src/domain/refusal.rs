@@ -31,6 +31,8 @@ pub enum Refusal {
     SenderNotAllowed {
         /// The address, as it was given; empty for a From header without one.
         address: String,
+        /// Whether customers may add and prove domains alone (`senders.proof`).
+        may_prove: bool,
     },
     /// The credits are gone.
     OutOfCredit {

@@ -377,11 +377,12 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::Suspended { reason } => {
             format!("This account is suspended: {reason}. Ask the operator to resume it.").into()
         }
-        Refusal::SenderNotAllowed { address } if address.is_empty() => {
+        Refusal::SenderNotAllowed { address, .. } if address.is_empty() => {
             "The From header is not a sender of this account. Ask the operator to allow it.".into()
         }
-        Refusal::SenderNotAllowed { address } => {
-            format!("{address} is not a sender of this account. Ask the operator to allow it.").into()
+        Refusal::SenderNotAllowed { address, may_prove } => {
+            let how = if *may_prove { "Add its domain with POST /senders/domains, or ask" } else { "Ask" };
+            format!("{address} is not a sender of this account. {how} the operator to allow it.").into()
         }
         Refusal::OutOfCredit { shortfall, .. } => {
             let text = "No email credits remaining. Buy a top-up pack or upgrade your plan.";
@@ -432,13 +433,16 @@ mod tests {
     fn p9_every_refusal_has_a_status_a_code_and_words() {
         let mailbox = Mailbox::parse("a@b.example").unwrap();
         let why = Why { cause: Cause::Manual, detail: None, added_at: jiff::Timestamp::UNIX_EPOCH };
+        let not_allowed =
+            |address: &str, may_prove| Refusal::SenderNotAllowed { address: address.to_owned(), may_prove };
         let table = [
             (Refusal::BadCredential, 401, "unauthorized"),
             (Refusal::TooManyFailures { retry_after_s: 7 }, 429, "too_many_failures"),
             (Refusal::TooManySessions { limit: 7 }, 429, "too_many_sessions"),
             (Refusal::Suspended { reason: "spam".into() }, 403, "suspended"),
-            (Refusal::SenderNotAllowed { address: "x@y.example".into() }, 403, "sender_not_allowed"),
-            (Refusal::SenderNotAllowed { address: String::new() }, 403, "sender_not_allowed"),
+            (not_allowed("x@y.example", false), 403, "sender_not_allowed"),
+            (not_allowed("x@y.example", true), 403, "sender_not_allowed"),
+            (not_allowed("", true), 403, "sender_not_allowed"),
             (
                 Refusal::OutOfCredit { top_up_url: "https://x".into(), shortfall: Credits::ZERO },
                 402,

@@ -173,7 +173,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
     let submission = Submission::new(&config, tools);
     let arriving = Allowance::new("arriving", ROOM_FOR_ALL, ROOM_FOR_EACH);
     let quota = Quota { domains: 3, per_day: 3 };
-    let proofs = Proofs::new(store.clone(), Asked::Nobody, clock.clone(), quota);
+    let proofs = Proofs::new(store.clone(), Asked::Nobody, clock.clone(), quota, metrics.clone());
     let ears = Ears::new(told::Tools {
         store: store.clone(),
         billing: billing.clone(),

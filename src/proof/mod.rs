@@ -27,6 +27,7 @@ use crate::domain::proof::{Claim, ProofState, Way};
 use crate::random;
 use crate::store::proof::{Changed, Claimed, NewProof, Proof};
 use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
 use crate::throttle::Throttle;
 use crate::upstream::resend::Resend;
 use dns::Dns;
@@ -122,16 +123,17 @@ struct Inner {
     asked: Asked,
     clock: Clock,
     quota: Quota,
+    metrics: Metrics,
     added: Throttle<CustomerId>,
     hint: Notify,
 }
 
 impl Proofs {
     /// Puts it together; nothing runs before [`Proofs::run`].
-    pub fn new(store: Store, asked: Asked, clock: Clock, quota: Quota) -> Self {
+    pub fn new(store: Store, asked: Asked, clock: Clock, quota: Quota, metrics: Metrics) -> Self {
         let interval = DAY / quota.per_day.max(1);
         let added = Throttle::new(quota.per_day, interval);
-        Self(Arc::new(Inner { store, asked, clock, quota, added, hint: Notify::new() }))
+        Self(Arc::new(Inner { store, asked, clock, quota, metrics, added, hint: Notify::new() }))
     }
 
     /// Claims a domain for a customer, and whether that is new. Doing it again
@@ -205,7 +207,11 @@ impl Proofs {
     /// Looks at what is due, until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
         loop {
-            if stop.run_until_cancelled(self.look_at_due()).await.is_none() {
+            let looked = async {
+                self.look_at_due().await;
+                self.show_counts().await;
+            };
+            if stop.run_until_cancelled(looked).await.is_none() {
                 return;
             }
             let waited = async {
@@ -228,6 +234,14 @@ impl Proofs {
             if let Err(why) = self.see_to(proof).await {
                 tracing::warn!(%customer_id, %domain, %why, "a domain could not be looked at");
             }
+        }
+    }
+
+    /// Keeps the gauge of the domains true.
+    async fn show_counts(&self) {
+        match self.0.store.count_proofs().await {
+            Ok(counts) => self.0.metrics.set_domains(&counts),
+            Err(error) => tracing::warn!(%error, "domains could not be counted"),
         }
     }
 

@@ -32,7 +32,7 @@ async fn town(answers: &[Given]) -> Town {
     let ann = CustomerId::parse("cus_ann").unwrap();
     store.add_customer(&ann, None, None, clock.now()).await.unwrap();
     let quota = Quota { domains: 5, per_day: 2 };
-    let proofs = Proofs::new(store, Asked::Resend(client.unwrap()), clock, quota);
+    let proofs = Proofs::new(store, Asked::Resend(client.unwrap()), clock, quota, Metrics::new());
     Town { proofs, resend, ann, _directory: directory }
 }
 
@@ -75,6 +75,9 @@ async fn what_a_lost_call_has_made_is_adopted_with_its_records_as_they_came() {
     let asked: Vec<_> = town.resend.asked().iter().map(|one| format!("{} {}", one.method, one.uri)).collect();
     let list = "GET /domains?limit=100";
     assert_eq!(asked, [list, "POST /domains", list, "GET /domains/d-1"]);
+    town.proofs.show_counts().await;
+    let metrics = town.proofs.0.metrics.encode();
+    assert!(metrics.contains("postmeter_domains{state=\"pending\"} 1\n"), "{metrics}");
 }
 
 #[tokio::test]

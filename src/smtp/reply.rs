@@ -372,11 +372,12 @@ impl Reply {
             Refusal::Suspended { reason } => {
                 Self::new("550", "5.7.1", format!("Account suspended: {reason}"))
             }
-            Refusal::SenderNotAllowed { address } if address.is_empty() => {
+            Refusal::SenderNotAllowed { address, .. } if address.is_empty() => {
                 Self::new("550", "5.7.1", "The From header is not a sender of this account")
             }
-            Refusal::SenderNotAllowed { address } => {
-                Self::new("550", "5.7.1", format!("{address} is not a sender of this account"))
+            Refusal::SenderNotAllowed { address, may_prove } => {
+                let how = if *may_prove { "; to add its domain, POST /senders/domains" } else { "" };
+                Self::new("550", "5.7.1", format!("{address} is not a sender of this account{how}"))
             }
             Refusal::OutOfCredit { top_up_url, shortfall } => {
                 let text = out_of_credit_text(top_up_url, *shortfall);

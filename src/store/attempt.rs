@@ -20,7 +20,7 @@ impl AttemptRow {
     /// What a report says of its attempt; `None`: there was none that counts.
     pub(super) fn of(report: &Report) -> Option<Self> {
         let (outcome, upstream_id, words) = match &report.news {
-            News::Retry { counts: false, .. } => return None,
+            News::Retry { counts: false, .. } | News::Gated { .. } => return None,
             News::Retry { unknown: true, error, .. } => ("unknown", None, Some(error.clone())),
             News::Retry { error, .. } => ("deferred", None, Some(error.clone())),
             News::Hold { reason } => ("held", None, Some(reason.clone())),

@@ -1,6 +1,7 @@
 //! Gates: an upstream's closed door, kept so that a restart does not forget it.
 
 use jiff::Timestamp;
+use sqlx::SqliteConnection;
 
 use super::{Store, StoreError, millis, timestamp};
 use crate::domain::message::Road;
@@ -25,9 +26,8 @@ impl Store {
         let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|(road, reason, since, again)| {
-                let unknown = || StoreError::Corrupt(format!("{road} is not a road"));
                 Ok(Gate {
-                    road: Road::parse(&road).ok_or_else(unknown)?,
+                    road: stored_road(&road)?,
                     reason,
                     since: timestamp(since)?,
                     try_again_at: timestamp(again)?,
@@ -89,4 +89,14 @@ impl Store {
         sqlx::query(OPEN).bind(road.as_str()).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// The roads whose gate is closed at this point of the transaction.
+pub(super) async fn closed_roads(tx: &mut SqliteConnection) -> Result<Vec<Road>, StoreError> {
+    let roads: Vec<String> = sqlx::query_scalar("SELECT road FROM gate").fetch_all(tx).await?;
+    roads.iter().map(|road| stored_road(road)).collect()
+}
+
+fn stored_road(road: &str) -> Result<Road, StoreError> {
+    Road::parse(road).ok_or_else(|| StoreError::Corrupt(format!("{road} is not a road")))
 }

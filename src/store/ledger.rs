@@ -60,6 +60,8 @@ pub(super) type RecipientWrite = (String, String, &'static str, Option<String>, 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) parts: BTreeMap<PartKey, PartNow>,
+    /// Roads whose gate is closed, if that was asked for.
+    pub(super) closed_roads: Vec<Road>,
     /// Recipients that are not final, with their part.
     pub(super) recipients: BTreeMap<(String, String), u32>,
     /// Those of them who may have it by an earlier attempt.

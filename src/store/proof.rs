@@ -313,6 +313,17 @@ impl Store {
         rows.into_iter().map(ProofRow::read).collect()
     }
 
+    /// How many claims stand where; those that nobody has are left out.
+    pub async fn count_proofs(&self) -> Result<Vec<(ProofState, i64)>, StoreError> {
+        const READ: &str = "SELECT state, count(*) FROM proof GROUP BY state";
+        let rows: Vec<(String, i64)> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
+        let counted = |(state, count): (String, i64)| {
+            let unknown = || StoreError::Corrupt(format!("{state} is nowhere that a proof stands"));
+            Ok((ProofState::parse(&state).ok_or_else(unknown)?, count))
+        };
+        rows.into_iter().map(counted).collect()
+    }
+
     /// A customer's list, with where each line came from.
     pub async fn sender_lines(&self, customer_id: &CustomerId) -> Result<Vec<SenderLine>, StoreError> {
         const READ: &str = "SELECT pattern, origin FROM sender WHERE customer_id = ?1 ORDER BY pattern";

@@ -13,6 +13,7 @@ use sqlx::SqliteConnection;
 use super::accept::{Acceptance, insert_own};
 use super::account::credits;
 use super::attempt::{self, AttemptRow};
+use super::gate::closed_roads;
 use super::ledger::{Ledger, PartKey, PartNow};
 use super::{StoreError, millis, reputation};
 use crate::domain::address::Mailbox;
@@ -64,6 +65,15 @@ pub enum News {
         /// one of several ([`crate::domain::batch::half`]). Otherwise the outcome alone
         /// decides: an unknown one stays with its call, any other leaves it.
         batch_max: Option<u32>,
+    },
+    /// Nobody was served, since the road's gate is closed; no attempt is counted.
+    Gated {
+        /// The gate's next try: so long the part waits, unless the gate is open by now.
+        until: Timestamp,
+        /// Why.
+        error: String,
+        /// Whether an earlier outcome is unknown: the next try must be the same call.
+        unknown: bool,
     },
     /// The outcome cannot be known any more; the operator decides.
     Hold {
@@ -169,6 +179,9 @@ pub(super) async fn report_batch(
     let message_ids: BTreeSet<&str> = batch.iter().map(|report| report.message_id.as_str()).collect();
     let message_ids: Vec<&str> = message_ids.into_iter().collect();
     let mut ledger = Ledger::read(tx, &message_ids).await?;
+    if batch.iter().any(|report| matches!(report.news, News::Gated { .. })) {
+        ledger.closed_roads = closed_roads(tx).await?;
+    }
     let mut answers = Vec::with_capacity(batch.len());
     let (mut attempts, mut sent) = (Vec::new(), BTreeMap::new());
     let mut at = i64::MIN;
@@ -214,19 +227,23 @@ impl Ledger {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
         match &report.news {
             News::Retry { due, error, unknown, maybe_taken, counts, batch_max } => {
-                let part = self.parts.get_mut(&key)?;
-                let step = PartStep::Retry { attempt: report.attempt, due: *due };
-                let Some(PartState::Queued { due, attempt }) = part.state.after(step) else { return None };
-                let attempt = if *counts { attempt } else { attempt.saturating_sub(1) };
-                part.state = PartState::Queued { due, attempt };
-                part.settle_outcome(*unknown);
+                let part = self.put_back(&key, report.attempt, (*due, *counts))?;
+                part.settle(*unknown, error);
                 part.end_call(match batch_max {
                     _ if *unknown => Ended::Unknown,
                     Some(max) => Ended::Refused(*max),
                     None => Ended::PutOff,
                 });
-                part.last_error = Some(error.clone());
                 self.doubt(&key, maybe_taken.iter().map(ToString::to_string));
+                Some(Change::default())
+            }
+            News::Gated { until, error, unknown } => {
+                // A gate that opened meanwhile has nobody fall due any more: it found this part under way.
+                let is_closed = self.closed_roads.contains(&self.parts.get(&key)?.road);
+                let due = if is_closed { *until } else { report.at };
+                let part = self.put_back(&key, report.attempt, (due, false))?;
+                part.settle(*unknown, error);
+                part.end_call(if *unknown { Ended::Unknown } else { Ended::PutOff });
                 Some(Change::default())
             }
             News::Hold { reason } => {
@@ -239,6 +256,21 @@ impl Ledger {
             }
             News::Answered(answered) => self.answered(&key, report, answered),
         }
+    }
+
+    /// Puts a part back into the queue after an attempt, which counts or does not.
+    fn put_back(
+        &mut self,
+        key: &PartKey,
+        attempt: u32,
+        (due, counts): (Timestamp, bool),
+    ) -> Option<&mut PartNow> {
+        let part = self.parts.get_mut(key)?;
+        let state = part.state.after(PartStep::Retry { attempt, due });
+        let Some(PartState::Queued { due, attempt }) = state else { return None };
+        let attempt = if counts { attempt } else { attempt.saturating_sub(1) };
+        part.state = PartState::Queued { due, attempt };
+        Some(part)
     }
 
     fn answered(&mut self, key: &PartKey, report: &Report, answered: &Answered) -> Option<Change> {
@@ -370,6 +402,12 @@ impl PartNow {
             self.key_no += 1;
             self.first_try_at = None;
         }
+    }
+
+    /// The same, after nobody was served.
+    fn settle(&mut self, unknown: bool, error: &str) {
+        self.settle_outcome(unknown);
+        self.last_error = Some(error.to_owned());
     }
 
     /// Moves the part on: final when its last recipient is, else back into the queue.

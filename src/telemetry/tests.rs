@@ -109,6 +109,8 @@ fn every_event_moves_its_own_series() {
     clone.attempt(Road::Smtp, AttemptOutcome::Deferred);
     clone.late_sent();
     clone.set_gate_closed(Road::Resend, true);
+    clone.set_domains(&[(ProofState::Pending, 3), (ProofState::Verified, 9)]);
+    clone.set_domains(&[(ProofState::Verified, 2)]);
     clone.captured(Credits::new(3).unwrap());
     clone.set_credits(5, u64::MAX);
     clone.entry(EntryKind::Debit, EntryResult::Settled);
@@ -133,6 +135,8 @@ fn every_event_moves_its_own_series() {
         "postmeter_late_sent_total 1",
         "postmeter_gate_closed{upstream=\"resend\"} 1",
         "postmeter_gate_closed{upstream=\"smtp\"} 0",
+        "postmeter_domains{state=\"verified\"} 2",
+        "postmeter_domains{state=\"pending\"} 0",
         "postmeter_credits_captured_total 3",
         "postmeter_credits_held 5",
         "postmeter_credits_owed 9223372036854775807",
@@ -164,6 +168,6 @@ fn every_series_is_explained() {
     metrics.submission_refused(&Refusal::Looping);
     let page = metrics.encode();
     let of = |word: &str| page.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (26, 26));
+    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (27, 27));
     assert!(page.contains("postmeter_dodo_up 1\n"), "Dodo is up until a call says otherwise: {page}");
 }

@@ -31,6 +31,7 @@ pub use verdict::KEY_USED_FOR_OTHER_BYTES;
 use super::{Answer, Outcome};
 use crate::clock::Clock;
 use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
+use domains::Region;
 use turns::{Turn, Turns};
 
 /// What the client needs to be told.
@@ -52,6 +53,8 @@ pub struct Resend {
     service: Service,
     clock: Clock,
     turns: Turns,
+    /// Of domains that are added; `None`: Resend decides.
+    region: Option<Region>,
 }
 
 /// What an API key is good for.
@@ -87,7 +90,7 @@ impl Resend {
     /// A client; no call is made.
     pub fn new(settings: &ResendSettings) -> Result<Self, InvalidService> {
         let service = Service::new(&settings.base_url, &settings.api_key, settings.timeout)?;
-        Ok(Self { service, clock: settings.clock.clone(), turns: Turns::default() })
+        Ok(Self { service, clock: settings.clock.clone(), turns: Turns::default(), region: None })
     }
 
     /// Makes one call, when its turn has come.

@@ -63,7 +63,8 @@ fn mail_from(meter: &Meter, address: &str) -> String {
 #[track_caller]
 fn may_send(meter: &Meter, is_allowed: bool) {
     let reply = mail_from(meter, "ann@shop.example");
-    assert!(reply.starts_with(if is_allowed { "250 " } else { "550 5.7.1 " }), "{reply}");
+    let refused = "550 5.7.1 ann@shop.example is not a sender of this account; to add its domain, POST /senders/domains";
+    assert!(reply.starts_with(if is_allowed { "250 " } else { refused }), "{reply}");
 }
 
 fn value(answer: &web::Answer) -> String {
@@ -237,6 +238,21 @@ fn resend_verifies_a_domain_and_mail_from_it_is_taken_until_it_is_removed() {
         assert_eq!(ask(meter.as_customer(Method::DELETE, SHOP)).status, 204);
         may_send(&meter, false);
         assert_eq!(resend.domain("shop.example"), None, "it was ours to remove");
+    }
+}
+
+#[test]
+fn a_new_domain_sends_from_the_region_that_is_set() {
+    let plan = || Meter::resend().set("senders", "proof = \"resend\"");
+    for (meter, region) in
+        [(plan().set("senders", "resend_region = \"sa-east-1\""), "sa-east-1"), (plan(), "us-east-1")]
+    {
+        let meter = meter.start();
+        meter.resend_stand_in().behave(|manners| manners.domain_records = DomainRecords::Classic);
+        let made = add(&meter, "shop.example").json();
+        let server = made["records"][0]["value"].as_str().unwrap();
+        assert!(server.contains(region), "{made}");
+        assert_eq!(meter.resend_stand_in().domain("shop.example").unwrap().region, region);
     }
 }
 

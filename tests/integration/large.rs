@@ -242,7 +242,7 @@ fn p7_many_large_messages_at_once_in_little_memory_end_in_250_or_452() {
         .set("smtp", "max_bytes_arriving = 2097152")
         .set("smtp", "max_message_bytes = 2097152")
         .set("upstream", "max_bytes_translating = 2097152")
-        .set("upstream", "max_bytes_in_flight = 2097152")
+        .set("upstream", "max_bytes_in_flight = 4194304")
         .start();
     let message = with_file(MIB);
     let replies: Vec<String> = std::thread::scope(|scope| {

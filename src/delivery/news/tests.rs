@@ -64,6 +64,9 @@ fn word(news: Option<&News>) -> String {
                 if *counts { "" } else { ", uncounted" }
             )
         }
+        Some(News::Gated { until, unknown, .. }) => {
+            format!("gated until {}{}", until.as_second(), if *unknown { ", unknown" } else { "" })
+        }
         Some(News::Answered(answered)) => {
             let rest = match &answered.rest {
                 Rest::Nobody => String::new(),
@@ -110,9 +113,9 @@ fn p4_a_call_is_repeated_only_where_that_is_harmless() {
 fn nothing_bounces_and_nothing_is_sent_behind_a_closed_gate() {
     let gate = Gate { road: Road::Smtp, reason: "bad key".to_owned(), since: at(5), try_again_at: at(300) };
     for (unknown, now, want) in [
-        (false, 10, "retry at 300, uncounted"),
-        (true, 10, "retry at 300, unknown, uncounted"),
-        (false, 5_000, "retry at 300, uncounted"),
+        (false, 10, "gated until 300"),
+        (true, 10, "gated until 300, unknown"),
+        (false, 5_000, "gated until 300"),
     ] {
         let news = before(&part(Road::Smtp, unknown), at(now), Door::Closed(&gate));
         assert_eq!(word(news.as_ref()), want);
@@ -149,7 +152,7 @@ fn every_outcome_has_one_meaning() {
             "retry at 13, unknown, uncounted",
             "retry at 13, uncounted",
         ),
-        (closed, "retry at 310, uncounted", "retry at 310, unknown, uncounted", "retry at 310, uncounted"),
+        (closed, "gated until 310", "gated until 310, unknown", "gated until 310"),
         (unknown("lost", None), "retry at 110, unknown", "retry at 110, unknown", "retry at 110, unknown"),
         (unknown("busy", seconds(5)), "retry at 15, unknown", "retry at 15, unknown", "retry at 15, unknown"),
         (unknown(KEY_USED_FOR_OTHER_BYTES, None), "hold", "hold", "hold"),
@@ -292,7 +295,7 @@ fn p4_what_a_call_with_several_parts_comes_to() {
         (Together::Refused(answer()), both("retry at 10, uncounted"), both("retry at 10, uncounted")),
         // What the account allows now says nothing about what it allowed then.
         (Together::Barred(answer()), both("retry at 10, uncounted"), both("retry at 210, unknown")),
-        (Together::Each(closed), both("retry at 310, uncounted"), both("retry at 310, unknown, uncounted")),
+        (Together::Each(closed), both("gated until 310"), both("gated until 310, unknown")),
         (
             Together::Each(transient(Some(3), false)),
             both("retry at 13, uncounted"),

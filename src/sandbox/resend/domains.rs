@@ -16,6 +16,8 @@ use crate::sandbox::webhook::Parcel;
 
 /// Domains on a page at most.
 const MAX_PAGE: usize = 100;
+/// Where mail can leave from.
+const REGIONS: [&str; 4] = ["us-east-1", "eu-west-1", "sa-east-1", "ap-northeast-1"];
 
 /// Which records a new domain is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,8 +43,15 @@ pub struct Domain {
     pub status: String,
     /// When it was added, in Unix milliseconds.
     pub created_at_ms: i64,
+    /// Where its mail leaves from.
+    #[serde(default = "default_region")]
+    pub region: String,
     /// What is to be published.
     pub records: Vec<DomainRecord>,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
 }
 
 /// A record that is to be published.
@@ -67,7 +76,7 @@ pub struct DomainRecord {
 }
 
 impl Domain {
-    fn new(name: &str, created_at_ms: i64, records: DomainRecords) -> Self {
+    fn new((name, region): (&str, String), created_at_ms: i64, records: DomainRecords) -> Self {
         let id = uuid::Uuid::now_v7().to_string();
         let digest = sha256_hex(name.as_bytes());
         let is_classic = match records {
@@ -84,7 +93,7 @@ impl Domain {
             value,
             priority,
         };
-        let mx = "feedback-smtp.us-east-1.amazonses.com".to_owned();
+        let mx = format!("feedback-smtp.{region}.amazonses.com");
         let spf = "v=spf1 include:amazonses.com ~all".to_owned();
         // A key of its own each time: records that an earlier owner left prove nothing.
         let key = format!("p={}", sha256_hex(id.as_bytes()));
@@ -99,14 +108,21 @@ impl Domain {
                 dkim,
             ]
         };
-        Self { id, name: name.to_owned(), status: "not_started".to_owned(), created_at_ms, records }
+        Self { id, name: name.to_owned(), status: "not_started".to_owned(), created_at_ms, region, records }
     }
 
     /// One that the account's owner added and verified by hand.
     fn by_hand(index: usize, name: &str) -> Self {
         let id = format!("00000000-0000-4000-8000-{index:012}");
         let status = "verified".to_owned();
-        Self { id, name: name.to_owned(), status, created_at_ms: 1_767_225_600_000, records: Vec::new() }
+        Self {
+            id,
+            name: name.to_owned(),
+            status,
+            created_at_ms: 1_767_225_600_000,
+            region: default_region(),
+            records: Vec::new(),
+        }
     }
 
     fn set(&mut self, status: &str) {
@@ -129,7 +145,7 @@ impl Domain {
             "status": self.status,
             // Not RFC 3339.
             "created_at": created_at.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string(),
-            "region": "us-east-1",
+            "region": self.region,
             "open_tracking": false,
             "click_tracking": false,
             "capabilities": { "sending": "enabled", "receiving": "disabled" },
@@ -212,6 +228,8 @@ impl ResendStandIn {
 #[derive(Debug, Deserialize)]
 struct NewDomain {
     name: Option<String>,
+    #[serde(default = "default_region")]
+    region: String,
 }
 
 /// `POST /domains`
@@ -225,6 +243,9 @@ pub(super) async fn create(
     if !name.contains('.') || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)) {
         return Err(Refusal::validation("The `name` field is not a valid domain."));
     }
+    if !REGIONS.contains(&new.region.as_str()) {
+        return Err(Refusal::validation("The `region` field is not a region."));
+    }
     let behaviour = resend.behaviour();
     let all = resend.all_domains();
     if all.iter().any(|domain| domain.name == name) || behaviour.registered_elsewhere.contains(&name) {
@@ -233,7 +254,8 @@ pub(super) async fn create(
     if behaviour.max_domains.is_some_and(|limit| all.len() >= limit) {
         return Err(Refusal::domain_limit());
     }
-    let domain = Domain::new(&name, resend.0.clock.now().as_millisecond(), behaviour.domain_records);
+    let domain =
+        Domain::new((&name, new.region), resend.0.clock.now().as_millisecond(), behaviour.domain_records);
     commit(&resend, Event::Domain(domain.clone()))?;
     Ok((StatusCode::CREATED, Json(Value::Object(domain.whole(false)))))
 }
@@ -379,6 +401,8 @@ mod tests {
         assert_eq!(add(&all, "two.example").await.0, 201);
         assert!(add(&all, "three.example").await.1["message"].as_str().unwrap().contains("limit"));
         assert_eq!(add(&all, "no name").await.0, 422);
+        let elsewhere = json!({ "name": "four.example", "region": "mars-1" });
+        assert_eq!(answer(resend(&all, Method::POST, "/domains").json(&elsewhere)).await.0, 422);
         let (_, page) = answer(resend(&all, Method::GET, "/domains?limit=2")).await;
         assert_eq!((&page["has_more"], page["data"].as_array().unwrap().len()), (&json!(true), 2));
         assert_resend("ListDomainsResponse", &page);

@@ -20,14 +20,17 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
     };
     let mailbox = Mailbox::parse("a@b.example").unwrap();
     let url = "https://meter.example/".to_owned();
+    let not_allowed =
+        |address: &str, may_prove| Refusal::SenderNotAllowed { address: address.to_owned(), may_prove };
     let table = [
         (Refusal::BadCredential, "535 5.7.8 "),
         (Refusal::Suspended { reason: "spam".into() }, "550 5.7.1 Account suspended: spam"),
+        (not_allowed("x@y.example", false), "550 5.7.1 x@y.example is not a sender of this account\r\n"),
         (
-            Refusal::SenderNotAllowed { address: "x@y.example".into() },
-            "550 5.7.1 x@y.example is not a sender of this account",
+            not_allowed("x@y.example", true),
+            "550 5.7.1 x@y.example is not a sender of this account; to add its domain, POST /senders/domains\r\n",
         ),
-        (Refusal::SenderNotAllowed { address: String::new() }, "550 5.7.1 The From header is not a sender"),
+        (not_allowed("", true), "550 5.7.1 The From header is not a sender of this account\r\n"),
         (
             Refusal::OutOfCredit { top_up_url: url.clone(), shortfall: Credits::ZERO },
             "452 4.7.1 No email credits remaining, top up at https://meter.example/",
@@ -117,7 +120,7 @@ fn credits_are_told_when_they_are_known() {
 
 #[test]
 fn p7_nothing_a_client_sends_can_forge_a_reply() {
-    let refusal = Refusal::SenderNotAllowed { address: "a\r\n250 OK\0ü@b\u{7f}".into() };
+    let refusal = Refusal::SenderNotAllowed { address: "a\r\n250 OK\0ü@b\u{7f}".into(), may_prove: false };
     let shown = wire(&Reply::refusal(&refusal, OutOfCreditReply::Temporary));
     assert_eq!(shown, "550 5.7.1 a??250 OK??@b? is not a sender of this account\r\n");
     let long =

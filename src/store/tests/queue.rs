@@ -95,6 +95,35 @@ async fn whoever_was_put_off_by_a_gate_falls_due_when_it_opens_or_the_process_st
 }
 
 #[tokio::test]
+async fn whoever_meets_a_closed_gate_does_not_wait_for_it_once_it_is_open() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let put_off = |message: &Acceptance| {
+        let (until, error) = (at(300), "bad key".to_owned());
+        store.report(report(message, 1, News::Gated { until, error, unknown: false }))
+    };
+    let due = |second| {
+        let store = store.clone();
+        async move { store.due(at(second), &[Road::Smtp], 9).await.unwrap().len() }
+    };
+    let met = accepted(&store, message(&ann, &["a@y.example"])).await;
+    let slow = accepted(&store, message(&ann, &["b@y.example"])).await;
+    let gate = Gate { road: Road::Smtp, reason: "bad key".to_owned(), since: at(0), try_again_at: at(300) };
+    store.close_gate(&gate).await.unwrap();
+    store.close_gate(&Gate { road: Road::Resend, ..gate }).await.unwrap();
+    put_off(&met).await.unwrap();
+    assert_eq!(due(299).await, 0, "the gate is closed");
+    store.open_gate(Road::Smtp, at(1)).await.unwrap();
+    assert_eq!(due(1).await, 1, "it opened, and nothing else waits");
+    // Another part was taken by the upstream before it was written down that this one was not.
+    put_off(&slow).await.unwrap();
+    assert_eq!(due(1).await, 2, "P1: it waits for a gate that is open");
+    let waiting = store.message(&slow.message_id).await.unwrap().unwrap();
+    assert_eq!(waiting.parts[0].attempts, 0, "it was not tried");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
 async fn a_part_that_cannot_be_read_is_held_and_the_others_go_on() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;

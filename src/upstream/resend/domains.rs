@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use reqwest::header::CONTENT_TYPE;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::turns::Turn;
@@ -26,6 +26,32 @@ const PAGE: &str = "100";
 const MAX_PAGES: usize = 50;
 /// Longest word of Resend's that is kept for a status.
 const MAX_STATUS_CHARS: usize = 60;
+
+/// Where Resend sends the mail of a domain from ("Create Domain", `region`); fixed when
+/// the domain is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Region {
+    /// North Virginia: Resend's own choice.
+    #[serde(rename = "us-east-1")]
+    UsEast1,
+    /// Ireland.
+    #[serde(rename = "eu-west-1")]
+    EuWest1,
+    /// São Paulo.
+    #[serde(rename = "sa-east-1")]
+    SaEast1,
+    /// Tokyo.
+    #[serde(rename = "ap-northeast-1")]
+    ApNortheast1,
+}
+
+/// The body of `POST /domains`.
+#[derive(Debug, Serialize)]
+struct NewDomain<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<Region>,
+}
 
 /// A domain of the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,11 +102,15 @@ pub enum DomainFault {
 }
 
 impl Resend {
+    /// The same client, which registers domains in that region.
+    pub fn in_region(self, region: Option<Region>) -> Self {
+        Self { region, ..self }
+    }
+
     /// Registers a domain.
     pub async fn add_domain(&self, name: &str) -> Result<RegisteredDomain, DomainFault> {
-        let body = json!({ "name": name }).to_string();
-        let request = self.service.post(&["domains"]).header(CONTENT_TYPE, "application/json").body(body);
-        self.about_domain(request).await
+        let new = NewDomain { name, region: self.region };
+        self.about_domain(self.service.post(&["domains"]).json(&new)).await
     }
 
     /// Reads a domain with its records.
@@ -246,6 +276,8 @@ fn unreadable(answer: &HttpAnswer) -> DomainFault {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::outbound::RateInfo;
 
