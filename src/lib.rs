@@ -44,7 +44,7 @@
 //! | [`allowance`] | the room of what is not accepted yet, for each and for all; who finds none is refused | what a message is |
 //! | [`memory`] | the budgets for what is translated and delivered | what a message is |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
-//! | [`delivery`] | leases, attempts, gates, bounces | submission, HTTP, Dodo |
+//! | [`delivery`] | leases, who leaves together, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
 //! | [`proof`] | domains that customers prove alone: who is asked, and what the answer gives | HTTP, SMTP, SQL |

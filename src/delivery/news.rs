@@ -167,7 +167,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
 
 /// What the answer to a call with several parts means for each. Where it is to be made
 /// again it is made for all of them at the same time.
-pub(super) fn of_together(parts: &[&LeasedPart], together: Together, moment: Moment) -> Vec<News> {
+pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Moment) -> Vec<News> {
     let is_unknown = parts.iter().any(|part| part.unknown);
     let outcome = match together {
         Together::Taken(ids) => return taken(parts, ids),

@@ -13,7 +13,7 @@
 //!                                                     alone (max = 1), composed no more ──┘
 //! ```
 
-use crate::domain::ids::BatchId;
+use super::ids::BatchId;
 
 /// Mails that Resend takes in one call.
 pub const MOST: u32 = 100;

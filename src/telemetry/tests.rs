@@ -119,6 +119,7 @@ fn every_event_moves_its_own_series() {
     clone.dodo_call(DodoCall::PostEntry, DodoResult::Unanswered);
     clone.webhook(WebhookSource::Dodo, WebhookResult::Duplicate);
     clone.store_commit(Duration::from_millis(3), 12);
+    clone.resend_call(100);
 
     let page = metrics.encode();
     for line in [
@@ -148,6 +149,7 @@ fn every_event_moves_its_own_series() {
         "postmeter_webhooks_total{source=\"dodo\",result=\"duplicate\"} 1",
         "postmeter_store_commit_seconds_sum 0.003",
         "postmeter_store_commit_seconds_bucket{le=\"0.004\"} 1",
+        "postmeter_resend_call_size_sum 100.0",
         "postmeter_store_batch_size_sum 12.0",
         "postmeter_store_batch_size_count 1",
     ] {
@@ -168,6 +170,6 @@ fn every_series_is_explained() {
     metrics.submission_refused(&Refusal::Looping);
     let page = metrics.encode();
     let of = |word: &str| page.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (27, 27));
+    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (28, 28));
     assert!(page.contains("postmeter_dodo_up 1\n"), "Dodo is up until a call says otherwise: {page}");
 }

@@ -138,7 +138,7 @@ impl Resend {
             .header(CONTENT_TYPE, "application/json")
             .header("Idempotency-Key", idempotency_key)
             .body(json);
-        turn.leave();
+        turn.leave().await;
         self.call(request).await
     }
 

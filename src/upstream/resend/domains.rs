@@ -162,7 +162,7 @@ impl Resend {
         let turn = self.wait_for_spare_turn().await.map_err(|_| {
             DomainFault::Unavailable("no turn under Resend's rate limit came in time".to_owned())
         })?;
-        turn.leave();
+        turn.leave().await;
         let answer = self.call(request).await.map_err(|failure| match failure {
             CallFailure::NotSent(why) | CallFailure::Lost(why) => DomainFault::Unavailable(why),
         })?;

@@ -26,27 +26,27 @@ pub(super) struct Turns {
     singles: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The turn of one call, which is to be made now.
+/// The turn of one call, which is to be made ready now.
 #[derive(Debug)]
 pub struct Turn {
     pace: Arc<Mutex<Pace>>,
-    /// Until the call leaves.
-    unused: Option<u64>,
+    is_used: bool,
 }
 
 impl Turn {
-    /// The call leaves.
-    pub(super) fn leave(mut self) {
-        if let Some(nth) = self.unused.take() {
-            with(&self.pace, |pace| pace.leaves(nth, Instant::now()));
+    /// The call leaves, as soon as a second has room for it.
+    pub(super) async fn leave(mut self) {
+        while let Err(wait) = with(&self.pace, |pace| pace.leave(Instant::now())) {
+            tokio::time::sleep(wait).await;
         }
+        self.is_used = true;
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(nth) = self.unused {
-            with(&self.pace, |pace| pace.give_back(nth));
+        if !self.is_used {
+            with(&self.pace, Pace::give_back);
         }
     }
 }
@@ -92,8 +92,8 @@ impl Turns {
     }
 
     fn now(&self) -> Result<Turn, Duration> {
-        let nth = with(&self.pace, |pace| pace.turn(Instant::now()))?;
-        Ok(Turn { pace: Arc::clone(&self.pace), unused: Some(nth) })
+        with(&self.pace, |pace| pace.turn(Instant::now()))?;
+        Ok(Turn { pace: Arc::clone(&self.pace), is_used: false })
     }
 }
 
@@ -113,19 +113,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_of_many_have_every_other_turn_however_many_single_ones_wait() {
         let turns = Turns::default();
-        turns.next().await.unwrap().leave();
+        turns.next().await.unwrap().leave().await;
         let taken = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
         for _ in 0..20 {
             let (turns, taken) = (turns.clone(), Arc::clone(&taken));
             waiting.push(tokio::spawn(async move {
-                turns.single().await.unwrap().leave();
+                turns.single().await.unwrap().leave().await;
                 taken.lock().unwrap().push("single");
             }));
         }
         tokio::task::yield_now().await;
         for _ in 0..5 {
-            turns.next().await.unwrap().leave();
+            turns.next().await.unwrap().leave().await;
             taken.lock().unwrap().push("many");
         }
         let order = taken.lock().unwrap().clone();
@@ -151,17 +151,17 @@ mod tests {
         turns.learn(200, &told(Some(1), 0));
         let began = Instant::now();
         drop(turns.next().await.unwrap());
-        turns.next().await.unwrap().leave();
+        turns.next().await.unwrap().leave().await;
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_spare_turn_is_one_that_no_mail_waits_for() {
         let turns = Turns::default();
-        turns.spare().unwrap().leave();
+        turns.spare().unwrap().leave().await;
         assert!(turns.spare().is_err());
         let (mail, last) = (turns.clone(), turns.clone());
-        let mail = tokio::spawn(async move { mail.next().await.unwrap().leave() });
+        let mail = tokio::spawn(async move { mail.next().await.unwrap().leave().await });
         tokio::task::yield_now().await;
         assert!(last.spare().is_err_and(|wait| wait.is_zero()), "mail waits");
         mail.await.unwrap();

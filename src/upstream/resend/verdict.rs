@@ -54,7 +54,7 @@ pub(crate) fn of(answer: &HttpAnswer, recipients: usize, now: Timestamp) -> Outc
 
 /// The meaning of an answer to `POST /emails/batch` for so many mails. Whoever reads the
 /// ids must be sure whose each is, so an answer with more or fewer of them is none.
-pub(super) fn of_together(answer: &HttpAnswer, mails: usize, now: Timestamp) -> Together {
+pub(crate) fn of_together(answer: &HttpAnswer, mails: usize, now: Timestamp) -> Together {
     let verdict = Verdict { answer, error: name_and_message(&answer.body), recipients: 1 };
     let unknown = || Together::Each(verdict.unknown(None));
     if (200..300).contains(&answer.status) {

@@ -1,8 +1,8 @@
 //! How fast mail without attachments leaves through Resend's API once the queue is deep.
 //!
-//! Clients hand in mail as fast as they can while the sandbox's stand-in for Resend allows ten
-//! calls a second and takes its time over each; the clock runs from the last 250 until
-//! everything has left.
+//! Clients hand in mail as fast as they can while the sandbox's stand-in for Resend allows one
+//! call a second. From the last 250 on it allows ten, and takes its time over each; the clock
+//! runs from there until everything has left.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,11 +31,18 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     resend
         .faults()
         .push(Fault::new(Misbehaviour::Late { delay_ms: args.resend_ms }).on("POST", "/emails").always());
+    resend.behave(|manners| (manners.per_second, manners.events) = (1, false));
     let (endpoint, pid) = (postmeter.endpoint.clone(), Some(postmeter.pid()));
     let server = Server { kind: Kind::Postmeter, endpoint, pid, accepted: AtomicU64::new(0) };
     let accepted = Load { connections: CONNECTIONS, round: 1 }.run(&server, args).await?;
     println!("accepted: {accepted}");
     let all = usize::try_from(server.accepted.load(Ordering::Relaxed))?;
+    resend.behave(|manners| manners.per_second = 10);
+    // What is allowed now is known with the next answer.
+    let known = resend.calls() + 3;
+    while resend.calls() < known {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let (begin, left, calls) = (Instant::now(), resend.count(), resend.calls());
     while resend.count() < all {
         ensure!(begin.elapsed() < PATIENCE, "{} of {all} left in {PATIENCE:?}", resend.count());

@@ -163,6 +163,33 @@ fn p3_a_mail_that_was_taken_and_refused_later_is_not_given_up() {
     assert!(live(Manners::default(), &steps, Some(Mutation::ForgetsWhoMayHaveIt)).is_err());
 }
 
+/// Three mails leave in one call, which is taken and not answered.
+const TOGETHER: [Step; 6] = [
+    Step::Accept(0, Letter::Mailed, true),
+    Step::Accept(0, Letter::Mailed, true),
+    Step::Accept(1, Letter::Mailed, true),
+    Step::SendLeaves(255),
+    Step::SendTakesEffect(0, Upstream::Takes),
+    Step::SendAnswered(0, Fate::Lost),
+];
+
+#[test]
+fn p3_news_of_one_mail_proves_all_of_its_call() {
+    let steps = [TOGETHER.as_slice(), &[Step::LateNews(1)]].concat();
+    live(Manners::default(), &steps, None).unwrap();
+    assert!(live(Manners::default(), &steps, Some(Mutation::ProvesOneAlone)).is_err());
+}
+
+#[test]
+fn p4_a_call_without_an_answer_stays_together() {
+    for end in [Step::SendAnswered(0, Fate::Arrives), Step::Crash] {
+        let again = [Step::Wait(40), Step::Poll, Step::SendLeaves(0)];
+        let steps = [TOGETHER.as_slice(), &again, &[Step::SendTakesEffect(0, Upstream::Fails), end]].concat();
+        live(Manners::default(), &steps, None).unwrap();
+        assert!(live(Manners::default(), &steps, Some(Mutation::TakesCallsApart)).is_err());
+    }
+}
+
 /// What is owed is posted, and this becomes of the answer.
 const fn posted(fate: Fate) -> [Step; 3] {
     [Step::EntryLeaves(0), Step::EntryTakesEffect(0, Manner::Well), Step::EntryAnswered(0, fate)]

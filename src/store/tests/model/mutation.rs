@@ -28,6 +28,10 @@ pub(super) enum Mutation {
     NewMailKeyAfterUnknown,
     /// A call is made before it stands on disk who is in it.
     DoesNotCompose,
+    /// News of one mail proves none of those that left in its call.
+    ProvesOneAlone,
+    /// A part of a call without an answer is taken out of it, and the call made with another.
+    TakesCallsApart,
     /// An entry is posted again when Dodo may have forgotten its key.
     PostsForgottenKeys,
     /// An entry that is not in the ledger is given up while a call for it may be under way.

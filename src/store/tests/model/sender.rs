@@ -19,17 +19,27 @@ use crate::store::queue::LeasedPart;
 use crate::store::report::{Answered, News, Report};
 use crate::store::tests::mailbox;
 use crate::upstream::Outcome;
+use crate::upstream::resend::batch::Together;
 
 const ROADS: [Road; 2] = [Road::Resend, Road::Smtp];
 const LEASE: Duration = Duration::from_secs(30);
 const SCHEDULE: RetrySchedule =
     RetrySchedule { min: Duration::from_secs(30), max: Duration::from_secs(14_400) };
 
-/// A leased part, and the call for it: not begun, under way, or with its outcome
-/// and who got it.
+/// Leased parts that leave in one call, and the call for them: not begun, under way, or
+/// with its outcome and who got each.
 pub(super) struct Sending {
-    part: LeasedPart,
-    call: Option<Option<(Outcome, Vec<String>)>>,
+    parts: Vec<LeasedPart>,
+    call: Option<Option<(Said, Vec<Vec<String>>)>>,
+}
+
+/// What was answered to a call.
+#[derive(Clone)]
+pub(super) enum Said {
+    /// With one part.
+    Alone(Outcome),
+    /// With several.
+    Together(Together),
 }
 
 /// A mail that was sent, as somebody else may tell later.
@@ -42,12 +52,30 @@ pub(super) struct Late {
 
 impl Sending {
     pub(super) fn new(part: LeasedPart) -> Self {
-        Self { part, call: None }
+        Self { parts: vec![part], call: None }
     }
 
     /// Whether a call for this message is under way.
     pub(super) fn is_running(&self, message_id: &MessageId) -> bool {
-        self.call.is_some() && self.part.message_id == *message_id
+        self.call.is_some() && self.parts.iter().any(|part| part.message_id == *message_id)
+    }
+
+    /// How much company it may have, if it waits to be composed.
+    fn may_have(&self) -> Option<u32> {
+        let [part] = &self.parts[..] else { return None };
+        Some(part.batch_max).filter(|max| *max > 1 && part.batch.is_none() && self.call.is_none())
+    }
+}
+
+impl Said {
+    /// The answer to a call with so many parts was lost.
+    fn lost(parts: usize) -> Self {
+        if parts == 1 { Self::Alone(lost()) } else { Self::Together(Together::Each(lost())) }
+    }
+
+    fn is_unknown(&self) -> bool {
+        let (Self::Alone(outcome) | Self::Together(Together::Each(outcome))) = self else { return false };
+        matches!(outcome, Outcome::Unknown { .. })
     }
 }
 
@@ -68,45 +96,69 @@ impl Late {
 impl World {
     pub(super) async fn poll(&mut self) -> Result<(), Broken> {
         let (store, now) = (&self.process.store, self.clock.now());
-        let parts = self.process.sending.iter().map(|sending| &sending.part);
+        let parts = self.process.sending.iter().flat_map(|sending| &sending.parts);
         let held: Vec<_> = parts.map(|part| (part.message_id.clone(), part.part_no, part.attempt)).collect();
         store.lapse_expired(&held, now).await?;
-        for due in store.due(now, &ROADS, 4).await? {
-            let parts = match &due.batch_id {
-                Some(batch_id) => store.lease_batch(batch_id, now, now + LEASE).await?,
-                None => store.lease(&due, now, now + LEASE).await?.into_iter().collect(),
-            };
-            self.process.sending.extend(parts.into_iter().map(Sending::new));
+        let due = store.due(now, &ROADS, 4).await?;
+        for batch_id in due.iter().filter_map(|due| due.batch_id.as_ref()) {
+            let parts = store.lease_batch(batch_id, now, now + LEASE).await?;
+            self.process.sending.extend((!parts.is_empty()).then_some(Sending { parts, call: None }));
         }
+        let free: Vec<_> = due.into_iter().filter(|due| due.batch_id.is_none()).collect();
+        let leased = store.lease_page(&free, now, now + LEASE).await?;
+        self.process.sending.extend(leased.parts.into_iter().map(Sending::new));
         Ok(())
     }
 
+    /// The upper half of the numbers leaves with whatever company there is.
     pub(super) async fn send_leaves(&mut self, nth: u8) -> Result<(), Broken> {
         let Some(index) = self.nth_sending(nth, |sending| sending.call.is_none()) else { return Ok(()) };
-        match news::before(&self.process.sending[index].part, self.clock.now(), Door::Open) {
-            None => self.compose(index).await?,
-            Some(news) => {
-                let Sending { part, .. } = self.process.sending.remove(index);
-                self.tell(&part, news).await?;
+        let now = self.clock.now();
+        let told = |sending: &Sending| {
+            let mut news = sending.parts.iter().filter_map(|part| news::before(part, now, Door::Open));
+            news.next()
+        };
+        if let Some(news) = told(&self.process.sending[index]) {
+            let Sending { parts, .. } = self.process.sending.remove(index);
+            let news = vec![news; parts.len()];
+            return self.tell(&parts, news).await;
+        }
+        let first = self.process.sending.remove(index);
+        let mut most = first.may_have().filter(|_| !self.is(Mutation::DoesNotCompose));
+        let Some(_) = most else {
+            self.process.sending.push(Sending { call: Some(None), ..first });
+            return Ok(());
+        };
+        let (mut parts, mut others) = (first.parts, Vec::new());
+        for sending in std::mem::take(&mut self.process.sending) {
+            let together = most.zip(sending.may_have()).map(|(most, own)| most.min(own));
+            match together
+                .filter(|most| nth >= 128 && u32::try_from(parts.len()).is_ok_and(|len| len < *most))
+            {
+                Some(all) if told(&sending).is_none() => {
+                    most = Some(all);
+                    parts.extend(sending.parts);
+                }
+                _ => others.push(sending),
             }
         }
-        Ok(())
+        self.process.sending = others;
+        self.compose(parts).await
     }
 
-    /// A call begins; who is in it stands on disk before, where that is kept.
-    async fn compose(&mut self, index: usize) -> Result<(), Broken> {
-        let (now, batch_id) = (self.clock.now(), BatchId::generate(self.clock.now(), self.entropy()));
-        let Sending { part, call } = &mut self.process.sending[index];
-        if part.batch_max > 1 && part.batch.is_none() && self.mutation != Some(Mutation::DoesNotCompose) {
-            let member = (part.message_id.clone(), part.part_no, part.attempt);
-            part.batch = self.process.store.compose(&batch_id, &[member], now).await?.remove(0);
-            part.first_try_at = now;
-            if part.batch.is_none() {
-                self.process.sending.remove(index);
-                return Ok(());
-            }
-        }
-        *call = Some(None);
+    /// A call begins; who is in it stands on disk before. Whose lease was lost is left out.
+    async fn compose(&mut self, parts: Vec<LeasedPart>) -> Result<(), Broken> {
+        let now = self.clock.now();
+        let batch_id = BatchId::generate(now, self.entropy());
+        let members: Vec<_> =
+            parts.iter().map(|part| (part.message_id.clone(), part.part_no, part.attempt)).collect();
+        let places = self.process.store.compose(&batch_id, &members, now).await?;
+        let seated = parts.into_iter().zip(places).filter_map(|(part, place)| {
+            let batch = Some(place?);
+            Some(LeasedPart { batch, first_try_at: now, ..part })
+        });
+        let parts: Vec<_> = seated.collect();
+        self.process.sending.extend((!parts.is_empty()).then_some(Sending { parts, call: Some(None) }));
         Ok(())
     }
 
@@ -114,7 +166,7 @@ impl World {
         let left = |sending: &Sending| matches!(sending.call, Some(None));
         let Some(index) = self.nth_sending(nth, left) else { return Ok(()) };
         let sending = &mut self.process.sending[index];
-        sending.call = Some(Some(self.upstreams.take(&sending.part, how, self.clock.now()).await));
+        sending.call = Some(Some(self.upstreams.take(&sending.parts, how, self.clock.now()).await));
         Ok(())
     }
 
@@ -124,18 +176,23 @@ impl World {
         if fate == Fate::Unwritten {
             return Ok(());
         }
-        let Sending { part, call } = self.process.sending.remove(index);
-        let outcome = match &call {
-            Some(Some((outcome, _))) if fate == Fate::Arrives => outcome.clone(),
-            _ => lost(),
+        let Sending { parts, call } = self.process.sending.remove(index);
+        let said = match &call {
+            Some(Some((said, _))) if fate == Fate::Arrives => said.clone(),
+            _ => Said::lost(parts.len()),
         };
-        let is_unknown = matches!(outcome, Outcome::Unknown { .. });
+        let is_unknown = said.is_unknown();
         if is_unknown {
-            self.give_up(Sending { part: part.clone(), call });
+            self.give_up(Sending { parts: parts.clone(), call });
         }
         let moment = Moment { now: self.clock.now(), schedule: SCHEDULE, jitter: 0 };
-        let news = self.mistaken(&part, news::of(&part, outcome, moment), is_unknown);
-        self.tell(&part, news).await
+        let all: Vec<_> = parts.iter().collect();
+        let news = match said {
+            Said::Alone(outcome) => vec![news::of(all[0], outcome, moment)],
+            Said::Together(together) => news::of_together(&all, together, moment),
+        };
+        let news = parts.iter().zip(news).map(|(part, news)| self.mistaken(part, news, is_unknown));
+        self.tell(&parts, news.collect()).await
     }
 
     /// Every call that is under way has taken too long.
@@ -146,26 +203,47 @@ impl World {
         Ok(())
     }
 
-    /// Nobody waits for this part any more: its call may take effect, or has.
+    /// Nobody waits for this call any more: it may take effect, or has.
     pub(super) fn give_up(&mut self, sending: Sending) {
-        let Sending { part, call } = sending;
+        let Sending { parts, call } = sending;
         let Some(call) = call else { return };
-        *self.truth.unanswered.entry((part.message_id.clone(), part.part_no)).or_default() += 1;
+        for part in &parts {
+            *self.truth.unanswered.entry((part.message_id.clone(), part.part_no)).or_default() += 1;
+        }
         match call {
-            None => self.wind.push(Gone::Mail(part)),
-            Some((_, taken)) => self.late.extend(Late::of(&part, taken)),
+            None => self.wind.push(Gone::Mail(parts)),
+            Some((_, taken)) => self.be_late(&parts, taken),
         }
     }
 
+    /// What these got is told later.
+    pub(super) fn be_late(&mut self, parts: &[LeasedPart], taken: Vec<Vec<String>>) {
+        self.late.extend(parts.iter().zip(taken).filter_map(|(part, taken)| Late::of(part, taken)));
+    }
+
+    /// News of one of them proves all that left in its call.
     pub(super) async fn late_news(&mut self, nth: u8) -> Result<(), Broken> {
         let Some(nth) = pick(nth, self.late.len()) else { return Ok(()) };
         let Late { message_id, part_no, attempt, sent } = self.late.remove(nth);
-        let news = News::Answered(Answered { sent, ..Answered::default() });
         let at = self.clock.now();
-        self.process
-            .store
-            .report(Report { message_id, part_no, attempt, at, news, bounce: None, relayed: None })
-            .await?;
+        let proof = |message_id, part_no, attempt, sent| {
+            let news = News::Answered(Answered { sent, ..Answered::default() });
+            Report { message_id, part_no, attempt, at, news, bounce: None, relayed: None }
+        };
+        let store = &self.process.store;
+        let part = store.known_part(&message_id, part_no).await?;
+        let call = part
+            .filter(|part| part.is_unknown && !part.state.is_final() && !self.is(Mutation::ProvesOneAlone));
+        let mut reports = vec![proof(message_id.clone(), part_no, attempt, sent)];
+        if let Some(batch_id) = call.and_then(|part| part.batch_id) {
+            for (id, no, part) in store.known_batch(&batch_id).await? {
+                let sent = part.recipients.into_iter().map(|(mailbox, _)| mailbox).collect();
+                if (&id, no) != (&message_id, part_no) {
+                    reports.push(proof(id, no, part.attempt, sent));
+                }
+            }
+        }
+        store.report_all(reports).await?;
         Ok(())
     }
 
@@ -175,19 +253,14 @@ impl World {
         pick(nth, indices.len()).map(|nth| indices[nth])
     }
 
-    async fn tell(&self, part: &LeasedPart, news: News) -> Result<(), Broken> {
-        let LeasedPart { message_id, part_no, attempt, .. } = part;
-        let (message_id, at) = (message_id.clone(), self.clock.now());
-        let report = Report {
-            message_id,
-            part_no: *part_no,
-            attempt: *attempt,
-            at,
-            news,
-            bounce: None,
-            relayed: None,
+    /// Writes the end of a call down.
+    async fn tell(&self, parts: &[LeasedPart], news: Vec<News>) -> Result<(), Broken> {
+        let at = self.clock.now();
+        let report = |(part, news): (&LeasedPart, News)| {
+            let LeasedPart { message_id, part_no, attempt, .. } = part.clone();
+            Report { message_id, part_no, attempt, at, news, bounce: None, relayed: None }
         };
-        self.process.store.report(report).await?;
+        self.process.store.report_all(parts.iter().zip(news).map(report).collect()).await?;
         Ok(())
     }
 
@@ -201,6 +274,11 @@ impl World {
             }
             (Some(Mutation::NewMailKeyAfterUnknown), News::Retry { due, error, maybe_taken, counts, .. }) => {
                 News::Retry { due, error, maybe_taken, counts, unknown: false, batch_max: None }
+            }
+            (Some(Mutation::TakesCallsApart), News::Retry { due, error, maybe_taken, counts, .. })
+                if part.batch.as_ref().is_some_and(|batch| batch.size > 1) =>
+            {
+                News::Retry { due, error, maybe_taken, counts, unknown: false, batch_max: Some(1) }
             }
             (Some(Mutation::ForgetsWhoMayHaveIt), News::Retry { due, error, unknown, counts, .. }) => {
                 News::Retry { due, error, unknown, counts, maybe_taken: Vec::new(), batch_max: None }

@@ -25,7 +25,8 @@ pub(super) enum Step {
     Rush(Who, u8),
     /// What is due is leased.
     Poll,
-    /// A part leaves; reaches the upstream; its answer comes, or not.
+    /// A part leaves, from 128 on with whatever company there is; reaches the upstream; its
+    /// answer comes, or not.
     SendLeaves(u8),
     SendTakesEffect(u8, Upstream),
     SendAnswered(u8, Fate),
@@ -230,6 +231,7 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         3 => settled_late(),
         2 => doubted(),
         2 => mailed_late(),
+        3 => mailed_together(),
         3 => refunded(),
         1 => refused(),
         1 => left_behind(),
@@ -331,6 +333,22 @@ fn mailed_late() -> impl Strategy<Value = Vec<Step>> {
             Step::SendAnswered(0, fate),
         ]
     })
+}
+
+/// Several mails leave in one call, which ends in some way, and then perhaps again.
+fn mailed_together() -> impl Strategy<Value = Vec<Step>> {
+    let end = prop_oneof![3 => fate().prop_map(|fate| Step::SendAnswered(255, fate)), 1 => Just(Step::Crash)];
+    (who(), 2..5usize, [upstream(), upstream()], end, between(), fate()).prop_map(
+        |(who, count, [how, again], end, meanwhile, fate)| {
+            let mut steps = vec![Step::Accept(who, Letter::Mailed, true); count];
+            steps.extend([Step::SendLeaves(255), Step::SendTakesEffect(255, how), end]);
+            steps.extend(meanwhile);
+            steps.extend([Step::LateNews(0), Step::Wait(40), Step::Poll]);
+            steps.extend([Step::SendLeaves(255), Step::SendTakesEffect(255, again)]);
+            steps.push(Step::SendAnswered(255, fate));
+            steps
+        },
+    )
 }
 
 /// What may last only so long is bought and spent, the message bounces, and its credit

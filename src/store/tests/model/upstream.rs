@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tower::util::ServiceExt;
 
 use super::dodo::{answer, status};
+use super::sender::Said;
 use super::steps::Upstream;
 use crate::domain::answer::Answer;
 use crate::domain::ids::MessageId;
@@ -43,55 +44,75 @@ impl Upstreams {
         self.copies.get(&(message_id.clone(), address.to_owned())).copied().unwrap_or(0)
     }
 
-    /// A part reaches its upstream: what it answers, and who got it.
+    /// A call reaches its upstream: what it answers, and who got each part.
     pub(super) async fn take(
         &mut self,
-        part: &LeasedPart,
+        parts: &[LeasedPart],
         how: Upstream,
         now: Timestamp,
-    ) -> (Outcome, Vec<String>) {
-        let (outcome, taken) = match part.road {
-            Road::Resend => self.by_resend(part, how, now).await,
-            Road::Smtp => by_smtp(part, how),
+    ) -> (Said, Vec<Vec<String>>) {
+        let (said, taken) = match parts {
+            [part] if part.road == Road::Smtp => {
+                let (outcome, taken) = by_smtp(part, how);
+                (Said::Alone(outcome), vec![taken])
+            }
+            parts => self.by_resend(parts, how, now).await,
         };
-        for address in &taken {
-            *self.copies.entry((part.message_id.clone(), address.clone())).or_default() += 1;
+        for (part, taken) in parts.iter().zip(&taken) {
+            for address in taken {
+                *self.copies.entry((part.message_id.clone(), address.clone())).or_default() += 1;
+            }
         }
-        (outcome, taken)
+        (said, taken)
     }
 
     async fn by_resend(
         &mut self,
-        part: &LeasedPart,
+        parts: &[LeasedPart],
         how: Upstream,
         now: Timestamp,
-    ) -> (Outcome, Vec<String>) {
-        let outgoing = outgoing(part);
-        let key = outgoing.idempotency_key.clone();
+    ) -> (Said, Vec<Vec<String>>) {
+        let key = parts[0].idempotency_key();
         // A mail that was taken once under a key is not refused under it.
         if how == Upstream::Refuses && self.resend.sent_with_key(&key) == 0 {
             self.refused.insert(key.clone());
         }
-        let sent_before = self.resend.sent_by_tag("postmeter").get(outgoing.part_id.as_str()).copied();
-        let said = match how {
+        let sent_before = self.resend.sent_by_tag("postmeter");
+        let answer = match how {
             Upstream::Defers => status(429),
             Upstream::Fails => status(500),
             _ if self.refused.contains(&key) => status(422),
-            _ => {
-                let request = Request::post("/emails")
-                    .header("content-type", "application/json")
-                    .header("authorization", format!("Bearer {RESEND_API_KEY}"))
-                    .header("user-agent", "postmeter")
-                    .header("idempotency-key", key)
-                    .body(Body::from(json_of(&outgoing).unwrap()));
-                answer(self.routes.clone().oneshot(request.unwrap()).await.unwrap()).await
-            }
+            _ => answer(self.routes.clone().oneshot(request(parts, key)).await.unwrap()).await,
         };
-        let said = if how == Upstream::Breaks { status(500) } else { said };
-        let sent = self.resend.sent_by_tag("postmeter").get(outgoing.part_id.as_str()).copied();
-        let taken = if sent == sent_before { Vec::new() } else { addresses(part) };
-        (verdict::of(&said, part.recipients.len(), now), taken)
+        let answer = if how == Upstream::Breaks { status(500) } else { answer };
+        let sent = self.resend.sent_by_tag("postmeter");
+        let got = |part: &LeasedPart| {
+            let tag = part.part_id();
+            let is_sent = sent.get(tag.as_str()) != sent_before.get(tag.as_str());
+            if is_sent { addresses(part) } else { Vec::new() }
+        };
+        let said = match parts {
+            [part] => Said::Alone(verdict::of(&answer, part.recipients.len(), now)),
+            parts => Said::Together(verdict::of_together(&answer, parts.len(), now)),
+        };
+        (said, parts.iter().map(got).collect())
     }
+}
+
+/// One mail, or an array of them.
+fn request(parts: &[LeasedPart], key: String) -> Request<Body> {
+    let mails: Vec<_> = parts.iter().map(|part| json_of(&outgoing(part)).unwrap()).collect();
+    let (path, json) = match &mails[..] {
+        [mail] => ("/emails", mail.to_vec()),
+        mails => ("/emails/batch", [&b"["[..], &mails.join(&b','), b"]"].concat()),
+    };
+    Request::post(path)
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {RESEND_API_KEY}"))
+        .header("user-agent", "postmeter")
+        .header("idempotency-key", key)
+        .body(Body::from(json))
+        .unwrap()
 }
 
 fn by_smtp(part: &LeasedPart, how: Upstream) -> (Outcome, Vec<String>) {

@@ -76,7 +76,7 @@ pub(super) struct Process {
 /// A call that nobody waits for any more.
 pub(super) enum Gone {
     Entry(Entry),
-    Mail(LeasedPart),
+    Mail(Vec<LeasedPart>),
 }
 
 /// What somebody who sees everything has written down.
@@ -191,9 +191,9 @@ impl World {
             Gone::Entry(entry) => {
                 self.post(&entry, Manner::Well).await?;
             }
-            Gone::Mail(part) => {
-                let (_, taken) = self.upstreams.take(&part, Upstream::Takes, self.clock.now()).await;
-                self.late.extend(Late::of(&part, taken));
+            Gone::Mail(parts) => {
+                let (_, taken) = self.upstreams.take(&parts, Upstream::Takes, self.clock.now()).await;
+                self.be_late(&parts, taken);
             }
         }
         Ok(())
