@@ -258,6 +258,14 @@ fn p3_a_grant_that_lapses_before_its_refund_is_opened_or_posted_is_outlived_by_n
 }
 
 #[test]
+fn p3_a_grant_that_lapses_the_moment_it_was_spent_is_outlived_by_nothing() {
+    let bought = [Step::Expire(0), Step::TopUp(0, 2, Some(1))];
+    // Between these steps no time passes: what is left lapses at the time of the acceptance.
+    let steps = [&bought, bounced().as_slice(), &[Step::Expire(0)], &GRANTS, &posted(Fate::Arrives)].concat();
+    live(Manners::default(), &steps, None).unwrap();
+}
+
+#[test]
 fn p2_p3_a_credit_whose_answer_was_lost_is_counted_once() {
     let debited = [bounced().as_slice(), &GRANTS].concat();
     let read =
