@@ -151,6 +151,9 @@
 //!   new. Sums of what came back are kept with the steps that they count.
 //! - **No address on a customer's suppression list is mailed or skipped silently**: the
 //!   acceptance looks in its own transaction; RCPT looks before, where MAIL found a list.
+//! - **Of what became of mail one tells its sender, and only what it asked for**
+//!   ([`domain::dsn`]): the upstream, where it was told what was asked (`Vouched`), or we, in
+//!   the commit of the news; nothing that a client says there can begin a line of a report.
 //! - **Mail that left after it was given up is told**: in the log, in a metric and with
 //!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.

@@ -3,6 +3,7 @@
 //! What Resend cannot carry goes by the SMTP server where the operator has
 //! configured one as fallback, and is refused otherwise: never carried in part (P6).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -165,6 +166,7 @@ impl Routing {
             lease_until: None,
             keyed: None,
             notes: Vec::new(),
+            dsn: Arc::default(),
         })
     }
 }

@@ -395,6 +395,7 @@ impl Submission {
             lease_until: None,
             keyed: submitted.keyed.clone(),
             notes: told(&route.notes),
+            dsn: Arc::clone(submitted.envelope.dsn()),
         };
         Ok((acceptance, first))
     }
@@ -514,6 +515,7 @@ fn hand_over(handover: &Handover, acceptance: Acceptance, room: &Room) {
             batch_max: part.batch_max,
             batch: None,
             bytes: acceptance.bytes.clone(),
+            dsn: Arc::clone(&acceptance.dsn),
         };
         handover.hand(leased, room.clone());
     }

@@ -147,6 +147,7 @@ impl Bench {
             lease_until: Some(now),
             keyed: None,
             notes: Vec::new(),
+            dsn: Arc::default(),
         };
         match self.store.accept(message.clone()).await.unwrap() {
             Accepted::Yes { .. } => {}
@@ -154,8 +155,10 @@ impl Bench {
             other => panic!("{other:?}"),
         }
         let news = News::Answered(Answered { sent: to, ..Answered::default() });
-        let (message_id, part_no, attempt, bounce) = (message.message_id.clone(), 0, 1, None);
-        self.store.report(Report { message_id, part_no, attempt, at: now, news, bounce }).await.unwrap();
+        let message_id = message.message_id.clone();
+        let report =
+            Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None, relayed: None };
+        self.store.report(report).await.unwrap();
         self.billing.captured();
         Some(message.message_id)
     }

@@ -1,16 +1,20 @@
-//! The bounce (RFC 3464): who newly failed, told to the envelope sender, once an
-//! attempt or once a piece of later news, and free of charge. A bounce never bounces.
+//! Reports (RFC 3464): who newly failed, told to the envelope sender in a bounce, once an
+//! attempt or once a piece of later news, unless the sender asked not to be told
+//! (RFC 3461 §4.1). Whoever asked to hear of success is told who was handed on to where
+//! nobody else tells. Reports are free of charge, and nothing is reported about them.
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::Delivery;
 use crate::domain::address::Mailbox;
+use crate::domain::dsn::Ret;
 use crate::domain::ids::CustomerId;
-use crate::mime::Origin;
 use crate::mime::address_list::NamedMailbox;
-use crate::mime::bounce::{Failed, Failure, Left, Shape, bounce};
+use crate::mime::bounce::{About, Failure, Left, Shape, bounce, relayed};
+use crate::mime::header::header_length;
 use crate::mime::notice::paused;
+use crate::mime::{MAX_RETURNED_BYTES, Origin};
 use crate::routing::{OwnMail, Routing, new_message_id};
 use crate::store::accept::{Acceptance, Kind};
 use crate::store::queue::LeasedPart;
@@ -28,17 +32,43 @@ pub struct Postmaster {
 }
 
 impl Postmaster {
-    /// The report to a message's sender; `None`: no road can carry it.
+    /// The report to a message's sender of those of whose failure it is to be told; `None`:
+    /// there are none, or no road can carry it.
     pub(super) fn bounce(
         &self,
         customer_id: &CustomerId,
-        failed: &Failed<'_>,
+        about: &About<'_>,
         failures: &[Failure<'_>],
         now: Timestamp,
     ) -> Option<Acceptance> {
-        let shape = if self.routing.prefers_resend() { Shape::Plain } else { Shape::Report };
-        let write = |origin: &Origin<'_>| bounce(origin, failed, failures, shape);
-        self.compose((Kind::Bounce, customer_id), failed.sender, now, write)
+        let is_told = |failure: &&Failure<'_>| about.dsn.of(failure.recipient).wants_failure();
+        let failures: Vec<Failure<'_>> = failures.iter().filter(is_told).copied().collect();
+        if failures.is_empty() {
+            return None;
+        }
+        let write = |origin: &Origin<'_>| bounce(origin, about, &failures, self.shape());
+        self.compose((Kind::Bounce, customer_id), about.sender, now, write)
+    }
+
+    /// The same of those of whose success it is to be told, and who were handed on now.
+    pub(super) fn relayed(
+        &self,
+        customer_id: &CustomerId,
+        about: &About<'_>,
+        recipients: &[Mailbox],
+        now: Timestamp,
+    ) -> Option<Acceptance> {
+        let is_told = |recipient: &&Mailbox| about.dsn.of(recipient).wants_success();
+        let recipients: Vec<&Mailbox> = recipients.iter().filter(is_told).collect();
+        if recipients.is_empty() {
+            return None;
+        }
+        let write = |origin: &Origin<'_>| relayed(origin, about, &recipients, self.shape());
+        self.compose((Kind::Bounce, customer_id), about.sender, now, write)
+    }
+
+    fn shape(&self) -> Shape {
+        if self.routing.prefers_resend() { Shape::Plain } else { Shape::Report }
     }
 
     /// The notice to a customer that their mail is not taken any more, and why.
@@ -85,22 +115,36 @@ impl Delivery {
     /// The bounce that this news asks for, if it does.
     pub(super) fn bounce_for(&self, part: &LeasedPart, news: &News) -> Option<Acceptance> {
         let News::Answered(answered) = news else { return None };
-        let to = part.reverse_path.mailbox()?;
-        if part.kind != Kind::Submission || answered.failed.is_empty() {
-            return None;
-        }
-        let failed = Failed {
-            sender: to,
-            message_id: &part.message_id,
-            accepted_at: part.accepted_at,
-            left: Left::Message(&part.bytes),
-        };
         let failures: Vec<Failure<'_>> = answered
             .failed
             .iter()
             .map(|(recipient, answer)| Failure { recipient, status: &answer.status, text: &answer.text })
             .collect();
         let now = self.0.tools.clock.now();
-        self.0.settings.postmaster.bounce(&part.customer_id, &failed, &failures, now)
+        self.0.settings.postmaster.bounce(&part.customer_id, &about(part)?, &failures, now)
     }
+
+    /// The report that somebody was handed on, if this news asks for it.
+    pub(super) fn relayed_for(&self, part: &LeasedPart, news: &News) -> Option<Acceptance> {
+        let News::Answered(answered) = news else { return None };
+        let now = self.0.tools.clock.now();
+        self.0.settings.postmaster.relayed(&part.customer_id, &about(part)?, &answered.relayed, now)
+    }
+}
+
+/// What reports say about the message of a part; `None`: nothing is reported about it.
+fn about(part: &LeasedPart) -> Option<About<'_>> {
+    let sender = part.reverse_path.mailbox().filter(|_| part.kind == Kind::Submission)?;
+    let (message_id, accepted_at) = (&part.message_id, part.accepted_at);
+    Some(About { sender, message_id, accepted_at, left: Left::Message(&part.bytes), dsn: &part.dsn })
+}
+
+/// As much of a message as its bounce returns: the header, or all of it where that was
+/// asked for and is not too much.
+pub(super) fn kept_for_bounce(part: &LeasedPart) -> Bytes {
+    if part.dsn.ret() == Some(Ret::Full) && part.bytes.len() <= MAX_RETURNED_BYTES {
+        return part.bytes.clone();
+    }
+    let header = header_length(&part.bytes).and_then(|length| part.bytes.get(..length));
+    header.map_or_else(|| part.bytes.clone(), Bytes::copy_from_slice)
 }

@@ -187,8 +187,8 @@ pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Mom
 
 fn taken(parts: &[&LeasedPart], ids: Vec<String>) -> Vec<News> {
     let sent = |(part, id): (&&LeasedPart, String)| {
-        let sent = part.recipients.clone();
-        News::Answered(Answered { upstream_id: Some(id), sent, ..Answered::default() })
+        let (sent, relayed) = (part.recipients.clone(), part.recipients.clone());
+        News::Answered(Answered { upstream_id: Some(id), sent, relayed, ..Answered::default() })
     };
     parts.iter().zip(ids).map(sent).collect()
 }
@@ -228,7 +228,11 @@ fn answered(
     let (mut deferred, mut in_vain) = (None, None);
     for (recipient, answer) in part.recipients.iter().zip(answers) {
         match answer {
-            RecipientAnswer::Accepted => answered.sent.push(recipient.clone()),
+            RecipientAnswer::Vouched => answered.sent.push(recipient.clone()),
+            RecipientAnswer::Accepted => {
+                answered.sent.push(recipient.clone());
+                answered.relayed.push(recipient.clone());
+            }
             RecipientAnswer::Refused(answer) if part.maybe_taken.contains(recipient) => {
                 in_vain = Some(answer)
             }
@@ -267,7 +271,7 @@ impl Moment {
 
 /// Whether the upstream took the part for somebody: then its gate is open.
 pub(super) fn is_accepted(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Answered { answers, .. } if answers.contains(&RecipientAnswer::Accepted))
+    matches!(outcome, Outcome::Answered { answers, .. } if answers.iter().any(RecipientAnswer::is_accepted))
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ use crate::domain::event::EventKind;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::{PartState, RecipientState, Road};
 use crate::domain::reputation::Thresholds;
-use crate::mime::bounce::{Failed, Failure, Left};
-use crate::store::accept::Acceptance;
+use crate::mime::bounce::{About, Failure, Left};
+use crate::store::accept::{Acceptance, Kind};
 use crate::store::bounced::KnownPart;
 use crate::store::event::{Heard, Letters, Original, Rules, Told};
 use crate::store::report::{self, Answered, Recorded, Report};
@@ -117,9 +117,11 @@ impl Ears {
             .filter(|(id, no, other)| (id, no) != (message_id, part_no) && !other.state.is_final());
         let mut proven = vec![(message_id.clone(), *part_no, part.clone(), upstream_id)];
         proven.extend(others.map(|(id, no, other)| (id, no, other, None)));
-        let reports =
-            proven.iter().map(|(id, no, part, upstream_id)| proof((id, *no), part, upstream_id.clone(), now));
-        let recorded = store.report_all(reports.collect()).await?;
+        let mut reports = Vec::with_capacity(proven.len());
+        for (id, no, part, upstream_id) in &proven {
+            reports.push(self.proof((id, *no), part, upstream_id.clone(), now).await?);
+        }
+        let recorded = store.report_all(reports).await?;
         for ((message_id, part_no, part, upstream_id), recorded) in proven.into_iter().zip(recorded) {
             let Recorded::Applied { captured } = recorded else { continue };
             if captured > Credits::ZERO {
@@ -143,6 +145,36 @@ impl Ears {
             Some(batch_id) => self.0.store.known_batch(batch_id).await,
             None => Ok(Vec::new()),
         }
+    }
+
+    /// The report that a part was sent, under that id.
+    async fn proof(
+        &self,
+        (message_id, part_no): (&MessageId, u32),
+        part: &KnownPart,
+        upstream_id: Option<String>,
+        at: Timestamp,
+    ) -> Result<Report, StoreError> {
+        let unsent = part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
+        let sent: Vec<Mailbox> = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
+        let relayed = match self.0.store.original(message_id).await? {
+            Some(original) => self.relayed(&part.customer_id, &original, &sent, at).map(Box::new),
+            None => None,
+        };
+        let news = report::News::Answered(Answered { upstream_id, sent, ..Answered::default() });
+        let (message_id, attempt) = (message_id.clone(), part.attempt);
+        Ok(Report { message_id, part_no, attempt, at, news, bounce: None, relayed })
+    }
+
+    /// The report that these were handed on, if their sender asked for one.
+    fn relayed(
+        &self,
+        customer_id: &CustomerId,
+        original: &Original,
+        sent: &[Mailbox],
+        now: Timestamp,
+    ) -> Option<Acceptance> {
+        self.0.postmaster.relayed(customer_id, &about(original)?, sent, now)
     }
 
     /// Writes news down, with what follows from it.
@@ -180,13 +212,9 @@ impl Ears {
         (failed, status, text): (&[Mailbox], &str, &str),
         now: Timestamp,
     ) -> Option<Acceptance> {
-        let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
-        let sender = original.reverse_path.mailbox()?;
-        let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
-        let about = Failed { sender, message_id, accepted_at, left };
         let failure = |recipient| Failure { recipient, status, text };
         let failures: Vec<Failure<'_>> = failed.iter().map(failure).collect();
-        self.0.postmaster.bounce(customer_id, &about, &failures, now)
+        self.0.postmaster.bounce(customer_id, &about(original)?, &failures, now)
     }
 
     fn pause(
@@ -254,18 +282,12 @@ impl Subject<'_> {
     }
 }
 
-/// The report that a part was sent, under that id.
-fn proof(
-    (message_id, part_no): (&MessageId, u32),
-    part: &KnownPart,
-    upstream_id: Option<String>,
-    at: Timestamp,
-) -> Report {
-    let unsent = part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
-    let sent = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
-    let news = report::News::Answered(Answered { upstream_id, sent, ..Answered::default() });
-    let (message_id, attempt) = (message_id.clone(), part.attempt);
-    Report { message_id, part_no, attempt, at, news, bounce: None }
+/// What reports say about a message that is not kept any more; `None`: nothing is reported.
+fn about(original: &Original) -> Option<About<'_>> {
+    let sender = original.reverse_path.mailbox().filter(|_| original.kind == Kind::Submission)?;
+    let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
+    let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
+    Some(About { sender, message_id, accepted_at, left, dsn: &original.dsn })
 }
 
 /// Whether that Resend took it, or under which id, is more than is known, or will be by itself.

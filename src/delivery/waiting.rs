@@ -151,6 +151,8 @@ impl Call {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
     use jiff::Timestamp;
 
@@ -181,6 +183,7 @@ mod tests {
             batch_max,
             batch: None,
             bytes: Bytes::from(vec![0; octets]),
+            dsn: Arc::default(),
         };
         let lease = Leases::default().hold(&part);
         Member { part, lease, room: None, ahead: None }

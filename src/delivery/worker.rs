@@ -1,11 +1,12 @@
 //! One attempt: send, understand the answer, write it down.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::bounce::kept_for_bounce;
 use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
@@ -13,7 +14,6 @@ use crate::crash::CrashPoint;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
 use crate::domain::message::Road;
-use crate::mime::header::header_length;
 use crate::random;
 use crate::store::accept::Kind;
 use crate::store::queue::LeasedPart;
@@ -145,6 +145,7 @@ impl Delivery {
             attempt: part.attempt,
             at: clock.now(),
             bounce: self.bounce_for(part, &news).map(Box::new),
+            relayed: self.relayed_for(part, &news).map(Box::new),
             news,
         };
         let parts: Vec<&LeasedPart> = told.iter().map(|(part, _)| *part).collect();
@@ -196,7 +197,7 @@ impl Delivery {
         if is_tried_again {
             store.pass(CrashPoint::RetryCommitted);
         }
-        if report.bounce.is_some() {
+        if report.bounce.is_some() || report.relayed.is_some() {
             store.pass(CrashPoint::BounceCommitted);
         }
     }
@@ -205,15 +206,15 @@ impl Delivery {
 /// The part as an upstream takes it. Of the message no more stays than a bounce needs: it
 /// leaves memory when the road does not need it.
 pub(super) fn outgoing(part: &mut LeasedPart) -> Outgoing {
-    let header = header_length(&part.bytes).and_then(|length| part.bytes.get(..length));
-    let header = header.map_or_else(|| part.bytes.clone(), Bytes::copy_from_slice);
+    let kept = kept_for_bounce(part);
     Outgoing {
         part_id: part.part_id(),
         idempotency_key: part.idempotency_key(),
         reverse_path: part.reverse_path.clone(),
         recipients: part.recipients.clone(),
         repeats: news::repeats(part),
-        bytes: std::mem::replace(&mut part.bytes, header),
+        bytes: std::mem::replace(&mut part.bytes, kept),
+        dsn: Arc::clone(&part.dsn),
     }
 }
 

@@ -1,13 +1,17 @@
 //! The envelope: who sent a message and who gets it. Nothing in a message's
 //! header ever adds to it (P5).
 
+use std::sync::Arc;
+
 use super::address::{Mailbox, ReversePath};
+use super::dsn::{Dsn, RecipientDsn};
 
 /// A reverse path and at least one distinct forward path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     reverse_path: ReversePath,
     recipients: Vec<Mailbox>,
+    dsn: Arc<Dsn>,
 }
 
 /// What became of a recipient that was named.
@@ -26,23 +30,37 @@ pub enum Added {
 pub struct Draft {
     reverse_path: ReversePath,
     recipients: Vec<Mailbox>,
+    dsn: Dsn,
     max_recipients: usize,
 }
 
 impl Draft {
     /// An envelope without recipients.
     pub fn new(reverse_path: ReversePath, max_recipients: usize) -> Self {
-        Self { reverse_path, recipients: Vec::new(), max_recipients }
+        Self { reverse_path, recipients: Vec::new(), dsn: Dsn::default(), max_recipients }
     }
 
-    /// Adds a recipient; a repeated one counts once.
+    /// The same, with what is asked about the message.
+    #[must_use]
+    pub fn asking(self, dsn: Dsn) -> Self {
+        Self { dsn, ..self }
+    }
+
+    /// Adds a recipient of whom nothing is asked; a repeated one counts once.
     pub fn add(&mut self, recipient: Mailbox) -> Added {
-        if self.has(&recipient) {
+        self.add_asking(recipient, RecipientDsn::default())
+    }
+
+    /// Adds a recipient; a repeated one counts once, and what is asked about it is put together.
+    pub fn add_asking(&mut self, recipient: Mailbox, asked: RecipientDsn) -> Added {
+        if let Some(known) = self.recipients.iter().find(|known| known.is_same(&recipient)) {
+            self.dsn.ask_again(known, asked);
             return Added::Known;
         }
         if self.recipients.len() >= self.max_recipients {
             return Added::Full;
         }
+        self.dsn.ask(&recipient, asked);
         self.recipients.push(recipient);
         Added::New
     }
@@ -72,7 +90,8 @@ impl Draft {
         if self.recipients.is_empty() {
             return None;
         }
-        Some(Envelope { reverse_path: self.reverse_path, recipients: self.recipients })
+        let Self { reverse_path, recipients, dsn, .. } = self;
+        Some(Envelope { reverse_path, recipients, dsn: Arc::new(dsn) })
     }
 }
 
@@ -85,6 +104,11 @@ impl Envelope {
     /// The recipients, distinct, in the order in which they were named.
     pub fn recipients(&self) -> &[Mailbox] {
         &self.recipients
+    }
+
+    /// What the sender asks to be told.
+    pub fn dsn(&self) -> &Arc<Dsn> {
+        &self.dsn
     }
 
     /// Whether an address of it needs a road that speaks SMTPUTF8.

@@ -14,6 +14,7 @@ pub mod credential;
 pub mod credits;
 pub mod decision;
 pub mod digest;
+pub mod dsn;
 pub mod envelope;
 pub mod event;
 pub mod idempotency;

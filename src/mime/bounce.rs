@@ -1,14 +1,19 @@
-//! The non-delivery report to the sender of a message (RFC 3464).
+//! Reports to the sender of a message (RFC 3464): whom it did not reach, and whom it was
+//! handed on to. RFC 3461 says what the sender is told besides: its own name for the
+//! message, whom it meant, and how much of the message it gets back.
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use lettre::message::header::ContentType;
 
+use super::advice::advice;
 use super::header::{Header, one_line, text as header_text};
+use super::returned::Returned;
 use super::trace::date;
 use super::write::{Fields, Origin, Part, Seed, ascii, kind, message, multipart, text, text_file};
 use crate::domain::address::Mailbox;
+use crate::domain::dsn::Dsn;
 use crate::domain::ids::MessageId;
 
 /// As much of the original header as is sent back, in octets.
@@ -25,9 +30,9 @@ pub struct Failure<'a> {
     pub text: &'a str,
 }
 
-/// The message that failed.
+/// The message that is reported on.
 #[derive(Debug, Clone, Copy)]
-pub struct Failed<'a> {
+pub struct About<'a> {
     /// Its sender, who is told.
     pub sender: &'a Mailbox,
     /// Its id.
@@ -36,9 +41,11 @@ pub struct Failed<'a> {
     pub accepted_at: Timestamp,
     /// What is left of it.
     pub left: Left<'a>,
+    /// What its sender asks to be told.
+    pub dsn: &'a Dsn,
 }
 
-/// What is left of a message that failed.
+/// What is left of a message.
 #[derive(Debug, Clone, Copy)]
 pub enum Left<'a> {
     /// The message as it was accepted, or at least its header.
@@ -63,33 +70,62 @@ pub enum Shape {
 }
 
 /// Writes the report about recipients that newly failed.
-pub fn bounce(origin: &Origin<'_>, failed: &Failed<'_>, failures: &[Failure<'_>], shape: Shape) -> Vec<u8> {
-    let original = Original::of(failed.left);
-    let mut fields = Fields::of_our_own(origin, failed.sender.clone().into(), "auto-replied");
-    fields.text("Subject", &format!("Undelivered: {}", original.subject));
+pub fn bounce(origin: &Origin<'_>, about: &About<'_>, failures: &[Failure<'_>], shape: Shape) -> Vec<u8> {
+    let original = Original::of(about.left);
+    let returned = Returned::of(about, original.header.as_deref());
+    let news = News {
+        title: "Undelivered",
+        explanation: explanation(origin, about, failures, &original) + returned.note(),
+        recipients: failures.iter().map(|failure| failed(about, failure)).collect(),
+    };
+    report(origin, about, (news, &original, returned), shape)
+}
+
+/// Writes the report about recipients to whom the message was handed on, by a way on which
+/// nobody else reports (RFC 3461 §5.2.2).
+pub fn relayed(origin: &Origin<'_>, about: &About<'_>, recipients: &[&Mailbox], shape: Shape) -> Vec<u8> {
+    let original = Original::of(about.left);
+    // RET is about failures only (RFC 3461 §4.3).
+    let returned = Returned::header(original.header.as_deref());
+    let news = News {
+        title: "Sent",
+        explanation: handed_on(origin, about, recipients, &original) + returned.note(),
+        recipients: recipients.iter().map(|recipient| group(about, recipient, "relayed", "2.0.0")).collect(),
+    };
+    report(origin, about, (news, &original, returned), shape)
+}
+
+/// What a report says.
+struct News {
+    /// What the subject begins with.
+    title: &'static str,
+    explanation: String,
+    /// A group of fields for each recipient.
+    recipients: String,
+}
+
+fn report(
+    origin: &Origin<'_>,
+    about: &About<'_>,
+    (news, original, returned): (News, &Original, Returned<'_>),
+    shape: Shape,
+) -> Vec<u8> {
+    let mut fields = Fields::of_our_own(origin, about.sender.clone().into(), "auto-replied");
+    fields.text("Subject", &format!("{}: {}", news.title, original.subject));
     if let Some(id) = &original.message_id {
         fields.raw("In-Reply-To", id);
         fields.raw("References", id);
     }
-    let explanation = explanation(origin, failed, failures, &original);
-    let status = delivery_status(origin, failed, failures);
-    let header = original.header.unwrap_or_default();
-    let seed = Seed::of([explanation.as_bytes(), status.as_bytes(), header.as_bytes()]);
-    let explanation = text(ContentType::TEXT_PLAIN, &explanation);
-    let is_there = !header.is_empty();
-    let (subtype, status, header) = match shape {
-        Shape::Report => (
-            "report; report-type=delivery-status",
-            ascii(kind("message/delivery-status"), &status),
-            is_there.then(|| text(kind("text/rfc822-headers; charset=utf-8"), &header)),
-        ),
-        Shape::Plain => (
-            "mixed",
-            text_file("delivery-status.txt", &status),
-            is_there.then(|| text_file("original-headers.txt", &header)),
-        ),
+    let status = of_the_message(origin, about) + &news.recipients;
+    let seed = Seed::of([news.explanation.as_bytes(), status.as_bytes(), returned.octets()]);
+    let explanation = text(ContentType::TEXT_PLAIN, &news.explanation);
+    let (subtype, status) = match shape {
+        Shape::Report => {
+            ("report; report-type=delivery-status", ascii(kind("message/delivery-status"), &status))
+        }
+        Shape::Plain => ("mixed", text_file("delivery-status.txt", &status)),
     };
-    let parts = [explanation, status].into_iter().chain(header).map(Part::Single).collect();
+    let parts = [explanation, status].into_iter().chain(returned.part(shape)).map(Part::Single).collect();
     message(fields, Part::Multi(multipart(subtype, &seed, parts)))
 }
 
@@ -144,12 +180,12 @@ fn shortened(text: &str) -> String {
 
 fn explanation(
     origin: &Origin<'_>,
-    failed: &Failed<'_>,
+    about: &About<'_>,
     failures: &[Failure<'_>],
     original: &Original,
 ) -> String {
     let mut out = format!("This is the mail relay at {}.\n\n", origin.hostname);
-    out.push_str(match failed.left {
+    out.push_str(match about.left {
         Left::Message(_) => {
             "Your message could not be delivered to the recipients below, and will not be tried again.\n\n"
         }
@@ -158,11 +194,7 @@ fn explanation(
              not be tried again.\n\n"
         }
     });
-    let _ = writeln!(out, "    Subject: {}", original.subject);
-    if let Some(from) = &original.from {
-        let _ = writeln!(out, "    From: {from}");
-    }
-    let _ = writeln!(out, "    Accepted: {} as {}\n", date(failed.accepted_at), failed.message_id);
+    out.push_str(&identity(about, original));
     for failure in failures {
         let text = one_line(failure.text);
         // Servers like to say the code themselves.
@@ -175,87 +207,59 @@ fn explanation(
             format!("{status} {text}").trim()
         );
     }
-    out.push_str(match &original.header {
-        Some(header) if header.is_empty() => "Attached: the same for programs.\n",
-        Some(_) => "Attached: the same for programs, and the header of your message.\n",
-        None => {
-            "Attached: the same for programs. The message itself is not kept after it was sent, so its \
-             header cannot be attached.\n"
-        }
-    });
     out
 }
 
-/// What a status code means, and what a sender can do (RFC 3463 §3 and its registry).
-fn advice(status: &str) -> (&'static str, &'static str) {
-    let mut numbers = status.splitn(3, '.');
-    let (class, subject) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    match (status, subject) {
-        ("5.1.1" | "5.1.0" | "5.1.6", _) => (
-            "This address does not exist, or takes no mail any more.",
-            "check it for typing errors, or ask the recipient for another one.",
-        ),
-        ("5.1.2" | "5.1.10" | "5.4.4", _) => (
-            "The domain of this address takes no mail, or does not exist.",
-            "check the part behind the @ for typing errors.",
-        ),
-        ("5.1.7" | "5.1.8", _) => (
-            "The address that it was sent from was not accepted.",
-            "check the sender's address, and whether its domain may be sent from.",
-        ),
-        (_, "1") => ("There is something wrong with the address.", "check how it is written."),
-        ("5.2.2" | "4.2.2", _) => (
-            "The recipient's mailbox is full.",
-            "send it again later, or reach the recipient in another way.",
-        ),
-        ("5.2.3" | "5.3.4", _) => (
-            "The message is too large for the recipient's server.",
-            "send large files in smaller pieces, or as a link.",
-        ),
-        ("5.2.1", _) => ("The recipient's mailbox is closed.", "ask the recipient for another address."),
-        ("4.4.7" | "5.4.7", _) => (
-            "It could not be delivered in the time that was allowed for it.",
-            "send it again later; if that fails too, check the part behind the @.",
-        ),
-        ("5.4.6", _) => (
-            "The message was going in circles between servers.",
-            "tell the recipient: their mail is forwarded in a loop.",
-        ),
-        ("5.3.0", _) => (
-            "A server on the way gave it up; nothing is wrong with the address.",
-            "send it again, or ask the operator of this relay.",
-        ),
-        (_, "6") => (
-            "The content of the message was refused, or cannot be carried.",
-            "send it in a simpler form, without unusual attachments.",
-        ),
-        (_, "7") => (
-            "The recipient's server refused it by its rules, perhaps as spam.",
-            "check the SPF, DKIM and DMARC records of your domain, or ask the recipient to allow your mail.",
-        ),
-        _ if class == "4" => ("There was trouble on the way that lasted too long.", "send it again later."),
-        _ => (
-            "The recipient's server refused it for good.",
-            "read what was said, or ask the recipient in another way.",
-        ),
+fn handed_on(origin: &Origin<'_>, about: &About<'_>, recipients: &[&Mailbox], original: &Original) -> String {
+    let mut out = format!("This is the mail relay at {}.\n\n", origin.hostname);
+    out.push_str(
+        "You asked to be told of success: your message was handed on to the recipients below. From there on \
+         nobody reports a success, but a failure may still come back.\n\n",
+    );
+    out.push_str(&identity(about, original));
+    for recipient in recipients {
+        let _ = writeln!(out, "<{recipient}>");
     }
+    out.push('\n');
+    out
 }
 
-/// RFC 3464 §2: one group about the message, one about each recipient.
-fn delivery_status(origin: &Origin<'_>, failed: &Failed<'_>, failures: &[Failure<'_>]) -> String {
-    let mut out =
-        format!("Reporting-MTA: dns; {}\r\nArrival-Date: {}\r\n", origin.hostname, date(failed.accepted_at));
-    let _ = write!(out, "X-Postmeter-Message-Id: {}\r\n", failed.message_id);
-    for Failure { recipient, status, text } in failures {
-        let _ = write!(
-            out,
-            "\r\nFinal-Recipient: {}\r\nAction: failed\r\nStatus: {}\r\nDiagnostic-Code: {}\r\n",
-            final_recipient(recipient),
-            one_line(status),
-            diagnostic_code(&one_line(text))
-        );
+/// Which message it is.
+fn identity(about: &About<'_>, original: &Original) -> String {
+    let mut out = format!("    Subject: {}\n", original.subject);
+    if let Some(from) = &original.from {
+        let _ = writeln!(out, "    From: {from}");
     }
+    let _ = writeln!(out, "    Accepted: {} as {}\n", date(about.accepted_at), about.message_id);
     out
+}
+
+/// The fields about the message (RFC 3464 §2.2).
+fn of_the_message(origin: &Origin<'_>, about: &About<'_>) -> String {
+    let id = about.dsn.envelope_id().map(|id| format!("Original-Envelope-Id: {}\r\n", id.decoded()));
+    let mut out = id.unwrap_or_default();
+    let _ = write!(out, "Reporting-MTA: dns; {}\r\n", origin.hostname);
+    let _ = write!(out, "Arrival-Date: {}\r\n", date(about.accepted_at));
+    let _ = write!(out, "X-Postmeter-Message-Id: {}\r\n", about.message_id);
+    out
+}
+
+/// The fields about a recipient (RFC 3464 §2.3).
+fn group(about: &About<'_>, recipient: &Mailbox, action: &str, status: &str) -> String {
+    let original = about.dsn.of(recipient).original.as_ref();
+    let original =
+        original.map(|of| format!("Original-Recipient: {}; {}\r\n", of.address_type(), of.decoded()));
+    format!(
+        "\r\n{}Final-Recipient: {}\r\nAction: {action}\r\nStatus: {}\r\n",
+        original.unwrap_or_default(),
+        final_recipient(recipient),
+        one_line(status),
+    )
+}
+
+fn failed(about: &About<'_>, Failure { recipient, status, text }: &Failure<'_>) -> String {
+    let code = diagnostic_code(&one_line(text));
+    format!("{}Diagnostic-Code: {code}\r\n", group(about, recipient, "failed", status))
 }
 
 /// RFC 3464 §2.3.6: what a mail server said, if it did; our own words otherwise.
@@ -290,28 +294,38 @@ fn final_recipient(mailbox: &Mailbox) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::dsn::{EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Ret};
     use crate::mime::address_list::NamedMailbox;
     use crate::mime::entity::{Content, Entity};
+    use crate::mime::header::header_length;
     use crate::mime::inspect::inspect;
+    use crate::mime::returned::MAX_RETURNED_BYTES;
 
     fn written(original: &[u8], shape: Shape) -> Vec<u8> {
         of(Left::Message(original), shape)
     }
 
     fn of(left: Left<'_>, shape: Shape) -> Vec<u8> {
+        asking(&Dsn::default(), left, shape)
+    }
+
+    fn asking(dsn: &Dsn, left: Left<'_>, shape: Shape) -> Vec<u8> {
         let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
         let mailbox = |text| Mailbox::parse(text).unwrap();
         let (id, original_id) = (MessageId::parse("0200").unwrap(), MessageId::parse("0199").unwrap());
         let now = Timestamp::from_second(1_781_000_000).unwrap();
         let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &id };
         let (sender, bob) = (mailbox("ann@x.example"), mailbox("bob@b\u{fc}cher.example"));
-        let failed = Failed { sender: &sender, message_id: &original_id, accepted_at: now, left };
+        let about = About { sender: &sender, message_id: &original_id, accepted_at: now, left, dsn };
         let unknown = mailbox("gr\u{fc}n@y.example");
         let failures = [
             Failure { recipient: &bob, status: "5.1.1", text: "no such\r\nX-Evil: user \u{fc}" },
             Failure { recipient: &unknown, status: "5.6.7", text: "not carried" },
         ];
-        bounce(&origin, &failed, &failures, shape)
+        match dsn.of(&bob).wants_success() {
+            true => relayed(&origin, &about, &[&bob, &unknown], shape),
+            false => bounce(&origin, &about, &failures, shape),
+        }
     }
 
     const ORIGINAL: &[u8] = "Received: from app.example\r\n\tby smtp.example.com; now\r\nFrom: ann@x.example\r\n\
@@ -397,25 +411,82 @@ mod tests {
         }
     }
 
+    /// With a name for the message, and Bob meant by another address.
+    fn asked(ret: &str, notify: &str) -> Dsn {
+        let mut dsn = Dsn::new(Ret::parse(ret).ok(), EnvelopeId::parse("QQ+2B1+20x").ok());
+        let asked = RecipientDsn {
+            notify: Notify::parse(notify).ok(),
+            original: OriginalRecipient::parse("utf-8;bob@b\u{fc}cher.example").ok(),
+        };
+        dsn.ask(&Mailbox::parse("bob@b\u{fc}cher.example").unwrap(), asked);
+        dsn
+    }
+
     #[test]
-    fn each_code_has_its_words() {
+    fn a_report_has_the_senders_own_names() {
+        let bytes = asking(&asked("", ""), Left::Message(ORIGINAL), Shape::Report);
+        let status = leaves(&bytes).remove(1).1;
+        assert!(status.starts_with("Original-Envelope-Id: QQ+1 x\nReporting-MTA: "), "{status}");
+        let group = "\n\nOriginal-Recipient: utf-8; bob@b\\x{FC}cher.example\n\
+            Final-Recipient: rfc822; bob@xn--bcher-kva.example\nAction: failed\n";
+        assert!(status.contains(group), "{status}");
+        assert!(status.contains("\n\nFinal-Recipient: utf-8; gr"), "{status}");
+    }
+
+    #[test]
+    fn whoever_asked_is_told_that_it_was_handed_on() {
+        for (left, shape, parts) in [
+            (Left::Message(ORIGINAL), Shape::Report, 3),
+            (Left::Message(ORIGINAL), Shape::Plain, 3),
+            (Left::Log { from: "", subject: Some("Gr\u{fc}\u{df}e") }, Shape::Report, 2),
+        ] {
+            let bytes = asking(&asked("FULL", "SUCCESS"), left, shape);
+            let report = leaves(&bytes);
+            assert_eq!(report.len(), parts);
+            assert!(report[0].1.contains("handed on"), "{}", report[0].1);
+            assert!(report[0].1.contains("\n<bob@b\u{fc}cher.example>\n"), "{}", report[0].1);
+            let group =
+                "Final-Recipient: rfc822; bob@xn--bcher-kva.example\nAction: relayed\nStatus: 2.0.0\n";
+            assert!(report[1].1.contains(group), "{}", report[1].1);
+            assert_eq!(inspect(&bytes).unwrap().subject.as_deref(), Some("Sent: Gr\u{fc}\u{df}e"));
+            assert!(!String::from_utf8_lossy(&bytes).contains("secret body"), "only failures return it");
+        }
+    }
+
+    #[test]
+    fn all_of_the_message_comes_back_where_that_was_asked_for() {
+        let seven = b"Subject: s\r\nFrom: a@x.example\r\n\r\n.\r\nsecret body\r\n".as_slice();
+        let long = [seven, "x".repeat(999).as_bytes(), b"\r\n"].concat();
+        let large = [seven, "line\r\n".repeat(MAX_RETURNED_BYTES / 6).as_bytes()].concat();
+        let header = seven.get(..header_length(seven).unwrap()).unwrap();
+        let (whole, headers) = ("message/rfc822", "text/rfc822-headers");
+        let file = "application/octet-stream";
+        // The message, what was asked for, and what comes back in a report and in a plain one.
         let table = [
-            ("5.1.1", "does not exist, or takes no mail"),
-            ("5.1.3", "wrong with the address"),
-            ("5.2.2", "mailbox is full"),
-            ("5.3.4", "too large"),
-            ("5.7.1", "by its rules"),
-            ("5.7.26", "by its rules"),
-            ("5.4.4", "domain"),
-            ("5.4.7", "in the time"),
-            ("4.4.7", "in the time"),
-            ("5.6.0", "content"),
-            ("4.3.0", "lasted too long"),
-            ("5.0.0", "for good"),
-            ("", "for good"),
+            (seven, "FULL", whole, file),
+            (seven, "HDRS", headers, "text/plain"),
+            (seven, "", headers, "text/plain"),
+            (ORIGINAL, "FULL", file, file),
+            (long.as_slice(), "FULL", file, file),
+            (large.as_slice(), "FULL", headers, "text/plain"),
+            (header, "FULL", headers, "text/plain"),
         ];
-        for (status, words) in table {
-            assert!(advice(status).0.contains(words), "{status}: {:?}", advice(status));
+        for (original, ret, report, plain) in table {
+            for (shape, want) in [(Shape::Report, report), (Shape::Plain, plain)] {
+                let bytes = asking(&asked(ret, ""), Left::Message(original), shape);
+                assert!(bytes.is_ascii() && bytes.split(|b| *b == b'\n').all(|line| line.len() <= 999));
+                let parsed = mail_parser::MessageParser::default().parse(&bytes).unwrap();
+                let part = parsed.parts.last().unwrap();
+                let kind = part.headers.iter().find_map(|field| field.value.as_content_type()).unwrap();
+                let found = format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or_default());
+                assert_eq!(found, want, "{ret} {shape:?}");
+                if want == file {
+                    assert_eq!(part.contents(), original);
+                }
+                if want == whole {
+                    assert!(bytes.windows(original.len()).any(|window| window == original));
+                }
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 //! room must not know: sockets, SQL, upstreams, credits.
 
 pub mod address_list;
+mod advice;
 pub mod bounce;
 pub mod charset;
 pub mod compose;
@@ -21,8 +22,10 @@ pub mod inspect;
 pub mod media;
 pub mod notice;
 mod parameters;
+mod returned;
 pub mod trace;
 mod transfer;
 mod write;
 
+pub use returned::MAX_RETURNED_BYTES;
 pub use write::Origin;

@@ -3,6 +3,9 @@
 //! whether it may come now is for [`super::session`] to say.
 
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::dsn::{
+    EnvelopeId, InvalidDsn, MAX_ORCPT_OCTETS, Notify, OriginalRecipient, RecipientDsn, Ret,
+};
 
 use super::sasl::Mechanism;
 
@@ -32,7 +35,7 @@ pub enum Command<'a> {
     /// `MAIL FROM:<…>`
     Mail(Mail),
     /// `RCPT TO:<…>`
-    Rcpt(Mailbox),
+    Rcpt(Rcpt),
     /// `DATA`
     Data,
     /// `BDAT size [LAST]` (RFC 3030 §2)
@@ -67,6 +70,19 @@ pub struct Mail {
     pub size: Option<u64>,
     /// Whether addresses may be non-ASCII (RFC 6531).
     pub smtputf8: bool,
+    /// How much of it a report shall return (RFC 3461 §4.3).
+    pub ret: Option<Ret>,
+    /// What the sender calls it (RFC 3461 §4.4).
+    pub envelope_id: Option<EnvelopeId>,
+}
+
+/// What RCPT says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rcpt {
+    /// Who receives.
+    pub recipient: Mailbox,
+    /// What the sender asks to be told about it (RFC 3461 §4.1, §4.2).
+    pub dsn: RecipientDsn,
 }
 
 /// Why a line is not a command.
@@ -174,13 +190,9 @@ fn auth(argument: &str) -> Result<Command<'_>, Invalid> {
 fn mail(argument: &str) -> Result<Command<'_>, Invalid> {
     let (path, parameters) = path(argument, "FROM:").ok_or(Invalid::MailSyntax)?;
     let reverse_path = ReversePath::parse(path).map_err(|_| Invalid::ReversePath)?;
-    let mut mail = Mail { reverse_path, size: None, smtputf8: false };
+    let mut mail = Mail { reverse_path, size: None, smtputf8: false, ret: None, envelope_id: None };
     let (mut body_seen, mut auth_seen) = (false, false);
-    for parameter in parameters.split(' ').filter(|parameter| !parameter.is_empty()) {
-        let (keyword, value) = match parameter.split_once('=') {
-            Some((keyword, value)) => (keyword, Some(value)),
-            None => (parameter, None),
-        };
+    for (keyword, value) in each(parameters) {
         let is = |own: &str| keyword.eq_ignore_ascii_case(own);
         let repeated = match () {
             () if is("SIZE") => mail.size.replace(size(value)?).is_some(),
@@ -196,6 +208,8 @@ fn mail(argument: &str) -> Result<Command<'_>, Invalid> {
             }
             // Who wrote the message first (RFC 4954 §5): understood, and of no use here.
             () if is("AUTH") => std::mem::replace(&mut auth_seen, true) || value.is_none_or(str::is_empty),
+            () if is("RET") => mail.ret.replace(asked(value, Ret::parse)?).is_some(),
+            () if is("ENVID") => mail.envelope_id.replace(asked(value, EnvelopeId::parse)?).is_some(),
             () => return Err(Invalid::UnknownParameter),
         };
         if repeated {
@@ -217,10 +231,37 @@ fn size(value: Option<&str>) -> Result<u64, Invalid> {
 fn rcpt(argument: &str) -> Result<Command<'_>, Invalid> {
     let (path, parameters) = path(argument, "TO:").ok_or(Invalid::RcptSyntax)?;
     let recipient = Mailbox::parse(path).map_err(|_| Invalid::ForwardPath)?;
-    if !parameters.is_empty() {
-        return Err(Invalid::UnknownParameter);
+    let mut dsn = RecipientDsn::default();
+    for (keyword, value) in each(parameters) {
+        let is = |own: &str| keyword.eq_ignore_ascii_case(own);
+        let repeated = match () {
+            () if is("NOTIFY") => dsn.notify.replace(asked(value, Notify::parse)?).is_some(),
+            () if is("ORCPT") => {
+                let value = value.filter(|value| value.len() <= MAX_ORCPT_OCTETS);
+                dsn.original.replace(asked(value, OriginalRecipient::parse)?).is_some()
+            }
+            () => return Err(Invalid::UnknownParameter),
+        };
+        if repeated {
+            return Err(Invalid::ParameterValue);
+        }
     }
-    Ok(Command::Rcpt(recipient))
+    Ok(Command::Rcpt(Rcpt { recipient, dsn }))
+}
+
+/// Parameters, each with its value.
+fn each(parameters: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    parameters.split(' ').filter(|parameter| !parameter.is_empty()).map(|parameter| {
+        match parameter.split_once('=') {
+            Some((keyword, value)) => (keyword, Some(value)),
+            None => (parameter, None),
+        }
+    })
+}
+
+/// The value of a parameter of RFC 3461.
+fn asked<T>(value: Option<&str>, parse: fn(&str) -> Result<T, InvalidDsn>) -> Result<T, Invalid> {
+    value.and_then(|value| parse(value).ok()).ok_or(Invalid::ParameterValue)
 }
 
 /// Digits alone, as many as there are: a sign is none. What no integer can hold is
@@ -268,11 +309,19 @@ mod tests {
 
     fn mail(path: &str, size: Option<u64>, smtputf8: bool) -> Result<Command<'static>, Invalid> {
         let reverse_path = ReversePath::parse(path).unwrap();
-        Ok(Command::Mail(Mail { reverse_path, size, smtputf8 }))
+        Ok(Command::Mail(Mail { reverse_path, size, smtputf8, ret: None, envelope_id: None }))
     }
 
     fn rcpt(path: &str) -> Result<Command<'static>, Invalid> {
-        Ok(Command::Rcpt(Mailbox::parse(path).unwrap()))
+        rcpt_asking(path, "", "")
+    }
+
+    fn rcpt_asking(path: &str, notify: &str, original: &str) -> Result<Command<'static>, Invalid> {
+        let dsn = RecipientDsn {
+            notify: Notify::parse(notify).ok(),
+            original: OriginalRecipient::parse(original).ok(),
+        };
+        Ok(Command::Rcpt(Rcpt { recipient: Mailbox::parse(path).unwrap(), dsn }))
     }
 
     #[test]
@@ -407,7 +456,7 @@ mod tests {
             ("MAIL FROM:<a@b.example> BODY=BINARYMIME", Err(Invalid::ParameterValue)),
             ("MAIL FROM:<a@b.example> SMTPUTF8=1", Err(Invalid::ParameterValue)),
             ("MAIL FROM:<a@b.example> AUTH", Err(Invalid::ParameterValue)),
-            ("MAIL FROM:<a@b.example> RET=HDRS", Err(Invalid::UnknownParameter)),
+            ("MAIL FROM:<a@b.example> NOTIFY=NEVER", Err(Invalid::UnknownParameter)),
         ];
         for (line, want) in table {
             assert_eq!(parse(line.as_bytes()), want, "{line}");
@@ -415,7 +464,76 @@ mod tests {
     }
 
     #[test]
-    fn rcpt_takes_a_mailbox_and_nothing_else() {
+    fn mail_says_what_a_report_shall_return_and_be_known_by() {
+        let asking = |ret: &str, envelope_id: &str| {
+            Ok(Command::Mail(Mail {
+                reverse_path: ReversePath::parse("a@b.example").unwrap(),
+                size: None,
+                smtputf8: false,
+                ret: Ret::parse(ret).ok(),
+                envelope_id: EnvelopeId::parse(envelope_id).ok(),
+            }))
+        };
+        let unsound = || Err(Invalid::ParameterValue);
+        let long = format!("ENVID={}", "x".repeat(101));
+        let table = [
+            ("RET=FULL", asking("FULL", "")),
+            ("ret=hdrs envid=QQ314159", asking("HDRS", "QQ314159")),
+            ("ENVID=a+2Bb", asking("", "a+2Bb")),
+            ("RET", unsound()),
+            ("RET=", unsound()),
+            ("RET=BODY", unsound()),
+            ("RET=FULL RET=FULL", unsound()),
+            ("ENVID", unsound()),
+            ("ENVID=", unsound()),
+            ("ENVID=a+0D+0AX", unsound()),
+            ("ENVID=a+2b", unsound()),
+            ("ENVID=a=b", unsound()),
+            ("ENVID=1 ENVID=2", unsound()),
+            (long.as_str(), unsound()),
+        ];
+        for (parameters, want) in table {
+            assert_eq!(
+                parse(format!("MAIL FROM:<a@b.example> {parameters}").as_bytes()),
+                want,
+                "{parameters}"
+            );
+        }
+    }
+
+    #[test]
+    fn rcpt_says_of_what_the_sender_is_told_and_whom_it_meant() {
+        let path = "a@b.example";
+        let unsound = || Err(Invalid::ParameterValue);
+        let (longest, longer) =
+            (format!("ORCPT=rfc822;{}", "x".repeat(493)), format!("ORCPT=rfc822;{}", "x".repeat(494)));
+        let table = [
+            ("NOTIFY=NEVER", rcpt_asking(path, "NEVER", "")),
+            ("notify=success,delay", rcpt_asking(path, "SUCCESS,DELAY", "")),
+            (
+                "ORCPT=rfc822;a+40b.example NOTIFY=FAILURE",
+                rcpt_asking(path, "FAILURE", "rfc822;a+40b.example"),
+            ),
+            ("ORCPT=utf-8;gr\u{fc}n@b.example", rcpt_asking(path, "", "utf-8;gr\\x{FC}n@b.example")),
+            (longest.as_str(), rcpt_asking(path, "", &longest[6..])),
+            (longer.as_str(), unsound()),
+            ("NOTIFY", unsound()),
+            ("NOTIFY=", unsound()),
+            ("NOTIFY=NEVER,SUCCESS", unsound()),
+            ("NOTIFY=NEVER NOTIFY=NEVER", unsound()),
+            ("ORCPT=a@b.example", unsound()),
+            ("ORCPT=rfc822;a+0D+0ATo:b", unsound()),
+            ("ORCPT=rfc822;a ORCPT=rfc822;a", unsound()),
+            ("RET=FULL", Err(Invalid::UnknownParameter)),
+            ("SIZE=1", Err(Invalid::UnknownParameter)),
+        ];
+        for (parameters, want) in table {
+            assert_eq!(parse(format!("RCPT TO:<{path}> {parameters}").as_bytes()), want, "{parameters}");
+        }
+    }
+
+    #[test]
+    fn rcpt_takes_a_mailbox() {
         let table = [
             ("RCPT TO:<a@b.example>", rcpt("a@b.example")),
             ("rcpt to:<@r.example:a@b.example>", rcpt("a@b.example")),
@@ -425,7 +543,6 @@ mod tests {
             ("RCPT TO:a@b.example", Err(Invalid::RcptSyntax)),
             ("RCPT", Err(Invalid::RcptSyntax)),
             ("RCPT TO:ü", Err(Invalid::RcptSyntax)),
-            ("RCPT TO:<a@b.example> NOTIFY=NEVER", Err(Invalid::UnknownParameter)),
         ];
         for (line, want) in table {
             assert_eq!(parse(line.as_bytes()), want, "{line}");

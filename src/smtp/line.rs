@@ -13,8 +13,11 @@ use super::command::{announces_octets, may_announce_octets};
 /// Longest command line with its CRLF, in octets (RFC 5321 §4.5.3.1.4).
 pub const MAX_COMMAND_OCTETS: usize = 512;
 /// Longest MAIL: SIZE adds 26 octets (RFC 1870 §3), BODY 17 (RFC 6152 §2),
-/// SMTPUTF8 10 (RFC 6531 §3.1) and AUTH 500 (RFC 4954 §3).
-pub const MAX_MAIL_OCTETS: usize = 1_065;
+/// SMTPUTF8 10 (RFC 6531 §3.1), AUTH 500 (RFC 4954 §3), RET 9 and an ENVID of which every
+/// character is encoded 307 (RFC 3461 §4.3, §4.4).
+pub const MAX_MAIL_OCTETS: usize = 1_381;
+/// Longest RCPT: NOTIFY adds 29 octets and ORCPT 507 (RFC 3461 §4.1, §4.2).
+pub const MAX_RCPT_OCTETS: usize = 1_048;
 /// Longest AUTH command and SASL response (RFC 4954 §4).
 pub const MAX_AUTH_OCTETS: usize = 12_288;
 /// The first octet of a TLS handshake record (RFC 8446 §5.1).
@@ -159,6 +162,7 @@ fn limit(buffer: &[u8], expected: Expected) -> usize {
         Expected::SaslResponse => MAX_AUTH_OCTETS,
         Expected::Command if is(b"AUTH ") => MAX_AUTH_OCTETS,
         Expected::Command if is(b"MAIL ") => MAX_MAIL_OCTETS,
+        Expected::Command if is(b"RCPT ") => MAX_RCPT_OCTETS,
         Expected::Command => MAX_COMMAND_OCTETS,
     }
 }

@@ -5,6 +5,7 @@
 //! commit returned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::digest::sha256_hex;
+use crate::domain::dsn::{Dsn, EnvelopeId, Ret};
 use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::message::Road;
@@ -29,7 +31,7 @@ use crate::domain::suppression::Why;
 pub enum Kind {
     /// A customer's message.
     Submission,
-    /// Our report that a message could not be sent; free.
+    /// Our report to a sender of what became of a message; free.
     Bounce,
     /// Our news to a customer; free.
     Notice,
@@ -101,6 +103,8 @@ pub struct Acceptance {
     pub keyed: Option<Keyed>,
     /// What its road changes or loses of it, a line each.
     pub notes: Vec<String>,
+    /// What its sender asks to be told.
+    pub dsn: Arc<Dsn>,
 }
 
 impl Acceptance {
@@ -322,9 +326,10 @@ async fn write(
           AND account.balance - account.held - account.owed >= h.amount;
 
         INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
-                             size, body_sha256, unit, price, accepted_at, expires_at, notes)
+                             size, body_sha256, unit, price, accepted_at, expires_at, notes, ret, envid)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
+               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
+               value ->> 14, value ->> 15
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
@@ -333,8 +338,9 @@ async fn write(
                value ->> 7, value ->> 8, value ->> 9
         FROM json_each($3);
 
-        INSERT INTO recipient (message_id, address, part_no, ordinal, state)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'queued' FROM json_each($4);
+        INSERT INTO recipient (message_id, address, part_no, ordinal, state, notify, orcpt)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'queued', value ->> 4, value ->> 5
+        FROM json_each($4);
 
         INSERT INTO body (message_id, chunk_no, bytes)
         SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
@@ -391,6 +397,8 @@ struct MessageRow<'a>(
     i64,
     i64,
     Option<String>,
+    Option<&'static str>,
+    Option<&'a str>,
 );
 
 impl<'a> MessageRow<'a> {
@@ -415,12 +423,14 @@ impl<'a> MessageRow<'a> {
             millis(a.accepted_at),
             millis(a.accepted_at).saturating_add(lifetime),
             (!a.notes.is_empty()).then(|| serde_json::json!(a.notes).to_string()),
+            a.dsn.ret().map(Ret::as_str),
+            a.dsn.envelope_id().map(EnvelopeId::as_str),
         )
     }
 }
 
-/// Message, address, part number, ordinal.
-type RecipientRow<'a> = (&'a str, String, usize, usize);
+/// Message, address, part number, ordinal, NOTIFY, ORCPT.
+type RecipientRow<'a> = (&'a str, String, usize, usize, Option<String>, Option<String>);
 /// The columns of `part` as one JSON row.
 #[derive(serde::Serialize)]
 struct PartRow<'a>(
@@ -450,7 +460,12 @@ fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRo
             let (road, hash, most) = (part.road.as_str(), part.request_hash.as_deref(), part.batch_max);
             parts.push(PartRow(id, part_no, road, state, attempt, due, lease, first_try, hash, most));
             let named = part.recipients.iter().enumerate();
-            recipients.extend(named.map(|(ordinal, r)| (id, r.to_string(), part_no, ordinal)));
+            recipients.extend(named.map(|(ordinal, r)| {
+                let asked = a.dsn.of(r);
+                let notify = asked.notify.map(|notify| notify.to_string());
+                let orcpt = asked.original.as_ref().map(ToString::to_string);
+                (id, r.to_string(), part_no, ordinal, notify, orcpt)
+            }));
         }
     }
     (parts, recipients)

@@ -14,8 +14,9 @@ use super::commit::{Member, gather};
 use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted};
 use super::suppression::{self, New};
-use super::{Store, StoreError, json, millis, stored, timestamp};
+use super::{Store, StoreError, dsn, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::dsn::Dsn;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::reputation::Thresholds;
@@ -60,6 +61,8 @@ pub struct Original {
     pub subject: Option<String>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// What its sender asks to be told.
+    pub dsn: Dsn,
 }
 
 /// Mail of our own that news may ask for, composed where it is known for whom.
@@ -140,6 +143,12 @@ impl Store {
         Ok(heard)
     }
 
+    /// What our own mail says of a message.
+    pub async fn original(&self, message_id: &MessageId) -> Result<Option<Original>, StoreError> {
+        let mut reader = self.readers.acquire().await?;
+        Ok(Original::read(&mut reader, message_id).await?.map(|(original, _)| original))
+    }
+
     /// The events of one message, in the order in which they happened.
     pub(super) async fn events(&self, message_id: &MessageId) -> Result<Vec<EventLog>, StoreError> {
         const READ: &str = "
@@ -168,14 +177,18 @@ impl Original {
         message_id: &MessageId,
     ) -> Result<Option<(Self, i64)>, StoreError> {
         const READ: &str = "
-            SELECT kind, reverse_path, header_from, subject, accepted_at,
+            SELECT kind, reverse_path, header_from, subject, accepted_at, ret, envid,
                    (SELECT count(*) FROM event e WHERE e.message_id = ?1)
             FROM message WHERE message_id = ?1";
-        type Row = (String, String, String, Option<String>, i64, i64);
-        let row: Option<Row> = sqlx::query_as(READ).bind(message_id.as_str()).fetch_optional(tx).await?;
-        let Some((kind, reverse_path, header_from, subject, accepted_at, count)) = row else {
+        type Text = Option<String>;
+        type Row = (String, String, String, Text, i64, Text, Text, i64);
+        let row: Option<Row> =
+            sqlx::query_as(READ).bind(message_id.as_str()).fetch_optional(&mut *tx).await?;
+        let Some((kind, reverse_path, header_from, subject, accepted_at, ret, envid, count)) = row else {
             return Ok(None);
         };
+        let mut dsn = dsn::of_message(ret.as_deref(), envid.as_deref())?;
+        dsn::ask(&mut dsn, tx, message_id).await?;
         let unknown = || StoreError::Corrupt(format!("{kind} is no kind of message"));
         let original = Self {
             message_id: message_id.clone(),
@@ -184,6 +197,7 @@ impl Original {
             header_from,
             subject,
             accepted_at: timestamp(accepted_at)?,
+            dsn,
         };
         Ok(Some((original, count)))
     }

@@ -5,14 +5,16 @@
 //! those parts go back into the queue with their outcome unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::accept::Kind;
-use super::{Store, StoreError, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, changed, dsn, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::dsn::Dsn;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::Road;
 
@@ -55,6 +57,8 @@ pub struct LeasedPart {
     pub batch: Option<Batched>,
     /// The message.
     pub bytes: Bytes,
+    /// What the sender asks to be told.
+    pub dsn: Arc<Dsn>,
 }
 
 impl LeasedPart {
@@ -127,6 +131,18 @@ struct LeasedRow {
     size: i64,
     accepted_at: i64,
     expires_at: i64,
+    ret: Option<String>,
+    envid: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RecipientRow {
+    message_id: String,
+    part_no: u32,
+    address: String,
+    maybe_taken: bool,
+    notify: Option<String>,
+    orcpt: Option<String>,
 }
 
 impl Store {
@@ -366,12 +382,13 @@ pub(super) async fn read_waiting(
     const PARTS: &str = "
         SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt + 1 AS attempt, p.key_no,
                coalesce(p.first_try_at, ?2) AS first_try_at, p.unknown, p.request_hash, p.batch_max, p.batch_no,
-               b.size AS batch_size, m.reverse_path, m.size, m.accepted_at, m.expires_at
+               b.size AS batch_size, m.reverse_path, m.size, m.accepted_at, m.expires_at, m.ret, m.envid
         FROM json_each(?1) AS w CROSS JOIN part p CROSS JOIN message m LEFT JOIN batch b ON b.batch_id = p.batch_id
         WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND m.message_id = p.message_id
           AND p.state = 'queued' AND p.batch_id IS ?3 AND (p.due_at <= ?2 OR ?3 IS NOT NULL)";
     const RECIPIENTS: &str = "
-        SELECT r.message_id, r.part_no, r.address, r.maybe_taken FROM json_each(?1) AS w CROSS JOIN recipient r
+        SELECT r.message_id, r.part_no, r.address, r.maybe_taken, r.notify, r.orcpt
+        FROM json_each(?1) AS w CROSS JOIN recipient r
         WHERE r.message_id = w.value ->> 0 AND r.part_no = w.value ->> 1 AND r.state = 'queued'
         ORDER BY r.ordinal";
     let names: Vec<_> = waiting.iter().map(|(due, _)| (due.message_id.as_str(), due.part_no)).collect();
@@ -382,11 +399,10 @@ pub(super) async fn read_waiting(
         .bind(call.map(BatchId::as_str))
         .fetch_all(&mut *tx)
         .await?;
-    let mut recipients = BTreeMap::<(String, u32), Vec<(String, bool)>>::new();
-    let found: Vec<(String, u32, String, bool)> =
-        sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(tx).await?;
-    for (message_id, part_no, address, maybe_taken) in found {
-        recipients.entry((message_id, part_no)).or_default().push((address, maybe_taken));
+    let mut recipients = BTreeMap::<(String, u32), Vec<RecipientRow>>::new();
+    let found: Vec<RecipientRow> = sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(tx).await?;
+    for row in found {
+        recipients.entry((row.message_id.clone(), row.part_no)).or_default().push(row);
     }
     let mut rows: BTreeMap<(String, u32), LeasedRow> =
         rows.into_iter().map(|row| ((row.message_id.clone(), row.part_no), row)).collect();
@@ -428,7 +444,7 @@ pub(super) async fn take(
 impl LeasedRow {
     fn with(
         self,
-        rows: &[(String, bool)],
+        rows: &[RecipientRow],
         call: Option<&BatchId>,
         bytes: Bytes,
     ) -> Result<LeasedPart, StoreError> {
@@ -437,9 +453,11 @@ impl LeasedRow {
             return Err(StoreError::Corrupt(found));
         }
         let (mut recipients, mut maybe_taken) = (Vec::with_capacity(rows.len()), Vec::new());
-        for (address, is_doubtful) in rows {
-            let mailbox = stored(Mailbox::parse(address))?;
-            maybe_taken.extend(is_doubtful.then(|| mailbox.clone()));
+        let mut dsn = dsn::of_message(self.ret.as_deref(), self.envid.as_deref())?;
+        for row in rows {
+            let mailbox = stored(Mailbox::parse(&row.address))?;
+            dsn.ask(&mailbox, dsn::of_recipient(row.notify.as_deref(), row.orcpt.as_deref())?);
+            maybe_taken.extend(row.maybe_taken.then(|| mailbox.clone()));
             recipients.push(mailbox);
         }
         let unknown_name = |name: &str| StoreError::Corrupt(format!("{name} is no name of ours"));
@@ -466,6 +484,7 @@ impl LeasedRow {
                 size,
             }),
             bytes,
+            dsn: Arc::new(dsn),
         })
     }
 }

@@ -42,6 +42,8 @@ pub struct Report {
     pub news: News,
     /// The bounce for the recipients that newly failed, if one is due.
     pub bounce: Option<Box<Acceptance>>,
+    /// The report that it was handed on, if anybody newly sent to asked for one.
+    pub relayed: Option<Box<Acceptance>>,
 }
 
 /// What happened to a part.
@@ -89,6 +91,8 @@ pub struct Answered {
     pub upstream_id: Option<String>,
     /// Accepted recipients.
     pub sent: Vec<Mailbox>,
+    /// Those of them whose sender is not told by the upstream what becomes of it.
+    pub relayed: Vec<Mailbox>,
     /// Recipients that failed for good.
     pub failed: Vec<(Mailbox, Answer)>,
     /// What becomes of the others.
@@ -199,6 +203,9 @@ pub(super) async fn report_batch(
         // News that came late brings no failures, and must not bounce them either.
         if let (true, Some(bounce)) = (change.newly_failed > 0, &report.bounce) {
             insert_own(tx, bounce).await?;
+        }
+        if let (true, Some(relayed)) = (change.newly_sent > 0, &report.relayed) {
+            insert_own(tx, relayed).await?;
         }
         answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }

@@ -24,6 +24,7 @@ mod acceptance;
 mod audit;
 mod batch;
 mod doubt;
+mod dsn;
 mod entries;
 mod event;
 mod idempotency;
@@ -101,6 +102,7 @@ fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
         lease_until: Some(at(30)),
         keyed: None,
         notes: Vec::new(),
+        dsn: Arc::default(),
     }
 }
 
@@ -117,7 +119,15 @@ async fn accepted(store: &Store, acceptance: Acceptance) -> Acceptance {
 }
 
 fn report(of: &Acceptance, attempt: u32, news: News) -> Report {
-    Report { message_id: of.message_id.clone(), part_no: 0, attempt, at: at(1), news, bounce: None }
+    Report {
+        message_id: of.message_id.clone(),
+        part_no: 0,
+        attempt,
+        at: at(1),
+        news,
+        bounce: None,
+        relayed: None,
+    }
 }
 
 /// Answers for these recipients; the others are tried again.
@@ -128,6 +138,7 @@ fn answered(sent: &[&str], failed: &[&str]) -> News {
         sent: sent.iter().map(|to| mailbox(to)).collect(),
         failed: failed.iter().map(|to| (mailbox(to), refusal.clone())).collect(),
         rest: Rest::Again { due: at(60), answer: Answer::new("4.2.2", "full") },
+        ..Answered::default()
     })
 }
 

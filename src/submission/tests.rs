@@ -226,3 +226,31 @@ async fn an_accepted_message_takes_no_room_of_those_that_are_not_and_http_is_hel
     }
     assert_eq!(store.audit().await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn what_is_asked_of_the_message_is_part_of_what_a_key_means_and_nothing_else_is() {
+    use crate::domain::dsn::{Dsn, EnvelopeId, Notify, RecipientDsn, Ret};
+    use crate::domain::envelope::Draft;
+    use crate::domain::idempotency::{Fingerprint, Fingerprinting};
+    let bytes = b"From: app@x.example\r\nX-Postmeter-Idempotency-Key: k\r\n\r\nWorld\r\n".to_vec();
+    let inspection = inspect(&bytes).unwrap();
+    let fingerprint = async |ret: &str, envelope_id: &str, notify: &str| -> Fingerprint {
+        let dsn = Dsn::new(Ret::parse(ret).ok(), EnvelopeId::parse(envelope_id).ok());
+        let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9).asking(dsn);
+        let asked = RecipientDsn { notify: Notify::parse(notify).ok(), original: None };
+        draft.add_asking(Mailbox::parse("a@y.example").unwrap(), asked);
+        let submitted = Submitted { bytes: bytes.clone(), envelope: draft.seal().unwrap(), ..submitted() };
+        retried::in_header(&submitted, &inspection).await.unwrap().unwrap().fingerprint
+    };
+    let mut before = Fingerprinting::of("message").field("from", b"app@x.example").field("message", b"");
+    inspection.meant(&bytes).for_each(|piece| before.last(piece));
+    let usual = fingerprint("", "", "").await;
+    assert_eq!(usual, before.end(), "keys from before are still good");
+    assert_eq!(usual, fingerprint("", "", "NEVER").await);
+    let mut all = vec![usual];
+    for (ret, envelope_id) in [("FULL", ""), ("HDRS", ""), ("", "QQ"), ("", "FULL"), ("FULL", "QQ")] {
+        let other = fingerprint(ret, envelope_id, "").await;
+        assert!(!all.contains(&other), "{ret} {envelope_id}");
+        all.push(other);
+    }
+}

@@ -10,12 +10,14 @@ pub mod smtp;
 pub mod translate;
 pub mod translating;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::answer::Answer;
+use crate::domain::dsn::Dsn;
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
 use translating::Translating;
@@ -35,6 +37,8 @@ pub struct Outgoing {
     pub repeats: Option<String>,
     /// The message as it was accepted.
     pub bytes: Bytes,
+    /// What the sender asks to be told.
+    pub dsn: Arc<Dsn>,
 }
 
 /// What became of one attempt to send a part.
@@ -84,10 +88,20 @@ pub enum Outcome {
 pub enum RecipientAnswer {
     /// Accepted: the mail was sent to it.
     Accepted,
+    /// The same, and the upstream was told what the sender asks to be told of it: whatever
+    /// becomes of it now, the upstream says so (RFC 3461 §5.2.1).
+    Vouched,
     /// Refused for good.
     Refused(Answer),
     /// Not now.
     Deferred(Answer),
+}
+
+impl RecipientAnswer {
+    /// Whether the mail was sent to it.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted | Self::Vouched)
+    }
 }
 
 /// The upstreams that are configured.

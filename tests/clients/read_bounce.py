@@ -8,6 +8,9 @@ bounce = message_from_binary_file(sys.stdin.buffer, policy=policy.default)
 parts = list(bounce.iter_parts())
 status = parts[1]
 groups = [{name: str(value) for name, value in group.items()} for group in status.get_payload()]
+third = parts[2] if len(parts) > 2 else None
+whole = third.get_content() if third and third.get_content_type() == "message/rfc822" else None
+original = whole or (message_from_string(third.get_content(), policy=policy.default) if third else None)
 defects = [str(defect) for part in bounce.walk() for defect in part.defects]
 
 print(json.dumps({
@@ -21,8 +24,7 @@ print(json.dumps({
     "parts": [part.get_content_type() for part in parts],
     "text": parts[0].get_content(),
     "groups": groups,
-    "original": {name: str(value) for name, value in
-                 message_from_string(
-                     parts[2].get_content(), policy=policy.default).items()} if len(parts) > 2 else None,
+    "original": {name: str(value) for name, value in original.items()} if original else None,
+    "body": whole.get_content().replace("\r\n", "\n") if whole else None,
     "defects": defects,
 }))

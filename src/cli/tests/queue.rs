@@ -1,5 +1,6 @@
 //! The queue as an operator works through it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,10 +73,12 @@ async fn message_by(road: Road, store: &Store, name: &str, news: Option<News>) {
         lease_until: Some(now() + Duration::from_secs(30)),
         keyed: None,
         notes: Vec::new(),
+        dsn: Arc::default(),
     };
     store.accept(acceptance).await.unwrap();
     if let Some(news) = news {
-        let report = Report { message_id, part_no: 0, attempt: 1, at: now(), news, bounce: None };
+        let report =
+            Report { message_id, part_no: 0, attempt: 1, at: now(), news, bounce: None, relayed: None };
         store.report(report).await.unwrap();
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::*;
@@ -41,6 +43,7 @@ fn part(road: Road, unknown: bool) -> LeasedPart {
         batch_max: 1,
         batch: None,
         bytes,
+        dsn: Arc::default(),
     };
     part.request_hash = (road == Road::Resend).then(|| "hash".to_owned());
     part
@@ -328,7 +331,11 @@ fn p4_ids_go_to_whom_they_belong_and_who_is_refused_with_others_has_half_the_com
     let ids: Vec<String> = (0..5).map(|nth| format!("id{nth}")).collect();
     let news = of_together(&parts, Together::Taken(ids.clone()), moment(10));
     let given = news.iter().filter_map(|news| match news {
-        News::Answered(answered) => answered.upstream_id.clone(),
+        News::Answered(answered) => {
+            // Over Resend it is for us to say that it was handed on.
+            assert_eq!((answered.sent.is_empty(), &answered.relayed), (false, &answered.sent));
+            answered.upstream_id.clone()
+        }
         _ => None,
     });
     assert_eq!(given.collect::<Vec<_>>(), ids);

@@ -25,7 +25,8 @@ impl Town {
         let due = DuePart { message_id: message_id.clone(), part_no: 0, size, batch_max: 1, batch_id: None };
         self.store.lease(&due, now, now + Duration::from_secs(30)).await.unwrap().unwrap();
         if let Some(news) = news {
-            let report = Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None };
+            let report =
+                Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None, relayed: None };
             assert!(matches!(self.store.report(report).await.unwrap(), Recorded::Applied { .. }));
         }
         id

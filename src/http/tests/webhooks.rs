@@ -175,7 +175,7 @@ async fn p3_news_of_one_mail_proves_all_that_left_in_its_call() {
         town.store.compose(&batch_id, &members, now).await.unwrap();
         let lost = |id: &MessageId| {
             let (message_id, news) = (id.clone(), town.retry(true).unwrap());
-            Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None }
+            Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None, relayed: None }
         };
         town.store.report_all(call.iter().map(lost).collect()).await.unwrap();
     }

@@ -207,7 +207,7 @@ impl Session {
             return Step::close(Reply::too_many_idle_commands());
         }
         match (self.0, command) {
-            (Stage::Mail(mail), Command::Rcpt(recipient)) => mail.rcpt(recipient, rules),
+            (Stage::Mail(mail), Command::Rcpt(rcpt)) => mail.rcpt(rcpt, rules),
             (Stage::Mail(mail), Command::Data) => mail.data(rules),
             (Stage::Mail(mail), Command::Bdat(bdat)) => mail.bdat(bdat, rules),
             (Stage::Chunks(chunks), Command::Bdat(bdat)) => chunks.bdat(bdat, rules),
@@ -360,6 +360,7 @@ fn extensions(security: Security, rules: &Rules) -> Vec<Cow<'static, str>> {
         "8BITMIME".into(),
         "CHUNKING".into(),
         "SMTPUTF8".into(),
+        "DSN".into(),
         "ENHANCEDSTATUSCODES".into(),
         format!("LIMITS RCPTMAX={}", rules.max_recipients).into(),
         match security {

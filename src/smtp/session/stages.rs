@@ -1,6 +1,7 @@
 //! The stages in which a session waits for a command, and what each may do.
 
 use crate::domain::address::Mailbox;
+use crate::domain::dsn::Dsn;
 use crate::domain::envelope::Draft;
 use crate::submission::{Begun, SignedIn};
 
@@ -90,8 +91,9 @@ impl Ready {
         if !is_ascii && !mail.smtputf8 {
             return Session::from(self).refuse(Reply::smtputf8_needed(), rules);
         }
-        let command::Mail { reverse_path, smtputf8, .. } = mail;
-        Step::silent(Next::Begin(Beginning { ready: self, reverse_path, smtputf8 }))
+        let command::Mail { reverse_path, smtputf8, ret, envelope_id, .. } = mail;
+        let dsn = Dsn::new(ret, envelope_id);
+        Step::silent(Next::Begin(Beginning { ready: self, reverse_path, smtputf8, dsn }))
     }
 
     /// The credential is no longer good: back to before the sign-in.
@@ -101,11 +103,11 @@ impl Ready {
 }
 
 impl Mail {
-    pub(super) fn rcpt(self, recipient: Mailbox, rules: &Rules) -> Step {
+    pub(super) fn rcpt(self, command::Rcpt { recipient, dsn }: command::Rcpt, rules: &Rules) -> Step {
         if !recipient.is_ascii() && !self.smtputf8 {
             return Session::from(self).brings_nothing(Reply::smtputf8_needed(), rules);
         }
-        Step::silent(Next::Check(Checking { mail: self, recipient }))
+        Step::silent(Next::Check(Checking { mail: self, recipient, dsn }))
     }
 
     pub(super) fn data(self, rules: &Rules) -> Step {

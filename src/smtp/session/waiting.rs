@@ -4,6 +4,7 @@
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credential::Secret;
 use crate::domain::credits::Credits;
+use crate::domain::dsn::{Dsn, RecipientDsn};
 use crate::domain::envelope::{Added, Draft, Envelope};
 use crate::domain::refusal::Refusal;
 use crate::submission::{Accepted, Begun, Covered, SignedIn};
@@ -42,6 +43,7 @@ pub struct Beginning {
     pub(super) ready: Ready,
     pub(super) reverse_path: ReversePath,
     pub(super) smtputf8: bool,
+    pub(super) dsn: Dsn,
 }
 
 /// A recipient is to be checked.
@@ -49,6 +51,7 @@ pub struct Beginning {
 pub struct Checking {
     pub(super) mail: Mail,
     pub(super) recipient: Mailbox,
+    pub(super) dsn: RecipientDsn,
 }
 
 /// A body is arriving.
@@ -152,10 +155,10 @@ impl Beginning {
 
     /// Takes the answer of [`crate::submission::Submission::begin`].
     pub fn answered(self, answer: Result<Begun, Refusal>, rules: &Rules) -> Step {
-        let Self { ready, reverse_path, smtputf8 } = self;
+        let Self { ready, reverse_path, smtputf8, dsn } = self;
         match answer {
             Ok(begun) => {
-                let draft = Draft::new(reverse_path, rules.max_recipients);
+                let draft = Draft::new(reverse_path, rules.max_recipients).asking(dsn);
                 Session::from(Mail { ready, begun, draft, smtputf8 }).goes_on(Reply::sender_ok())
             }
             Err(refusal) => turned_down(ready, &refusal, rules),
@@ -187,11 +190,11 @@ impl Checking {
     /// Takes the answers of [`crate::submission::Submission::check_recipient`] and
     /// [`crate::submission::Submission::check_credit`].
     pub fn answered(self, answer: Result<Option<Covered>, Refusal>, rules: &Rules) -> Step {
-        let Self { mut mail, recipient } = self;
+        let Self { mut mail, recipient, dsn } = self;
         if let Ok(Some(covered)) = answer {
             mail.begun.covers(covered);
         }
-        let added = answer.map(|_| mail.draft.add(recipient));
+        let added = answer.map(|_| mail.draft.add_asking(recipient, dsn));
         let session = Session::from(mail);
         match added {
             Ok(Added::New) => session.goes_on(Reply::recipient_ok()),

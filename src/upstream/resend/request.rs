@@ -133,6 +133,7 @@ mod tests {
             recipients: vec![Mailbox::parse("b@y.example").unwrap()],
             repeats: None,
             bytes: bytes.into(),
+            dsn: std::sync::Arc::default(),
         }
     }
 

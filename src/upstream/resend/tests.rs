@@ -32,6 +32,7 @@ fn told(outcome: &Outcome) -> String {
             assert_eq!(answers.len(), 2, "one answer a recipient");
             assert_eq!(answers[0], answers[1]);
             match &answers[0] {
+                RecipientAnswer::Vouched => "vouched".to_owned(),
                 RecipientAnswer::Accepted => format!("accepted {}", upstream_id.as_deref().unwrap_or("-")),
                 RecipientAnswer::Refused(answer) => format!("refused {}", answer.status),
                 RecipientAnswer::Deferred(answer) => format!("deferred {}", answer.status),

@@ -36,6 +36,8 @@ pub(super) struct Offered {
     pub(super) size: bool,
     /// RFC 2920.
     pub(super) pipelining: bool,
+    /// RFC 3461.
+    pub(super) dsn: bool,
 }
 
 impl Line {
@@ -102,6 +104,7 @@ impl Offered {
                 Some("SMTPUTF8") => offered.smtputf8 = true,
                 Some("SIZE") => offered.size = true,
                 Some("PIPELINING") => offered.pipelining = true,
+                Some("DSN") => offered.dsn = true,
                 Some("AUTH") => words.for_each(|mechanism| {
                     offered.auth_plain |= mechanism == "PLAIN";
                     offered.auth_login |= mechanism == "LOGIN";
@@ -162,7 +165,8 @@ mod tests {
     #[test]
     fn offers_are_read_whatever_stands_between_them() {
         let none = Offered::default();
-        let table: [(&[&str], Offered); 6] = [
+        let table: [(&[&str], Offered); 7] = [
+            (&["x", "dsn"], Offered { dsn: true, ..none }),
             (&["8BITMIME"], none),
             (&["x", "", "   ", "8bitmime"], Offered { eight_bit_mime: true, ..none }),
             (&["x", "SIZE 1000", "SMTPUTF8"], Offered { size: true, smtputf8: true, ..none }),

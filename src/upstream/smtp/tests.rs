@@ -21,6 +21,7 @@ fn part(recipients: &[&str], bytes: impl Into<Bytes>) -> Outgoing {
         recipients: recipients.iter().map(|to| Mailbox::parse(to).unwrap()).collect(),
         repeats: None,
         bytes: bytes.into(),
+        dsn: Arc::default(),
     }
 }
 
@@ -79,6 +80,7 @@ async fn p4_resend_is_told_the_key_of_what_it_gets_over_smtp() {
 fn told(outcome: &Outcome) -> String {
     let one = |answer: &RecipientAnswer| match answer {
         RecipientAnswer::Accepted => "accepted".to_owned(),
+        RecipientAnswer::Vouched => "vouched".to_owned(),
         RecipientAnswer::Refused(answer) => format!("refused {}", answer.status),
         RecipientAnswer::Deferred(answer) => format!("deferred {}", answer.status),
     };

@@ -1,12 +1,14 @@
 //! One part over one connection: MAIL, every RCPT, DATA, the message.
 //!
 //! What the server offers decides how the part is said to it ([`Plan`]); what it
-//! cannot carry is refused here, never changed. Replies mean what RFC 5321 §4.2.1
+//! cannot carry is refused here, never changed. What the sender asks to be told is said
+//! where the server offers to tell it (RFC 3461 §5.2.1). Replies mean what RFC 5321 §4.2.1
 //! says; only a connection that is lost after the final dot leaves a doubt.
 
 use super::connection::{Connection, Trouble};
 use super::reply::{Offered, Reply};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::dsn::RecipientDsn;
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
 /// How an attempt over one connection ended.
@@ -80,7 +82,10 @@ pub(super) async fn send(connection: &mut Connection, mail: Mail<'_>) -> Ended {
 async fn message(connection: &mut Connection, mail: Mail<'_>, answers: Vec<RecipientAnswer>) -> Ended {
     let outgoing = mail.outgoing;
     match connection.message(&[mail.head, &outgoing.bytes]).await {
-        (Ok(reply), _) if reply.code < 300 => answered(Some(reply.text()), answers),
+        (Ok(reply), _) if reply.code < 300 => {
+            let answers = vouched(answers, connection.offered(), outgoing);
+            answered(Some(reply.text()), answers)
+        }
         (Ok(reply), _) => unknown(outgoing, &answers, &format!("to the final dot: {}", reply.text())),
         (Err(Trouble::Reply { code, answer }), _) => refused(answers, code, &answer),
         (Err(Trouble::Lost(answer)), true) => {
@@ -88,6 +93,17 @@ async fn message(connection: &mut Connection, mail: Mail<'_>, answers: Vec<Recip
         }
         (Err(Trouble::Lost(answer)), false) => Ended::Early(answer),
     }
+}
+
+/// Whoever took a NOTIFY tells the sender what becomes of the mail.
+fn vouched(answers: Vec<RecipientAnswer>, offered: Offered, outgoing: &Outgoing) -> Vec<RecipientAnswer> {
+    let answer = |(answer, recipient)| match answer {
+        RecipientAnswer::Accepted if offered.dsn && outgoing.dsn.of(recipient).notify.is_some() => {
+            RecipientAnswer::Vouched
+        }
+        other => other,
+    };
+    answers.into_iter().zip(&outgoing.recipients).map(answer).collect()
 }
 
 /// What the reply to one RCPT means. `Err` if that was the end of the attempt.
@@ -173,11 +189,14 @@ impl Uncarried {
 
 impl Plan {
     fn new(offered: Offered, mail: Mail<'_>) -> Self {
-        let recipients = &mail.outgoing.recipients;
+        let (recipients, mail_dsn) = (&mail.outgoing.recipients, &mail.outgoing.dsn);
         match mail_command(offered, mail) {
             Err(answer) => Self { mail: String::new(), recipients: vec![Err(answer); recipients.len()] },
             Ok(mail) => {
-                let rcpt = |mailbox| Ok(format!("RCPT TO:<{}>\r\n", carried(mailbox, offered)?));
+                let rcpt = |mailbox| {
+                    let asked = if offered.dsn { asked(mail_dsn.of(mailbox)) } else { String::new() };
+                    Ok(format!("RCPT TO:<{}>{asked}\r\n", carried(mailbox, offered)?))
+                };
                 Self { mail, recipients: recipients.iter().map(rcpt).collect() }
             }
         }
@@ -236,8 +255,22 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
     if offered.smtputf8 && !is_ascii {
         mail.push_str(" SMTPUTF8");
     }
+    if let Some(ret) = outgoing.dsn.ret().filter(|_| offered.dsn) {
+        mail.push_str(&format!(" RET={}", ret.as_str()));
+    }
+    if let Some(id) = outgoing.dsn.envelope_id().filter(|_| offered.dsn) {
+        mail.push_str(&format!(" ENVID={}", id.as_str()));
+    }
     mail.push_str("\r\n");
     Ok(mail)
+}
+
+/// NOTIFY and ORCPT as the client gave them. Where it gave none, none is added: ORCPT may
+/// be, but need not (RFC 3461 §5.2.1), and the server has the same address in RCPT.
+fn asked(RecipientDsn { notify, original }: &RecipientDsn) -> String {
+    let notify = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
+    let original = original.as_ref().filter(|original| original.fits_the_wire());
+    notify + &original.map(|original| format!(" ORCPT={original}")).unwrap_or_default()
 }
 
 fn carried(mailbox: &Mailbox, offered: Offered) -> Result<String, Answer> {
@@ -252,9 +285,12 @@ fn carried(mailbox: &Mailbox, offered: Offered) -> Result<String, Answer> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
 
     use super::*;
+    use crate::domain::dsn::{Dsn, EnvelopeId, Notify, OriginalRecipient, Ret};
     use crate::domain::ids::PartId;
 
     fn part(from: &str, to: &[&str], bytes: &'static [u8]) -> Outgoing {
@@ -265,6 +301,7 @@ mod tests {
             recipients: to.iter().map(|to| Mailbox::parse(to).unwrap()).collect(),
             repeats: None,
             bytes: Bytes::from_static(bytes),
+            dsn: Arc::default(),
         }
     }
 
@@ -294,6 +331,38 @@ mod tests {
             let said = said.as_ref().map(|mail| mail.trim_end()).map_err(|answer| answer.status.as_str());
             assert_eq!(said, want, "{from} {to} {offered:?}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_is_said_to_a_server_that_offers_to_tell() {
+        let mut dsn = Dsn::new(Some(Ret::Full), EnvelopeId::parse("a+2Bb").ok());
+        let long = format!("utf-8;{}", "\u{fc}".repeat(100));
+        let asked = |notify: &str, original: &str| RecipientDsn {
+            notify: Notify::parse(notify).ok(),
+            original: OriginalRecipient::parse(original).ok(),
+        };
+        let to = ["b@y.example", "c@y.example", "d@y.example", "e@y.example"];
+        let mut part = part("a@x.example", &to, b"\r\n");
+        let recipients = part.recipients.clone();
+        dsn.ask(&recipients[0], asked("never", ""));
+        dsn.ask(&recipients[1], asked("DELAY,SUCCESS", "rfc822;c+2B@y.example"));
+        dsn.ask(&recipients[2], asked("FAILURE", &long));
+        part.dsn = Arc::new(dsn);
+        let plan = Plan::new(Offered { dsn: true, ..Offered::default() }, mail(&part));
+        assert_eq!(plan.mail, "MAIL FROM:<a@x.example> RET=FULL ENVID=a+2Bb\r\n");
+        let said: Vec<&str> = plan.recipients.iter().map(|rcpt| rcpt.as_ref().unwrap().trim_end()).collect();
+        assert_eq!(
+            said,
+            [
+                "RCPT TO:<b@y.example> NOTIFY=NEVER",
+                "RCPT TO:<c@y.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;c+2B@y.example",
+                "RCPT TO:<d@y.example> NOTIFY=FAILURE",
+                "RCPT TO:<e@y.example>",
+            ]
+        );
+        let plan = Plan::new(Offered::default(), mail(&part));
+        assert_eq!(plan.mail, "MAIL FROM:<a@x.example>\r\n");
+        assert!(plan.recipients.iter().all(|rcpt| !rcpt.as_ref().unwrap().contains("> ")));
     }
 
     #[test]

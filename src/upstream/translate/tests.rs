@@ -271,23 +271,33 @@ fn p4_the_same_message_gives_the_same_bytes() {
 
 #[test]
 fn a_report_of_our_own_can_be_carried_in_its_plain_shape() {
+    use crate::domain::dsn::{Dsn, Ret};
     use crate::mime::Origin;
-    use crate::mime::bounce::{Failed, Failure, Left, Shape, bounce};
+    use crate::mime::bounce::{About, Failure, Left, Shape, bounce};
     let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
     let (message_id, bob) = (MessageId::parse("0200").unwrap(), bob());
     let now = jiff::Timestamp::UNIX_EPOCH;
     let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &message_id };
     let original = with("Message-ID: <1@x.example>\r\n", "hi");
     let left = Left::Message(&original);
-    let failed = Failed { sender: &bob[0], message_id: &message_id, accepted_at: now, left };
+    use base64::Engine as _;
+    let content = base64::engine::general_purpose::STANDARD.encode(&original);
+    let dsn = Dsn::new(Ret::parse("FULL").ok(), None);
+    let about = About { sender: &bob[0], message_id: &message_id, accepted_at: now, left, dsn: &dsn };
     let failures = [Failure { recipient: &from.mailbox, status: "5.1.1", text: "no such user" }];
 
-    let email = translated(&bounce(&origin, &failed, &failures, Shape::Plain)).unwrap();
+    let email = translated(&bounce(&origin, &about, &failures, Shape::Plain)).unwrap();
     assert_eq!(email["to"], json!(["bob@y.example"]));
     assert_eq!(email["attachments"][0]["filename"], "delivery-status.txt");
-    assert_eq!(email["attachments"][1]["content_type"], "text/plain");
+    assert_eq!(email["attachments"][1]["filename"], "original-message.eml");
+    assert_eq!(email["attachments"][1]["content"], content);
     assert_eq!(email["headers"]["In-Reply-To"], "<1@x.example>");
-    assert!(translated(&bounce(&origin, &failed, &failures, Shape::Report)).is_err());
+    let nothing = Dsn::default();
+    let about = About { dsn: &nothing, ..about };
+    let email = translated(&bounce(&origin, &about, &failures, Shape::Plain)).unwrap();
+    assert_eq!(email["attachments"][1]["filename"], "original-headers.txt");
+    assert_eq!(email["attachments"][1]["content_type"], "text/plain");
+    assert!(translated(&bounce(&origin, &about, &failures, Shape::Report)).is_err());
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use postmeter::domain::address::{
     MAX_DOMAIN_OCTETS, MAX_LOCAL_OCTETS, MAX_MAILBOX_OCTETS, Mailbox, ReversePath,
 };
-use postmeter::smtp::command::{Bdat, Command, Invalid, Mail, announces_octets, parse};
+use postmeter::domain::dsn::{MAX_ENVELOPE_ID_CHARS, MAX_ORCPT_OCTETS, RecipientDsn};
+use postmeter::smtp::command::{Bdat, Command, Invalid, Mail, Rcpt, announces_octets, parse};
 use postmeter::smtp::reply::Reply;
 
 use super::session::sound_reply;
@@ -31,10 +32,7 @@ pub fn check(line: &[u8]) {
             assert!(initial.is_none_or(|initial| !initial.is_empty() && !initial.contains(' ')));
         }
         Command::Mail(mail) => again(&mail),
-        Command::Rcpt(recipient) => {
-            mailbox(&recipient);
-            assert_eq!(parse(format!("RCPT TO:<{recipient}>").as_bytes()), Ok(Command::Rcpt(recipient)));
-        }
+        Command::Rcpt(rcpt) => rcpt_again(rcpt),
         Command::Bdat(bdat) => assert_eq!(announced(text), Some(bdat)),
         _ => {}
     }
@@ -46,12 +44,47 @@ fn again(mail: &Mail) {
     }
     let size = mail.size.map(|size| format!(" SIZE={size}")).unwrap_or_default();
     let smtputf8 = if mail.smtputf8 { " SMTPUTF8" } else { "" };
-    let written = format!("MAIL FROM:<{}>{size}{smtputf8}", mail.reverse_path);
+    let ret = mail.ret.map(|ret| format!(" RET={}", ret.as_str())).unwrap_or_default();
+    let envid = mail.envelope_id.as_ref().map(|id| format!(" ENVID={}", id.as_str())).unwrap_or_default();
+    if let Some(id) = &mail.envelope_id {
+        printable(&id.decoded());
+        assert!(id.decoded().len() <= MAX_ENVELOPE_ID_CHARS);
+    }
+    let written = format!("MAIL FROM:<{}>{size}{smtputf8}{ret}{envid}", mail.reverse_path);
     assert_eq!(parse(written.as_bytes()), Ok(Command::Mail(Mail { ..clone(mail) })), "{written}");
 }
 
 fn clone(mail: &Mail) -> Mail {
-    Mail { reverse_path: mail.reverse_path.clone(), size: mail.size, smtputf8: mail.smtputf8 }
+    Mail {
+        reverse_path: mail.reverse_path.clone(),
+        size: mail.size,
+        smtputf8: mail.smtputf8,
+        ret: mail.ret,
+        envelope_id: mail.envelope_id.clone(),
+    }
+}
+
+fn rcpt_again(rcpt: Rcpt) {
+    mailbox(&rcpt.recipient);
+    let Rcpt { recipient, dsn: RecipientDsn { notify, original } } = &rcpt;
+    let notify = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
+    // What is written in ASCII only here may have become too long to be said.
+    let said = original.as_ref().filter(|original| original.fits_the_wire());
+    let orcpt = said.map(|original| format!(" ORCPT={original}")).unwrap_or_default();
+    assert!(orcpt.len() <= MAX_ORCPT_OCTETS + " ORCPT=".len());
+    if let Some(original) = original {
+        printable(&original.decoded());
+        printable(original.address_type());
+    }
+    let written = format!("RCPT TO:<{recipient}>{notify}{orcpt}");
+    if said.is_some() || original.is_none() {
+        assert_eq!(parse(written.as_bytes()), Ok(Command::Rcpt(rcpt)), "{written}");
+    }
+}
+
+/// It can stand in a header, and begins no other line there.
+fn printable(text: &str) {
+    assert!(!text.is_empty() && text.bytes().all(|octet| matches!(octet, b' '..=b'~')), "{text:?}");
 }
 
 /// Within its limits (RFC 5321 §4.5.3.1), on one line, and the same however it is spelt.

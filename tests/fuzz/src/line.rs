@@ -2,7 +2,7 @@
 //! arrive, and no line holds what could be two.
 
 use postmeter::smtp::line::{
-    Expected, Flaw, Framed, Framer, MAX_AUTH_OCTETS, MAX_COMMAND_OCTETS, MAX_MAIL_OCTETS,
+    Expected, Flaw, Framed, Framer, MAX_AUTH_OCTETS, MAX_COMMAND_OCTETS, MAX_MAIL_OCTETS, MAX_RCPT_OCTETS,
 };
 
 use super::{split_choice, steps};
@@ -98,6 +98,7 @@ fn limit(line: &[u8], expected: Expected) -> usize {
     match (expected, head.as_slice()) {
         (Expected::SaslResponse, _) | (_, b"AUTH ") => MAX_AUTH_OCTETS,
         (_, b"MAIL ") => MAX_MAIL_OCTETS,
+        (_, b"RCPT ") => MAX_RCPT_OCTETS,
         _ => MAX_COMMAND_OCTETS,
     }
 }

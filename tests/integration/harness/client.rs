@@ -144,6 +144,16 @@ pub(crate) fn swaks(meter: &Meter, port: Port, arguments: &[&str], letter: &[u8]
     })
 }
 
+/// A letter to Bob by msmtp, which must succeed, with more arguments; what was said.
+/// `None`: this machine has no msmtp.
+pub(crate) fn msmtp(meter: &Meter, port: Port, arguments: &[&str], letter: &[u8]) -> Option<String> {
+    has("msmtp", &["--version"]).then(|| {
+        let mut msmtp = Door::new(meter, port).msmtp_from_ann();
+        msmtp.args(arguments).args(["--", TO]);
+        run(msmtp, letter)
+    })
+}
+
 /// The letter for clients that take a finished message.
 fn raw() -> Vec<u8> {
     format!(
@@ -196,16 +206,22 @@ impl Door {
 
     fn msmtp(&self) -> Option<String> {
         has("msmtp", &["--version"]).then(|| {
-            let mut msmtp = tool("msmtp");
-            let starttls = if self.port == Port::StartTls { "on" } else { "off" };
-            msmtp.args(["--debug", "--host=127.0.0.1", &format!("--port={}", self.number)]);
-            msmtp.args(["--tls=on", &format!("--tls-starttls={starttls}"), "--auth=plain"]);
-            msmtp.arg(format!("--tls-trust-file={}", self.certificate.display()));
-            msmtp.arg(format!("--user={}", self.credential.username));
-            msmtp.arg(format!("--passwordeval=echo {}", self.credential.secret));
-            msmtp.args([&format!("--from={FROM}"), "--remove-bcc-headers=off", "--", TO, BCC]);
+            let mut msmtp = self.msmtp_from_ann();
+            msmtp.args(["--remove-bcc-headers=off", "--", TO, BCC]);
             run(msmtp, &raw())
         })
+    }
+
+    fn msmtp_from_ann(&self) -> Command {
+        let mut msmtp = tool("msmtp");
+        let starttls = if self.port == Port::StartTls { "on" } else { "off" };
+        msmtp.args(["--debug", "--host=127.0.0.1", &format!("--port={}", self.number)]);
+        msmtp.args(["--tls=on", &format!("--tls-starttls={starttls}"), "--auth=plain"]);
+        msmtp.arg(format!("--tls-trust-file={}", self.certificate.display()));
+        msmtp.arg(format!("--user={}", self.credential.username));
+        msmtp.arg(format!("--passwordeval=echo {}", self.credential.secret));
+        msmtp.arg(format!("--from={FROM}"));
+        msmtp
     }
 
     fn script(&self, program: &str, probe: &[&str], name: &str) -> Option<String> {

@@ -57,6 +57,8 @@ struct Rule {
 #[derive(Debug, Default)]
 struct Heard {
     mails: Vec<SinkMail>,
+    /// Every MAIL and RCPT.
+    commands: Vec<String>,
     rules: Vec<Rule>,
     /// Lines that were answered with nothing.
     unanswered: usize,
@@ -154,6 +156,11 @@ impl Sink {
         self.heard.lock().unwrap().unanswered
     }
 
+    /// Every MAIL and RCPT as it was said.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        self.heard.lock().unwrap().commands.clone()
+    }
+
     /// The mails that it took, oldest first.
     pub(crate) fn mails(&self) -> Vec<SinkMail> {
         self.heard.lock().unwrap().mails.clone()
@@ -201,6 +208,9 @@ impl Door {
             let line = line(&mut stream).await?;
             let line = String::from_utf8(line).ok()?.trim_end().to_owned();
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            if matches!(verb.as_str(), "MAIL" | "RCPT") {
+                self.heard.lock().unwrap().commands.push(line.clone());
+            }
             let offered = if may_upgrade { "250-STARTTLS\r\n" } else { "" };
             let usual = match verb.as_str() {
                 "EHLO" => format!(

@@ -1,6 +1,7 @@
 //! What customers ask for: messages, alone or many at once, and again under the
 //! same key when they do not know what became of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -217,6 +218,7 @@ impl World {
             lease_until: at_once.then(|| now + Duration::from_secs(30)),
             keyed: None,
             notes: Vec::new(),
+            dsn: Arc::default(),
             message_id,
         }
     }
@@ -253,7 +255,16 @@ fn some_of(letter: Letter, whom: u8) -> Vec<Mailbox> {
 /// What submission hands over of a message that was leased in the insert.
 fn handed_over(acceptance: Acceptance) -> impl Iterator<Item = LeasedPart> {
     let Acceptance {
-        message_id, customer_id, kind, reverse_path, bytes, accepted_at, lifetime, parts, ..
+        message_id,
+        customer_id,
+        kind,
+        reverse_path,
+        bytes,
+        accepted_at,
+        lifetime,
+        parts,
+        dsn,
+        ..
     } = acceptance;
     (0..).zip(parts).map(move |(part_no, part)| LeasedPart {
         message_id: message_id.clone(),
@@ -274,5 +285,6 @@ fn handed_over(acceptance: Acceptance) -> impl Iterator<Item = LeasedPart> {
         batch_max: part.batch_max,
         batch: None,
         bytes: bytes.clone(),
+        dsn: Arc::clone(&dsn),
     })
 }

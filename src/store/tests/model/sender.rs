@@ -228,7 +228,7 @@ impl World {
         let at = self.clock.now();
         let proof = |message_id, part_no, attempt, sent| {
             let news = News::Answered(Answered { sent, ..Answered::default() });
-            Report { message_id, part_no, attempt, at, news, bounce: None }
+            Report { message_id, part_no, attempt, at, news, bounce: None, relayed: None }
         };
         let store = &self.process.store;
         let part = store.known_part(&message_id, part_no).await?;
@@ -258,7 +258,7 @@ impl World {
         let at = self.clock.now();
         let report = |(part, news): (&LeasedPart, News)| {
             let LeasedPart { message_id, part_no, attempt, .. } = part.clone();
-            Report { message_id, part_no, attempt, at, news, bounce: None }
+            Report { message_id, part_no, attempt, at, news, bounce: None, relayed: None }
         };
         self.process.store.report_all(parts.iter().zip(news).map(report).collect()).await?;
         Ok(())

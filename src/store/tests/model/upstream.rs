@@ -131,7 +131,7 @@ fn by_smtp(part: &LeasedPart, how: Upstream) -> (Outcome, Vec<String>) {
         })
         .collect();
     let taken = addresses(part).into_iter().zip(&answers);
-    let taken = taken.filter(|(_, answer)| **answer == RecipientAnswer::Accepted).map(|(to, _)| to).collect();
+    let taken = taken.filter(|(_, answer)| answer.is_accepted()).map(|(to, _)| to).collect();
     let outcome = match how {
         Upstream::Breaks => lost(),
         Upstream::Fails => {
@@ -160,5 +160,6 @@ fn outgoing(part: &LeasedPart) -> Outgoing {
         recipients: part.recipients.clone(),
         repeats: None,
         bytes: part.bytes.clone(),
+        dsn: part.dsn.clone(),
     }
 }
