@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
@@ -34,6 +34,8 @@ pub const TEST_HOST: &str = "https://test.dodopayments.com";
 pub const LIVE_HOST: &str = "https://live.dodopayments.com";
 /// Balances on a page: the most that Dodo gives.
 pub const MAX_PAGE: usize = 100;
+/// The most by which Dodo's clock and ours are taken to differ.
+pub(super) const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// No customer of Dodo's has this id: `check` tries its right to write on it.
 const NOBODY: &str = "postmeter-check-no-such-customer";

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::budget::Purpose;
 use super::dodo::credits::Grant;
-use super::dodo::{DodoError, EntryAnswer, Reply};
+use super::dodo::{DodoError, EntryAnswer, Reply, SKEW};
 use super::{Billing, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::ids::{CustomerId, EntryId};
@@ -272,9 +272,13 @@ impl Billing {
 /// When the refund of a debit lapses that was made between `accepted_at` and now.
 /// Pure. It can have drawn whatever is not whole any more and had not expired
 /// before; Dodo draws "oldest first", or what expires first, and does not say.
+///
+/// A grant expires by Dodo's clock and a message is accepted by ours: only what
+/// expired longer before than they may differ had surely expired.
 pub(crate) fn lapse(grants: &[Grant], accepted_at: Timestamp, now: Timestamp) -> Lapse {
+    let since = accepted_at.saturating_sub(SKEW).unwrap_or(Timestamp::UNIX_EPOCH);
     let drawn = grants.iter().filter(|grant| grant.is_drawn);
-    let earliest = drawn.filter_map(|grant| grant.expires_at).filter(|at| *at > accepted_at).min();
+    let earliest = drawn.filter_map(|grant| grant.expires_at).filter(|at| *at >= since).min();
     match earliest {
         None => Lapse::Never,
         Some(at) if at <= now => Lapse::Past(at),
@@ -291,19 +295,22 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let drawn = |expires: Option<i64>| Grant { expires_at: expires.map(at), is_drawn: true };
         let whole = |expires| Grant { expires_at: Some(at(expires)), is_drawn: false };
-        // Accepted at 100, now it is 200.
-        let table: [(&[Grant], Lapse); 8] = [
+        // Accepted at 1000, now it is 2000; the clocks may differ by 300.
+        let table: [(&[Grant], Lapse); 11] = [
             (&[], Lapse::Never),
             (&[drawn(None)], Lapse::Never),
-            (&[drawn(Some(300))], Lapse::At(at(300))),
-            (&[drawn(Some(400)), drawn(None), drawn(Some(300))], Lapse::At(at(300))),
-            (&[whole(250), drawn(Some(300))], Lapse::At(at(300))),
-            (&[drawn(Some(99)), drawn(Some(300))], Lapse::At(at(300))),
-            (&[drawn(Some(150)), drawn(Some(300))], Lapse::Past(at(150))),
-            (&[drawn(Some(200))], Lapse::Past(at(200))),
+            (&[drawn(Some(3000))], Lapse::At(at(3000))),
+            (&[drawn(Some(4000)), drawn(None), drawn(Some(3000))], Lapse::At(at(3000))),
+            (&[whole(2500), drawn(Some(3000))], Lapse::At(at(3000))),
+            (&[drawn(Some(699)), drawn(Some(3000))], Lapse::At(at(3000))),
+            (&[drawn(Some(699)), drawn(None)], Lapse::Never),
+            (&[drawn(Some(700)), drawn(Some(3000))], Lapse::Past(at(700))),
+            (&[drawn(Some(1000)), drawn(None)], Lapse::Past(at(1000))),
+            (&[drawn(Some(1500)), drawn(Some(3000))], Lapse::Past(at(1500))),
+            (&[drawn(Some(2000))], Lapse::Past(at(2000))),
         ];
         for (grants, wanted) in table {
-            assert_eq!(lapse(grants, at(100), at(200)), wanted, "{grants:?}");
+            assert_eq!(lapse(grants, at(1000), at(2000)), wanted, "{grants:?}");
         }
     }
 }

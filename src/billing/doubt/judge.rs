@@ -11,16 +11,13 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use crate::billing::dodo::LedgerLine;
+use crate::billing::dodo::{LedgerLine, SKEW};
 use crate::billing::ledger::{Owner, owner, sum};
 use crate::domain::ids::EntryId;
 use crate::store::doubt::{Booked, DoubtfulEntry};
 use crate::telemetry::EntryKind;
-
-/// The most by which Dodo's clock and ours are taken to differ.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a ledger says about an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
