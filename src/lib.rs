@@ -151,9 +151,12 @@
 //!   new. Sums of what came back are kept with the steps that they count.
 //! - **No address on a customer's suppression list is mailed or skipped silently**: the
 //!   acceptance looks in its own transaction; RCPT looks before, where MAIL found a list.
-//! - **Of what became of mail one tells its sender, and only what it asked for**
-//!   ([`domain::dsn`]): the upstream, where it was told what was asked (`Vouched`), or we, in
-//!   the commit of the news; nothing that a client says there can begin a line of a report.
+//! - **Of what became of mail one tells its sender, and only what it asked for**, as far as
+//!   we tell ([`domain::dsn`]): the upstream, where it was told what was asked (`Vouched`), or
+//!   we, in the commit of the news, of success once a message ([`store::relayed`]); an SMTP
+//!   server without DSN tells what it likes. What comes back of reports is counted to the
+//!   customer, and a suppressed address gets none; nothing that a client says there can begin
+//!   a line of a report.
 //! - **Mail that left after it was given up is told**: in the log, in a metric and with
 //!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
@@ -172,7 +175,7 @@
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `batch-composed`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key, by a call with the same parts; what was leased for a call that was never composed was not sent, and leaves with any; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
-//! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce, with its lapsed or waiting part; what a large message leaves behind, as above |
+//! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce or the report of success, with its lapsed or waiting part; what a large message leaves behind, as above |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |

@@ -32,6 +32,7 @@ use crate::crash::CrashPoint;
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::arrival::Arrival;
 use crate::domain::credits::{Credits, Unit};
+use crate::domain::dsn::Dsn;
 use crate::domain::envelope::Envelope;
 use crate::domain::idempotency::Keyed;
 use crate::domain::ids::{CustomerId, MessageId, Username};
@@ -395,9 +396,20 @@ impl Submission {
             lease_until: None,
             keyed: submitted.keyed.clone(),
             notes: told(&route.notes),
-            dsn: Arc::clone(submitted.envelope.dsn()),
+            dsn: self.dsn(submitted),
         };
         Ok((acceptance, first))
+    }
+
+    /// What is told of the message. Where any sender goes, nobody answers for the address
+    /// that reports go to: one that is not listed gets the least.
+    fn dsn(&self, submitted: &Submitted) -> Arc<Dsn> {
+        let (dsn, sender) = (submitted.envelope.dsn(), submitted.envelope.reverse_path().mailbox());
+        let is_listed = |sender: &Mailbox| submitted.begun.senders.iter().any(|of| of.matches(sender));
+        match self.0.policy == SenderPolicy::Any && !sender.is_some_and(is_listed) {
+            true => Arc::new(dsn.for_a_stranger()),
+            false => Arc::clone(dsn),
+        }
     }
 
     /// `None`: overtaken by another submission under its key.

@@ -328,6 +328,9 @@ pub struct Notices {
     /// `Name <address>` of bounces and notices; must be a verified sender of the
     /// upstream. [`Config::notices_from`] gives it parsed.
     pub from: Option<String>,
+    /// Whether we report by mail to whoever asks (NOTIFY=SUCCESS) that mail was handed on to an
+    /// upstream that does not. [`Config::success_reports`] says what holds where it is unset.
+    pub success_reports: Option<bool>,
 }
 
 /// `[queue]`
@@ -367,6 +370,12 @@ impl Config {
     /// Whether mail leaves through Resend.
     pub fn uses_resend(&self) -> bool {
         self.upstream.kind == UpstreamKind::Resend
+    }
+
+    /// Whether successes are reported: `notices.success_reports`, or else only where no mail
+    /// leaves through Resend, of which each report costs the operator one.
+    pub fn success_reports(&self) -> bool {
+        self.notices.success_reports.unwrap_or(!self.uses_resend())
     }
 
     /// Whether mail leaves, all of it or what Resend cannot carry, through an SMTP server.

@@ -18,6 +18,7 @@ use crate::mime::{MAX_RETURNED_BYTES, Origin};
 use crate::routing::{OwnMail, Routing, new_message_id};
 use crate::store::accept::{Acceptance, Kind};
 use crate::store::queue::LeasedPart;
+use crate::store::relayed::Relayed;
 use crate::store::report::News;
 
 /// Who writes mail of our own about what became of customers' mail.
@@ -29,6 +30,8 @@ pub struct Postmaster {
     pub from: NamedMailbox,
     /// `smtp.hostname`.
     pub hostname: String,
+    /// Whether successes are reported: [`crate::config::Config::success_reports`].
+    pub success_reports: bool,
 }
 
 impl Postmaster {
@@ -50,7 +53,7 @@ impl Postmaster {
         self.compose((Kind::Bounce, customer_id), about.sender, now, write)
     }
 
-    /// The same of those of whose success it is to be told, and who were handed on now.
+    /// The same of those of whose success it is to be told, and who were handed on.
     pub(super) fn relayed(
         &self,
         customer_id: &CustomerId,
@@ -60,7 +63,7 @@ impl Postmaster {
     ) -> Option<Acceptance> {
         let is_told = |recipient: &&Mailbox| about.dsn.of(recipient).wants_success();
         let recipients: Vec<&Mailbox> = recipients.iter().filter(is_told).collect();
-        if recipients.is_empty() {
+        if recipients.is_empty() || !self.success_reports {
             return None;
         }
         let write = |origin: &Origin<'_>| relayed(origin, about, &recipients, self.shape());
@@ -124,11 +127,17 @@ impl Delivery {
         self.0.settings.postmaster.bounce(&part.customer_id, &about(part)?, &failures, now)
     }
 
-    /// The report that somebody was handed on, if this news asks for it.
-    pub(super) fn relayed_for(&self, part: &LeasedPart, news: &News) -> Option<Acceptance> {
-        let News::Answered(answered) = news else { return None };
-        let now = self.0.tools.clock.now();
-        self.0.settings.postmaster.relayed(&part.customer_id, &about(part)?, &answered.relayed, now)
+    /// The report that somebody was handed on, if this news may ask for it.
+    pub(super) fn relayed_for(&self, part: &LeasedPart, news: &News) -> Option<Relayed> {
+        let postmaster = &self.0.settings.postmaster;
+        let is_asked = postmaster.success_reports && part.dsn.asks_for_success();
+        if !is_asked || !matches!(news, News::Answered(_)) {
+            return None;
+        }
+        about(part)?;
+        let (postmaster, part, now) = (postmaster.clone(), part.clone(), self.0.tools.clock.now());
+        let write = move |to: &[Mailbox]| postmaster.relayed(&part.customer_id, &about(&part)?, to, now);
+        Some(Relayed::new(write))
     }
 }
 

@@ -109,6 +109,7 @@ impl Settings {
                 routing: Routing::new(config),
                 from: notices_from,
                 hostname: config.smtp.hostname.clone(),
+                success_reports: config.success_reports(),
             },
         }
     }

@@ -34,6 +34,7 @@ use crate::mime::bounce::{About, Failure, Left};
 use crate::store::accept::{Acceptance, Kind};
 use crate::store::bounced::KnownPart;
 use crate::store::event::{Heard, Letters, Original, Rules, Told};
+use crate::store::relayed::Relayed;
 use crate::store::report::{self, Answered, Recorded, Report};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -158,23 +159,25 @@ impl Ears {
         let unsent = part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
         let sent: Vec<Mailbox> = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
         let relayed = match self.0.store.original(message_id).await? {
-            Some(original) => self.relayed(&part.customer_id, &original, &sent, at).map(Box::new),
+            Some(original) => self.relayed(&part.customer_id, original, at),
             None => None,
         };
-        let news = report::News::Answered(Answered { upstream_id, sent, ..Answered::default() });
+        let handed_on = sent.clone();
+        let answered = Answered { upstream_id, sent, relayed: handed_on, ..Answered::default() };
+        let news = report::News::Answered(answered);
         let (message_id, attempt) = (message_id.clone(), part.attempt);
         Ok(Report { message_id, part_no, attempt, at, news, bounce: None, relayed })
     }
 
-    /// The report that these were handed on, if their sender asked for one.
-    fn relayed(
-        &self,
-        customer_id: &CustomerId,
-        original: &Original,
-        sent: &[Mailbox],
-        now: Timestamp,
-    ) -> Option<Acceptance> {
-        self.0.postmaster.relayed(customer_id, &about(original)?, sent, now)
+    /// The report that somebody was handed on, if their sender asked for one.
+    fn relayed(&self, customer_id: &CustomerId, original: Original, now: Timestamp) -> Option<Relayed> {
+        if !self.0.postmaster.success_reports || !original.dsn.asks_for_success() {
+            return None;
+        }
+        about(&original)?;
+        let (postmaster, customer_id) = (self.0.postmaster.clone(), customer_id.clone());
+        let write = move |to: &[Mailbox]| postmaster.relayed(&customer_id, &about(&original)?, to, now);
+        Some(Relayed::new(write))
     }
 
     /// Writes news down, with what follows from it.

@@ -145,7 +145,7 @@ impl Delivery {
             attempt: part.attempt,
             at: clock.now(),
             bounce: self.bounce_for(part, &news).map(Box::new),
-            relayed: self.relayed_for(part, &news).map(Box::new),
+            relayed: self.relayed_for(part, &news),
             news,
         };
         let parts: Vec<&LeasedPart> = told.iter().map(|(part, _)| *part).collect();

@@ -105,6 +105,11 @@ impl EnvelopeId {
     pub fn decoded(&self) -> String {
         decoded(&self.0).unwrap_or_default()
     }
+
+    /// Whether it may be said to the next server, which may count what it hears.
+    pub fn fits_the_wire(&self) -> bool {
+        self.0.len() <= MAX_ENVELOPE_ID_CHARS
+    }
 }
 
 impl Notify {
@@ -114,7 +119,8 @@ impl Notify {
         if text.eq_ignore_ascii_case("NEVER") {
             return Ok(notify);
         }
-        for word in text.split(',') {
+        // Empty elements of a list are none (RFC 822 §2.7), and a list has one element at least.
+        for word in text.split(',').filter(|word| !word.is_empty()) {
             let is = |own: &str| word.eq_ignore_ascii_case(own);
             match () {
                 () if is("SUCCESS") => notify.success = true,
@@ -123,7 +129,7 @@ impl Notify {
                 () => return Err(InvalidDsn),
             }
         }
-        Ok(notify)
+        if notify == Self::default() { Err(InvalidDsn) } else { Ok(notify) }
     }
 
     /// What either asks for: NEVER asks for nothing.
@@ -159,7 +165,7 @@ impl OriginalRecipient {
         let is_utf8 = address_type.eq_ignore_ascii_case("utf-8");
         let address = if is_utf8 { in_ascii(address) } else { address.to_owned() };
         let kept = address_type.len() + 1 + address.len();
-        let is_sound = decoded(&address).is_some_and(|text| !text.trim().is_empty());
+        let is_sound = decoded(&address).is_some() && (!is_utf8 || is_embedded(&address));
         if !is_sound || kept > MAX_KEPT_ORCPT_OCTETS {
             return Err(InvalidDsn);
         }
@@ -228,6 +234,25 @@ impl Dsn {
         self.envelope_id.as_ref()
     }
 
+    /// Whether the success of anybody is to be told.
+    pub fn asks_for_success(&self) -> bool {
+        self.recipients.values().any(RecipientDsn::wants_success)
+    }
+
+    /// The same without what makes more mail of one: no success is told, and of the message
+    /// its header alone comes back.
+    pub fn for_a_stranger(&self) -> Self {
+        let quiet = |asked: &RecipientDsn| RecipientDsn {
+            notify: asked.notify.map(|notify| Notify { success: false, ..notify }),
+            original: asked.original.clone(),
+        };
+        Self {
+            ret: self.ret.map(|_| Ret::Headers),
+            envelope_id: self.envelope_id.clone(),
+            recipients: self.recipients.iter().map(|(to, asked)| (to.clone(), quiet(asked))).collect(),
+        }
+    }
+
     /// What is asked about a recipient of the envelope.
     pub fn of(&self, recipient: &Mailbox) -> &RecipientDsn {
         self.recipients.get(recipient).unwrap_or(&NOTHING)
@@ -264,6 +289,23 @@ fn decoded(xtext: &str) -> Option<String> {
         text.push(Some(c).filter(|c| matches!(c, ' '..='~'))?);
     }
     Some(text)
+}
+
+/// Whether an address of type `utf-8` is in the ASCII form of RFC 6533 §3: of `\` there is
+/// only `\x{…}`, of a character that is one, and `+` and `=` stand for nothing.
+fn is_embedded(address: &str) -> bool {
+    let is_point = |digits: &str| {
+        let is_hex = digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
+        let point = u32::from_str_radix(digits, 16).ok().filter(|_| is_hex && digits.len() <= 6);
+        point.and_then(char::from_u32).is_some_and(|c| !c.is_control())
+    };
+    let mut pieces = address.split('\\');
+    let is_plain = !address.is_empty() && !address.contains(['+', '=']) && pieces.next().is_some();
+    is_plain
+        && pieces.all(|piece| {
+            let point = piece.strip_prefix("x{").and_then(|rest| rest.split_once('}'));
+            point.is_some_and(|(digits, _)| is_point(digits))
+        })
 }
 
 fn in_ascii(address: &str) -> String {
@@ -332,6 +374,8 @@ mod tests {
             assert_eq!(parsed.as_ref().ok().map(EnvelopeId::decoded), want, "{xtext}");
             assert!(parsed.is_ok_and(|id| id.as_str() == xtext) || want.is_none());
         }
+        let fits = |xtext: &str| EnvelopeId::parse(xtext).unwrap().fits_the_wire();
+        assert!(fits(&"A".repeat(100)) && !fits(&longest), "a server may count what it hears");
     }
 
     #[test]
@@ -350,8 +394,9 @@ mod tests {
             ("", None),
             ("NEVER,FAILURE", None),
             ("SUCCESS,NEVER", None),
-            ("SUCCESS,", None),
-            (",SUCCESS", None),
+            ("SUCCESS,", Some("SUCCESS")),
+            (",SUCCESS,,FAILURE", Some("SUCCESS,FAILURE")),
+            (",", None),
             ("SUCCESS FAILURE", None),
             ("ALWAYS", None),
         ];
@@ -374,8 +419,17 @@ mod tests {
             ("UTF-8;gr\u{fc}n@y.example", Some(("UTF-8", "gr\\x{FC}n@y.example"))),
             ("", None),
             ("rfc822", None),
-            ("rfc822;", None),
-            ("rfc822;+20", None),
+            ("rfc822;", Some(("rfc822", ""))),
+            ("rfc822;+20", Some(("rfc822", " "))),
+            ("utf-8;", None),
+            ("utf-8;bob+2B1@y.example", None),
+            ("utf-8;bob\\x{2B}1@y.example", Some(("utf-8", "bob\\x{2B}1@y.example"))),
+            ("utf-8;bob\\1@y.example", None),
+            ("utf-8;bob\\x{}@y.example", None),
+            ("utf-8;bob\\x{fc}@y.example", None),
+            ("utf-8;bob\\x{D800}@y.example", None),
+            ("utf-8;bob\\x{A}@y.example", None),
+            ("utf-8;bob\\x{FC", None),
             (";bob@y.example", None),
             ("rfc 822;bob", None),
             ("rfc:822;bob", None),

@@ -64,8 +64,8 @@ pub enum Left<'a> {
 pub enum Shape {
     /// multipart/report, which programs can read.
     Report,
-    /// The same content as text with two text files, for a road that writes every
-    /// message anew.
+    /// The same content as text with two text files, for a road that writes every message
+    /// anew; that it was handed on as one text.
     Plain,
 }
 
@@ -85,13 +85,19 @@ pub fn bounce(origin: &Origin<'_>, about: &About<'_>, failures: &[Failure<'_>], 
 /// nobody else reports (RFC 3461 §5.2.2).
 pub fn relayed(origin: &Origin<'_>, about: &About<'_>, recipients: &[&Mailbox], shape: Shape) -> Vec<u8> {
     let original = Original::of(about.left);
+    let explanation = handed_on(origin, about, recipients, &original);
+    let groups: String =
+        recipients.iter().map(|recipient| group(about, recipient, "relayed", "2.0.0")).collect();
+    if shape == Shape::Plain {
+        // One text and no file, so that many of them leave in one call.
+        let status = (of_the_message(origin, about) + &groups).replace("\r\n", "\n");
+        let text = text(ContentType::TEXT_PLAIN, &format!("{explanation}The same for programs:\n\n{status}"));
+        return message(fields(origin, about, "Sent", &original), Part::Single(text));
+    }
     // RET is about failures only (RFC 3461 §4.3).
     let returned = Returned::header(original.header.as_deref());
-    let news = News {
-        title: "Sent",
-        explanation: handed_on(origin, about, recipients, &original) + returned.note(),
-        recipients: recipients.iter().map(|recipient| group(about, recipient, "relayed", "2.0.0")).collect(),
-    };
+    let explanation = explanation + returned.note();
+    let news = News { title: "Sent", explanation, recipients: groups };
     report(origin, about, (news, &original, returned), shape)
 }
 
@@ -110,12 +116,7 @@ fn report(
     (news, original, returned): (News, &Original, Returned<'_>),
     shape: Shape,
 ) -> Vec<u8> {
-    let mut fields = Fields::of_our_own(origin, about.sender.clone().into(), "auto-replied");
-    fields.text("Subject", &format!("{}: {}", news.title, original.subject));
-    if let Some(id) = &original.message_id {
-        fields.raw("In-Reply-To", id);
-        fields.raw("References", id);
-    }
+    let fields = fields(origin, about, news.title, original);
     let status = of_the_message(origin, about) + &news.recipients;
     let seed = Seed::of([news.explanation.as_bytes(), status.as_bytes(), returned.octets()]);
     let explanation = text(ContentType::TEXT_PLAIN, &news.explanation);
@@ -127,6 +128,17 @@ fn report(
     };
     let parts = [explanation, status].into_iter().chain(returned.part(shape)).map(Part::Single).collect();
     message(fields, Part::Multi(multipart(subtype, &seed, parts)))
+}
+
+/// The header of a report.
+fn fields(origin: &Origin<'_>, about: &About<'_>, title: &str, original: &Original) -> Fields {
+    let mut fields = Fields::of_our_own(origin, about.sender.clone().into(), "auto-replied");
+    fields.text("Subject", &format!("{title}: {}", original.subject));
+    if let Some(id) = &original.message_id {
+        fields.raw("In-Reply-To", id);
+        fields.raw("References", id);
+    }
+    fields
 }
 
 /// What is said about the original.
@@ -437,7 +449,6 @@ mod tests {
     fn whoever_asked_is_told_that_it_was_handed_on() {
         for (left, shape, parts) in [
             (Left::Message(ORIGINAL), Shape::Report, 3),
-            (Left::Message(ORIGINAL), Shape::Plain, 3),
             (Left::Log { from: "", subject: Some("Gr\u{fc}\u{df}e") }, Shape::Report, 2),
         ] {
             let bytes = asking(&asked("FULL", "SUCCESS"), left, shape);
@@ -451,6 +462,27 @@ mod tests {
             assert_eq!(inspect(&bytes).unwrap().subject.as_deref(), Some("Sent: Gr\u{fc}\u{df}e"));
             assert!(!String::from_utf8_lossy(&bytes).contains("secret body"), "only failures return it");
         }
+    }
+
+    #[test]
+    fn that_it_was_handed_on_is_one_text_over_a_road_that_writes_messages_anew() {
+        let bytes = asking(&asked("FULL", "SUCCESS"), Left::Message(ORIGINAL), Shape::Plain);
+        let header = Header::parse(&bytes).unwrap();
+        let entity = Entity::parse(&header).unwrap();
+        assert_eq!(
+            (entity.media.essence().as_str(), header.first("Content-Disposition").is_none()),
+            ("text/plain", true)
+        );
+        let said = entity.text(&entity.decoded().unwrap()).unwrap().text;
+        assert!(said.contains("\n<bob@b\u{fc}cher.example>\n"), "{said}");
+        let programs =
+            "The same for programs:\n\nOriginal-Envelope-Id: QQ+1 x\nReporting-MTA: dns; smtp.example.com\n";
+        assert!(said.contains(programs), "{said}");
+        assert!(said.contains("Action: relayed\nStatus: 2.0.0\n"), "{said}");
+        let route = crate::routing::Routing::new(&crate::config::Config::default());
+        let to = [Mailbox::parse("ann@x.example").unwrap()];
+        let parts = route.parts(&MessageId::parse("0200").unwrap(), &bytes, &to).unwrap();
+        assert_eq!(parts[0].batch_max, crate::domain::batch::MOST, "many of them share a call");
     }
 
     #[test]

@@ -494,9 +494,24 @@ fn spools<'a>(taken: &[&'a Acceptance]) -> Vec<SpoolRow<'a>> {
     taken.iter().filter_map(|a| named(a)).collect()
 }
 
-/// Writes one message of our own (a bounce, a notice) inside another step's transaction.
-pub(super) async fn insert_own(tx: &mut SqliteConnection, own: &Acceptance) -> Result<(), StoreError> {
-    write(tx, &BTreeMap::new(), &[own]).await
+/// Writes one message of our own (a bounce, a notice) inside another step's transaction;
+/// `false`: it is a report to an address on the customer's suppression list, and is dropped.
+pub(super) async fn insert_own(tx: &mut SqliteConnection, own: &Acceptance) -> Result<bool, StoreError> {
+    if own.kind == Kind::Bounce {
+        let suspects = recipients(own).map(|to| suspect(&own.customer_id, to)).collect();
+        if let Some(((customer_id, sender), why)) = find(&mut *tx, &suspects).await?.pop_first() {
+            let reason = why.cause.as_str();
+            tracing::warn!(
+                customer_id,
+                sender,
+                reason,
+                "a report is dropped: its sender's address is suppressed"
+            );
+            return Ok(false);
+        }
+    }
+    write(tx, &BTreeMap::new(), &[own]).await?;
+    Ok(true)
 }
 
 impl Account {

@@ -136,7 +136,8 @@ impl Store {
         if told.kind.is_late_failure() {
             told.fail(&mut tx, &original, (rules, now), &mut heard).await?;
         }
-        if original.kind == Kind::Submission {
+        // What comes back of a report is the customer's: they named the sender that it went to.
+        if original.kind != Kind::Notice {
             told.judge(&mut tx, (&original, &new), (rules, now), &mut heard).await?;
         }
         tx.commit().await?;
@@ -278,8 +279,7 @@ impl Told {
             && !heard.newly_failed.is_empty()
             && let Some(bounce) = (rules.letters.bounce)(original, &heard.newly_failed)
         {
-            insert_own(tx, &bounce).await?;
-            heard.bounce = Some(bounce.message_id);
+            heard.bounce = insert_own(tx, &bounce).await?.then_some(bounce.message_id);
         }
         Ok(())
     }

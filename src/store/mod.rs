@@ -36,6 +36,7 @@ pub mod proof;
 mod questions;
 pub mod queue;
 pub mod refund;
+pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;

@@ -15,6 +15,7 @@ use super::account::credits;
 use super::attempt::{self, AttemptRow};
 use super::gate::closed_roads;
 use super::ledger::{Ledger, PartKey, PartNow};
+use super::relayed::{HANDED_ON, Relayed};
 use super::{StoreError, millis, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
@@ -42,8 +43,8 @@ pub struct Report {
     pub news: News,
     /// The bounce for the recipients that newly failed, if one is due.
     pub bounce: Option<Box<Acceptance>>,
-    /// The report that it was handed on, if anybody newly sent to asked for one.
-    pub relayed: Option<Box<Acceptance>>,
+    /// The report that it was handed on, if anybody asked for one.
+    pub relayed: Option<Relayed>,
 }
 
 /// What happened to a part.
@@ -204,19 +205,30 @@ pub(super) async fn report_batch(
         if let (true, Some(bounce)) = (change.newly_failed > 0, &report.bounce) {
             insert_own(tx, bounce).await?;
         }
-        if let (true, Some(relayed)) = (change.newly_sent > 0, &report.relayed) {
-            insert_own(tx, relayed).await?;
-        }
         answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }
     let too_late = std::mem::take(&mut ledger.too_late);
+    let (relayed, finished) = (relayed(batch), ledger.finished());
     let left = ledger.write(tx, at).await?;
+    for (message_id, relayed) in relayed {
+        relayed.insert(tx, message_id, &finished).await?;
+    }
     attempt::write(tx, &attempts).await?;
     reputation::count_sent(tx, &sent).await?;
     Ok((answers, Aftermath { too_late, left }))
 }
 
+/// Reports that mail was handed on, one for each message of the batch.
+fn relayed<'r>(batch: &[&'r Report]) -> BTreeMap<&'r MessageId, &'r Relayed> {
+    batch.iter().filter_map(|report| Some((&report.message_id, report.relayed.as_ref()?))).collect()
+}
+
 impl Ledger {
+    /// Messages and recipients that become final.
+    fn finished(&self) -> BTreeSet<(String, String)> {
+        self.recipient_writes.iter().map(|write| (write.0.clone(), write.1.clone())).collect()
+    }
+
     /// Whether the part of a report is its whole message.
     fn is_whole(&self, report: &Report) -> bool {
         let id = report.message_id.as_str();
@@ -296,10 +308,13 @@ impl Ledger {
         let mut newly_sent = 0;
         let mut newly_failed = 0;
         for mailbox in &answered.sent {
-            newly_sent += u32::from(self.finish(key, mailbox, "sent", None));
+            let is_told = report.relayed.is_some() && answered.relayed.contains(mailbox);
+            let words = is_told.then(|| HANDED_ON.to_owned());
+            newly_sent += u32::from(self.finish(key, mailbox, "sent", (None, words)));
         }
         for (mailbox, answer) in answered.failed.iter().filter(|_| is_current) {
-            newly_failed += u32::from(self.finish(key, mailbox, "failed", Some(answer)));
+            let said = (Some(answer.status.clone()), Some(answer.text.clone()));
+            newly_failed += u32::from(self.finish(key, mailbox, "failed", said));
         }
         let captured = self.charge(&key.0, i64::from(newly_sent), i64::from(newly_failed));
         let part = self.parts.get_mut(key)?;
@@ -353,7 +368,7 @@ impl Ledger {
         key: &PartKey,
         mailbox: &Mailbox,
         state: &'static str,
-        answer: Option<&Answer>,
+        (status, reply): (Option<String>, Option<String>),
     ) -> bool {
         let recipient = (key.0.clone(), mailbox.to_string());
         if self.recipients.get(&recipient) != Some(&key.1) {
@@ -364,9 +379,7 @@ impl Ledger {
             self.failed.insert(recipient.clone(), key.1);
         }
         let (id, address) = recipient;
-        let status = answer.map(|a| a.status.clone());
-        let text = answer.map(|a| a.text.clone());
-        self.recipient_writes.push((id, address, state, status, text));
+        self.recipient_writes.push((id, address, state, status, reply));
         true
     }
 

@@ -72,23 +72,16 @@ pub(super) fn answered(
 
 /// The key that a message itself brings, with the fingerprint of sender and message.
 /// A client that was refused some recipients retries for them alone, so whom it is
-/// for is no part of it, nor is what it asks to be told about each of them; RET and ENVID
-/// are, where they are given.
+/// for is no part of it. Nor is what it asks to be told, which is the transaction's and new
+/// with each (RFC 3461 §4.4): what was asked the first time stands.
 pub(super) async fn in_header(
     submitted: &Submitted,
     inspection: &Inspection,
 ) -> Result<Option<Keyed>, Refusal> {
     let Some(key) = inspection.idempotency_key.clone() else { return Ok(None) };
     let sender = submitted.envelope.reverse_path().to_string();
-    let dsn = submitted.envelope.dsn();
-    let mut fingerprint = Fingerprinting::of("message").field("from", sender.as_bytes());
-    if let Some(ret) = dsn.ret() {
-        fingerprint = fingerprint.field("ret", ret.as_str().as_bytes());
-    }
-    if let Some(id) = dsn.envelope_id() {
-        fingerprint = fingerprint.field("envid", id.as_str().as_bytes());
-    }
-    let mut fingerprint = fingerprint.field("message", b"");
+    let mut fingerprint =
+        Fingerprinting::of("message").field("from", sender.as_bytes()).field("message", b"");
     inspection.meant(&submitted.bytes).for_each(|piece| fingerprint.last(piece));
     if let Some(spool) = &submitted.spool {
         spool.read(|chunk| fingerprint.last(chunk)).await?;

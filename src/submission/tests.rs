@@ -228,7 +228,7 @@ async fn an_accepted_message_takes_no_room_of_those_that_are_not_and_http_is_hel
 }
 
 #[tokio::test]
-async fn what_is_asked_of_the_message_is_part_of_what_a_key_means_and_nothing_else_is() {
+async fn what_is_asked_to_be_told_is_no_part_of_what_a_key_means() {
     use crate::domain::dsn::{Dsn, EnvelopeId, Notify, RecipientDsn, Ret};
     use crate::domain::envelope::Draft;
     use crate::domain::idempotency::{Fingerprint, Fingerprinting};
@@ -246,11 +246,42 @@ async fn what_is_asked_of_the_message_is_part_of_what_a_key_means_and_nothing_el
     inspection.meant(&bytes).for_each(|piece| before.last(piece));
     let usual = fingerprint("", "", "").await;
     assert_eq!(usual, before.end(), "keys from before are still good");
-    assert_eq!(usual, fingerprint("", "", "NEVER").await);
-    let mut all = vec![usual];
-    for (ret, envelope_id) in [("FULL", ""), ("HDRS", ""), ("", "QQ"), ("", "FULL"), ("FULL", "QQ")] {
-        let other = fingerprint(ret, envelope_id, "").await;
-        assert!(!all.contains(&other), "{ret} {envelope_id}");
-        all.push(other);
+    // A client that retries names its transaction anew.
+    for (ret, envelope_id, notify) in
+        [("", "", "NEVER"), ("FULL", "", ""), ("", "QQ", ""), ("HDRS", "Q2", "")]
+    {
+        assert_eq!(usual, fingerprint(ret, envelope_id, notify).await, "{ret} {envelope_id} {notify}");
+    }
+}
+
+#[tokio::test]
+async fn where_any_sender_goes_one_that_is_not_listed_gets_no_more_mail_than_failures_make() {
+    use crate::domain::dsn::{Dsn, EnvelopeId, Notify, RecipientDsn, Ret};
+    use crate::domain::envelope::Draft;
+    let to = Mailbox::parse("a@y.example").unwrap();
+    let own = SenderPattern::parse("x.example").unwrap();
+    // The policy, the customer's list, and what is told then.
+    let table = [
+        (SenderPolicy::Any, vec![], "NEVER", Ret::Headers),
+        (SenderPolicy::Any, vec![SenderPattern::parse("z.example").unwrap()], "NEVER", Ret::Headers),
+        (SenderPolicy::Any, vec![own.clone()], "SUCCESS", Ret::Full),
+        (SenderPolicy::Listed, vec![own], "SUCCESS", Ret::Full),
+    ];
+    for (policy, senders, notify, ret) in table {
+        let mut config = Config::default();
+        config.senders.policy = policy;
+        let (submission, store, _directory, mut handed) = with_handover(&config).await;
+        let who = signed_in(&store).await;
+        let dsn = Dsn::new(Some(Ret::Full), EnvelopeId::parse("QQ").ok());
+        let mut draft = Draft::new(ReversePath::parse("app@x.example").unwrap(), 9).asking(dsn);
+        let asked = RecipientDsn { notify: Notify::parse("SUCCESS").ok(), original: None };
+        draft.add_asking(to.clone(), asked);
+        let begun = Begun { senders, available: None, suppresses: false };
+        let asking = Submitted { begun, envelope: draft.seal().unwrap(), ..submitted() };
+        submission.submit(&who, asking).await.unwrap();
+        let dsn = handed.try_recv().unwrap().part.dsn;
+        let told = dsn.of(&to).notify.map(|notify| notify.to_string());
+        assert_eq!((told.as_deref(), dsn.ret()), (Some(notify), Some(ret)), "{policy:?}");
+        assert_eq!(dsn.envelope_id().map(EnvelopeId::as_str), Some("QQ"));
     }
 }

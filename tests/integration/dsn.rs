@@ -205,7 +205,7 @@ fn over_resend(meter: &Meter, title: &str) -> Vec<String> {
 
 #[test]
 fn resend_tells_no_sender_so_that_we_do() {
-    let meter = Meter::resend().start();
+    let meter = Meter::resend().set("notices", "success_reports = true").start();
     let bob = "bob@example.net";
     send(
         &mut meter.signed_in(),
@@ -219,6 +219,10 @@ fn resend_tells_no_sender_so_that_we_do() {
     let told = over_resend(&meter, "Sent: asked");
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("handed on") && told[0].contains("<bob@example.net>"), "{told:?}");
+    assert!(told[0].contains("\nAction: relayed\n"), "{told:?}");
+    let mails = meter.mails();
+    let report = mails.iter().find(|mail| mail.email.subject.as_deref() == Some("Sent: asked")).unwrap();
+    assert!(report.email.attachments.as_deref().unwrap_or_default().is_empty(), "it may share a call");
     assert_eq!(meter.mails().len(), 4);
     // What comes back later is told to whoever did not ask for silence.
     for subject in ["asked", "silent", "usual"] {
@@ -238,8 +242,27 @@ fn resend_tells_no_sender_so_that_we_do() {
 }
 
 #[test]
+fn over_resend_successes_are_told_where_the_operator_wants_that_and_once_a_message() {
+    for (setting, want) in [(None, 0), (Some("success_reports = true"), 1)] {
+        let meter = Meter::resend();
+        let meter = match setting {
+            Some(setting) => meter.set("notices", setting).start(),
+            None => meter.start(),
+        };
+        let to: Vec<String> = (0..20).map(|nth| format!("hidden{nth}@example.net")).collect();
+        let to: Vec<(&str, &str)> = to.iter().map(|to| (to.as_str(), "NOTIFY=SUCCESS")).collect();
+        send(&mut meter.signed_in(), "ann@example.com>", &to, &letter("many"));
+        meter.drain();
+        let told = over_resend(&meter, "Sent: many");
+        assert_eq!((told.len(), meter.mails().len()), (want, 20 + want));
+        assert!(told.iter().all(|told| to.iter().all(|(to, _)| told.contains(&format!("<{to}>")))));
+        assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+    }
+}
+
+#[test]
 fn a_mail_that_only_a_webhook_proves_is_told_of_once() {
-    let mut meter = Meter::resend().start();
+    let mut meter = Meter::resend().set("notices", "success_reports = true").start();
     let asked = [("bob@example.net", "NOTIFY=SUCCESS")];
     meter.resend_stand_in().faults().push(Fault::new(Misbehaviour::DropAfter).on("POST", "/emails"));
     let broken = Fault::new(Reply::status(500)).on("POST", "/emails");

@@ -1,6 +1,7 @@
 //! A real Postfix upstream, which offers DSN: what is asked reaches it as RFC 3461 wants it,
 //! and it tells the sender. Needs root and an installed Postfix; it is started for this
-//! alone, with directories of its own.
+//! alone, with directories of its own. Root without a Postfix is a failure where tools are
+//! required.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::client::judged;
+use crate::harness::client::{judged, missing};
 use crate::harness::sink::SinkMail;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
@@ -50,8 +51,12 @@ impl Postfix {
     fn start(next: &str) -> Option<Self> {
         let id = Command::new("id").arg("-u").output().ok()?;
         let is_there = Command::new("postconf").args(["-h", "mail_version"]).output().is_ok();
-        if !is_there || id.stdout != b"0\n" {
-            eprintln!("skipped: this machine has no Postfix, or we are not root");
+        if id.stdout != b"0\n" {
+            eprintln!("skipped: we are not root");
+            return None;
+        }
+        if !is_there {
+            missing("a Postfix");
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -137,7 +137,33 @@ async fn a_late_failure_is_told_once_and_only_of_a_customers_mail_with_a_sender(
     let own = Acceptance { kind: Kind::Bounce, price: Credits::ZERO, ..message(&ann, &["app@x.example"]) };
     let own = super::refunds::sent(&store, own).await;
     let heard = hear(&store, &told(&own, EventKind::Bounced, &["app@x.example"], 1), &NEVER).await;
-    assert_eq!((heard.newly_failed.len(), heard.bounce, heard.suppressed), (1, None, 0));
+    assert_eq!((heard.newly_failed.len(), heard.bounce, heard.suppressed), (1, None, 1));
+}
+
+#[tokio::test]
+async fn what_comes_back_of_reports_is_the_customers_and_ends_those_to_that_sender() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    let mail = sent(&store, &ann, &[TO, "c@y.example", "d@y.example", "e@y.example"]).await;
+    for (sender, kind, is_paused) in [
+        ("app1@x.example", EventKind::Bounced, false),
+        ("app@x.example", EventKind::Bounced, true),
+        ("app2@x.example", EventKind::Complained, false),
+    ] {
+        let own = Acceptance { kind: Kind::Bounce, price: Credits::ZERO, ..message(&ann, &[sender]) };
+        let own = super::refunds::sent(&store, own).await;
+        let heard = hear(&store, &told(&own, kind, &[sender], 1), &LOW).await;
+        assert_eq!((heard.suppressed, heard.paused.is_some()), (1, is_paused), "{sender}");
+    }
+    let complained = "SELECT sum(complained) FROM reputation";
+    assert_eq!(count(&store, complained).await, 1);
+    // The bounce would go to one of them.
+    let heard = hear(&store, &told(&mail, EventKind::Bounced, &[TO], 1), &NEVER).await;
+    assert_eq!((heard.newly_failed.len(), heard.bounce), (1, None));
+    let notice = Acceptance { kind: Kind::Notice, price: Credits::ZERO, ..message(&ann, &["own@x.example"]) };
+    let notice = super::refunds::sent(&store, notice).await;
+    let heard = hear(&store, &told(&notice, EventKind::Bounced, &["own@x.example"], 1), &LOW).await;
+    assert_eq!(heard.suppressed, 0, "a notice is ours");
 }
 
 #[tokio::test]

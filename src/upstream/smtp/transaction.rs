@@ -258,7 +258,7 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
     if let Some(ret) = outgoing.dsn.ret().filter(|_| offered.dsn) {
         mail.push_str(&format!(" RET={}", ret.as_str()));
     }
-    if let Some(id) = outgoing.dsn.envelope_id().filter(|_| offered.dsn) {
+    if let Some(id) = outgoing.dsn.envelope_id().filter(|id| offered.dsn && id.fits_the_wire()) {
         mail.push_str(&format!(" ENVID={}", id.as_str()));
     }
     mail.push_str("\r\n");

@@ -73,7 +73,10 @@ fn rcpt_again(rcpt: Rcpt) {
     let orcpt = said.map(|original| format!(" ORCPT={original}")).unwrap_or_default();
     assert!(orcpt.len() <= MAX_ORCPT_OCTETS + " ORCPT=".len());
     if let Some(original) = original {
-        printable(&original.decoded());
+        // An address of nothing is one, but for the type `utf-8`.
+        if !original.decoded().is_empty() {
+            printable(&original.decoded());
+        }
         printable(original.address_type());
     }
     let written = format!("RCPT TO:<{recipient}>{notify}{orcpt}");
