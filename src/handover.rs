@@ -4,19 +4,24 @@
 //! insert and hands them over; the database is read only after a restart, for
 //! retries, or when there is no room here. Room is bounded in octets and in parts; it is
 //! a message's, and then that of the request which a road makes of it. Large messages
-//! have one half of it, and small ones the other: neither waits for the other's.
+//! have one half of it, and small ones the other: neither waits for the other's. Of the
+//! parts a customer may have a quarter here, so that there is room for others' as well.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::domain::ids::CustomerId;
 use crate::domain::message::Road;
 use crate::memory::{Memory, Share};
 use crate::store::queue::LeasedPart;
 
 /// Parts that may wait here at most; their leases are all renewed together.
 const MAX_PARTS: usize = 2048;
+/// One customer's of them, as they are accepted.
+const MAX_OF_ONE: usize = MAX_PARTS / 4;
 
 /// Whose room it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,47 @@ pub struct Handed {
 pub struct Room {
     _octets: Arc<Share>,
     _slot: Arc<OwnedSemaphorePermit>,
+    _of_one: Option<Arc<OfOne>>,
+}
+
+/// How many parts of each customer have room here that was reserved as they were accepted.
+#[derive(Debug, Clone, Default)]
+struct Customers(Arc<Mutex<BTreeMap<CustomerId, usize>>>);
+
+/// Some of one customer's; counted no more when it is dropped.
+#[derive(Debug)]
+struct OfOne {
+    customers: Customers,
+    customer: CustomerId,
+    parts: usize,
+}
+
+impl Customers {
+    fn count(&self, customer: &CustomerId, parts: usize) -> Option<OfOne> {
+        let mut all = self.lock();
+        let total = all.get(customer).copied().unwrap_or(0).checked_add(parts)?;
+        if total > MAX_OF_ONE {
+            return None;
+        }
+        all.insert(customer.clone(), total);
+        Some(OfOne { customers: self.clone(), customer: customer.clone(), parts })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CustomerId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OfOne {
+    fn drop(&mut self) {
+        let mut all = self.customers.lock();
+        match all.get_mut(&self.customer) {
+            Some(total) if *total > self.parts => *total -= self.parts,
+            _ => {
+                all.remove(&self.customer);
+            }
+        }
+    }
 }
 
 /// The room of one lane.
@@ -61,7 +107,7 @@ impl Rooms {
             return None;
         }
         let slot = Arc::clone(&self.slots).try_acquire_many_owned(parts).ok()?;
-        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot), _of_one: None })
     }
 }
 
@@ -71,6 +117,7 @@ pub struct Handover {
     parts: mpsc::UnboundedSender<Handed>,
     small: Rooms,
     large: Rooms,
+    customers: Customers,
     resend_open: Arc<AtomicBool>,
     smtp_open: Arc<AtomicBool>,
 }
@@ -84,17 +131,20 @@ impl Handover {
         let large = Rooms::new(max_bytes / 2, (max_concurrency / 2).max(1));
         let small = Rooms::new(max_bytes - max_bytes / 2, MAX_PARTS);
         let open = || Arc::new(AtomicBool::new(true));
-        (Self { parts, small, large, resend_open: open(), smtp_open: open() }, handed)
+        let customers = Customers::default();
+        (Self { parts, small, large, customers, resend_open: open(), smtp_open: open() }, handed)
     }
 
-    /// Room for a small message of `bytes` octets in `parts` parts that leaves by `road`;
-    /// `None`: there is none now, or the road's gate is closed, or delivery is stopping, and it waits
-    /// in the database.
-    pub fn reserve(&self, road: Road, bytes: usize, parts: usize) -> Option<Room> {
+    /// Room for a customer's small message of `bytes` octets in `parts` parts that leaves by
+    /// `road`; `None`: there is none now, or the customer has their share of it, or the road's gate
+    /// is closed, or delivery is stopping, and it waits in the database.
+    pub fn reserve(&self, customer: &CustomerId, road: Road, bytes: usize, parts: usize) -> Option<Room> {
         if self.parts.is_closed() || !self.gate(road).load(Ordering::Relaxed) {
             return None;
         }
-        self.small.at_once(bytes, u32::try_from(parts).ok()?)
+        let of_one = self.customers.count(customer, parts)?;
+        let room = self.small.at_once(bytes, u32::try_from(parts).ok()?)?;
+        Some(Room { _of_one: Some(Arc::new(of_one)), ..room })
     }
 
     /// Room for a message that is read back from the database; waits for it. A
@@ -103,7 +153,7 @@ impl Handover {
         let Rooms { octets, slots } = self.of(lane);
         let octets = octets.wait_for(bytes).await?;
         let slot = Arc::clone(slots).acquire_owned().await.ok()?;
-        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot) })
+        Some(Room { _octets: Arc::new(octets), _slot: Arc::new(slot), _of_one: None })
     }
 
     /// The same, if there is room now.
@@ -141,14 +191,38 @@ mod tests {
     use super::*;
     use crate::memory::GRAIN;
 
+    fn ann() -> CustomerId {
+        CustomerId::parse("ann").unwrap()
+    }
+
     #[test]
     fn room_is_bounded_and_comes_back() {
         let (handover, _handed) = Handover::new(20 * GRAIN, 9);
-        let room = handover.reserve(Road::Smtp, 8 * GRAIN, 1);
+        let room = handover.reserve(&ann(), Road::Smtp, 8 * GRAIN, 1);
         assert!(room.is_some());
-        assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_none(), "over budget");
+        assert!(handover.reserve(&ann(), Road::Smtp, 3 * GRAIN, 1).is_none(), "over budget");
         drop(room);
-        assert!(handover.reserve(Road::Smtp, 3 * GRAIN, 1).is_some());
+        assert!(handover.reserve(&ann(), Road::Smtp, 3 * GRAIN, 1).is_some());
+    }
+
+    #[test]
+    fn a_customer_leaves_room_for_others() {
+        let (handover, _handed) = Handover::new(1 << 20, 9);
+        let bob = CustomerId::parse("bob").unwrap();
+        assert!(handover.reserve(&ann(), Road::Resend, 1, MAX_OF_ONE + 1).is_none());
+        let large = handover.reserve(&ann(), Road::Resend, 1, MAX_OF_ONE - 1);
+        let small = handover.reserve(&ann(), Road::Resend, 1, 1);
+        assert!(large.is_some() && small.is_some());
+        assert!(handover.reserve(&ann(), Road::Resend, 1, 1).is_none(), "theirs is used up");
+        assert!(handover.reserve(&bob, Road::Resend, 1, 1).is_some());
+        let shared = small.clone();
+        drop(small);
+        assert!(handover.reserve(&ann(), Road::Resend, 1, 1).is_none(), "a part of it is still there");
+        drop(shared);
+        let small = handover.reserve(&ann(), Road::Resend, 1, 1);
+        drop((large, small));
+        assert!(handover.reserve(&ann(), Road::Resend, 1, MAX_OF_ONE).is_some());
+        assert!(handover.customers.lock().is_empty());
     }
 
     #[tokio::test]
@@ -156,9 +230,9 @@ mod tests {
         let (handover, handed) = Handover::new(4 * GRAIN, 9);
         let room = handover.room(Lane::Small, 5 * GRAIN).await;
         assert!(room.is_some());
-        assert!(handover.reserve(Road::Smtp, 1, 1).is_none(), "it has the budget for itself");
+        assert!(handover.reserve(&ann(), Road::Smtp, 1, 1).is_none(), "it has the budget for itself");
         drop((room, handed));
-        assert!(handover.reserve(Road::Smtp, 1, 1).is_none(), "nobody is there to take it");
+        assert!(handover.reserve(&ann(), Road::Smtp, 1, 1).is_none(), "nobody is there to take it");
     }
 
     #[tokio::test]
@@ -177,7 +251,7 @@ mod tests {
                 _ = &mut next => panic!("there is room for one more than {most}"),
                 () = std::future::ready(()) => {}
             }
-            let small = handover.reserve(Road::Smtp, octets * GRAIN / 2, 1);
+            let small = handover.reserve(&ann(), Road::Smtp, octets * GRAIN / 2, 1);
             assert!(small.is_some(), "{octets} {places} {each}");
             rooms.pop();
             assert!(next.await.is_some());
@@ -188,7 +262,7 @@ mod tests {
     fn a_closed_gate_takes_nothing_in_memory() {
         let (handover, _handed) = Handover::new(20 * GRAIN, 9);
         handover.set_open(Road::Resend, false);
-        assert!(handover.reserve(Road::Resend, 1, 1).is_none());
-        assert!(handover.reserve(Road::Smtp, 1, 1).is_some());
+        assert!(handover.reserve(&ann(), Road::Resend, 1, 1).is_none());
+        assert!(handover.reserve(&ann(), Road::Smtp, 1, 1).is_some());
     }
 }

@@ -117,8 +117,9 @@
 //!   while it is unknown none of them leaves it, alone or with others. Only a definite
 //!   answer takes a call apart.
 //! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
-//!   are a place and a turn; who was refused with others leaves only with such as were too,
-//!   by every other call at most.
+//!   are a place and a turn, from all customers in turn; who was refused with others leaves
+//!   only with such as were too, by every other call at most, and whoever is known for bad
+//!   mail, or was in a call at which Resend failed, only with their own for a while.
 //! - **Only the envelope decides who gets mail.** The translation writes recipients
 //!   from the part alone; a header address outside it is never mailed.
 //! - **What a road cannot carry is refused before the 250,** since the request is

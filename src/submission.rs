@@ -422,8 +422,8 @@ impl Submission {
         let road = acceptance.parts.first().map(|part| part.road);
         // A large message is not in memory any more: delivery finds it in the database.
         let road = road.filter(|_| acceptance.spooled.is_none());
-        let room =
-            road.and_then(|road| handover.reserve(road, acceptance.bytes.len(), acceptance.parts.len()));
+        let (bytes, parts) = (acceptance.bytes.len(), acceptance.parts.len());
+        let room = road.and_then(|road| handover.reserve(&acceptance.customer_id, road, bytes, parts));
         acceptance.lease_until =
             room.as_ref().and_then(|_| acceptance.accepted_at.checked_add(self.0.lease).ok());
         let mut answer = store.accept(acceptance.clone()).await.map_err(unavailable)?;

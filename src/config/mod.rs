@@ -278,7 +278,8 @@ pub struct UpstreamConfig {
     pub fallback: Fallback,
     /// An SMTP upstream without TLS; loopback only.
     pub allow_plaintext: bool,
-    /// Parts being sent at the same time, two at least; large ones are half of them at most.
+    /// Parts being sent alone at the same time, two at least; large ones are half of them at
+    /// most. Calls to Resend with several have half as many places besides.
     pub max_concurrency: usize,
     /// Octets in memory for delivery: of messages, and where they leave by Resend of the
     /// requests that are made of them and take their room. Half of them are for large ones,

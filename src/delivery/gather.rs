@@ -5,21 +5,30 @@
 //! limit, those who wait leave together: nobody waits for company, and the more there is
 //! to send the more goes with each call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
+use super::apart::Apart;
 use super::leases::Lease;
 use super::news;
 use super::waiting::{Comer, Member, Waiting};
-use super::{Delivery, Tools};
+use super::{Delivery, READ_AHEAD, Tools};
+use crate::domain::batch::MOST;
 use crate::domain::message::Road;
 use crate::handover::Handed;
 use crate::store::queue::{DuePart, LeasedPart};
 use crate::store::report::News;
-use crate::upstream::Outcome;
 use crate::upstream::resend::Resend;
+use crate::upstream::resend::batch::Together;
 use crate::upstream::resend::turns::Turn;
+use crate::upstream::{Outcome, RecipientAnswer};
+
+/// How long parts are put by that others are read in the place of.
+const PUT_BY: Duration = Duration::from_secs(30);
 
 /// Where parts come in that may have company.
 #[derive(Debug)]
@@ -27,12 +36,24 @@ pub(super) struct Gathering {
     come: mpsc::UnboundedSender<Comer>,
     /// Held by the one task that makes calls of them.
     comers: Mutex<mpsc::UnboundedReceiver<Comer>>,
+    /// Places of calls, of which no single mail takes any.
+    places: Arc<Semaphore>,
+    /// Whose calls are their own.
+    apart: std::sync::Mutex<Apart>,
 }
 
-impl Default for Gathering {
-    fn default() -> Self {
+impl Gathering {
+    /// With so many calls at the same time at most.
+    pub(super) fn new(calls: usize) -> Self {
         let (come, comers) = mpsc::unbounded_channel();
-        Self { come, comers: Mutex::new(comers) }
+        let places = Arc::new(Semaphore::new(calls));
+        Self { come, comers: Mutex::new(comers), places, apart: std::sync::Mutex::default() }
+    }
+
+    fn apart(&self) -> MutexGuard<'_, Apart> {
+        let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        apart.forget(Instant::now());
+        apart
     }
 }
 
@@ -86,14 +107,16 @@ impl Delivery {
             let (place, turn) = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                ready = async { (self.place().await, resend.turn().await) } => ready,
+                ready = async { (self.call_place().await, resend.turn().await) } => ready,
             };
             while let Ok(comer) = comers.try_recv() {
                 waiting.push(comer);
             }
             match turn {
                 Ok(turn) if !self.is_closed(Road::Resend) => {
-                    self.spawn_call(waiting.next_call(), turn, place);
+                    let members = waiting.next_call(&self.0.gathering.apart());
+                    self.spawn_call(members, turn, place);
+                    self.put_by(&mut waiting);
                 }
                 Ok(_) => self.put_all_off(&mut waiting, None).await,
                 Err(outcome) => self.put_all_off(&mut waiting, Some(outcome)).await,
@@ -106,6 +129,44 @@ impl Delivery {
         }
         for members in waiting.all() {
             self.give_all_back(members).await;
+        }
+    }
+
+    /// Learns from a call with several whose mail is to leave apart.
+    pub(super) fn learn_from(&self, members: &[Member], together: &Together) {
+        let customers: BTreeSet<_> = members.iter().map(|member| &member.part.customer_id).collect();
+        let call = members.first().and_then(|member| member.part.batch.as_ref());
+        let (mut apart, now) = (self.0.gathering.apart(), Instant::now());
+        match (together, call) {
+            (Together::Taken(_), Some(call)) => apart.taken(&call.id),
+            (Together::Refused(_) | Together::Barred(_), _) if customers.len() == 1 => {
+                customers.iter().for_each(|customer| apart.refused(customer, now));
+            }
+            (Together::Each(Outcome::Unknown { reason, .. }), Some(call)) if together.is_their_failure() => {
+                customers.iter().for_each(|customer| apart.failed(customer, &call.id, now));
+                tracing::warn!(
+                    batch_id = %call.id,
+                    parts = members.len(),
+                    customers = customers.len(),
+                    reason,
+                    "Resend failed at a call; it is made again, and its customers' mail leaves apart meanwhile"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Learns the same from a call with one, with which others may have been refused before.
+    pub(super) fn learn_alone(&self, part: &LeasedPart, outcome: &Outcome) {
+        let is_refused = match outcome {
+            Outcome::Barred(_) => true,
+            Outcome::Answered { answers, .. } => {
+                answers.iter().any(|answer| matches!(answer, RecipientAnswer::Refused(_)))
+            }
+            _ => false,
+        };
+        if part.road == Road::Resend && part.batch_max < MOST && is_refused {
+            self.0.gathering.apart().refused(&part.customer_id, Instant::now());
         }
     }
 
@@ -132,6 +193,27 @@ impl Delivery {
             }
         }
         true
+    }
+
+    /// Those who are apart do not hold all that may be read ahead.
+    fn put_by(&self, waiting: &mut Waiting) {
+        if self.0.ahead.available_permits() > 0 {
+            return;
+        }
+        let members = waiting.too_many(&self.0.gathering.apart(), READ_AHEAD / 2);
+        if members.is_empty() {
+            return;
+        }
+        let now = self.0.tools.clock.now();
+        let due = now.checked_add(PUT_BY).unwrap_or(now);
+        let delivery = self.clone();
+        self.0.tools.tasks.spawn(async move {
+            delivery.report_each(&members, |part| news::put_by(part, due)).await;
+        });
+    }
+
+    async fn call_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.gathering.places).acquire_owned().await.ok()
     }
 
     /// The gate is closed, or no turn comes for long: nobody waits for that in memory.
@@ -171,7 +253,8 @@ impl Delivery {
             let Some(room) = room else { continue };
             let (message_id, part_no) = (part.message_id, part.part_no);
             rooms.insert((message_id.clone(), part_no), room);
-            page.push(DuePart { message_id, part_no, size: 0, batch_max: 1, batch_id: None });
+            let (size, batch_max) = (part.bytes.len(), part.batch_max);
+            page.push(DuePart { message_id, part_no, size, batch_max, batch_id: None });
         }
         let due = |news: &News| match news {
             News::Retry { due, .. } => Some(*due),

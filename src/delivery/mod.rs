@@ -9,6 +9,7 @@
 //! is leased; one task renews all leases together. This room must not know SMTP
 //! submission, HTTP, Dodo.
 
+mod apart;
 pub mod bounce;
 mod due;
 pub mod gates;
@@ -135,7 +136,8 @@ impl Delivery {
     /// The delivery room; nothing runs until [`Delivery::start`].
     pub fn new(tools: Tools, settings: Settings) -> Self {
         let places = Arc::new(Semaphore::new(settings.max_concurrency));
-        let (gates, leases, gathering) = (Gates::default(), Leases::default(), Gathering::default());
+        let (gates, leases) = (Gates::default(), Leases::default());
+        let gathering = Gathering::new((settings.max_concurrency / 2).max(1));
         let ahead = Arc::new(Semaphore::new(READ_AHEAD));
         Self(Arc::new(Inner { tools, settings, gates, leases, gathering, places, ahead }))
     }

@@ -79,6 +79,11 @@ pub(super) fn not_composed(part: &LeasedPart, due: Timestamp) -> News {
     put_off(part.unknown, due, "the database was not available".to_owned(), false)
 }
 
+/// Others are read in its place.
+pub(super) fn put_by(part: &LeasedPart, due: Timestamp) -> News {
+    put_off(part.unknown, due, "Resend refuses mail of this customer's; it leaves apart".to_owned(), false)
+}
+
 /// The part is not ours any more: this changes it only if it is all the same.
 pub(super) fn lost(part: &LeasedPart, now: Timestamp) -> News {
     put_off(part.unknown, now, "a lease was lost before the attempt".to_owned(), false)

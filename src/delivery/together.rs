@@ -152,6 +152,7 @@ impl Delivery {
         for part in parts(members) {
             self.0.tools.metrics.attempt(part.road, label(&together));
         }
+        self.learn_from(members, &together);
         match &together {
             Together::Taken(_) => self.open_gate(Road::Resend).await,
             Together::Each(Outcome::Closed { reason, retry_after }) => {

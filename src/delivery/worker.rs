@@ -107,6 +107,7 @@ impl Delivery {
     /// Opens or closes the gate by what the upstream said, and says what is written down.
     pub(super) async fn understand(&self, part: &LeasedPart, outcome: Outcome) -> News {
         self.0.tools.metrics.attempt(part.road, label_of(&outcome));
+        self.learn_alone(part, &outcome);
         match &outcome {
             Outcome::Closed { reason, retry_after } => {
                 self.close_gate(part.road, reason, *retry_after).await;

@@ -7,6 +7,7 @@ use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
 use postmeter::sandbox::resend::Refusal;
 
 use crate::harness::plan::Plan;
+use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
@@ -23,15 +24,25 @@ const FRIEND: &[&str] = &["bob@example.net"];
 
 /// These wait in the database, and Resend allows ten calls a second when it runs again.
 fn deep(plan: Plan, letters: &[(&[&str], Vec<u8>)]) -> Meter {
+    deep_of(plan, letters.len(), |meter| {
+        let mut smtp = meter.signed_in();
+        letters.iter().for_each(|(to, letter)| taken(&mut smtp, to, letter));
+    })
+}
+
+#[track_caller]
+fn taken(smtp: &mut Smtp, to: &[&str], letter: &[u8]) {
+    let reply = smtp.attempt(to, letter);
+    assert!(reply.starts_with("250 "), "{reply}");
+}
+
+/// The same with so many letters of whomever.
+fn deep_of(plan: Plan, count: usize, submit: impl FnOnce(&Meter)) -> Meter {
     let mut meter = plan.start();
     let faults = meter.resend_stand_in().faults().clone();
     faults.push(Fault::new(Refusal::bad_key(401)).on("POST", "/emails").always());
-    let mut smtp = meter.signed_in();
-    for (to, letter) in letters {
-        let reply = smtp.attempt(to, letter);
-        assert!(reply.starts_with("250 "), "{reply}");
-    }
-    until_is("what waits", letters.len() as i64, || meter.number(WAITING));
+    submit(&meter);
+    until_is("what waits", count as i64, || meter.number(WAITING));
     meter.stop();
     faults.clear();
     meter.resend_stand_in().behave(|manners| manners.per_second = 10);
@@ -111,6 +122,36 @@ fn p3_one_bad_mail_among_a_hundred_comes_back_and_holds_nobody() {
     assert!(made <= 18, "{made} calls");
     let failed: Vec<String> = meter.read("SELECT address FROM recipient WHERE state = 'failed'");
     assert_eq!(failed, REFUSED);
+}
+
+#[test]
+fn p3_one_customers_bad_mail_takes_few_calls_of_others_apart() {
+    const EACH: usize = 300;
+    let mut meter = deep_of(plan().set("senders", "policy = \"any\""), 2 * EACH, |meter| {
+        let other = meter.new_customer("cus_other", 1_000);
+        let mut others = Smtp::starttls(meter);
+        assert!(others.auth_plain(&other.username, &other.secret).starts_with("235 "));
+        let mut smtp = meter.signed_in();
+        for nth in 0..EACH {
+            let to = if nth % 20 == 7 { REFUSED } else { FRIEND };
+            taken(&mut smtp, to, &letter(&format!("n{nth}")));
+            taken(&mut others, FRIEND, &letter(&format!("other{nth}")));
+        }
+    });
+    meter.serve();
+    meter.finish();
+    let arrived = arrivals(&meter);
+    assert_eq!(
+        (arrived.len(), arrived.values().max()),
+        (2 * EACH, Some(&1)),
+        "with a bounce for each that is bad"
+    );
+    assert_eq!((meter.dodo().debited(CUSTOMER_ID), meter.dodo().debited("cus_other")), (285, 300));
+    // The first call, and those that left before its halves were answered: every call has bad mail.
+    const DIVIDED: &str = "SELECT count(*) FROM part JOIN message USING (message_id)
+        WHERE customer_id = 'cus_other' AND batch_max < 100";
+    let divided = meter.number(DIVIDED);
+    assert!((1..=EACH as i64 / 2).contains(&divided), "{divided}");
 }
 
 #[test]

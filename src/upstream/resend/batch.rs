@@ -9,9 +9,6 @@ use super::turns::Turn;
 use super::{Request, Resend, no_answer, verdict};
 use crate::upstream::{Answer, Outcome};
 
-/// Most mails of one call.
-pub const MAX_MAILS: usize = 100;
-
 /// What became of a call for several mails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Together {
@@ -24,6 +21,14 @@ pub enum Together {
     Barred(Answer),
     /// The same for each: `Transient`, `Closed` or `Unknown`.
     Each(Outcome),
+}
+
+impl Together {
+    /// Whether Resend answered, and what it said is that it failed: the words of such an
+    /// answer begin with its status.
+    pub fn is_their_failure(&self) -> bool {
+        matches!(self, Self::Each(Outcome::Unknown { reason, .. }) if reason.starts_with('5'))
+    }
 }
 
 impl Resend {
@@ -56,4 +61,32 @@ fn array(mails: Vec<Request>) -> Bytes {
     }
     json.push(b']');
     json.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::outbound::{CallFailure, HttpAnswer, RateInfo};
+
+    #[test]
+    fn resend_failed_where_it_says_so_and_not_where_it_says_nothing() {
+        let answered = |status, body: &'static str| {
+            let answer = HttpAnswer { status, body: body.into(), rate: RateInfo::default() };
+            verdict::of_together(&answer, 2, Timestamp::UNIX_EPOCH)
+        };
+        let error = r#"{"name":"application_error","message":"Internal server error"}"#;
+        let table = [
+            (answered(500, error), true),
+            (answered(503, "<html>"), true),
+            (answered(409, r#"{"name":"concurrent_idempotent_requests","message":""}"#), false),
+            (answered(200, r#"{"data":[]}"#), false),
+            (answered(429, error), false),
+            (Together::Each(no_answer(CallFailure::Lost("timeout".to_owned()))), false),
+        ];
+        for (together, want) in table {
+            assert_eq!(together.is_their_failure(), want, "{together:?}");
+        }
+    }
 }

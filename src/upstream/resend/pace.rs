@@ -5,7 +5,8 @@
 //! every answer (resend.com/docs, "Rate Limit"). Turns are spaced evenly. A call may leave
 //! some time after its turn, as long as it took to make it ready, and then no second,
 //! wherever it begins, has more calls than are allowed; so all of the rate is used, and
-//! none of it is lost to the limit. Other nodes and programs on the same account
+//! none of it is lost to the limit. If none gets ready, no more turns are given than a
+//! second has calls: they would leave no sooner. Other nodes and programs on the same account
 //! are known by what an answer says is left, and by the 429.
 
 use std::collections::VecDeque;
@@ -33,6 +34,8 @@ pub(super) struct Pace {
     next: Option<Instant>,
     /// Nobody before this, as we were told.
     held_until: Option<Instant>,
+    /// Turns whose call has not left.
+    not_left: u32,
     /// When calls left, earliest first.
     left: VecDeque<Instant>,
 }
@@ -40,7 +43,7 @@ pub(super) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         let left = VecDeque::new();
-        Self { per_second: DEFAULT_PER_SECOND, next: None, held_until: None, left }
+        Self { per_second: DEFAULT_PER_SECOND, next: None, held_until: None, not_left: 0, left }
     }
 }
 
@@ -55,6 +58,10 @@ impl Pace {
         if !wait.is_zero() {
             return Err(wait);
         }
+        if self.not_left >= self.per_second {
+            return Err(self.interval());
+        }
+        self.not_left += 1;
         // Whoever comes a little late for a turn does not put the others off.
         let interval = self.interval();
         let due = self.next.filter(|next| now.saturating_duration_since(*next) < interval);
@@ -72,12 +79,14 @@ impl Pace {
             return Err(wait);
         }
         self.forget(now);
+        self.not_left = self.not_left.saturating_sub(1);
         self.left.push_back(now);
         Ok(())
     }
 
     /// No call was made in a turn.
     pub(super) fn give_back(&mut self) {
+        self.not_left = self.not_left.saturating_sub(1);
         self.next = self.next.and_then(|next| next.checked_sub(self.interval()));
     }
 
@@ -142,6 +151,9 @@ mod tests {
         assert_eq!(pace.turn(now + millis(130)), Ok(()), "a little late");
         assert_eq!(pace.turn(now + millis(130)), Err(millis(74)), "which nobody after it feels");
         assert_eq!(pace.turn(now + millis(5_000)), Ok(()));
+        for nth in 0..3 {
+            assert_eq!(pace.leave(now + millis(5_000 + nth)), Ok(()));
+        }
         pace.learn(200, &told(2), now);
         let now = now + millis(9_000);
         assert_eq!(pace.turn(now), Ok(()));
@@ -183,6 +195,22 @@ mod tests {
                 assert!(calls.len() * 100 > allowed * 95, "{} of {allowed}", calls.len());
             }
         }
+    }
+
+    #[test]
+    fn after_a_stall_no_more_leave_than_are_allowed_and_none_has_waited_for_long() {
+        // None that begins in the sixth second is ready before the ninth.
+        let late = |turn: u64| if (60..70).contains(&turn) { 3_000 - (turn - 60) * 100 } else { 10 };
+        let calls = calls_of_a_minute(10, late);
+        assert_eq!(calls.windows(11).find(|few| few[10] - few[0] < millis(1_000)), None);
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let turns = (0..3_000).filter(|nth| pace.turn(now + millis(*nth)).is_ok()).count();
+        assert_eq!(turns, 10, "nothing gets ready");
+        pace.give_back();
+        assert_eq!(pace.turn(now + millis(3_000)), Ok(()));
+        assert_eq!(pace.turn(now + millis(4_000)), Err(millis(102)));
+        assert_eq!(pace.leave(now + millis(4_000)), Ok(()));
+        assert_eq!(pace.turn(now + millis(4_000)), Ok(()));
     }
 
     #[test]
