@@ -13,6 +13,7 @@ use crate::crash::CrashPoint;
 use crate::domain::ids::BatchId;
 use crate::domain::message::Road;
 use crate::random;
+use crate::store::batch::Candidate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::News;
 use crate::telemetry::AttemptOutcome;
@@ -74,8 +75,8 @@ impl Delivery {
         self.without_the_judged(judged).await
     }
 
-    /// The mails of those that can be translated.
-    async fn translated(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<Request>) {
+    /// The mails of those that can be translated, each with its hash.
+    async fn translated(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<(Request, String)>) {
         let outgoing = members.iter_mut().map(|member| outgoing(&mut member.part)).collect();
         let made = Request::make_each(outgoing, &self.0.tools.upstreams.translating).await;
         let (mut mails, mut judged) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
@@ -95,16 +96,24 @@ impl Delivery {
     }
 
     /// Fixes the call on disk, if it is not there yet; without those whose lease was lost.
-    async fn composed(&self, members: Vec<Member>, mails: Vec<Request>) -> (Vec<Member>, Vec<Request>) {
+    async fn composed(
+        &self,
+        members: Vec<Member>,
+        mails: Vec<(Request, String)>,
+    ) -> (Vec<Member>, Vec<Request>) {
+        let (mails, hashes): (Vec<_>, Vec<_>) = mails.into_iter().unzip();
         if members.iter().all(|member| member.part.batch.is_some()) {
             return (members, mails);
         }
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let id = BatchId::generate(now, random::octets());
-        let names: Vec<_> =
-            parts(&members).map(|part| (part.message_id.clone(), part.part_no, part.attempt)).collect();
-        let places = match store.compose(&id, &names, now).await {
+        let candidate = |(part, request_hash): (&LeasedPart, String)| {
+            let LeasedPart { message_id, part_no, attempt, .. } = part;
+            Candidate { message_id: message_id.clone(), part_no: *part_no, attempt: *attempt, request_hash }
+        };
+        let candidates: Vec<_> = parts(&members).zip(hashes).map(candidate).collect();
+        let places = match store.compose(&id, &candidates, now).await {
             Ok(places) => places,
             Err(error) => {
                 tracing::error!(%error, "a call could not be composed");

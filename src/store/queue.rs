@@ -371,8 +371,8 @@ fn lease_rows(leases: &[(MessageId, u32, u32)]) -> Result<String, StoreError> {
     json(&rows)
 }
 
-/// Those of these parts that wait, as they are once they are taken: the free ones that are
-/// due, or those that a call has. Nothing is changed.
+/// Those of these parts that wait and are due, as they are once they are taken: the free
+/// ones, or those that a call has. Nothing is changed.
 pub(super) async fn read_waiting(
     tx: &mut SqliteConnection,
     waiting: Vec<(DuePart, Bytes)>,
@@ -385,7 +385,7 @@ pub(super) async fn read_waiting(
                b.size AS batch_size, m.reverse_path, m.size, m.accepted_at, m.expires_at, m.ret, m.envid
         FROM json_each(?1) AS w CROSS JOIN part p CROSS JOIN message m LEFT JOIN batch b ON b.batch_id = p.batch_id
         WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND m.message_id = p.message_id
-          AND p.state = 'queued' AND p.batch_id IS ?3 AND (p.due_at <= ?2 OR ?3 IS NOT NULL)";
+          AND p.state = 'queued' AND p.batch_id IS ?3 AND p.due_at <= ?2";
     const RECIPIENTS: &str = "
         SELECT r.message_id, r.part_no, r.address, r.maybe_taken, r.notify, r.orcpt
         FROM json_each(?1) AS w CROSS JOIN recipient r
