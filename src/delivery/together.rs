@@ -6,7 +6,7 @@
 
 use super::gather::Leave;
 use super::news::{self, Door};
-use super::waiting::Member;
+use super::waiting::{Comer, Member};
 use super::worker::{label_of, outgoing};
 use super::{Delivery, STORE_WAIT, Tools};
 use crate::crash::CrashPoint;
@@ -35,6 +35,7 @@ impl Delivery {
     /// what became of each.
     pub(super) async fn leave_together(&self, members: Vec<Member>, leave: Leave<'_>) {
         let Leave { resend, turn, place } = leave;
+        let members = self.within_headroom(members);
         let members = self.those_who_may(members, place.is_none()).await;
         let (members, mails) = self.translated(members).await;
         let (members, mails) = self.composed(members, mails).await;
@@ -52,11 +53,23 @@ impl Delivery {
         };
         drop(place);
         store.pass(CrashPoint::UpstreamAnswered);
+        let is_too_much = matches!(called, Called::Together(Together::OverQuota { .. }));
         let news = self.understand_call(&members, called).await;
         self.report_all(parts(&members).zip(news.iter().cloned()).collect()).await;
-        if news.iter().any(|news| matches!(news, News::Retry { batch_max: Some(_), .. })) {
+        if is_too_much || news.iter().any(|news| matches!(news, News::Retry { batch_max: Some(_), .. })) {
             self.gather_again(members, &news).await;
         }
+    }
+
+    /// As many as Resend's quota may have place for; the others wait for another call. A
+    /// call that is made again stays as it is.
+    fn within_headroom(&self, mut members: Vec<Member>) -> Vec<Member> {
+        let most = usize::try_from(self.0.headroom.most(self.0.tools.clock.now())).unwrap_or(usize::MAX);
+        let is_new = members.iter().all(|member| member.part.batch.is_none());
+        if is_new && members.len() > most {
+            self.gather(Comer::Free(members.split_off(most)));
+        }
+        members
     }
 
     /// Those with whom a call may be made now.
@@ -161,10 +174,24 @@ impl Delivery {
         for part in parts(members) {
             self.0.tools.metrics.attempt(part.road, label(&together));
         }
+        let is_unknown = parts(members).any(|part| part.unknown);
         match &together {
             Together::Taken(_) => self.open_gate(Road::Resend).await,
             Together::Each(Outcome::Closed { reason, retry_after }) => {
                 self.close_gate(Road::Resend, reason, *retry_after).await;
+            }
+            Together::OverQuota { reason, retry_after } if is_unknown => {
+                self.close_gate(Road::Resend, reason, *retry_after).await;
+            }
+            Together::OverQuota { reason, .. } => {
+                let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
+                let most = self.0.headroom.exceeded(size, self.0.tools.clock.now());
+                tracing::warn!(
+                    reason,
+                    size,
+                    most,
+                    "a call asked for more than Resend's quota has left: the next carry less"
+                );
             }
             _ => {}
         }
@@ -199,6 +226,7 @@ fn label(together: &Together) -> AttemptOutcome {
         Together::Taken(_) => AttemptOutcome::Accepted,
         // One of them was, and nobody knows who.
         Together::Refused(_) | Together::Barred(_) => AttemptOutcome::Deferred,
+        Together::OverQuota { .. } => AttemptOutcome::Deferred,
         Together::Each(outcome) => label_of(outcome),
     }
 }

@@ -392,6 +392,20 @@ async fn p4_what_the_operator_decides_about_a_member_of_a_call() {
 }
 
 #[tokio::test]
+async fn what_leaves_alone_is_asked_for_apart_from_what_may_leave_together() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let mut alone = next(&store, &ann).await;
+    alone.parts[0].batch_max = 1;
+    let alone = accepted(&store, Acceptance { lease_until: None, ..alone }).await;
+    let together = accepted(&store, Acceptance { lease_until: None, ..next(&store, &ann).await }).await;
+    let (now, roads) = (at(0), [Road::Resend]);
+    assert_eq!(store.due_alone(now, &roads, 9).await.unwrap(), [first_part(&alone)]);
+    let together = DuePart { batch_max: MOST, ..first_part(&together) };
+    assert_eq!(store.due_together(now, &roads, 9).await.unwrap(), [together]);
+}
+
+#[tokio::test]
 async fn a_page_is_taken_in_one_go_and_one_that_cannot_be_read_keeps_nobody() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;

@@ -3,14 +3,13 @@
 //! Resend takes or refuses such a call as a whole, under one `Idempotency-Key`, and its
 //! body is an array of what would be posted for each mail. Attachments have no place in it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::turns::Turn;
 use super::{Request, Resend, no_answer, verdict};
 use crate::upstream::{Answer, Outcome};
-
-/// Most mails of one call.
-pub const MAX_MAILS: usize = 100;
 
 /// What became of a call for several mails.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +21,13 @@ pub enum Together {
     /// It took none, since the account may not send one of them at least as things stand;
     /// see [`Outcome::Barred`].
     Barred(Answer),
+    /// It took none, since a quota has not so many left; fewer it may take.
+    OverQuota {
+        /// Which, in words.
+        reason: String,
+        /// When it may have.
+        retry_after: Duration,
+    },
     /// The same for each: `Transient`, `Closed` or `Unknown`.
     Each(Outcome),
 }
