@@ -109,7 +109,7 @@
 //! - **`Sent` wins, everything else needs the current attempt** (the diagram is in
 //!   [`domain::message`]). A lease, never a transaction, spans a network call.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
-//!   same key, same bytes (a hash fixed at acceptance), within the key's life; after
+//!   same key, same bytes (a hash fixed at acceptance, or when the call was composed), within the key's life; after
 //!   that the part is held for the operator.
 //! - **Who is in a call stands on disk before it is made** ([`domain::batch`]), where mail
 //!   may have company: in which order, under which key. So whoever is in none was never

@@ -1,5 +1,8 @@
 //! What the database says is due: asked for by the page, and taken as there is room.
 //!
+//! What leaves alone, what may leave together and what is large are asked for apart: none
+//! waits for the others. Nor do those who look for lost leases and try closed gates.
+//!
 //! Whoever is taken needs room in memory first, and then a place among the attempts; who
 //! waits for company needs no place yet, but is one of so many that are read ahead. The
 //! first of a page waits for that, and the others come along if they need not: so nobody
@@ -21,6 +24,38 @@ use crate::handover::{Handed, Lane, Room};
 use crate::store::StoreError;
 use crate::store::queue::{DuePart, Leased, LeasedPart};
 
+/// What a poller looks for. Each has a poller of its own: where parts of one kind wait for
+/// a place or for a slow upstream, the others do not wait for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Small parts that leave alone.
+    Alone,
+    /// Parts that may leave together, and calls that are made again.
+    Together,
+    /// Parts of spooled messages.
+    Large,
+}
+
+impl Queue {
+    const ALL: [Self; 3] = [Self::Together, Self::Alone, Self::Large];
+
+    /// Whose room its parts take.
+    const fn lane(self) -> Lane {
+        match self {
+            Self::Alone | Self::Together => Lane::Small,
+            Self::Large => Lane::Large,
+        }
+    }
+
+    /// Parts asked for at once.
+    const fn page(self) -> u32 {
+        match self {
+            Self::Alone | Self::Together => PAGE,
+            Self::Large => LARGE_PAGE,
+        }
+    }
+}
+
 /// What a part has that may be leased.
 #[derive(Debug)]
 struct Seat {
@@ -32,11 +67,19 @@ struct Seat {
 }
 
 impl Delivery {
-    /// Works through what the database says is due in a lane.
-    pub(super) async fn poll(self, lane: Lane) {
+    /// Works through what the database says is due, each kind for itself.
+    pub(super) fn start_polling(&self) {
+        for queue in Queue::ALL {
+            self.0.tools.tasks.spawn(self.clone().poll(queue));
+        }
+        self.0.tools.tasks.spawn(self.clone().tend());
+    }
+
+    /// Works through what the database says is due of that kind.
+    async fn poll(self, queue: Queue) {
         let stop = self.0.tools.stop.clone();
         loop {
-            let (is_more, wait) = match self.poll_once(lane).await {
+            let (is_more, wait) = match self.poll_once(queue).await {
                 Ok(found) => (found, POLL),
                 Err(error) => {
                     tracing::error!(%error, "the queue could not be read");
@@ -53,30 +96,40 @@ impl Delivery {
         }
     }
 
-    /// Takes one page of what is due; whether there may be more. The lane that never
-    /// waits long looks for leases that ran out, and for gates that are worth a try.
-    async fn poll_once(&self, lane: Lane) -> Result<bool, StoreError> {
-        if lane == Lane::Small {
-            self.lapse_expired().await?;
-        }
-        let (open, probing) = self.0.gates.passable(self.0.tools.clock.now());
-        let page = match lane {
-            Lane::Small => PAGE,
-            Lane::Large => LARGE_PAGE,
-        };
-        let due = if open.is_empty() { Vec::new() } else { self.due(lane, &open, page).await? };
+    /// Takes one page of what is due; whether there may be more.
+    async fn poll_once(&self, queue: Queue) -> Result<bool, StoreError> {
+        let (open, _) = self.0.gates.passable(self.0.tools.clock.now());
+        let page = queue.page();
+        let due = if open.is_empty() { Vec::new() } else { self.due(queue, &open, page).await? };
         let is_more = u32::try_from(due.len()).is_ok_and(|len| len == page);
-        self.take_page(lane, due).await?;
-        if self.0.tools.stop.is_cancelled() {
-            return Ok(false);
-        }
-        for road in probing.into_iter().filter(|_| lane == Lane::Small) {
-            if self.0.gates.begin_probe(road) {
-                let delivery = self.clone();
-                self.0.tools.tasks.spawn(async move { delivery.probe(road).await });
+        self.take_page(queue.lane(), due).await?;
+        Ok(is_more)
+    }
+
+    /// Looks for leases that ran out, and for gates that are worth a try: whoever does that
+    /// waits for nobody.
+    async fn tend(self) {
+        let stop = self.0.tools.stop.clone();
+        while !stop.is_cancelled() {
+            let wait = match self.lapse_expired().await {
+                Ok(()) => POLL,
+                Err(error) => {
+                    tracing::error!(%error, "the queue could not be read");
+                    STORE_WAIT
+                }
+            };
+            let (_, probing) = self.0.gates.passable(self.0.tools.clock.now());
+            for road in probing.into_iter().filter(|_| !stop.is_cancelled()) {
+                if self.0.gates.begin_probe(road) {
+                    let delivery = self.clone();
+                    self.0.tools.tasks.spawn(async move { delivery.probe(road).await });
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
             }
         }
-        Ok(is_more)
     }
 
     async fn lapse_expired(&self) -> Result<(), StoreError> {
@@ -88,11 +141,12 @@ impl Delivery {
         Ok(())
     }
 
-    async fn due(&self, lane: Lane, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
+    async fn due(&self, queue: Queue, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
-        match lane {
-            Lane::Small => store.due(clock.now(), roads, limit).await,
-            Lane::Large => store.due_large(clock.now(), roads, limit).await,
+        match queue {
+            Queue::Alone => store.due_alone(clock.now(), roads, limit).await,
+            Queue::Together => store.due_together(clock.now(), roads, limit).await,
+            Queue::Large => store.due_large(clock.now(), roads, limit).await,
         }
     }
 
@@ -228,13 +282,17 @@ impl Delivery {
         self.end_probe(road, was_tried).await;
     }
 
+    async fn first_due(&self, road: Road) -> Result<Option<(Lane, DuePart)>, StoreError> {
+        for queue in Queue::ALL {
+            if let Some(due) = self.due(queue, &[road], 1).await?.pop() {
+                return Ok(Some((queue.lane(), due)));
+            }
+        }
+        Ok(None)
+    }
+
     async fn try_probe(&self, road: Road) -> Result<bool, StoreError> {
-        let small = self.due(Lane::Small, &[road], 1).await?.pop();
-        let (lane, due) = match small {
-            Some(due) => (Lane::Small, Some(due)),
-            None => (Lane::Large, self.due(Lane::Large, &[road], 1).await?.pop()),
-        };
-        let Some(due) = due else { return Ok(false) };
+        let Some((lane, due)) = self.first_due(road).await? else { return Ok(false) };
         if let Some(batch_id) = &due.batch_id {
             let members = self.lease_call(batch_id, None).await?;
             return Ok(self.probe_together(members).await);

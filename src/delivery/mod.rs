@@ -4,7 +4,7 @@
 //! and the pollers (`due`: what the database says is due). All take a place among a
 //! bounded number of attempts. Large parts have a poller of their own, and half of
 //! the room and of the places at most: however slowly they leave, small mail does not
-//! wait for them. Parts that may leave together gather (`gather`, `waiting`) and make one
+//! wait for them. So have parts that leave alone, and those that may leave together. Parts that may leave together gather (`gather`, `waiting`) and make one
 //! attempt (`together`); the others make theirs alone (`worker`). Every part in our hands
 //! is leased; one task renews all leases together. This room must not know SMTP
 //! submission, HTTP, Dodo.
@@ -14,6 +14,7 @@ pub mod bounce;
 mod due;
 pub mod gates;
 mod gather;
+mod headroom;
 mod leases;
 pub(crate) mod news;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::crash::CrashPoint;
 use crate::domain::retry::RetrySchedule;
-use crate::handover::{Handed, Handover, Lane};
+use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::{Store, StoreError};
@@ -45,6 +46,7 @@ use crate::upstream::Upstreams;
 use bounce::Postmaster;
 use gates::Gates;
 use gather::Gathering;
+use headroom::Headroom;
 use leases::{Lease, Leases};
 use worker::Pass;
 
@@ -127,6 +129,7 @@ struct Inner {
     gates: Gates,
     leases: Leases,
     gathering: Gathering,
+    headroom: Headroom,
     places: Arc<Semaphore>,
     /// Places of those who were read ahead.
     ahead: Arc<Semaphore>,
@@ -136,10 +139,10 @@ impl Delivery {
     /// The delivery room; nothing runs until [`Delivery::start`].
     pub fn new(tools: Tools, settings: Settings) -> Self {
         let places = Arc::new(Semaphore::new(settings.max_concurrency));
-        let (gates, leases) = (Gates::default(), Leases::default());
+        let (gates, leases, headroom) = (Gates::default(), Leases::default(), Headroom::default());
         let gathering = Gathering::new((settings.max_concurrency / 2).max(1));
         let ahead = Arc::new(Semaphore::new(READ_AHEAD));
-        Self(Arc::new(Inner { tools, settings, gates, leases, gathering, places, ahead }))
+        Self(Arc::new(Inner { tools, settings, gates, leases, gathering, headroom, places, ahead }))
     }
 
     /// Takes back what an earlier process left behind, and starts to deliver.
@@ -154,8 +157,7 @@ impl Delivery {
         self.load_gates().await?;
         tasks.spawn(self.clone().take_handed(handed));
         tasks.spawn(self.clone().gather_calls());
-        tasks.spawn(self.clone().poll(Lane::Small));
-        tasks.spawn(self.clone().poll(Lane::Large));
+        self.start_polling();
         tasks.spawn(self.clone().renew_leases());
         tasks.spawn(self.clone().show_totals());
         Ok(())

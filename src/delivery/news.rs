@@ -119,11 +119,15 @@ fn expires_at(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Timestamp {
 
 /// Why a call whose outcome is unknown must not be made again, if it must not.
 fn unrepeatable(part: &LeasedPart, now: Timestamp) -> Option<String> {
-    let age = Duration::try_from(now.duration_since(part.first_try_at)).unwrap_or_default();
-    if age > KEY_LIFE {
+    if !is_key_known(part.first_try_at, now) {
         return Some("its outcome is unknown, and Resend may have forgotten the idempotency key".to_owned());
     }
     part.request_hash.is_none().then(|| ANOTHER_REQUEST.to_owned())
+}
+
+/// Whether Resend surely still knows the key of a call that was first made then.
+fn is_key_known(first_try_at: Timestamp, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(first_try_at)).unwrap_or_default() <= KEY_LIFE
 }
 
 /// The hash of the request that must be made again, if it must.
@@ -176,8 +180,14 @@ pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Mom
     let is_unknown = parts.iter().any(|part| part.unknown);
     let outcome = match together {
         Together::Taken(ids) => return taken(parts, ids),
-        Together::Barred(answer) if is_unknown => Outcome::Barred(answer),
+        // It may have been taken before, and what is refused now may be somebody else's doing:
+        // only the same call under the same key cannot send anybody a second mail.
+        Together::Refused(answer) | Together::Barred(answer) if is_unknown => Outcome::Barred(answer),
         Together::Refused(answer) | Together::Barred(answer) => return divided(parts, &answer, moment.now),
+        Together::OverQuota { reason, retry_after } if is_unknown => Outcome::Closed { reason, retry_after },
+        Together::OverQuota { reason, .. } => {
+            return parts.iter().map(|_| put_off(false, moment.now, reason.clone(), false)).collect();
+        }
         Together::Each(outcome) => outcome,
     };
     let latest = parts.iter().max_by_key(|part| part.attempt);

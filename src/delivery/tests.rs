@@ -118,12 +118,12 @@ impl Bench {
     }
 }
 
-/// A Resend that takes small requests, and large ones once it may; how many of those came.
-async fn hanging(may: CancellationToken) -> (String, Arc<AtomicUsize>) {
+/// A Resend that takes small requests, and larger ones once it may; how many of those came.
+async fn hanging(may: CancellationToken, larger: usize) -> (String, Arc<AtomicUsize>) {
     let came = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&came);
     let answer = move |body: Bytes| async move {
-        if body.len() > LARGE {
+        if body.len() > larger {
             counted.fetch_add(1, Ordering::SeqCst);
             may.cancelled().await;
         }
@@ -178,7 +178,7 @@ async fn p1_a_stop_does_not_wait_for_a_turn_and_the_part_is_as_it_was() {
 #[tokio::test]
 async fn p7_however_many_large_parts_hang_at_the_upstream_small_mail_leaves() {
     let may = CancellationToken::new();
-    let (base_url, came) = hanging(may.clone()).await;
+    let (base_url, came) = hanging(may.clone(), LARGE).await;
     let bench = Bench::start(&base_url, 8, 12).await;
     let mut large = Vec::new();
     for _ in 0..12 {
@@ -199,6 +199,33 @@ async fn p7_however_many_large_parts_hang_at_the_upstream_small_mail_leaves() {
     may.cancel();
     for large in &large {
         bench.until(large, |part| part.state == "sent").await;
+    }
+    bench.stop().await;
+    assert_eq!(bench.store.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn who_may_leave_together_is_taken_however_many_wait_to_leave_alone() {
+    const ALONE: usize = 70 << 10;
+    let may = CancellationToken::new();
+    let (base_url, came) = hanging(may.clone(), ALONE).await;
+    let bench = Bench::start(&base_url, 1, 1).await;
+    let mut alone = Vec::new();
+    for _ in 0..3 {
+        alone.push(bench.submit(ALONE).await);
+    }
+    // One has the place, and the next waits for that.
+    let hangs = async {
+        while came.load(Ordering::SeqCst) < 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), hangs).await.expect("one is under way");
+    let small = bench.submit(1).await;
+    bench.until(&small, |part| part.state != "queued").await;
+    may.cancel();
+    for sent in alone.iter().chain([&small]) {
+        bench.until(sent, |part| part.state == "sent").await;
     }
     bench.stop().await;
     assert_eq!(bench.store.audit().await.unwrap(), []);

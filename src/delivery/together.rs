@@ -6,13 +6,14 @@
 
 use super::gather::Leave;
 use super::news::{self, Door};
-use super::waiting::Member;
+use super::waiting::{Comer, Member};
 use super::worker::{label_of, outgoing};
 use super::{Delivery, STORE_WAIT, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::ids::BatchId;
 use crate::domain::message::Road;
 use crate::random;
+use crate::store::batch::Candidate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::News;
 use crate::telemetry::AttemptOutcome;
@@ -34,6 +35,7 @@ impl Delivery {
     /// what became of each.
     pub(super) async fn leave_together(&self, members: Vec<Member>, leave: Leave<'_>) {
         let Leave { resend, turn, place } = leave;
+        let members = self.within_headroom(members);
         let members = self.those_who_may(members, place.is_none()).await;
         let (members, mails) = self.translated(members).await;
         let (members, mails) = self.composed(members, mails).await;
@@ -51,11 +53,23 @@ impl Delivery {
         };
         drop(place);
         store.pass(CrashPoint::UpstreamAnswered);
+        let is_too_much = matches!(called, Called::Together(Together::OverQuota { .. }));
         let news = self.understand_call(&members, called).await;
         self.report_all(parts(&members).zip(news.iter().cloned()).collect()).await;
-        if news.iter().any(|news| matches!(news, News::Retry { batch_max: Some(_), .. })) {
+        if is_too_much || news.iter().any(|news| matches!(news, News::Retry { batch_max: Some(_), .. })) {
             self.gather_again(members, &news).await;
         }
+    }
+
+    /// As many as Resend's quota may have place for; the others wait for another call. A
+    /// call that is made again stays as it is.
+    fn within_headroom(&self, mut members: Vec<Member>) -> Vec<Member> {
+        let most = usize::try_from(self.0.headroom.most(self.0.tools.clock.now())).unwrap_or(usize::MAX);
+        let is_new = members.iter().all(|member| member.part.batch.is_none());
+        if is_new && members.len() > most {
+            self.gather(Comer::Free(members.split_off(most)));
+        }
+        members
     }
 
     /// Those with whom a call may be made now.
@@ -74,8 +88,8 @@ impl Delivery {
         self.without_the_judged(judged).await
     }
 
-    /// The mails of those that can be translated.
-    async fn translated(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<Request>) {
+    /// The mails of those that can be translated, each with its hash.
+    async fn translated(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<(Request, String)>) {
         let outgoing = members.iter_mut().map(|member| outgoing(&mut member.part)).collect();
         let made = Request::make_each(outgoing, &self.0.tools.upstreams.translating).await;
         let (mut mails, mut judged) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
@@ -95,16 +109,24 @@ impl Delivery {
     }
 
     /// Fixes the call on disk, if it is not there yet; without those whose lease was lost.
-    async fn composed(&self, members: Vec<Member>, mails: Vec<Request>) -> (Vec<Member>, Vec<Request>) {
+    async fn composed(
+        &self,
+        members: Vec<Member>,
+        mails: Vec<(Request, String)>,
+    ) -> (Vec<Member>, Vec<Request>) {
+        let (mails, hashes): (Vec<_>, Vec<_>) = mails.into_iter().unzip();
         if members.iter().all(|member| member.part.batch.is_some()) {
             return (members, mails);
         }
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let id = BatchId::generate(now, random::octets());
-        let names: Vec<_> =
-            parts(&members).map(|part| (part.message_id.clone(), part.part_no, part.attempt)).collect();
-        let places = match store.compose(&id, &names, now).await {
+        let candidate = |(part, request_hash): (&LeasedPart, String)| {
+            let LeasedPart { message_id, part_no, attempt, .. } = part;
+            Candidate { message_id: message_id.clone(), part_no: *part_no, attempt: *attempt, request_hash }
+        };
+        let candidates: Vec<_> = parts(&members).zip(hashes).map(candidate).collect();
+        let places = match store.compose(&id, &candidates, now).await {
             Ok(places) => places,
             Err(error) => {
                 tracing::error!(%error, "a call could not be composed");
@@ -153,10 +175,24 @@ impl Delivery {
             self.0.tools.metrics.attempt(part.road, label(&together));
         }
         self.learn_from(members, &together);
+        let is_unknown = parts(members).any(|part| part.unknown);
         match &together {
             Together::Taken(_) => self.open_gate(Road::Resend).await,
             Together::Each(Outcome::Closed { reason, retry_after }) => {
                 self.close_gate(Road::Resend, reason, *retry_after).await;
+            }
+            Together::OverQuota { reason, retry_after } if is_unknown => {
+                self.close_gate(Road::Resend, reason, *retry_after).await;
+            }
+            Together::OverQuota { reason, .. } => {
+                let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
+                let most = self.0.headroom.exceeded(size, self.0.tools.clock.now());
+                tracing::warn!(
+                    reason,
+                    size,
+                    most,
+                    "a call asked for more than Resend's quota has left: the next carry less"
+                );
             }
             _ => {}
         }
@@ -191,6 +227,7 @@ fn label(together: &Together) -> AttemptOutcome {
         Together::Taken(_) => AttemptOutcome::Accepted,
         // One of them was, and nobody knows who.
         Together::Refused(_) | Together::Barred(_) => AttemptOutcome::Deferred,
+        Together::OverQuota { .. } => AttemptOutcome::Deferred,
         Together::Each(outcome) => label_of(outcome),
     }
 }

@@ -9,12 +9,27 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::queue::{Batched, DuePart, LeasedPart, read_waiting, take};
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::ids::{BatchId, MessageId};
+
+/// A leased part that is to be in a call.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The message.
+    pub message_id: MessageId,
+    /// The part's number in it.
+    pub part_no: u32,
+    /// The attempt whose lease it is.
+    pub attempt: u32,
+    /// SHA-256 of the request that is posted for it: what stood there is of another version
+    /// perhaps, and only what was posted can be repeated.
+    pub request_hash: String,
+}
 
 /// A member whose call has ended while it is not final, as it stands from now on.
 #[derive(Debug)]
@@ -36,16 +51,16 @@ struct Members {
 }
 
 impl Store {
-    /// Fixes a call on disk before it is made: who of these leased parts (message, part,
-    /// attempt) is in it, in their order. Each gets its place; `None`: its lease was lost,
-    /// and it is not in the call. The key of the call is new, and its life begins now.
+    /// Fixes a call on disk before it is made: who of these is in it, in their order, and
+    /// what is posted for each. Each gets its place; `None`: its lease was lost, and it is
+    /// not in the call. The key of the call is new, and its life begins now.
     ///
     /// # Errors
     /// Whoever is there may not have so much company: a mistake of the caller's.
     pub async fn compose(
         &self,
         id: &BatchId,
-        members: &[(MessageId, u32, u32)],
+        members: &[Candidate],
         now: Timestamp,
     ) -> Result<Vec<Option<Batched>>, StoreError> {
         const THERE: &str = "
@@ -53,7 +68,8 @@ impl Store {
             WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND p.state = 'sending'
               AND p.attempt = w.value ->> 2 AND p.batch_id IS NULL
             ORDER BY w.key";
-        let names: Vec<_> = members.iter().map(|(id, no, attempt)| (id.as_str(), *no, *attempt)).collect();
+        let name = |of: &Candidate| (of.message_id.to_string(), of.part_no, of.attempt);
+        let names: Vec<_> = members.iter().map(name).collect();
         let mut places = vec![None; members.len()];
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
@@ -64,10 +80,10 @@ impl Store {
         }
         let mut seats = Vec::with_capacity(there.len());
         for (no, nth) in (0..).zip(there) {
-            let Some(nth) = usize::try_from(nth).ok().filter(|nth| *nth < members.len()) else { continue };
-            if let (Some(place), Some((message_id, part_no, _))) = (places.get_mut(nth), names.get(nth)) {
+            let Ok(nth) = usize::try_from(nth) else { continue };
+            if let (Some(place), Some(member)) = (places.get_mut(nth), members.get(nth)) {
                 *place = Some(Batched { id: id.clone(), no, size });
-                seats.push((*message_id, *part_no, no));
+                seats.push((member.message_id.as_str(), member.part_no, no, member.request_hash.as_str()));
             }
         }
         write(&mut tx, (id, size), &seats, now).await?;
@@ -75,9 +91,9 @@ impl Store {
         Ok(places)
     }
 
-    /// Takes all members of a call that is made again, in their order, or nobody. Where it
-    /// can never be made again, since one of them is missing or cannot be read, those that
-    /// remain are held for the operator.
+    /// Takes all members of a call that is made again, in their order, or nobody: somebody
+    /// else has it, or it is not due. Where it can never be made again, since one of them is
+    /// missing or cannot be read, those that remain are held for the operator.
     pub async fn lease_batch(
         &self,
         id: &BatchId,
@@ -85,6 +101,17 @@ impl Store {
         until: Timestamp,
     ) -> Result<Vec<LeasedPart>, StoreError> {
         let waiting = self.with_bodies(&self.members_due(id).await?).await?;
+        self.take_batch(id, waiting, (now, until)).await
+    }
+
+    /// Takes the members of a call of whom it is known that they waited, with their bytes.
+    /// Who has come back since then is not among them, and is no reason to hold anybody.
+    pub(super) async fn take_batch(
+        &self,
+        id: &BatchId,
+        waiting: Vec<(DuePart, Bytes)>,
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<Vec<LeasedPart>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let mut leased = read_waiting(&mut tx, waiting, Some(id), now).await?;
@@ -96,18 +123,18 @@ impl Store {
             tx.commit().await?;
             return Ok(leased.parts);
         }
-        // Somebody else has it, or its leases lapse one by one: it comes back.
         let is_whole = members.size == Some(members.waiting + members.under_way);
-        if members.waiting == 0 || (is_whole && members.under_way > 0) {
-            return Ok(Vec::new());
-        }
-        let reason = match leased.unreadable.pop() {
-            Some((part, why)) => {
+        let why = match leased.unreadable.pop() {
+            Some((part, why)) if !is_whole || members.under_way == 0 => {
                 format!("a part of the same call, {}, cannot be read: {why}", part.message_id)
             }
-            None => "not everybody is left of the call that it was part of".to_owned(),
+            None if !is_whole && members.waiting > 0 => {
+                "not everybody is left of the call that it was part of".to_owned()
+            }
+            // It comes back: as a whole, when somebody else is done with it, when it is due.
+            _ => return Ok(Vec::new()),
         };
-        let reason = format!("its outcome is unknown, and it cannot be asked again: {reason}");
+        let reason = format!("its outcome is unknown, and it cannot be asked again: {why}");
         let held = hold_rest(&mut tx, id, &reason).await?;
         tx.commit().await?;
         tracing::error!(batch_id = %id, parts = held, reason, "a call cannot be made again; its parts are held");
@@ -143,17 +170,18 @@ impl Members {
     }
 }
 
-/// Writes a call and the places in it: message, part, place.
+/// Writes a call and the places in it: message, part, place, hash of the request.
 async fn write(
     tx: &mut SqliteConnection,
     (id, size): (&BatchId, u32),
-    seats: &[(&str, u32, u32)],
+    seats: &[(&str, u32, u32, &str)],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const CALL: &str = "INSERT INTO batch (batch_id, size, composed_at) VALUES (?1, ?2, ?3)";
     const SEAT: &str = "
-        UPDATE part SET batch_id = ?2, batch_no = s.batch_no, first_try_at = ?4
-        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS batch_no
+        UPDATE part SET batch_id = ?2, batch_no = s.batch_no, first_try_at = ?4, request_hash = s.hash
+        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS batch_no,
+                     value ->> 3 AS hash
               FROM json_each(?1)) AS s
         WHERE part.message_id = s.message_id AND part.part_no = s.part_no AND part.state = 'sending'
           AND part.batch_id IS NULL AND part.unknown = 0 AND part.batch_max >= max(?3, 2)";

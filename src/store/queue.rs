@@ -214,17 +214,40 @@ impl Store {
         Ok(u64::try_from(lapsed.len()).unwrap_or(u64::MAX))
     }
 
-    /// Parts that are due on one of `roads`, the longest waiting first; those of spooled
-    /// messages are asked for apart ([`due_large`](Self::due_large)). Of those that a call
-    /// has, the first stands for all.
-    pub async fn due(&self, now: Timestamp, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
+    /// Parts that leave alone and are due on one of `roads`, the longest waiting first; those
+    /// of spooled messages are asked for apart ([`due_large`](Self::due_large)).
+    pub async fn due_alone(
+        &self,
+        now: Timestamp,
+        roads: &[Road],
+        limit: u32,
+    ) -> Result<Vec<DuePart>, StoreError> {
+        const DUE: &str = "
+            SELECT p.message_id, p.part_no, p.batch_max, p.batch_id, m.size
+            FROM part p INDEXED BY part_due_alone JOIN message m ON m.message_id = p.message_id
+            WHERE p.state = 'queued' AND p.batch_max = 1 AND p.due_at <= ?1
+              AND p.road IN (SELECT value FROM json_each(?2))
+              AND NOT EXISTS (SELECT 1 FROM spool s WHERE s.message_id = p.message_id)
+            ORDER BY p.due_at LIMIT ?3";
+        self.read_due(DUE, now, roads, limit).await
+    }
+
+    /// The same of parts that may leave together. Of those that a call has, the first
+    /// stands for all.
+    pub async fn due_together(
+        &self,
+        now: Timestamp,
+        roads: &[Road],
+        limit: u32,
+    ) -> Result<Vec<DuePart>, StoreError> {
         const DUE: &str = "
             SELECT p.message_id, p.part_no, p.batch_max, p.batch_id,
                    CASE WHEN p.batch_id IS NULL THEN m.size
                         ELSE (SELECT sum(n.size) FROM part q JOIN message n ON n.message_id = q.message_id
                               WHERE q.batch_id = p.batch_id) END
-            FROM part p JOIN message m ON m.message_id = p.message_id
-            WHERE p.state = 'queued' AND p.due_at <= ?1 AND p.road IN (SELECT value FROM json_each(?2))
+            FROM part p INDEXED BY part_due_together JOIN message m ON m.message_id = p.message_id
+            WHERE p.state = 'queued' AND p.batch_max > 1 AND p.due_at <= ?1
+              AND p.road IN (SELECT value FROM json_each(?2))
               AND NOT EXISTS (SELECT 1 FROM spool s WHERE s.message_id = p.message_id)
               AND (p.batch_id IS NULL OR NOT EXISTS (SELECT 1 FROM part q
                    WHERE q.batch_id = p.batch_id AND q.batch_no < p.batch_no AND q.state = 'queued'))
@@ -371,8 +394,8 @@ fn lease_rows(leases: &[(MessageId, u32, u32)]) -> Result<String, StoreError> {
     json(&rows)
 }
 
-/// Those of these parts that wait, as they are once they are taken: the free ones that are
-/// due, or those that a call has. Nothing is changed.
+/// Those of these parts that wait and are due, as they are once they are taken: the free
+/// ones, or those that a call has. Nothing is changed.
 pub(super) async fn read_waiting(
     tx: &mut SqliteConnection,
     waiting: Vec<(DuePart, Bytes)>,
@@ -385,7 +408,7 @@ pub(super) async fn read_waiting(
                b.size AS batch_size, m.reverse_path, m.size, m.accepted_at, m.expires_at, m.ret, m.envid
         FROM json_each(?1) AS w CROSS JOIN part p CROSS JOIN message m LEFT JOIN batch b ON b.batch_id = p.batch_id
         WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND m.message_id = p.message_id
-          AND p.state = 'queued' AND p.batch_id IS ?3 AND (p.due_at <= ?2 OR ?3 IS NOT NULL)";
+          AND p.state = 'queued' AND p.batch_id IS ?3 AND p.due_at <= ?2";
     const RECIPIENTS: &str = "
         SELECT r.message_id, r.part_no, r.address, r.maybe_taken, r.notify, r.orcpt
         FROM json_each(?1) AS w CROSS JOIN recipient r

@@ -38,6 +38,21 @@ mod reports;
 mod retention;
 mod spool;
 
+impl Store {
+    /// Small parts that are due, whether they leave alone or not, the longest waiting first.
+    async fn due(&self, now: Timestamp, roads: &[Road], limit: u32) -> Result<Vec<DuePart>, StoreError> {
+        const ORDER: &str = "SELECT message_id, part_no FROM part WHERE state = 'queued' ORDER BY due_at, message_id, part_no";
+        let mut due = self.due_together(now, roads, limit).await?;
+        due.extend(self.due_alone(now, roads, limit).await?);
+        let order: Vec<(String, u32)> = sqlx::query_as(ORDER).fetch_all(&self.readers).await?;
+        due.sort_by_key(|part| {
+            order.iter().position(|(id, no)| id == part.message_id.as_str() && *no == part.part_no)
+        });
+        due.truncate(limit as usize);
+        Ok(due)
+    }
+}
+
 /// So many seconds after the beginning of these tests.
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()

@@ -278,6 +278,8 @@ fn p4_what_a_call_with_several_parts_comes_to() {
     let unknown =
         |retry_after| Outcome::Unknown { reason: "lost".to_owned(), retry_after, left_out: Vec::new() };
     let closed = Outcome::Closed { reason: "key".to_owned(), retry_after: Duration::from_secs(300) };
+    let over_quota =
+        Together::OverQuota { reason: "quota".to_owned(), retry_after: Duration::from_secs(300) };
     let transient = |retry_after: Option<u64>, counts| Outcome::Transient {
         answer: Answer::new("4.4.5", "later"),
         retry_after: retry_after.map(Duration::from_secs),
@@ -295,9 +297,10 @@ fn p4_what_a_call_with_several_parts_comes_to() {
             both("2 sent, 0 failed"),
             both("2 sent, 0 failed"),
         ),
-        (Together::Refused(answer()), both("retry at 10, uncounted"), both("retry at 10, uncounted")),
-        // What the account allows now says nothing about what it allowed then.
+        // What is refused now may have been taken then.
+        (Together::Refused(answer()), both("retry at 10, uncounted"), both("retry at 210, unknown")),
         (Together::Barred(answer()), both("retry at 10, uncounted"), both("retry at 210, unknown")),
+        (over_quota, both("retry at 10, uncounted"), both("gated until 310, unknown")),
         (Together::Each(closed), both("gated until 310"), both("gated until 310, unknown")),
         (
             Together::Each(transient(Some(3), false)),

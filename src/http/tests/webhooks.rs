@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::domain::ids::{BatchId, MessageId};
 use crate::random;
+use crate::store::batch::Candidate;
 use crate::store::report::Report;
 
 fn signed(id: &str, at: Timestamp, body: &str) -> Request<Body> {
@@ -170,7 +171,11 @@ async fn p3_news_of_one_mail_proves_all_that_left_in_its_call() {
         mails.push(MessageId::parse(&town.waits(None).await).unwrap());
     }
     for call in [&mails[..3], &mails[3..]] {
-        let members: Vec<_> = call.iter().map(|id| (id.clone(), 0, 1)).collect();
+        let candidate = |id: &MessageId| {
+            let (message_id, request_hash) = (id.clone(), "0".repeat(64));
+            Candidate { message_id, part_no: 0, attempt: 1, request_hash }
+        };
+        let members: Vec<_> = call.iter().map(candidate).collect();
         let batch_id = BatchId::generate(now, random::octets());
         town.store.compose(&batch_id, &members, now).await.unwrap();
         let lost = |id: &MessageId| {

@@ -2,6 +2,7 @@ use super::*;
 use crate::domain::batch::{MOST, half};
 use crate::domain::decision::{Choice, NotNow};
 use crate::domain::ids::BatchId;
+use crate::store::batch::Candidate;
 use crate::store::operator::{DecisionError, Order, Via};
 use crate::store::queue::{Batched, LeasedPart};
 
@@ -34,7 +35,16 @@ async fn mails(store: &Store, customer_id: &CustomerId, count: usize) -> Vec<Acc
 }
 
 /// Their parts in the hands of whoever makes this attempt.
-fn members(of: &[Acceptance], attempt: u32) -> Vec<(MessageId, u32, u32)> {
+fn members(of: &[Acceptance], attempt: u32) -> Vec<Candidate> {
+    let candidate = |mail: &Acceptance| {
+        let (message_id, request_hash) = (mail.message_id.clone(), "1".repeat(64));
+        Candidate { message_id, part_no: 0, attempt, request_hash }
+    };
+    of.iter().map(candidate).collect()
+}
+
+/// The leases of the same.
+fn leases(of: &[Acceptance], attempt: u32) -> Vec<(MessageId, u32, u32)> {
     of.iter().map(|mail| (mail.message_id.clone(), 0, attempt)).collect()
 }
 
@@ -142,7 +152,7 @@ async fn p4_after_a_crash_only_what_was_composed_may_have_been_taken() {
     let mails = mails(&store, &ann, 3).await;
     composed(&store, &mails[..2]).await;
     let never_tried = ("queued".to_owned(), false, MOST);
-    let held = members(&mails[1..], 1);
+    let held = leases(&mails[1..], 1);
     assert_eq!(store.lapse_expired(&held, at(30)).await.unwrap(), 1);
     assert_audit(&store).await;
     assert_eq!(store.lease_batch(&composed_id(&store).await, at(30), at(60)).await.unwrap().len(), 0);
@@ -202,6 +212,39 @@ async fn p4_an_unknown_call_waits_as_one_and_is_made_again_as_one() {
     tell(&store, &mixed[..1], 2, |_| retry(true)).await;
     tell(&store, &mixed[2..], 2, |_| retry(true)).await;
     assert_eq!(numbers(&store.lease_batch(&id, at(60), at(90)).await.unwrap()), order);
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p4_what_is_made_again_is_what_was_posted_and_not_what_an_older_version_would_have() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let mails = mails(&store, &ann, 2).await;
+    let mut asked = members(&mails, 1);
+    asked[1].request_hash = "2".repeat(64);
+    let id = batch_id();
+    store.compose(&id, &asked, at(1)).await.unwrap();
+    tell(&store, &mails, 1, |_| retry(true)).await;
+    let again = store.lease_batch(&id, at(60), at(90)).await.unwrap();
+    let hashes: Vec<_> = again.into_iter().filter_map(|part| part.request_hash).collect();
+    assert_eq!(hashes, ["1".repeat(64), "2".repeat(64)]);
+}
+
+#[tokio::test]
+async fn p4_who_looks_at_a_call_too_early_or_too_late_leaves_it_as_it_is() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let mails = mails(&store, &ann, 3).await;
+    let id = unknown(&store, &mails).await;
+    assert_eq!(store.lease_batch(&id, at(59), at(90)).await.unwrap().len(), 0, "it is not due");
+    assert_eq!(parts(&store).await, all(3, "queued", true, MOST));
+    // All of it was under way when somebody looked, and some of it.
+    let one = vec![(first_part(&mails[0]), mails[0].bytes.clone())];
+    for seen in [Vec::new(), one] {
+        assert_eq!(store.take_batch(&id, seen, (at(60), at(90))).await.unwrap().len(), 0);
+        assert_eq!(parts(&store).await, all(3, "queued", true, MOST), "and it has come back");
+    }
+    assert_eq!(store.lease_batch(&id, at(60), at(90)).await.unwrap().len(), 3);
     assert_audit(&store).await;
 }
 
@@ -346,6 +389,20 @@ async fn p4_what_the_operator_decides_about_a_member_of_a_call() {
     assert_eq!((resumed.batch_max, resumed.batch, resumed.unknown), (1, None, false), "alone from now on");
     store.decide(&mails[0].message_id, &order(Choice::Cancel)).await.unwrap();
     assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn what_leaves_alone_is_asked_for_apart_from_what_may_leave_together() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let mut alone = next(&store, &ann).await;
+    alone.parts[0].batch_max = 1;
+    let alone = accepted(&store, Acceptance { lease_until: None, ..alone }).await;
+    let together = accepted(&store, Acceptance { lease_until: None, ..next(&store, &ann).await }).await;
+    let (now, roads) = (at(0), [Road::Resend]);
+    assert_eq!(store.due_alone(now, &roads, 9).await.unwrap(), [first_part(&alone)]);
+    let together = DuePart { batch_max: MOST, ..first_part(&together) };
+    assert_eq!(store.due_together(now, &roads, 9).await.unwrap(), [together]);
 }
 
 #[tokio::test]

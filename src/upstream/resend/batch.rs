@@ -3,6 +3,8 @@
 //! Resend takes or refuses such a call as a whole, under one `Idempotency-Key`, and its
 //! body is an array of what would be posted for each mail. Attachments have no place in it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::turns::Turn;
@@ -19,6 +21,13 @@ pub enum Together {
     /// It took none, since the account may not send one of them at least as things stand;
     /// see [`Outcome::Barred`].
     Barred(Answer),
+    /// It took none, since a quota has not so many left; fewer it may take.
+    OverQuota {
+        /// Which, in words.
+        reason: String,
+        /// When it may have.
+        retry_after: Duration,
+    },
     /// The same for each: `Transient`, `Closed` or `Unknown`.
     Each(Outcome),
 }

@@ -49,11 +49,15 @@ impl Request {
         Ok(Self { json: json.into(), idempotency_key, recipients, _surplus: Some(surplus) })
     }
 
-    /// Makes the requests of small parts that leave together, each for itself.
+    /// Makes the requests of small parts that leave together, each for itself, with the
+    /// SHA-256 by which each is known when it is made again.
     ///
     /// # Errors
     /// Of each: what became of it without a call.
-    pub async fn make_each(parts: Vec<Outgoing>, translating: &Translating) -> Vec<Result<Self, Outcome>> {
+    pub async fn make_each(
+        parts: Vec<Outgoing>,
+        translating: &Translating,
+    ) -> Vec<Result<(Self, String), Outcome>> {
         let (octets, count): (usize, _) = (parts.iter().map(|part| part.bytes.len()).sum(), parts.len());
         let make = || parts.into_iter().map(Self::small).collect();
         if octets <= AT_ONCE {
@@ -63,10 +67,11 @@ impl Request {
         translating.aside(make).await.unwrap_or_else(put_off)
     }
 
-    fn small(outgoing: Outgoing) -> Result<Self, Outcome> {
+    fn small(outgoing: Outgoing) -> Result<(Self, String), Outcome> {
         let (idempotency_key, recipients) = (outgoing.idempotency_key.clone(), outgoing.recipients.len());
-        let json = checked(outgoing)?.into();
-        Ok(Self { json, idempotency_key, recipients, _surplus: None })
+        let json = checked(outgoing)?;
+        let hash = sha256_hex(&json);
+        Ok((Self { json: json.into(), idempotency_key, recipients, _surplus: None }, hash))
     }
 }
 
@@ -203,7 +208,8 @@ mod tests {
             let parts = vec![part(octets, "text "), lost, part(octets, "\"\"")];
             let made = Request::make_each(parts, &translating).await;
             let alone = Request::make(part(octets, "text "), &translating).await.unwrap();
-            assert_eq!(made[0].as_ref().unwrap().json, alone.json);
+            let (first, hash) = made[0].as_ref().unwrap();
+            assert_eq!((&first.json, hash), (&alone.json, &sha256_hex(&alone.json)));
             assert_eq!(made[1].as_ref().unwrap_err(), &Outcome::Unrepeatable);
             assert!(made[2].is_ok());
         }

@@ -142,7 +142,7 @@ fn a_batch_is_taken_or_refused_as_a_whole() {
         (500, error("application_error", "Duplicate header found: X"), "refused 5.6.0"),
         (403, error("validation_error", "The x.example domain is not verified. Please"), "barred 5.7.1"),
         (401, error("validation_error", "API key is invalid"), "closed 300"),
-        (429, error("daily_quota_exceeded", ""), "closed 3600"),
+        (429, error("daily_quota_exceeded", ""), "over quota 3600"),
         (429, error("rate_limit_exceeded", ""), "transient 4.4.5 1 counts=false"),
         (409, error("concurrent_idempotent_requests", ""), "unknown 5"),
         (409, error("invalid_idempotent_request", ""), "unknown -"),
@@ -155,6 +155,7 @@ fn a_batch_is_taken_or_refused_as_a_whole() {
             Together::Taken(ids) => format!("taken {}", ids.join(" ")),
             Together::Refused(answer) => format!("refused {}", answer.status),
             Together::Barred(answer) => format!("barred {}", answer.status),
+            Together::OverQuota { retry_after, .. } => format!("over quota {}", retry_after.as_secs()),
             Together::Each(outcome) => told(&outcome),
         };
         assert_eq!(together, want, "{status} {body}");

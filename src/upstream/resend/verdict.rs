@@ -23,6 +23,10 @@ pub const KEY_USED_FOR_OTHER_BYTES: &str = "invalid_idempotent_request";
 /// How long to leave a door alone that only the operator can open.
 const OPERATOR_RETRY: Duration = Duration::from_secs(300);
 
+/// The names of the 429s for quotas; any other is for the rate.
+const DAILY: &str = "daily_quota_exceeded";
+const MONTHLY: &str = "monthly_quota_exceeded";
+
 /// How often to see whether a monthly quota was raised.
 const MONTHLY_RETRY: Duration = Duration::from_secs(3_600);
 
@@ -67,6 +71,9 @@ pub(crate) fn of_together(answer: &HttpAnswer, mails: usize, now: Timestamp) -> 
             _ => unknown(),
         },
         Outcome::Barred(answer) => Together::Barred(answer),
+        Outcome::Closed { reason, retry_after } if verdict.is_over_quota() => {
+            Together::OverQuota { reason, retry_after }
+        }
         outcome => Together::Each(outcome),
     }
 }
@@ -177,12 +184,14 @@ impl Verdict<'_> {
         }
     }
 
+    fn is_over_quota(&self) -> bool {
+        self.answer.status == 429 && matches!(self.name(), DAILY | MONTHLY)
+    }
+
     fn limited(&self, now: Timestamp) -> Outcome {
         match self.name() {
-            "daily_quota_exceeded" => {
-                self.closed("Resend's daily quota is spent", until_midnight(now).min(DAILY_RETRY))
-            }
-            "monthly_quota_exceeded" => self.closed("Resend's monthly quota is spent", MONTHLY_RETRY),
+            DAILY => self.closed("Resend's daily quota is spent", until_midnight(now).min(DAILY_RETRY)),
+            MONTHLY => self.closed("Resend's monthly quota is spent", MONTHLY_RETRY),
             _ => {
                 let reset = self.answer.rate.reset.map(Duration::from_secs);
                 let wait = self.answer.rate.retry_after.or(reset).unwrap_or(Duration::from_secs(1));

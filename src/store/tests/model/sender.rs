@@ -15,6 +15,7 @@ use crate::domain::answer::Answer;
 use crate::domain::ids::{BatchId, MessageId};
 use crate::domain::message::Road;
 use crate::domain::retry::RetrySchedule;
+use crate::store::batch::Candidate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{Answered, News, Report};
 use crate::store::tests::mailbox;
@@ -150,8 +151,12 @@ impl World {
     async fn compose(&mut self, parts: Vec<LeasedPart>) -> Result<(), Broken> {
         let now = self.clock.now();
         let batch_id = BatchId::generate(now, self.entropy());
-        let members: Vec<_> =
-            parts.iter().map(|part| (part.message_id.clone(), part.part_no, part.attempt)).collect();
+        let candidate = |part: &LeasedPart| {
+            let LeasedPart { message_id, part_no, attempt, .. } = part.clone();
+            let request_hash = part.request_hash.clone().unwrap_or_default();
+            Candidate { message_id, part_no, attempt, request_hash }
+        };
+        let members: Vec<_> = parts.iter().map(candidate).collect();
         let places = self.process.store.compose(&batch_id, &members, now).await?;
         let seated = parts.into_iter().zip(places).filter_map(|(part, place)| {
             let batch = Some(place?);
