@@ -180,9 +180,7 @@ pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Mom
     let is_unknown = parts.iter().any(|part| part.unknown);
     let outcome = match together {
         Together::Taken(ids) => return taken(parts, ids),
-        // It may have been taken before, and what is refused now may be somebody else's doing:
-        // only the same call under the same key cannot send anybody a second mail.
-        Together::Refused(answer) | Together::Barred(answer) if is_unknown => Outcome::Barred(answer),
+        Together::Barred(answer) if is_unknown => Outcome::Barred(answer),
         Together::Refused(answer) | Together::Barred(answer) => return divided(parts, &answer, moment.now),
         Together::OverQuota { reason, retry_after } if is_unknown => Outcome::Closed { reason, retry_after },
         Together::OverQuota { reason, .. } => {

@@ -297,8 +297,9 @@ fn p4_what_a_call_with_several_parts_comes_to() {
             both("2 sent, 0 failed"),
             both("2 sent, 0 failed"),
         ),
-        // What is refused now may have been taken then.
-        (Together::Refused(answer()), both("retry at 10, uncounted"), both("retry at 210, unknown")),
+        // Whoever refuses the very call, under its key, has not taken it before.
+        (Together::Refused(answer()), both("retry at 10, uncounted"), both("retry at 10, uncounted")),
+        // What bars it now may not have stood in its way then.
         (Together::Barred(answer()), both("retry at 10, uncounted"), both("retry at 210, unknown")),
         (over_quota, both("retry at 10, uncounted"), both("gated until 310, unknown")),
         (Together::Each(closed), both("gated until 310"), both("gated until 310, unknown")),

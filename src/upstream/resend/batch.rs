@@ -16,10 +16,11 @@ use crate::upstream::{Answer, Outcome};
 pub enum Together {
     /// Resend took all of them: its ids, in the order of the mails.
     Taken(Vec<String>),
-    /// It took none, since something is wrong with one of them at least.
+    /// It took none, since something is wrong with one of them at least; nor has it taken
+    /// this call before, since it knows the calls it took by their keys.
     Refused(Answer),
-    /// It took none, since the account may not send one of them at least as things stand;
-    /// see [`Outcome::Barred`].
+    /// It took none, since the account may not send one of them at least as things stand, or
+    /// somebody on the way refused, who knows no keys; see [`Outcome::Barred`].
     Barred(Answer),
     /// It took none, since a quota has not so many left; fewer it may take.
     OverQuota {

@@ -67,6 +67,8 @@ pub(crate) fn of_together(answer: &HttpAnswer, mails: usize, now: Timestamp) -> 
     }
     match of(answer, 1, now) {
         Outcome::Answered { answers, .. } => match answers.into_iter().next() {
+            // Whoever says this may never have looked the key up.
+            Some(RecipientAnswer::Refused(answer)) if verdict.is_of_the_way() => Together::Barred(answer),
             Some(RecipientAnswer::Refused(answer)) => Together::Refused(answer),
             _ => unknown(),
         },
@@ -182,6 +184,11 @@ impl Verdict<'_> {
             "invalid_to_address" => self.refused("5.1.3"),
             _ => self.refused("5.6.0"),
         }
+    }
+
+    /// Whether a refusal may be that of a proxy, or of what lies behind Resend's look at the key.
+    fn is_of_the_way(&self) -> bool {
+        self.error.is_none() || matches!(self.answer.status, 413 | 500..)
     }
 
     fn is_over_quota(&self) -> bool {
