@@ -48,7 +48,7 @@ impl Store {
         due.sort_by_key(|part| {
             order.iter().position(|(id, no)| id == part.message_id.as_str() && *no == part.part_no)
         });
-        due.truncate(limit as usize);
+        due.truncate(usize::try_from(limit).unwrap());
         Ok(due)
     }
 }
