@@ -181,7 +181,7 @@ pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Mom
     let outcome = match together {
         Together::Taken(ids) => return taken(parts, ids),
         Together::Barred(answer) if is_unknown => Outcome::Barred(answer),
-        Together::Refused(answer) | Together::Barred(answer) => return divided(parts, &answer, moment.now),
+        Together::Refused(_) | Together::Barred(_) => return divided(parts, moment.now),
         Together::OverQuota { reason, retry_after } if is_unknown => Outcome::Closed { reason, retry_after },
         Together::OverQuota { reason, .. } => {
             return parts.iter().map(|_| put_off(false, moment.now, reason.clone(), false)).collect();
@@ -207,12 +207,13 @@ fn taken(parts: &[&LeasedPart], ids: Vec<String>) -> Vec<News> {
 }
 
 /// Nobody was taken because of one of them, and nobody knows which.
-fn divided(parts: &[&LeasedPart], answer: &Answer, now: Timestamp) -> Vec<News> {
+/// What was said may quote one of them, and is nobody else's business.
+fn divided(parts: &[&LeasedPart], now: Timestamp) -> Vec<News> {
     let size = u32::try_from(parts.len()).unwrap_or(u32::MAX);
     let news = |no| {
         let Half { batch_max, nth } = half(size, no);
         let due = now.checked_add(Duration::from_millis(nth.into())).unwrap_or(now);
-        let error = format!("refused with others: {} {}", answer.status, answer.text);
+        let error = "refused with others: it leaves again in a smaller call".to_owned();
         let batch_max = Some(batch_max);
         News::Retry { due, error, unknown: false, maybe_taken: Vec::new(), counts: false, batch_max }
     };

@@ -10,6 +10,7 @@ use super::waiting::{Comer, Member};
 use super::worker::{label_of, outgoing};
 use super::{Delivery, STORE_WAIT, Tools};
 use crate::crash::CrashPoint;
+use crate::domain::answer::Answer;
 use crate::domain::ids::BatchId;
 use crate::domain::message::Road;
 use crate::random;
@@ -194,7 +195,15 @@ impl Delivery {
                     "a call asked for more than Resend's quota has left: the next carry less"
                 );
             }
-            _ => {}
+            Together::Refused(Answer { status, text }) | Together::Barred(Answer { status, text }) => {
+                let size = members.len();
+                tracing::info!(
+                    reason = format!("{status} {text}"),
+                    size,
+                    "a call was refused for one of its mails"
+                );
+            }
+            Together::Each(_) => {}
         }
         let parts: Vec<_> = parts(members).collect();
         news::of_together(&parts, together, self.moment())

@@ -346,7 +346,7 @@ fn p4_ids_go_to_whom_they_belong_and_who_is_refused_with_others_has_half_the_com
     let refused = Together::Refused(Answer::new("5.6.0", "422 validation_error"));
     let company = |news: News| match news {
         News::Retry { batch_max, due, error, .. } => {
-            assert_eq!(error, "refused with others: 5.6.0 422 validation_error");
+            assert_eq!(error, "refused with others: it leaves again in a smaller call");
             (batch_max.unwrap(), due.as_millisecond())
         }
         _ => panic!("{news:?}"),
