@@ -227,7 +227,7 @@ impl Delivery {
     async fn lease(&self, lane: Lane, page: &[DuePart]) -> Result<Vec<(LeasedPart, Lease)>, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
-        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        let until = self.0.settings.leased_until(now);
         let leased = match (lane, page) {
             (Lane::Large, [due]) => match store.lease(due, now, until).await {
                 Ok(part) => Leased { parts: part.into_iter().collect(), unreadable: Vec::new() },
@@ -261,7 +261,7 @@ impl Delivery {
     async fn lease_call(&self, id: &BatchId, room: Option<&Room>) -> Result<Vec<Member>, StoreError> {
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
-        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        let until = self.0.settings.leased_until(now);
         let parts = store.lease_batch(id, now, until).await?;
         if !parts.is_empty() {
             store.pass(CrashPoint::PartLeased);

@@ -142,7 +142,7 @@ impl Delivery {
             (Together::Refused(_) | Together::Barred(_), _) if customers.len() == 1 => {
                 customers.iter().for_each(|customer| apart.refused(customer, now));
             }
-            (Together::Each(Outcome::Unknown { reason, .. }), Some(call)) if together.is_their_failure() => {
+            (Together::Failed(Outcome::Unknown { reason, .. }), Some(call)) => {
                 customers.iter().for_each(|customer| apart.failed(customer, &call.id, now));
                 tracing::warn!(
                     batch_id = %call.id,
@@ -261,7 +261,7 @@ impl Delivery {
             _ => None,
         };
         let now = news.iter().filter_map(due).chain([clock.now()]).max().unwrap_or_else(|| clock.now());
-        let until = now.checked_add(self.0.settings.lease).unwrap_or(now);
+        let until = self.0.settings.leased_until(now);
         let leased = match store.lease_page(&page, now, until).await {
             Ok(leased) => leased.parts,
             Err(error) => return tracing::error!(%error, "the queue could not be read"),

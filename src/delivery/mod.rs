@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -99,6 +100,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// When a lease ends that begins now.
+    fn leased_until(&self, now: Timestamp) -> Timestamp {
+        now.checked_add(self.lease).unwrap_or(now)
+    }
+
     /// The settings of this configuration.
     pub fn new(config: &Config, notices_from: NamedMailbox) -> Self {
         Self {

@@ -186,7 +186,7 @@ pub(crate) fn of_together(parts: &[&LeasedPart], together: Together, moment: Mom
         Together::OverQuota { reason, .. } => {
             return parts.iter().map(|_| put_off(false, moment.now, reason.clone(), false)).collect();
         }
-        Together::Each(outcome) => outcome,
+        Together::Failed(outcome) | Together::Each(outcome) => outcome,
     };
     let latest = parts.iter().max_by_key(|part| part.attempt);
     match latest.map(|part| of(part, outcome.clone(), moment)) {

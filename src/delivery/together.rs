@@ -203,7 +203,7 @@ impl Delivery {
                     "a call was refused for one of its mails"
                 );
             }
-            Together::Each(_) => {}
+            Together::Failed(_) | Together::Each(_) => {}
         }
         let parts: Vec<_> = parts(members).collect();
         news::of_together(&parts, together, self.moment())
@@ -237,6 +237,6 @@ fn label(together: &Together) -> AttemptOutcome {
         // One of them was, and nobody knows who.
         Together::Refused(_) | Together::Barred(_) => AttemptOutcome::Deferred,
         Together::OverQuota { .. } => AttemptOutcome::Deferred,
-        Together::Each(outcome) => label_of(outcome),
+        Together::Failed(outcome) | Together::Each(outcome) => label_of(outcome),
     }
 }

@@ -96,6 +96,11 @@ async fn sums(store: &Store, customer_id: &CustomerId) -> (Option<i64>, u64, u64
     (account.balance, account.held.get(), account.owed.get())
 }
 
+/// A part that leaves alone by Resend's API.
+fn by_resend(to: &str) -> NewPart {
+    NewPart { road: Road::Resend, recipients: vec![mailbox(to)], request_hash: None, batch_max: 1 }
+}
+
 /// A message over SMTP to these, one credit, leased by whoever accepts it.
 fn message(customer_id: &CustomerId, to: &[&str]) -> Acceptance {
     let recipients = to.iter().map(|to| mailbox(to)).collect();

@@ -84,29 +84,10 @@ smtpd_milters =
 $parking
 CONFIG
 
-    cat >"$dir/etc/master.cf" <<SERVICES
-127.0.0.1:$port inet n  -  n  -     -  smtpd
-pickup    unix  n       -       n       60      1       pickup
-cleanup   unix  n       -       n       -       0       cleanup
-qmgr      unix  n       -       n       300     1       qmgr
-tlsmgr    unix  -       -       n       1000?   1       tlsmgr
-rewrite   unix  -       -       n       -       -       trivial-rewrite
-bounce    unix  -       -       n       -       0       bounce
-defer     unix  -       -       n       -       0       bounce
-trace     unix  -       -       n       -       0       bounce
-verify    unix  -       -       n       -       1       verify
-flush     unix  n       -       n       1000?   0       flush
-proxymap  unix  -       -       n       -       -       proxymap
-smtp      unix  -       -       n       -       -       smtp
-relay     unix  -       -       n       -       -       smtp
-showq     unix  n       -       n       -       -       showq
-error     unix  -       -       n       -       -       error
-retry     unix  -       -       n       -       -       error
-discard   unix  -       -       n       -       -       discard
-anvil     unix  -       -       n       -       1       anvil
-scache    unix  -       -       n       -       1       scache
-postlog   unix-dgram n  -       n       -       1       postlogd
-SERVICES
+    {
+        echo "127.0.0.1:$port inet n  -  n  -     -  smtpd"
+        cat "$(dirname "$0")/postfix-services.cf"
+    } >"$dir/etc/master.cf"
 
     cat >"$dir/etc/sasl/smtpd.conf" <<SASL
 pwcheck_method: auxprop

@@ -26,25 +26,8 @@ impl Drop for Postfix {
     }
 }
 
-const SERVICES: &str = "
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-verify unix - - n - 1 verify
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-retry unix - - n - - error
-error unix - - n - - error
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-";
+/// What it runs beside its listener.
+const SERVICES: &str = include_str!("../bench/postfix-services.cf");
 
 impl Postfix {
     /// Hands everything on to `next`. `None`: this machine has none, or we may not start it.
@@ -77,7 +60,7 @@ impl Postfix {
             home = home.display()
         );
         std::fs::write(etc.join("main.cf"), main).unwrap();
-        let listener = format!("127.0.0.1:{port} inet n - n - - smtpd");
+        let listener = format!("127.0.0.1:{port} inet n - n - - smtpd\n");
         std::fs::write(etc.join("master.cf"), format!("{listener}{SERVICES}")).unwrap();
         let postfix = Self { etc, port };
         let chown = Command::new("chown").arg("postfix").arg(home.join("data")).output().unwrap();

@@ -78,14 +78,8 @@ async fn a_debt_is_no_credit() {
 async fn every_part_has_its_recipients_and_the_bytes() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let part = |to: &str| NewPart {
-        road: Road::Resend,
-        recipients: vec![mailbox(to)],
-        request_hash: None,
-        batch_max: 1,
-    };
     let asked = Acceptance {
-        parts: vec![part("a@y.example"), part("b@y.example")],
+        parts: vec![by_resend("a@y.example"), by_resend("b@y.example")],
         lease_until: None,
         ..message(&ann, &[])
     };

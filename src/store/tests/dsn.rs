@@ -111,17 +111,11 @@ async fn one_report_tells_of_all_who_were_handed_on_when_the_last_is_final() {
 async fn parts_that_are_sent_at_the_same_time_make_one_report() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let part = |to: &str| NewPart {
-        road: Road::Resend,
-        recipients: vec![mailbox(to)],
-        request_hash: None,
-        batch_max: 1,
-    };
     let mut dsn = Dsn::default();
     for to in [A, B] {
         dsn.ask(&mailbox(to), RecipientDsn { notify: Notify::parse("SUCCESS").ok(), original: None });
     }
-    let parts = vec![part(A), part(B)];
+    let parts = vec![by_resend(A), by_resend(B)];
     let mail = Acceptance { parts, dsn: Arc::new(dsn), ..message(&ann, &[]) };
     let mail = accepted(&store, mail).await;
     let (relayed, written) = relayed(&ann);

@@ -99,9 +99,7 @@ async fn p3_what_may_be_with_the_upstream_is_not_cancelled() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
     let sending = accepted(&store, message(&ann, &[A])).await;
-    let by_resend =
-        NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None, batch_max: 1 };
-    let by_resend = Acceptance { parts: vec![by_resend], ..message(&ann, &[]) };
+    let by_resend = Acceptance { parts: vec![by_resend(A)], ..message(&ann, &[]) };
     let unknown = deferred(&store, by_resend, true).await;
     let held = held(&store, message(&ann, &[A])).await;
     let sent = accepted(&store, message(&ann, &[A])).await;
@@ -287,9 +285,7 @@ async fn p3_what_may_have_been_taken_is_given_up_only_by_who_was_told_the_risk()
 async fn p3_the_doubt_about_a_held_part_outlives_its_key() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;
-    let by_resend =
-        NewPart { road: Road::Resend, recipients: vec![mailbox(A)], request_hash: None, batch_max: 1 };
-    let message = held(&store, Acceptance { parts: vec![by_resend], ..message(&ann, &[]) }).await;
+    let message = held(&store, Acceptance { parts: vec![by_resend(A)], ..message(&ann, &[]) }).await;
     assert_eq!(retry_now(&store, &message, true).await, Ok("Queued queued".to_owned()));
     let part = store.lease(&first_part(&message), at(10), at(40)).await.unwrap().unwrap();
     assert_eq!((part.unknown, part.key_no, part.maybe_taken), (false, 1, vec![mailbox(A)]));

@@ -29,16 +29,10 @@ pub enum Together {
         /// When it may have.
         retry_after: Duration,
     },
+    /// It answered that it failed, which may be the doing of one of them: `Unknown` for each.
+    Failed(Outcome),
     /// The same for each: `Transient`, `Closed` or `Unknown`.
     Each(Outcome),
-}
-
-impl Together {
-    /// Whether Resend answered, and what it said is that it failed: the words of such an
-    /// answer begin with its status.
-    pub fn is_their_failure(&self) -> bool {
-        matches!(self, Self::Each(Outcome::Unknown { reason, .. }) if reason.starts_with('5'))
-    }
 }
 
 impl Resend {
@@ -96,7 +90,7 @@ mod tests {
             (Together::Each(no_answer(CallFailure::Lost("timeout".to_owned()))), false),
         ];
         for (together, want) in table {
-            assert_eq!(together.is_their_failure(), want, "{together:?}");
+            assert_eq!(matches!(together, Together::Failed(_)), want, "{together:?}");
         }
     }
 }

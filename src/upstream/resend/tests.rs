@@ -157,7 +157,7 @@ fn a_batch_is_taken_or_refused_as_a_whole() {
             Together::Refused(answer) => format!("refused {}", answer.status),
             Together::Barred(answer) => format!("barred {}", answer.status),
             Together::OverQuota { retry_after, .. } => format!("over quota {}", retry_after.as_secs()),
-            Together::Each(outcome) => told(&outcome),
+            Together::Failed(outcome) | Together::Each(outcome) => told(&outcome),
         };
         assert_eq!(together, want, "{status} {body}");
     }
@@ -170,7 +170,7 @@ async fn p4_mails_that_leave_together_are_one_array_in_their_order_under_one_key
     let mails = || ["{\"n\": 1}", "{\"n\":2}"].map(|json| Request::of(json.as_bytes())).into();
     let turn = resend.turn().await.unwrap();
     let lost = resend.send_together(turn, mails(), "b_1").await;
-    assert!(matches!(lost, Together::Each(Outcome::Unknown { .. })), "{lost:?}");
+    assert!(matches!(lost, Together::Failed(Outcome::Unknown { .. })), "{lost:?}");
     let turn = resend.turn().await.unwrap();
     let taken = resend.send_together(turn, mails(), "b_1").await;
     assert_eq!(taken, Together::Taken(vec!["a".to_owned(), "b".to_owned()]));

@@ -76,6 +76,7 @@ pub(crate) fn of_together(answer: &HttpAnswer, mails: usize, now: Timestamp) -> 
         Outcome::Closed { reason, retry_after } if verdict.is_over_quota() => {
             Together::OverQuota { reason, retry_after }
         }
+        outcome @ Outcome::Unknown { .. } if answer.status >= 500 => Together::Failed(outcome),
         outcome => Together::Each(outcome),
     }
 }
