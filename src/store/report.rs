@@ -208,7 +208,9 @@ pub(super) async fn report_batch(
         answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }
     let too_late = std::mem::take(&mut ledger.too_late);
-    let (relayed, finished) = (relayed(batch), ledger.finished());
+    let relayed = relayed(batch);
+    // Mostly nobody asked for a report, and nobody needs to know who is final now.
+    let finished = if relayed.is_empty() { BTreeSet::new() } else { ledger.finished() };
     let left = ledger.write(tx, at).await?;
     for (message_id, relayed) in relayed {
         relayed.insert(tx, message_id, &finished).await?;
