@@ -126,7 +126,7 @@ fn unrepeatable(part: &LeasedPart, now: Timestamp) -> Option<String> {
 }
 
 /// Whether Resend surely still knows the key of a call that was first made then.
-fn is_key_known(first_try_at: Timestamp, now: Timestamp) -> bool {
+pub(super) fn is_key_known(first_try_at: Timestamp, now: Timestamp) -> bool {
     Duration::try_from(now.duration_since(first_try_at)).unwrap_or_default() <= KEY_LIFE
 }
 

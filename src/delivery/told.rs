@@ -4,9 +4,14 @@
 //! Any news of a part proves that Resend took it. That resolves a part that waits,
 //! is held for the operator, or has a call in doubt; while the first call is under
 //! way its answer is as good and comes by itself. A part that was given up stays as
-//! it is: that it left all the same is told, counted and kept with it. A call that
-//! carried several parts was taken as a whole: news of one of them proves all, and what
-//! Resend calls the others comes with their own.
+//! it is: that it left all the same is told, counted and kept with it.
+//!
+//! Of a call that carried several parts news of one proves no other, since nobody says that
+//! Resend took them all: it has the call made again soon, which under the same key is
+//! answered with the ids of all. Where it is being made again already, that answer is under
+//! way, and if it is lost too, the call is due again as ever. Only a call that cannot be made
+//! again, since Resend may have forgotten its key, is proven as a whole, as far as its parts
+//! are not held yet: held parts have left their call, and each is proven by its own news.
 //!
 //! Then the news is written down with what follows from it. A hard bounce, a
 //! recipient whom Resend left out since the address is on its own list, and a mail
@@ -17,28 +22,34 @@
 //! quota as it stands then, which closes the gate for as long as that lasts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::bounce::Postmaster;
+use super::news;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
 use crate::domain::credits::Credits;
 use crate::domain::event::EventKind;
-use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
+use crate::domain::ids::{CustomerId, MessageId, PartId};
 use crate::domain::message::{PartState, RecipientState, Road};
 use crate::domain::reputation::Thresholds;
 use crate::mime::bounce::{About, Failure, Left};
 use crate::store::accept::{Acceptance, Kind};
-use crate::store::bounced::KnownPart;
+use crate::store::bounced::{KnownCall, KnownPart};
 use crate::store::event::{Heard, Letters, Original, Rules, Told};
 use crate::store::relayed::Relayed;
 use crate::store::report::{self, Answered, Recorded, Report};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::resend::events::{Meaning, News, ResendEvent};
+
+/// How soon a call is made again that one of its mails tells of: news of its other mails is
+/// about to come, and all of it together asks once.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What it takes to understand news.
 #[derive(Debug, Clone)]
@@ -107,17 +118,46 @@ impl Ears {
 
     /// The part was sent, whatever our calls were answered; too late if it was given up.
     async fn prove(&self, subject: &Subject<'_>, upstream_id: Option<String>) -> Result<(), StoreError> {
-        let Tools { store, billing, metrics, clock, .. } = &*self.0;
-        let now = clock.now();
+        let now = self.0.clock.now();
         let Subject { message_id, part_no, part, .. } = subject;
-        let call = part.batch_id.as_ref().filter(|_| part.is_unknown && !part.state.is_final());
-        let others = self
-            .members(call)
-            .await?
-            .into_iter()
-            .filter(|(id, no, other)| (id, no) != (message_id, part_no) && !other.state.is_final());
         let mut proven = vec![(message_id.clone(), *part_no, part.clone(), upstream_id)];
-        proven.extend(others.map(|(id, no, other)| (id, no, other, None)));
+        if let Some(call) = shared_call(part) {
+            if part.first_try_at.is_some_and(|first_try_at| news::is_key_known(first_try_at, now)) {
+                return self.ask_again(subject, call, now).await;
+            }
+            let members = self.0.store.known_batch(&call.id).await?;
+            let others = members
+                .into_iter()
+                .filter(|(id, no, other)| (id, no) != (message_id, part_no) && !other.state.is_final());
+            proven.extend(others.map(|(id, no, other)| (id, no, other, None)));
+        }
+        self.write_proof(proven, now).await
+    }
+
+    /// Has the call of a part made again soon, unless it is being made.
+    async fn ask_again(
+        &self,
+        subject: &Subject<'_>,
+        call: &KnownCall,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let soon = now.checked_add(SOON).unwrap_or(now);
+        if !matches!(subject.part.state, PartState::Queued { due, .. } if due > soon) {
+            return Ok(());
+        }
+        self.0.store.hasten_call(&call.id, soon).await?;
+        let (part_id, batch_id, parts) = (subject.part_id, &call.id, call.size);
+        tracing::info!(%part_id, %batch_id, parts, "a webhook tells of a call whose outcome is unknown: it is made again soon");
+        Ok(())
+    }
+
+    /// Writes down that these parts were sent, each under the id that is known of it.
+    async fn write_proof(
+        &self,
+        proven: Vec<(MessageId, u32, KnownPart, Option<String>)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Tools { store, billing, metrics, .. } = &*self.0;
         let mut reports = Vec::with_capacity(proven.len());
         for (id, no, part, upstream_id) in &proven {
             reports.push(self.proof((id, *no), part, upstream_id.clone(), now).await?);
@@ -138,14 +178,6 @@ impl Ears {
             );
         }
         Ok(())
-    }
-
-    /// Who is in a call, if there is one.
-    async fn members(&self, call: Option<&BatchId>) -> Result<Vec<(MessageId, u32, KnownPart)>, StoreError> {
-        match call {
-            Some(batch_id) => self.0.store.known_batch(batch_id).await,
-            None => Ok(Vec::new()),
-        }
     }
 
     /// The report that a part was sent, under that id.
@@ -291,6 +323,11 @@ fn about(original: &Original) -> Option<About<'_>> {
     let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
     let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
     Some(About { sender, message_id, accepted_at, left, dsn: &original.dsn })
+}
+
+/// The call of unknown outcome that a part shares with others.
+fn shared_call(part: &KnownPart) -> Option<&KnownCall> {
+    part.call.as_ref().filter(|call| call.size > 1 && part.is_unknown && !part.state.is_final())
 }
 
 /// Whether that Resend took it, or under which id, is more than is known, or will be by itself.

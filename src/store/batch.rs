@@ -141,6 +141,14 @@ impl Store {
         Ok(Vec::new())
     }
 
+    /// Has a call made again at that time, if its members wait for longer.
+    pub async fn hasten_call(&self, id: &BatchId, at: Timestamp) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        hasten(&mut tx, &BTreeSet::from([id.as_str()]), at).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// The members of a call that wait.
     async fn members_due(&self, id: &BatchId) -> Result<Vec<DuePart>, StoreError> {
         const READ: &str = "

@@ -6,12 +6,14 @@
 //! whom it depends on is not final, it waits. What a refund does to the money is
 //! `refund`'s.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::ledger::part_state;
 use super::refund::{self, Allowance, Claim, Decision};
-use super::{Store, StoreError, stored};
+use super::{Store, StoreError, json, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{BatchId, CustomerId, MessageId};
 use crate::domain::message::{PartState, RecipientState, Road};
@@ -35,14 +37,27 @@ pub struct KnownPart {
     pub is_unknown: bool,
     /// The upstream's id, once it has answered.
     pub upstream_id: Option<String>,
+    /// When the first call under its key was made.
+    pub first_try_at: Option<Timestamp>,
     /// The call that it is fixed to.
-    pub batch_id: Option<BatchId>,
+    pub call: Option<KnownCall>,
     /// Its recipients, in their order.
     pub recipients: Vec<(Mailbox, RecipientState)>,
 }
 
+/// The call of a part.
+#[derive(Debug, Clone)]
+pub struct KnownCall {
+    /// Its id.
+    pub id: BatchId,
+    /// How many parts it was composed of.
+    pub size: u32,
+}
+
 #[derive(sqlx::FromRow)]
 struct PartRow {
+    message_id: String,
+    part_no: u32,
     customer_id: String,
     road: String,
     state: String,
@@ -50,7 +65,30 @@ struct PartRow {
     time: i64,
     unknown: i64,
     upstream_id: Option<String>,
+    first_try_at: Option<i64>,
     batch_id: Option<String>,
+    batch_size: Option<u32>,
+}
+
+impl PartRow {
+    fn with(self, recipients: Vec<(Mailbox, RecipientState)>) -> Result<KnownPart, StoreError> {
+        let batch_id = stored(self.batch_id.as_deref().map(BatchId::parse).transpose())?;
+        Ok(KnownPart {
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            road: Road::parse(&self.road).ok_or_else(|| unknown_name(&self.road))?,
+            state: part_state(&self.state, self.attempt, self.time)?,
+            attempt: self.attempt,
+            is_unknown: self.unknown == 1,
+            upstream_id: self.upstream_id,
+            first_try_at: self.first_try_at.map(timestamp).transpose()?,
+            call: batch_id.zip(self.batch_size).map(|(id, size)| KnownCall { id, size }),
+            recipients,
+        })
+    }
+}
+
+fn unknown_name(name: &str) -> StoreError {
+    StoreError::Corrupt(format!("{name} is no name of ours"))
 }
 
 /// A recipient, and the refund that is for it: the message's, or its own.
@@ -69,36 +107,8 @@ impl Store {
         message_id: &MessageId,
         part_no: u32,
     ) -> Result<Option<KnownPart>, StoreError> {
-        const PART: &str = "
-            SELECT m.customer_id, p.road, p.state, p.attempt, coalesce(p.due_at, p.lease_until, 0) AS time,
-                   p.unknown = 1 OR EXISTS (SELECT 1 FROM recipient r WHERE r.message_id = p.message_id
-                       AND r.part_no = p.part_no AND r.state = 'queued' AND r.maybe_taken = 1) AS unknown,
-                   p.upstream_id, p.batch_id
-            FROM part p JOIN message m ON m.message_id = p.message_id
-            WHERE p.message_id = ?1 AND p.part_no = ?2";
-        const RECIPIENTS: &str = "
-            SELECT address, state FROM recipient WHERE message_id = ?1 AND part_no = ?2 ORDER BY ordinal";
-        let id = message_id.as_str();
-        let row: Option<PartRow> =
-            sqlx::query_as(PART).bind(id).bind(part_no).fetch_optional(&self.readers).await?;
-        let Some(row) = row else { return Ok(None) };
-        let recipients: Vec<(String, String)> =
-            sqlx::query_as(RECIPIENTS).bind(id).bind(part_no).fetch_all(&self.readers).await?;
-        let unknown_name = |name: &str| StoreError::Corrupt(format!("{name} is no name of ours"));
-        let recipients = recipients.iter().map(|(address, state)| {
-            let mailbox = stored(Mailbox::parse(address))?;
-            Ok((mailbox, RecipientState::parse(state).ok_or_else(|| unknown_name(state))?))
-        });
-        Ok(Some(KnownPart {
-            customer_id: stored(CustomerId::parse(&row.customer_id))?,
-            road: Road::parse(&row.road).ok_or_else(|| unknown_name(&row.road))?,
-            state: part_state(&row.state, row.attempt, row.time)?,
-            attempt: row.attempt,
-            is_unknown: row.unknown == 1,
-            upstream_id: row.upstream_id,
-            batch_id: stored(row.batch_id.as_deref().map(BatchId::parse).transpose())?,
-            recipients: recipients.collect::<Result<_, StoreError>>()?,
-        }))
+        let mut parts = self.known_parts(&[(message_id.as_str(), part_no)]).await?;
+        Ok(parts.pop().map(|(_, _, part)| part))
     }
 
     /// The members of a call, by message and number of the part.
@@ -106,16 +116,53 @@ impl Store {
         &self,
         batch_id: &BatchId,
     ) -> Result<Vec<(MessageId, u32, KnownPart)>, StoreError> {
-        const MEMBERS: &str = "SELECT message_id, part_no FROM part WHERE batch_id = ?1 ORDER BY batch_no";
+        const MEMBERS: &str = "SELECT message_id, part_no FROM part WHERE batch_id = $1";
         let rows: Vec<(String, u32)> =
             sqlx::query_as(MEMBERS).bind(batch_id.as_str()).fetch_all(&self.readers).await?;
-        let mut members = Vec::with_capacity(rows.len());
-        for (message_id, part_no) in rows {
-            let message_id = stored(MessageId::parse(&message_id))?;
-            let part = self.known_part(&message_id, part_no).await?;
-            members.extend(part.map(|part| (message_id, part_no, part)));
+        let names: Vec<_> =
+            rows.iter().map(|(message_id, part_no)| (message_id.as_str(), *part_no)).collect();
+        self.known_parts(&names).await
+    }
+
+    /// Parts of these names, in their order.
+    async fn known_parts(
+        &self,
+        names: &[(&str, u32)],
+    ) -> Result<Vec<(MessageId, u32, KnownPart)>, StoreError> {
+        const PARTS: &str = "
+            SELECT p.message_id, p.part_no, m.customer_id, p.road, p.state, p.attempt,
+                   coalesce(p.due_at, p.lease_until, 0) AS time,
+                   p.unknown = 1 OR EXISTS (SELECT 1 FROM recipient r WHERE r.message_id = p.message_id
+                       AND r.part_no = p.part_no AND r.state = 'queued' AND r.maybe_taken = 1) AS unknown,
+                   p.upstream_id, p.first_try_at, p.batch_id, b.size AS batch_size
+            FROM part p JOIN message m ON m.message_id = p.message_id
+                 LEFT JOIN batch b ON b.batch_id = p.batch_id
+            WHERE (p.message_id, p.part_no) IN
+                (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
+            ORDER BY p.message_id, p.part_no";
+        const RECIPIENTS: &str = "
+            SELECT message_id, part_no, address, state FROM recipient
+            WHERE (message_id, part_no) IN
+                (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
+            ORDER BY ordinal";
+        let names = json(&names)?;
+        let rows: Vec<PartRow> = sqlx::query_as(PARTS).bind(&names).fetch_all(&self.readers).await?;
+        let of_all: Vec<(String, u32, String, String)> =
+            sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(&self.readers).await?;
+        let mut recipients: BTreeMap<(String, u32), Vec<_>> = BTreeMap::new();
+        for (message_id, part_no, address, state) in of_all {
+            let state = RecipientState::parse(&state).ok_or_else(|| unknown_name(&state))?;
+            let of_part = recipients.entry((message_id, part_no)).or_default();
+            of_part.push((stored(Mailbox::parse(&address))?, state));
         }
-        Ok(members)
+        rows.into_iter()
+            .map(|row| {
+                let message_id = stored(MessageId::parse(&row.message_id))?;
+                let part_no = row.part_no;
+                let recipients = recipients.remove(&(row.message_id.clone(), part_no)).unwrap_or_default();
+                Ok((message_id, part_no, row.with(recipients)?))
+            })
+            .collect()
     }
 
     /// Messages with a refund that waited for a recipient who is final now, those that

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::domain::ids::{BatchId, MessageId};
+use crate::domain::message::Road;
 use crate::random;
 use crate::store::batch::Candidate;
 use crate::store::report::Report;
@@ -162,28 +163,91 @@ async fn what_resend_tells_is_believed_when_it_is_signed_and_does_no_harm() {
     assert!(page.contains(r#"webhooks_total{source="resend",result="ignored"} 6"#), "{page}");
 }
 
-#[tokio::test]
-async fn p3_news_of_one_mail_proves_all_that_left_in_its_call() {
-    let town = Town::new().await;
-    let now = town.clock.now();
-    let mut mails = Vec::new();
-    for _ in 0..4 {
-        mails.push(MessageId::parse(&town.waits(None).await).unwrap());
-    }
-    for call in [&mails[..3], &mails[3..]] {
+impl Town {
+    /// Mails that left in one call at that time, whose outcome is unknown; it is due again in ten minutes.
+    async fn left_together(&self, count: usize, at: Timestamp) -> (BatchId, Vec<MessageId>) {
+        let mut mails = Vec::new();
+        for _ in 0..count {
+            mails.push(MessageId::parse(&self.waits(None).await).unwrap());
+        }
         let candidate = |id: &MessageId| {
             let (message_id, request_hash) = (id.clone(), "0".repeat(64));
             Candidate { message_id, part_no: 0, attempt: 1, request_hash }
         };
-        let members: Vec<_> = call.iter().map(candidate).collect();
-        let batch_id = BatchId::generate(now, random::octets());
-        town.store.compose(&batch_id, &members, now).await.unwrap();
+        let members: Vec<_> = mails.iter().map(candidate).collect();
+        let batch_id = BatchId::generate(at, random::octets());
+        self.store.compose(&batch_id, &members, at).await.unwrap();
         let lost = |id: &MessageId| {
-            let (message_id, news) = (id.clone(), town.retry(true).unwrap());
-            Report { message_id, part_no: 0, attempt: 1, at: now, news, bounce: None, relayed: None }
+            let (message_id, news) = (id.clone(), self.retry(true).unwrap());
+            Report { message_id, part_no: 0, attempt: 1, at, news, bounce: None, relayed: None }
         };
-        town.store.report_all(call.iter().map(lost).collect()).await.unwrap();
+        self.store.report_all(mails.iter().map(lost).collect()).await.unwrap();
+        (batch_id, mails)
     }
+
+    /// Hears of Resend that a mail was delivered which it knows by that id.
+    async fn delivered(&self, webhook_id: &str, of: &MessageId, email_id: &str) {
+        let now = self.clock.now();
+        let body = format!(
+            r#"{{"type":"email.delivered","created_at":"{now}","data":{{"email_id":"{email_id}",
+            "to":["x@example.net"],"tags":{{"postmeter":"{of}-0"}}}}}}"#
+        );
+        let answer = self.call(signed_by_resend(webhook_id, now, &body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// State and upstream id of each.
+    async fn stand(&self, mails: &[MessageId]) -> Vec<(String, Option<String>)> {
+        let mut found = Vec::new();
+        for id in mails {
+            let part = self.store.message(id).await.unwrap().unwrap().parts.remove(0);
+            found.push((part.state, part.upstream_id));
+        }
+        found
+    }
+
+    /// The calls that are due so many seconds from now.
+    async fn due_in(&self, seconds: i64) -> Vec<BatchId> {
+        let at = self.clock.now() + SignedDuration::from_secs(seconds);
+        let due = self.store.due_together(at, &[Road::Resend], 10).await.unwrap();
+        due.into_iter().filter_map(|due| due.batch_id).collect()
+    }
+}
+
+#[tokio::test]
+async fn p4_news_of_one_mail_has_its_call_made_again_soon_and_proves_no_other() {
+    let town = Town::new().await;
+    let now = town.clock.now();
+    let (call, mails) = town.left_together(3, now).await;
+    let (other, alone) = town.left_together(1, now).await;
+    let waits = vec![("queued".to_owned(), None); 3];
+    assert_eq!(town.due_in(300).await, []);
+    town.delivered("msg_1", &mails[1], "e-1").await;
+    assert_eq!((town.stand(&mails).await, town.due_in(10).await), (waits.clone(), vec![call.clone()]));
+    assert_eq!(town.due_in(0).await, [], "a hundred pieces of news have it made again once");
+    town.delivered("msg_2", &mails[0], "e-0").await;
+    assert_eq!((town.stand(&mails).await, town.due_in(10).await), (waits, vec![call.clone()]));
+
+    // Whoever is asked under the same key answers with all ids.
+    let later = now + SignedDuration::from_secs(10);
+    let leased = town.store.lease_batch(&call, later, later + SignedDuration::from_secs(30)).await.unwrap();
+    assert_eq!(leased.len(), 3);
+    town.delivered("msg_3", &mails[2], "e-2").await;
+    assert_eq!(town.stand(&mails).await, vec![("sending".to_owned(), None); 3]);
+
+    town.delivered("msg_4", &alone[0], "e-3").await;
+    assert_eq!(town.stand(&alone).await, [("sent".to_owned(), Some("e-3".to_owned()))]);
+    assert!(!town.due_in(3_600).await.contains(&other));
+    assert_eq!(town.store.audit().await.unwrap(), Vec::new());
+    assert_eq!(town.store.totals().await.unwrap().owed, 1);
+}
+
+#[tokio::test]
+async fn p3_news_of_one_mail_proves_all_of_a_call_that_cannot_be_made_again() {
+    let town = Town::new().await;
+    let now = town.clock.now();
+    let (_, mut mails) = town.left_together(3, now - SignedDuration::from_hours(24)).await;
+    mails.extend(town.left_together(1, now).await.1);
     // Message and id of what Resend tells, and the state and id of each message then.
     let none = || ("queued".to_owned(), None);
     let sent = |id: &str| ("sent".to_owned(), Some(id.to_owned()).filter(|id| !id.is_empty()));
@@ -195,17 +259,8 @@ async fn p3_news_of_one_mail_proves_all_that_left_in_its_call() {
         (3, "e-3", [sent("e-0"), sent("e-1"), sent(""), sent("e-3")]),
     ];
     for (nth, (told, email_id, wants)) in table.into_iter().enumerate() {
-        let body = format!(
-            r#"{{"type":"email.delivered","created_at":"{now}","data":{{"email_id":"{email_id}",
-            "to":["x@example.net"],"tags":{{"postmeter":"{}-0"}}}}}}"#,
-            mails[told]
-        );
-        let answer = town.call(signed_by_resend(&format!("msg_{nth}"), now, &body)).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        for (id, want) in mails.iter().zip(wants) {
-            let log = town.store.message(id).await.unwrap().unwrap();
-            assert_eq!((log.parts[0].state.clone(), log.parts[0].upstream_id.clone()), want, "{nth} {id}");
-        }
+        town.delivered(&format!("msg_{nth}"), &mails[told], email_id).await;
+        assert_eq!(town.stand(&mails).await, wants, "{nth}");
     }
     assert_eq!(town.store.audit().await.unwrap(), Vec::new());
     assert_eq!(town.store.totals().await.unwrap().owed, 4);

@@ -490,7 +490,7 @@ async fn the_members_of_a_call_are_known_by_it() {
     let mails = mails(&store, &ann, 3).await;
     let id = unknown(&store, &mails).await;
     let part = store.known_part(&mails[1].message_id, 0).await.unwrap().unwrap();
-    assert_eq!((part.batch_id.as_ref(), part.is_unknown), (Some(&id), true));
+    assert_eq!((part.call.map(|call| call.id).as_ref(), part.is_unknown), (Some(&id), true));
     let known = store.known_batch(&id).await.unwrap();
     let names: Vec<_> = known.iter().map(|(id, part_no, part)| (id, *part_no, part.attempt)).collect();
     let want: Vec<_> = mails.iter().map(|mail| (&mail.message_id, 0, 1)).collect();

@@ -226,7 +226,7 @@ impl World {
         self.late.extend(parts.iter().zip(taken).filter_map(|(part, taken)| Late::of(part, taken)));
     }
 
-    /// News of one of them proves all that left in its call.
+    /// News of one of them proves all that left in its call, which cannot be made again.
     pub(super) async fn late_news(&mut self, nth: u8) -> Result<(), Broken> {
         let Some(nth) = pick(nth, self.late.len()) else { return Ok(()) };
         let Late { message_id, part_no, attempt, sent } = self.late.remove(nth);
@@ -240,8 +240,8 @@ impl World {
         let call = part
             .filter(|part| part.is_unknown && !part.state.is_final() && !self.is(Mutation::ProvesOneAlone));
         let mut reports = vec![proof(message_id.clone(), part_no, attempt, sent)];
-        if let Some(batch_id) = call.and_then(|part| part.batch_id) {
-            for (id, no, part) in store.known_batch(&batch_id).await? {
+        if let Some(call) = call.and_then(|part| part.call) {
+            for (id, no, part) in store.known_batch(&call.id).await? {
                 let sent = part.recipients.into_iter().map(|(mailbox, _)| mailbox).collect();
                 if (&id, no) != (&message_id, part_no) {
                     reports.push(proof(id, no, part.attempt, sent));
