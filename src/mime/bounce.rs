@@ -72,7 +72,7 @@ pub enum Shape {
 /// Writes the report about recipients that newly failed.
 pub fn bounce(origin: &Origin<'_>, about: &About<'_>, failures: &[Failure<'_>], shape: Shape) -> Vec<u8> {
     let original = Original::of(about.left);
-    let returned = Returned::of(about, original.header.as_deref());
+    let returned = Returned::of(about, original.header.as_deref(), shape);
     let news = News {
         title: "Undelivered",
         explanation: explanation(origin, about, failures, &original) + returned.note(),
@@ -126,7 +126,8 @@ fn report(
         }
         Shape::Plain => ("mixed", text_file("delivery-status.txt", &status)),
     };
-    let parts = [explanation, status].into_iter().chain(returned.part(shape)).map(Part::Single).collect();
+    let mut parts = vec![returned.first(explanation, &seed, shape), Part::Single(status)];
+    parts.extend(returned.third(shape).map(Part::Single));
     message(fields, Part::Multi(multipart(subtype, &seed, parts)))
 }
 
@@ -493,13 +494,13 @@ mod tests {
         let header = seven.get(..header_length(seven).unwrap()).unwrap();
         let (whole, headers) = ("message/rfc822", "text/rfc822-headers");
         let file = "application/octet-stream";
-        // The message, what was asked for, and what comes back in a report and in a plain one.
+        // The message, what was asked for, and what comes back last in a report and in a plain one.
         let table = [
             (seven, "FULL", whole, file),
             (seven, "HDRS", headers, "text/plain"),
             (seven, "", headers, "text/plain"),
-            (ORIGINAL, "FULL", file, file),
-            (long.as_slice(), "FULL", file, file),
+            (ORIGINAL, "FULL", headers, file),
+            (long.as_slice(), "FULL", headers, file),
             (large.as_slice(), "FULL", headers, "text/plain"),
             (header, "FULL", headers, "text/plain"),
         ];
@@ -512,9 +513,9 @@ mod tests {
                 let kind = part.headers.iter().find_map(|field| field.value.as_content_type()).unwrap();
                 let found = format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or_default());
                 assert_eq!(found, want, "{ret} {shape:?}");
-                if want == file {
-                    assert_eq!(part.contents(), original);
-                }
+                let is_whole = |part: &mail_parser::MessagePart<'_>| part.contents() == original;
+                let is_attached = parsed.parts.iter().any(is_whole);
+                assert_eq!(is_attached, plain == file, "{ret} {shape:?}");
                 if want == whole {
                     assert!(bytes.windows(original.len()).any(|window| window == original));
                 }

@@ -164,6 +164,31 @@ fn the_whole_message_comes_back_where_that_was_asked_for() {
     }
 }
 
+/// Programs find in it which message it was, and people the message.
+#[test]
+fn a_message_of_eight_bits_comes_back_as_a_file_beside_its_header() {
+    let meter = Meter::smtp().start();
+    meter.sink().reply("RCPT TO:<bob@", "550 5.1.1 no such user here");
+    let head = "From: ann@example.com\r\nTo: bob@example.net\r\nMessage-ID: <8@example.com>\r\n\
+        Date: Mon, 23 Nov 2026 10:00:00 +0000\r\n";
+    let table = [("eight", "gr\u{fc}n".to_owned()), ("long", "x".repeat(999))];
+    for (subject, line) in table {
+        let message = format!("{head}Subject: {subject}\r\n\r\nHello {line}.\r\n");
+        let to = [("bob@example.net", "")];
+        let mail = "ann@example.com> BODY=8BITMIME RET=FULL";
+        send(&mut meter.signed_in(), mail, &to, message.as_bytes());
+        meter.drain();
+        let Some(report) = read(&meter, &format!("Undelivered: {subject}")) else { return };
+        let kinds = ["multipart/mixed", "message/delivery-status", "text/rfc822-headers"];
+        assert_eq!(report["parts"], json!(kinds), "three parts, as programs know them");
+        assert_eq!(report["original"]["Message-ID"], "<8@example.com>");
+        assert!(report["text"].as_str().unwrap().contains("<bob@example.net>"), "{report}");
+        let file: String = message.bytes().map(char::from).collect();
+        let found = report["files"]["original-message.eml"].as_str().unwrap().replace("\r\n", "\n");
+        assert!(found.ends_with(&file.replace("\r\n", "\n")), "{found}");
+    }
+}
+
 #[test]
 fn a_restart_forgets_nothing_that_was_asked() {
     let mut meter = Meter::smtp().set("queue", "retry_min_s = 3600").start();
