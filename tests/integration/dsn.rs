@@ -107,6 +107,8 @@ fn where_the_upstream_does_not_we_tell_that_it_was_handed_on() {
     let bob = &report["groups"][1];
     assert_eq!((&bob["Action"], &bob["Status"]), (&json!("relayed"), &json!("2.0.0")), "{report}");
     assert_eq!(bob["Original-Recipient"], "rfc822; Bob+1@example.net");
+    let (by, said) = (bob["Remote-MTA"].as_str(), bob["Diagnostic-Code"].as_str());
+    assert_eq!((by, said), (Some("dns; [127.0.0.1]"), Some("smtp; 250 2.0.0 queued as 42")), "{report}");
     assert!(report["groups"][2].get("Original-Recipient").is_none(), "{report}");
     assert_eq!(report["parts"], json!(["text/plain", "message/delivery-status", "text/rfc822-headers"]));
 }
@@ -130,6 +132,7 @@ fn a_failure_is_told_to_whoever_did_not_ask_for_silence() {
         assert_eq!(about(&report), ["rfc822; gone3@example.net", "rfc822; gone4@example.net"]);
         assert_eq!(report["groups"][0]["Original-Envelope-Id"], "QQ1");
         assert_eq!(report["groups"][1]["Original-Recipient"], "rfc822; Gone@example.net");
+        assert_eq!(report["groups"][1]["Remote-MTA"], "dns; [127.0.0.1]");
     }
 }
 

@@ -160,7 +160,7 @@ fn instead(answers: Vec<RecipientAnswer>, code: u16, answer: &Answer) -> Vec<Rec
 }
 
 fn answered(upstream_id: Option<String>, answers: Vec<RecipientAnswer>) -> Ended {
-    Ended::With(Outcome::Answered { upstream_id, answers })
+    Ended::With(Outcome::Answered { upstream_id, answers, host: None })
 }
 
 fn refused_for_all(outgoing: &Outgoing, answer: &Answer) -> Ended {
