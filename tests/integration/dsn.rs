@@ -2,14 +2,19 @@
 //! us where nobody else does, and never told to whoever asked not to be.
 
 use mail_parser::MessageParser;
+use postmeter::crash::{self, CrashPoint};
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
-use postmeter::sandbox::resend::News;
+use postmeter::sandbox::resend::{News, Refusal};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::client::{Port, judged, msmtp};
 use crate::harness::sink::SinkMail;
 use crate::harness::smtp::Smtp;
+use crate::harness::wait::until_is;
+use crate::harness::web::ask;
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::hosts::{dies, two_hosts};
 
 const OFFERING: &str = "250-sink.example\r\n250-8BITMIME\r\n250-DSN\r\n250-AUTH PLAIN LOGIN\r\n250 SMTPUTF8";
 
@@ -309,6 +314,112 @@ fn a_mail_that_only_a_webhook_proves_is_told_of_once() {
     assert_eq!(over_resend(&meter, "Sent: proved").len(), 1);
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
     meter.finish();
+}
+
+/// Reports are no submissions, and cost nothing.
+const REPORTS: &str = "SELECT count(*) FROM message WHERE kind = 'bounce'";
+
+#[test]
+fn p3_a_crash_around_a_report_of_success_leaves_one_report_and_one_debit() {
+    if !cfg!(debug_assertions) {
+        return eprintln!("skipped: there are no crash points in a release build");
+    }
+    let points = [
+        CrashPoint::AttemptBegun,
+        CrashPoint::UpstreamAnswered,
+        CrashPoint::ReportWritten,
+        CrashPoint::CaptureCommitted,
+        CrashPoint::BounceCommitted,
+    ];
+    let plans = [Meter::resend, Meter::smtp];
+    for (point, plan) in points.into_iter().flat_map(|point| plans.map(|plan| (point, plan))) {
+        let mut meter = plan().set("notices", "success_reports = true").prepare();
+        meter.set_environment(crash::VARIABLE, &format!("{}:1", point.as_str()));
+        meter.serve();
+        let mut smtp = meter.signed_in();
+        for line in ["MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.net> NOTIFY=SUCCESS"] {
+            assert!(smtp.say(line).starts_with("250 "), "{line}");
+        }
+        assert!(smtp.say("DATA").starts_with("354 "));
+        smtp.send(&[letter("once").as_slice(), b".\r\n"].concat());
+        // It may die before it answers.
+        while !smtp.reply().is_empty() {}
+        meter.take_process().into_program().dies_by_sigkill();
+        let is_committed = matches!(point, CrashPoint::CaptureCommitted | CrashPoint::BounceCommitted);
+        let name = point.as_str();
+        assert_eq!(meter.number(REPORTS), i64::from(is_committed), "{name}: with the news itself");
+        meter.remove_environment(crash::VARIABLE);
+        meter.serve();
+        meter.drain();
+        assert_eq!((meter.number(REPORTS), meter.dodo().debited(CUSTOMER_ID)), (1, 1), "{name}");
+        meter.finish();
+    }
+}
+
+#[test]
+fn of_mails_that_left_in_one_call_each_sender_is_told_once() {
+    let mut meter = Meter::resend().set("notices", "success_reports = true").start();
+    let faults = meter.resend_stand_in().faults().clone();
+    faults.push(Fault::new(Refusal::bad_key(401)).on("POST", "/emails").always());
+    let subjects: Vec<String> = (0..5).map(|nth| format!("n{nth}")).collect();
+    for subject in &subjects {
+        let to = [("bob@example.net", "NOTIFY=SUCCESS")];
+        send(&mut meter.signed_in(), "ann@example.com>", &to, &letter(subject));
+    }
+    until_is("what waits", 5, || meter.number("SELECT count(*) FROM part WHERE state = 'queued'"));
+    meter.stop();
+    faults.clear();
+    meter.serve();
+    meter.drain();
+    let mails = meter.mails();
+    let is_asking = |subject: &str| subjects.iter().any(|own| own == subject);
+    let asking = mails.iter().filter(|mail| mail.email.subject.as_deref().is_some_and(is_asking));
+    let calls: std::collections::BTreeSet<_> = asking.map(|mail| mail.idempotency_key.clone()).collect();
+    assert!(calls.len() < 5, "some left together: {calls:?}");
+    for subject in &subjects {
+        assert_eq!(over_resend(&meter, &format!("Sent: {subject}")).len(), 1, "{subject}");
+    }
+    assert_eq!((meter.mails().len(), meter.dodo().debited(CUSTOMER_ID)), (10, 5));
+}
+
+#[test]
+fn of_two_hosts_one_tells_senders_itself_and_for_the_other_we_do() {
+    let (mut meter, second) = two_hosts();
+    meter.sink().reply("EHLO", OFFERING);
+    let to = [("bob@example.net", "NOTIFY=SUCCESS ORCPT=utf-8;gr\u{fc}n@example.net")];
+    send(&mut meter.signed_in(), "ann@example.com>", &to, &letter("passed"));
+    meter.drain();
+    let asked = "RCPT TO:<bob@example.net> NOTIFY=SUCCESS ORCPT=utf-8;gr\\x{FC}n@example.net";
+    assert!(meter.sink().commands().iter().any(|line| line == asked), "{:?}", meter.sink().commands());
+    assert_eq!((meter.number(REPORTS), second.mails().len()), (0, 0), "the first will tell");
+    dies(meter.sink());
+    send(&mut meter.signed_in(), "ann@example.com>", &to, &letter("kept"));
+    meter.drain();
+    assert_eq!(meter.number(REPORTS), 1);
+    let mails = second.mails();
+    let report = mails.iter().find(|mail| mail.from.is_empty()).unwrap();
+    let report = String::from_utf8(report.bytes.clone()).unwrap();
+    assert!(report.contains("Subject: Sent: kept\r\n"), "{report}");
+    assert!(report.contains("Original-Recipient: utf-8; gr\\x{FC}n@example.net\r\n"), "{report}");
+    assert_eq!((mails.len(), meter.dodo().debited(CUSTOMER_ID)), (2, 2));
+    meter.finish();
+}
+
+#[test]
+fn what_was_asked_is_shown_with_the_message() {
+    let meter = Meter::smtp().start();
+    let to = [("cid@example.net", ""), ("bob@example.net", "NOTIFY=SUCCESS ORCPT=rfc822;Bob@example.net")];
+    send(&mut meter.signed_in(), "ann@example.com> RET=HDRS ENVID=QQ1", &to, &letter("asking"));
+    send(&mut meter.signed_in(), "ann@example.com>", &to[..1], &letter("silent"));
+    meter.drain();
+    let story = |which: &'static str| {
+        let id = meter.read::<String>(which).pop().unwrap();
+        ask(meter.as_customer(Method::GET, &format!("/messages/{id}"))).json()
+    };
+    let bob = json!({ "address": "bob@example.net", "notify": "SUCCESS", "orcpt": "rfc822;Bob@example.net" });
+    let asked = json!({ "ret": "HDRS", "envid": "QQ1", "recipients": [bob] });
+    assert_eq!(story("SELECT message_id FROM message WHERE subject = 'asking'")["asked"], asked);
+    assert!(story("SELECT message_id FROM message WHERE subject = 'silent'").get("asked").is_none());
 }
 
 /// A client that asks for what it wants to be told in its own words.
