@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::Delivery;
 use crate::domain::address::Mailbox;
+use crate::domain::answer::HandedOn;
 use crate::domain::dsn::Ret;
 use crate::domain::ids::CustomerId;
 use crate::mime::address_list::NamedMailbox;
@@ -58,11 +59,11 @@ impl Postmaster {
         &self,
         customer_id: &CustomerId,
         about: &About<'_>,
-        recipients: &[Mailbox],
+        recipients: &[HandedOn],
         now: Timestamp,
     ) -> Option<Acceptance> {
-        let is_told = |recipient: &&Mailbox| about.dsn.of(recipient).wants_success();
-        let recipients: Vec<&Mailbox> = recipients.iter().filter(is_told).collect();
+        let is_told = |to: &&HandedOn| about.dsn.of(&to.recipient).wants_success();
+        let recipients: Vec<&HandedOn> = recipients.iter().filter(is_told).collect();
         if recipients.is_empty() || !self.success_reports {
             return None;
         }
@@ -121,7 +122,12 @@ impl Delivery {
         let failures: Vec<Failure<'_>> = answered
             .failed
             .iter()
-            .map(|(recipient, answer)| Failure { recipient, status: &answer.status, text: &answer.text })
+            .map(|(recipient, answer)| Failure {
+                recipient,
+                status: &answer.status,
+                text: &answer.text,
+                host: answered.host.as_deref(),
+            })
             .collect();
         let now = self.0.tools.clock.now();
         self.0.settings.postmaster.bounce(&part.customer_id, &about(part)?, &failures, now)
@@ -136,7 +142,7 @@ impl Delivery {
         }
         about(part)?;
         let (postmaster, part, now) = (postmaster.clone(), part.clone(), self.0.tools.clock.now());
-        let write = move |to: &[Mailbox]| postmaster.relayed(&part.customer_id, &about(&part)?, to, now);
+        let write = move |to: &[HandedOn]| postmaster.relayed(&part.customer_id, &about(&part)?, to, now);
         Some(Relayed::new(write))
     }
 }

@@ -140,14 +140,19 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
     // A call under the same key may have been accepted before: "not now" is no answer to that.
     let stays_unknown = part.unknown && part.road == Road::Resend;
     match outcome {
-        Outcome::Answered { upstream_id, answers } => answered(part, upstream_id, answers, moment),
+        Outcome::Answered { upstream_id, answers, host } => {
+            answered(part, (upstream_id, host), answers, moment)
+        }
         Outcome::Barred(answer) if stays_unknown => {
             let error = format!("{} {}", answer.status, answer.text);
             put_off(true, moment.next_attempt(part, None), error, true)
         }
-        Outcome::Barred(answer) => {
-            answered(part, None, vec![RecipientAnswer::Refused(answer); part.recipients.len()], moment)
-        }
+        Outcome::Barred(answer) => answered(
+            part,
+            (None, None),
+            vec![RecipientAnswer::Refused(answer); part.recipients.len()],
+            moment,
+        ),
         Outcome::Transient { answer, retry_after, counts } => {
             let due = match retry_after {
                 // It is not the part's fault: it comes back as soon as it is told to.
@@ -234,11 +239,11 @@ fn beyond_asking(part: &LeasedPart, left_out: &[Mailbox]) -> Vec<Mailbox> {
 /// so it is left to the operator, unless others are tried again and it with them.
 fn answered(
     part: &LeasedPart,
-    upstream_id: Option<String>,
+    (upstream_id, host): (Option<String>, Option<String>),
     answers: Vec<RecipientAnswer>,
     moment: Moment,
 ) -> News {
-    let mut answered = Answered { upstream_id, ..Answered::default() };
+    let mut answered = Answered { upstream_id, host, ..Answered::default() };
     let (mut deferred, mut in_vain) = (None, None);
     for (recipient, answer) in part.recipients.iter().zip(answers) {
         match answer {

@@ -32,6 +32,7 @@ use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
+use crate::domain::answer::HandedOn;
 use crate::domain::credits::Credits;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId, PartId};
@@ -208,7 +209,7 @@ impl Ears {
         }
         about(&original)?;
         let (postmaster, customer_id) = (self.0.postmaster.clone(), customer_id.clone());
-        let write = move |to: &[Mailbox]| postmaster.relayed(&customer_id, &about(&original)?, to, now);
+        let write = move |to: &[HandedOn]| postmaster.relayed(&customer_id, &about(&original)?, to, now);
         Some(Relayed::new(write))
     }
 
@@ -247,7 +248,7 @@ impl Ears {
         (failed, status, text): (&[Mailbox], &str, &str),
         now: Timestamp,
     ) -> Option<Acceptance> {
-        let failure = |recipient| Failure { recipient, status, text };
+        let failure = |recipient| Failure { recipient, status, text, host: None };
         let failures: Vec<Failure<'_>> = failed.iter().map(failure).collect();
         self.0.postmaster.bounce(customer_id, &about(original)?, &failures, now)
     }

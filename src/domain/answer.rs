@@ -1,5 +1,7 @@
 //! What an upstream said about a recipient, in SMTP's terms whatever the road.
 
+use super::address::Mailbox;
+
 /// A refusal in SMTP's terms, whatever the road (RFC 3463).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -15,4 +17,22 @@ impl Answer {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         Self { status: status.to_owned(), text: text.chars().take(500).collect() }
     }
+}
+
+/// A recipient to whom the mail was handed on, by a way on which nobody else reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedOn {
+    /// The recipient.
+    pub recipient: Mailbox,
+    /// The mail server that took it; unset: it was none.
+    pub by: Option<Taker>,
+}
+
+/// A mail server that took a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taker {
+    /// Its host, as we call it.
+    pub host: String,
+    /// Its reply, in one line.
+    pub reply: String,
 }

@@ -182,9 +182,24 @@ impl OriginalRecipient {
         decoded(&self.address).unwrap_or_default()
     }
 
-    /// Whether it may be said to the next server.
-    pub fn fits_the_wire(&self) -> bool {
-        self.address_type.len() + 1 + self.address.len() <= MAX_ORCPT_OCTETS
+    /// The same with what `\x{…}` stands for beyond ASCII, as a server with SMTPUTF8 takes
+    /// it (RFC 6533 §3); of another type it has none of that.
+    pub fn in_utf8(&self) -> String {
+        if !self.address_type.eq_ignore_ascii_case("utf-8") {
+            return self.to_string();
+        }
+        let mut pieces = self.address.split("\\x{");
+        let mut out = format!("{};{}", self.address_type, pieces.next().unwrap_or_default());
+        for piece in pieces {
+            let (digits, rest) = piece.split_once('}').unwrap_or((piece, ""));
+            let point = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32);
+            match point.filter(|c| !c.is_ascii()) {
+                Some(c) => out.push(c),
+                None => out.extend(["\\x{", digits, "}"]),
+            }
+            out.push_str(rest);
+        }
+        out
     }
 }
 
@@ -448,8 +463,16 @@ mod tests {
             // As it is kept it is read again.
             assert!(parsed.is_none_or(|of| OriginalRecipient::parse(&of.to_string()) == Ok(of)), "{text}");
         }
-        let fits = |text: &str| OriginalRecipient::parse(text).unwrap().fits_the_wire();
-        assert!(fits("rfc822;bob") && fits(&umlauts) && !fits(&long));
+        let table = [
+            (umlauts.as_str(), umlauts.as_str()),
+            ("utf-8;\\x{FC}a\\x{2B}b\\x{1F600}@y.example", "utf-8;\u{fc}a\\x{2B}b\u{1f600}@y.example"),
+            ("x400;\\x{FC}", "x400;\\x{FC}"),
+        ];
+        for (text, want) in table {
+            let original = OriginalRecipient::parse(text).unwrap();
+            assert_eq!(original.in_utf8(), want);
+            assert_eq!(OriginalRecipient::parse(want), Ok(original), "it is the same");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::auth::Caller;
 use super::body::QueryString;
 use super::error::HttpError;
 use crate::domain::ids::MessageId;
+use crate::store::dsn::Asked;
 use crate::store::event::EventLog;
 use crate::store::log::MessageLog;
 use crate::store::timeline::{Moment, Story};
@@ -43,6 +44,9 @@ pub(super) struct StoryView {
     events: Vec<EventLog>,
     /// Everything that happened, in order.
     timeline: Vec<Moment>,
+    /// What its sender asked to be told (RFC 3461); left out where that was nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<Asked>,
 }
 
 impl From<MessageLog> for MessageView {
@@ -89,7 +93,7 @@ pub(super) async fn show(
 ) -> Result<Json<StoryView>, HttpError> {
     let message_id = MessageId::parse(&message_id).map_err(|_| HttpError::NotFound("message"))?;
     let story = site.store.story(&message_id).await?.ok_or(HttpError::NotFound("message"))?;
-    let Story { log, events, timeline } = story;
+    let Story { log, events, timeline, asked } = story;
     caller.may_see(&log.customer_id)?;
-    Ok(Json(StoryView { message: log.into(), events, timeline }))
+    Ok(Json(StoryView { message: log.into(), events, timeline, asked }))
 }

@@ -3,6 +3,7 @@
 //! message, whom it meant, and how much of the message it gets back.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use lettre::message::header::ContentType;
@@ -13,6 +14,7 @@ use super::returned::Returned;
 use super::trace::date;
 use super::write::{Fields, Origin, Part, Seed, ascii, kind, message, multipart, text, text_file};
 use crate::domain::address::Mailbox;
+use crate::domain::answer::{HandedOn, Taker};
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::MessageId;
 
@@ -28,6 +30,8 @@ pub struct Failure<'a> {
     pub status: &'a str,
     /// What the upstream said.
     pub text: &'a str,
+    /// The host that said it, if it is a mail server's.
+    pub host: Option<&'a str>,
 }
 
 /// The message that is reported on.
@@ -72,7 +76,7 @@ pub enum Shape {
 /// Writes the report about recipients that newly failed.
 pub fn bounce(origin: &Origin<'_>, about: &About<'_>, failures: &[Failure<'_>], shape: Shape) -> Vec<u8> {
     let original = Original::of(about.left);
-    let returned = Returned::of(about, original.header.as_deref());
+    let returned = Returned::of(about, original.header.as_deref(), shape);
     let news = News {
         title: "Undelivered",
         explanation: explanation(origin, about, failures, &original) + returned.note(),
@@ -83,11 +87,10 @@ pub fn bounce(origin: &Origin<'_>, about: &About<'_>, failures: &[Failure<'_>], 
 
 /// Writes the report about recipients to whom the message was handed on, by a way on which
 /// nobody else reports (RFC 3461 §5.2.2).
-pub fn relayed(origin: &Origin<'_>, about: &About<'_>, recipients: &[&Mailbox], shape: Shape) -> Vec<u8> {
+pub fn relayed(origin: &Origin<'_>, about: &About<'_>, recipients: &[&HandedOn], shape: Shape) -> Vec<u8> {
     let original = Original::of(about.left);
     let explanation = handed_on(origin, about, recipients, &original);
-    let groups: String =
-        recipients.iter().map(|recipient| group(about, recipient, "relayed", "2.0.0")).collect();
+    let groups: String = recipients.iter().map(|to| taken(about, to)).collect();
     if shape == Shape::Plain {
         // One text and no file, so that many of them leave in one call.
         let status = (of_the_message(origin, about) + &groups).replace("\r\n", "\n");
@@ -126,7 +129,8 @@ fn report(
         }
         Shape::Plain => ("mixed", text_file("delivery-status.txt", &status)),
     };
-    let parts = [explanation, status].into_iter().chain(returned.part(shape)).map(Part::Single).collect();
+    let mut parts = vec![returned.first(explanation, &seed, shape), Part::Single(status)];
+    parts.extend(returned.third(shape).map(Part::Single));
     message(fields, Part::Multi(multipart(subtype, &seed, parts)))
 }
 
@@ -222,14 +226,19 @@ fn explanation(
     out
 }
 
-fn handed_on(origin: &Origin<'_>, about: &About<'_>, recipients: &[&Mailbox], original: &Original) -> String {
+fn handed_on(
+    origin: &Origin<'_>,
+    about: &About<'_>,
+    recipients: &[&HandedOn],
+    original: &Original,
+) -> String {
     let mut out = format!("This is the mail relay at {}.\n\n", origin.hostname);
     out.push_str(
         "You asked to be told of success: your message was handed on to the recipients below. From there on \
          nobody reports a success, but a failure may still come back.\n\n",
     );
     out.push_str(&identity(about, original));
-    for recipient in recipients {
+    for HandedOn { recipient, .. } in recipients {
         let _ = writeln!(out, "<{recipient}>");
     }
     out.push('\n');
@@ -269,9 +278,29 @@ fn group(about: &About<'_>, recipient: &Mailbox, action: &str, status: &str) -> 
     )
 }
 
-fn failed(about: &About<'_>, Failure { recipient, status, text }: &Failure<'_>) -> String {
-    let code = diagnostic_code(&one_line(text));
-    format!("{}Diagnostic-Code: {code}\r\n", group(about, recipient, "failed", status))
+fn failed(about: &About<'_>, Failure { recipient, status, text, host }: &Failure<'_>) -> String {
+    let text = one_line(text);
+    let by = host.filter(|_| is_refusal(&text)).map(remote_mta).unwrap_or_default();
+    let group = group(about, recipient, "failed", status);
+    format!("{group}{by}Diagnostic-Code: {}\r\n", diagnostic_code(&text))
+}
+
+fn taken(about: &About<'_>, HandedOn { recipient, by }: &HandedOn) -> String {
+    let group = group(about, recipient, "relayed", "2.0.0");
+    let said = |Taker { host, reply }: &Taker| {
+        format!("{}Diagnostic-Code: smtp; {}\r\n", remote_mta(host), one_line(reply))
+    };
+    group + &by.as_ref().map(said).unwrap_or_default()
+}
+
+/// RFC 3464 §2.3.5, an address without a name as RFC 5321 §4.1.3 writes it.
+fn remote_mta(host: &str) -> String {
+    let host = match host.parse() {
+        Ok(IpAddr::V4(address)) => format!("[{address}]"),
+        Ok(IpAddr::V6(address)) => format!("[IPv6:{address}]"),
+        Err(_) => host.to_owned(),
+    };
+    format!("Remote-MTA: dns; {host}\r\n")
 }
 
 /// RFC 3464 §2.3.6: what a mail server said, if it did; our own words otherwise.
@@ -279,12 +308,15 @@ fn diagnostic_code(text: &str) -> String {
     if let Some((_, said)) = text.split_once("smtp; ") {
         return format!("smtp; {said}");
     }
+    format!("{}; {text}", if is_refusal(text) { "smtp" } else { "x-postmeter" })
+}
+
+/// Whether it is a mail server's reply, and not our own words. A number from 400 on may be HTTP's.
+fn is_refusal(text: &str) -> bool {
     let mut start = text.bytes();
-    // A number from 400 on may be HTTP's.
-    let is_reply = start.next() == Some(b'5')
+    start.next() == Some(b'5')
         && start.by_ref().take(2).filter(u8::is_ascii_digit).count() == 2
-        && matches!(start.next(), Some(b' ' | b'-'));
-    format!("{}; {text}", if is_reply { "smtp" } else { "x-postmeter" })
+        && matches!(start.next(), Some(b' ' | b'-'))
 }
 
 /// RFC 3464 §2.3.2; an address that is not ASCII in the ASCII writing of RFC 6533 §3.
@@ -330,12 +362,19 @@ mod tests {
         let (sender, bob) = (mailbox("ann@x.example"), mailbox("bob@b\u{fc}cher.example"));
         let about = About { sender: &sender, message_id: &original_id, accepted_at: now, left, dsn };
         let unknown = mailbox("gr\u{fc}n@y.example");
+        let host = Some("mx.y.example");
         let failures = [
-            Failure { recipient: &bob, status: "5.1.1", text: "no such\r\nX-Evil: user \u{fc}" },
-            Failure { recipient: &unknown, status: "5.6.7", text: "not carried" },
+            Failure { recipient: &bob, status: "5.1.1", text: "550 no such\r\nX-Evil: user \u{fc}", host },
+            Failure { recipient: &unknown, status: "5.6.7", text: "not carried", host },
         ];
         match dsn.of(&bob).wants_success() {
-            true => relayed(&origin, &about, &[&bob, &unknown], shape),
+            true => {
+                let taker =
+                    Taker { host: "::1".to_owned(), reply: "250 2.0.0 queued\u{1b} as 42".to_owned() };
+                let bob = HandedOn { recipient: bob.clone(), by: Some(taker) };
+                let unknown = HandedOn { recipient: unknown.clone(), by: None };
+                relayed(&origin, &about, &[&bob, &unknown], shape)
+            }
             false => bounce(&origin, &about, &failures, shape),
         }
     }
@@ -361,7 +400,7 @@ mod tests {
         assert!(report[0].1.contains(
             "<bob@b\u{fc}cher.example>\n    This address does not exist, or takes no mail any more.\n    \
              What to do: check it for typing errors, or ask the recipient for another one.\n    \
-             What was said: 5.1.1 no such X-Evil: user \u{fc}\n"
+             What was said: 5.1.1 550 no such X-Evil: user \u{fc}\n"
         ));
         assert!(report[0].1.contains("Subject: Gr\u{fc}\u{df}e\n    From: ann@x.example\n    Accepted: "));
         assert_eq!(
@@ -369,7 +408,7 @@ mod tests {
             "Reporting-MTA: dns; smtp.example.com\nArrival-Date: Tue, 9 Jun 2026 10:13:20 +0000\n\
              X-Postmeter-Message-Id: 0199\n\n\
              Final-Recipient: rfc822; bob@xn--bcher-kva.example\nAction: failed\nStatus: 5.1.1\n\
-             Diagnostic-Code: x-postmeter; no such X-Evil: user ?\n\n\
+             Remote-MTA: dns; mx.y.example\nDiagnostic-Code: smtp; 550 no such X-Evil: user ?\n\n\
              Final-Recipient: utf-8; gr\\x{FC}n@y.example\nAction: failed\nStatus: 5.6.7\n\
              Diagnostic-Code: x-postmeter; not carried\n"
         );
@@ -456,9 +495,10 @@ mod tests {
             assert_eq!(report.len(), parts);
             assert!(report[0].1.contains("handed on"), "{}", report[0].1);
             assert!(report[0].1.contains("\n<bob@b\u{fc}cher.example>\n"), "{}", report[0].1);
-            let group =
-                "Final-Recipient: rfc822; bob@xn--bcher-kva.example\nAction: relayed\nStatus: 2.0.0\n";
+            let group = "Final-Recipient: rfc822; bob@xn--bcher-kva.example\nAction: relayed\nStatus: 2.0.0\n\
+                Remote-MTA: dns; [IPv6:::1]\nDiagnostic-Code: smtp; 250 2.0.0 queued  as 42\n\n";
             assert!(report[1].1.contains(group), "{}", report[1].1);
+            assert!(report[1].1.ends_with("Action: relayed\nStatus: 2.0.0\n"), "{}", report[1].1);
             assert_eq!(inspect(&bytes).unwrap().subject.as_deref(), Some("Sent: Gr\u{fc}\u{df}e"));
             assert!(!String::from_utf8_lossy(&bytes).contains("secret body"), "only failures return it");
         }
@@ -493,13 +533,13 @@ mod tests {
         let header = seven.get(..header_length(seven).unwrap()).unwrap();
         let (whole, headers) = ("message/rfc822", "text/rfc822-headers");
         let file = "application/octet-stream";
-        // The message, what was asked for, and what comes back in a report and in a plain one.
+        // The message, what was asked for, and what comes back last in a report and in a plain one.
         let table = [
             (seven, "FULL", whole, file),
             (seven, "HDRS", headers, "text/plain"),
             (seven, "", headers, "text/plain"),
-            (ORIGINAL, "FULL", file, file),
-            (long.as_slice(), "FULL", file, file),
+            (ORIGINAL, "FULL", headers, file),
+            (long.as_slice(), "FULL", headers, file),
             (large.as_slice(), "FULL", headers, "text/plain"),
             (header, "FULL", headers, "text/plain"),
         ];
@@ -512,9 +552,9 @@ mod tests {
                 let kind = part.headers.iter().find_map(|field| field.value.as_content_type()).unwrap();
                 let found = format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or_default());
                 assert_eq!(found, want, "{ret} {shape:?}");
-                if want == file {
-                    assert_eq!(part.contents(), original);
-                }
+                let is_whole = |part: &mail_parser::MessagePart<'_>| part.contents() == original;
+                let is_attached = parsed.parts.iter().any(is_whole);
+                assert_eq!(is_attached, plain == file, "{ret} {shape:?}");
                 if want == whole {
                     assert!(bytes.windows(original.len()).any(|window| window == original));
                 }

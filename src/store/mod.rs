@@ -22,7 +22,7 @@ pub mod checkout;
 mod commit;
 pub mod customer;
 pub mod doubt;
-mod dsn;
+pub mod dsn;
 pub mod entry;
 pub mod event;
 pub mod gate;

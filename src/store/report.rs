@@ -15,7 +15,7 @@ use super::account::credits;
 use super::attempt::{self, AttemptRow};
 use super::gate::closed_roads;
 use super::ledger::{Ledger, PartKey, PartNow};
-use super::relayed::{HANDED_ON, Relayed};
+use super::relayed::{Relayed, words};
 use super::{StoreError, millis, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
@@ -90,6 +90,8 @@ pub enum News {
 pub struct Answered {
     /// The upstream's id of what it accepted.
     pub upstream_id: Option<String>,
+    /// The host of the mail server that answered, if one did.
+    pub host: Option<String>,
     /// Accepted recipients.
     pub sent: Vec<Mailbox>,
     /// Those of them whose sender is not told by the upstream what becomes of it.
@@ -311,7 +313,7 @@ impl Ledger {
         let mut newly_failed = 0;
         for mailbox in &answered.sent {
             let is_told = report.relayed.is_some() && answered.relayed.contains(mailbox);
-            let words = is_told.then(|| HANDED_ON.to_owned());
+            let words = is_told.then(|| words(answered.host.as_deref(), answered.upstream_id.as_deref()));
             newly_sent += u32::from(self.finish(key, mailbox, "sent", (None, words)));
         }
         for (mailbox, answer) in answered.failed.iter().filter(|_| is_current) {

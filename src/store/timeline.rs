@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::dsn::Asked;
 use super::event::EventLog;
 use super::log::{MessageLog, PartLog};
 use super::{Store, StoreError, timestamp};
@@ -22,6 +23,8 @@ pub struct Story {
     pub events: Vec<EventLog>,
     /// Everything, in order.
     pub timeline: Vec<Moment>,
+    /// What its sender asked to be told; unset: nothing.
+    pub asked: Option<Asked>,
 }
 
 /// Something that happened. What is unset does not belong to it.
@@ -113,7 +116,8 @@ impl Store {
         timeline.extend(self.decided(&log).await?);
         // Stable: what happened in the same instant stays in the order of its making.
         timeline.sort_by_key(|moment| moment.at);
-        Ok(Some(Story { log, events, timeline }))
+        let asked = self.asked(message_id).await?;
+        Ok(Some(Story { log, events, timeline, asked }))
     }
 
     /// Attempts with rows of their own; a part that was sent without one tells it itself.

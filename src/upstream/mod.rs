@@ -50,6 +50,8 @@ pub enum Outcome {
         upstream_id: Option<String>,
         /// One answer a recipient, in the order of [`Outgoing::recipients`].
         answers: Vec<RecipientAnswer>,
+        /// The host that answered, if it is a mail server's.
+        host: Option<String>,
     },
     /// The account may not send this as things stand: refused for everyone. It says
     /// nothing about an earlier call with the same key, which things may have allowed.

@@ -245,17 +245,27 @@ impl Host {
     async fn send(&self, mail: Mail<'_>) -> Result<Outcome, Unconnected> {
         if let Some(connection) = self.kept.take().await {
             match self.send_over(connection, mail).await {
-                Ended::With(outcome) => return Ok(outcome),
+                Ended::With(outcome) => return Ok(self.answering(outcome)),
                 Ended::Unfit => return Err(Unconnected::Unfit),
                 Ended::Early(_) | Ended::Unwanted(_) => {}
             }
         }
         let connection = Connection::open(&self.destination).await?;
         match self.send_over(connection, mail).await {
-            Ended::With(outcome) => Ok(outcome),
+            Ended::With(outcome) => Ok(self.answering(outcome)),
             Ended::Unfit => Err(Unconnected::Unfit),
             Ended::Early(answer) => Err(Unconnected::NotNow(answer)),
             Ended::Unwanted(reason) => Err(Unconnected::Misconfigured(reason)),
+        }
+    }
+
+    /// The same with whose answers these are.
+    fn answering(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Answered { upstream_id, answers, .. } => {
+                Outcome::Answered { upstream_id, answers, host: Some(self.destination.url.host.clone()) }
+            }
+            other => other,
         }
     }
 

@@ -9,6 +9,7 @@ parts = list(bounce.iter_parts())
 status = parts[1]
 groups = [{name: str(value) for name, value in group.items()} for group in status.get_payload()]
 third = parts[2] if len(parts) > 2 else None
+explanation, *beside = parts[0].iter_parts() if parts[0].is_multipart() else [parts[0]]
 whole = third.get_content() if third and third.get_content_type() == "message/rfc822" else None
 original = whole or (message_from_string(third.get_content(), policy=policy.default) if third else None)
 defects = [str(defect) for part in bounce.walk() for defect in part.defects]
@@ -22,9 +23,10 @@ print(json.dumps({
     "auto_submitted": str(bounce["Auto-Submitted"]),
     "has_date": bounce["Date"].datetime is not None,
     "parts": [part.get_content_type() for part in parts],
-    "text": parts[0].get_content(),
+    "text": explanation.get_content(),
     "groups": groups,
     "original": {name: str(value) for name, value in original.items()} if original else None,
     "body": whole.get_content().replace("\r\n", "\n") if whole else None,
+    "files": {part.get_filename(): part.get_content().decode("latin-1") for part in beside},
     "defects": defects,
 }))

@@ -2,14 +2,19 @@
 //! us where nobody else does, and never told to whoever asked not to be.
 
 use mail_parser::MessageParser;
+use postmeter::crash::{self, CrashPoint};
 use postmeter::sandbox::faults::{Fault, Misbehaviour, Reply};
-use postmeter::sandbox::resend::News;
+use postmeter::sandbox::resend::{News, Refusal};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::client::{Port, judged, msmtp};
 use crate::harness::sink::SinkMail;
 use crate::harness::smtp::Smtp;
+use crate::harness::wait::until_is;
+use crate::harness::web::ask;
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::hosts::{dies, two_hosts};
 
 const OFFERING: &str = "250-sink.example\r\n250-8BITMIME\r\n250-DSN\r\n250-AUTH PLAIN LOGIN\r\n250 SMTPUTF8";
 
@@ -107,6 +112,8 @@ fn where_the_upstream_does_not_we_tell_that_it_was_handed_on() {
     let bob = &report["groups"][1];
     assert_eq!((&bob["Action"], &bob["Status"]), (&json!("relayed"), &json!("2.0.0")), "{report}");
     assert_eq!(bob["Original-Recipient"], "rfc822; Bob+1@example.net");
+    let (by, said) = (bob["Remote-MTA"].as_str(), bob["Diagnostic-Code"].as_str());
+    assert_eq!((by, said), (Some("dns; [127.0.0.1]"), Some("smtp; 250 2.0.0 queued as 42")), "{report}");
     assert!(report["groups"][2].get("Original-Recipient").is_none(), "{report}");
     assert_eq!(report["parts"], json!(["text/plain", "message/delivery-status", "text/rfc822-headers"]));
 }
@@ -130,6 +137,7 @@ fn a_failure_is_told_to_whoever_did_not_ask_for_silence() {
         assert_eq!(about(&report), ["rfc822; gone3@example.net", "rfc822; gone4@example.net"]);
         assert_eq!(report["groups"][0]["Original-Envelope-Id"], "QQ1");
         assert_eq!(report["groups"][1]["Original-Recipient"], "rfc822; Gone@example.net");
+        assert_eq!(report["groups"][1]["Remote-MTA"], "dns; [127.0.0.1]");
     }
 }
 
@@ -161,6 +169,31 @@ fn the_whole_message_comes_back_where_that_was_asked_for() {
         let Some(report) = read(&meter, &format!("Undelivered: {subject}")) else { return };
         assert_eq!((&report["parts"][2], &report["body"]), (&json!(part), &body), "{subject}");
         assert_eq!(report["original"]["Message-ID"], format!("<{subject}@example.com>"));
+    }
+}
+
+/// Programs find in it which message it was, and people the message.
+#[test]
+fn a_message_of_eight_bits_comes_back_as_a_file_beside_its_header() {
+    let meter = Meter::smtp().start();
+    meter.sink().reply("RCPT TO:<bob@", "550 5.1.1 no such user here");
+    let head = "From: ann@example.com\r\nTo: bob@example.net\r\nMessage-ID: <8@example.com>\r\n\
+        Date: Mon, 23 Nov 2026 10:00:00 +0000\r\n";
+    let table = [("eight", "gr\u{fc}n".to_owned()), ("long", "x".repeat(999))];
+    for (subject, line) in table {
+        let message = format!("{head}Subject: {subject}\r\n\r\nHello {line}.\r\n");
+        let to = [("bob@example.net", "")];
+        let mail = "ann@example.com> BODY=8BITMIME RET=FULL";
+        send(&mut meter.signed_in(), mail, &to, message.as_bytes());
+        meter.drain();
+        let Some(report) = read(&meter, &format!("Undelivered: {subject}")) else { return };
+        let kinds = ["multipart/mixed", "message/delivery-status", "text/rfc822-headers"];
+        assert_eq!(report["parts"], json!(kinds), "three parts, as programs know them");
+        assert_eq!(report["original"]["Message-ID"], "<8@example.com>");
+        assert!(report["text"].as_str().unwrap().contains("<bob@example.net>"), "{report}");
+        let file: String = message.bytes().map(char::from).collect();
+        let found = report["files"]["original-message.eml"].as_str().unwrap().replace("\r\n", "\n");
+        assert!(found.ends_with(&file.replace("\r\n", "\n")), "{found}");
     }
 }
 
@@ -281,6 +314,112 @@ fn a_mail_that_only_a_webhook_proves_is_told_of_once() {
     assert_eq!(over_resend(&meter, "Sent: proved").len(), 1);
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
     meter.finish();
+}
+
+/// Reports are no submissions, and cost nothing.
+const REPORTS: &str = "SELECT count(*) FROM message WHERE kind = 'bounce'";
+
+#[test]
+fn p3_a_crash_around_a_report_of_success_leaves_one_report_and_one_debit() {
+    if !cfg!(debug_assertions) {
+        return eprintln!("skipped: there are no crash points in a release build");
+    }
+    let points = [
+        CrashPoint::AttemptBegun,
+        CrashPoint::UpstreamAnswered,
+        CrashPoint::ReportWritten,
+        CrashPoint::CaptureCommitted,
+        CrashPoint::BounceCommitted,
+    ];
+    let plans = [Meter::resend, Meter::smtp];
+    for (point, plan) in points.into_iter().flat_map(|point| plans.map(|plan| (point, plan))) {
+        let mut meter = plan().set("notices", "success_reports = true").prepare();
+        meter.set_environment(crash::VARIABLE, &format!("{}:1", point.as_str()));
+        meter.serve();
+        let mut smtp = meter.signed_in();
+        for line in ["MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.net> NOTIFY=SUCCESS"] {
+            assert!(smtp.say(line).starts_with("250 "), "{line}");
+        }
+        assert!(smtp.say("DATA").starts_with("354 "));
+        smtp.send(&[letter("once").as_slice(), b".\r\n"].concat());
+        // It may die before it answers.
+        while !smtp.reply().is_empty() {}
+        meter.take_process().into_program().dies_by_sigkill();
+        let is_committed = matches!(point, CrashPoint::CaptureCommitted | CrashPoint::BounceCommitted);
+        let name = point.as_str();
+        assert_eq!(meter.number(REPORTS), i64::from(is_committed), "{name}: with the news itself");
+        meter.remove_environment(crash::VARIABLE);
+        meter.serve();
+        meter.drain();
+        assert_eq!((meter.number(REPORTS), meter.dodo().debited(CUSTOMER_ID)), (1, 1), "{name}");
+        meter.finish();
+    }
+}
+
+#[test]
+fn of_mails_that_left_in_one_call_each_sender_is_told_once() {
+    let mut meter = Meter::resend().set("notices", "success_reports = true").start();
+    let faults = meter.resend_stand_in().faults().clone();
+    faults.push(Fault::new(Refusal::bad_key(401)).on("POST", "/emails").always());
+    let subjects: Vec<String> = (0..5).map(|nth| format!("n{nth}")).collect();
+    for subject in &subjects {
+        let to = [("bob@example.net", "NOTIFY=SUCCESS")];
+        send(&mut meter.signed_in(), "ann@example.com>", &to, &letter(subject));
+    }
+    until_is("what waits", 5, || meter.number("SELECT count(*) FROM part WHERE state = 'queued'"));
+    meter.stop();
+    faults.clear();
+    meter.serve();
+    meter.drain();
+    let mails = meter.mails();
+    let is_asking = |subject: &str| subjects.iter().any(|own| own == subject);
+    let asking = mails.iter().filter(|mail| mail.email.subject.as_deref().is_some_and(is_asking));
+    let calls: std::collections::BTreeSet<_> = asking.map(|mail| mail.idempotency_key.clone()).collect();
+    assert!(calls.len() < 5, "some left together: {calls:?}");
+    for subject in &subjects {
+        assert_eq!(over_resend(&meter, &format!("Sent: {subject}")).len(), 1, "{subject}");
+    }
+    assert_eq!((meter.mails().len(), meter.dodo().debited(CUSTOMER_ID)), (10, 5));
+}
+
+#[test]
+fn of_two_hosts_one_tells_senders_itself_and_for_the_other_we_do() {
+    let (mut meter, second) = two_hosts();
+    meter.sink().reply("EHLO", OFFERING);
+    let to = [("bob@example.net", "NOTIFY=SUCCESS ORCPT=utf-8;gr\u{fc}n@example.net")];
+    send(&mut meter.signed_in(), "ann@example.com>", &to, &letter("passed"));
+    meter.drain();
+    let asked = "RCPT TO:<bob@example.net> NOTIFY=SUCCESS ORCPT=utf-8;gr\\x{FC}n@example.net";
+    assert!(meter.sink().commands().iter().any(|line| line == asked), "{:?}", meter.sink().commands());
+    assert_eq!((meter.number(REPORTS), second.mails().len()), (0, 0), "the first will tell");
+    dies(meter.sink());
+    send(&mut meter.signed_in(), "ann@example.com>", &to, &letter("kept"));
+    meter.drain();
+    assert_eq!(meter.number(REPORTS), 1);
+    let mails = second.mails();
+    let report = mails.iter().find(|mail| mail.from.is_empty()).unwrap();
+    let report = String::from_utf8(report.bytes.clone()).unwrap();
+    assert!(report.contains("Subject: Sent: kept\r\n"), "{report}");
+    assert!(report.contains("Original-Recipient: utf-8; gr\\x{FC}n@example.net\r\n"), "{report}");
+    assert_eq!((mails.len(), meter.dodo().debited(CUSTOMER_ID)), (2, 2));
+    meter.finish();
+}
+
+#[test]
+fn what_was_asked_is_shown_with_the_message() {
+    let meter = Meter::smtp().start();
+    let to = [("cid@example.net", ""), ("bob@example.net", "NOTIFY=SUCCESS ORCPT=rfc822;Bob@example.net")];
+    send(&mut meter.signed_in(), "ann@example.com> RET=HDRS ENVID=QQ1", &to, &letter("asking"));
+    send(&mut meter.signed_in(), "ann@example.com>", &to[..1], &letter("silent"));
+    meter.drain();
+    let story = |which: &'static str| {
+        let id = meter.read::<String>(which).pop().unwrap();
+        ask(meter.as_customer(Method::GET, &format!("/messages/{id}"))).json()
+    };
+    let bob = json!({ "address": "bob@example.net", "notify": "SUCCESS", "orcpt": "rfc822;Bob@example.net" });
+    let asked = json!({ "ret": "HDRS", "envid": "QQ1", "recipients": [bob] });
+    assert_eq!(story("SELECT message_id FROM message WHERE subject = 'asking'")["asked"], asked);
+    assert!(story("SELECT message_id FROM message WHERE subject = 'silent'").get("asked").is_none());
 }
 
 /// A client that asks for what it wants to be told in its own words.

@@ -4,7 +4,7 @@ use crate::harness::sink::{CLOSE, Security, Sink, TAKE_AND_CLOSE};
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
 /// A system with a second host behind its own.
-fn two_hosts() -> (Meter, Sink) {
+pub(crate) fn two_hosts() -> (Meter, Sink) {
     let mut meter = Meter::smtp().set("upstream", "timeout_s = 5").credits(100).prepare();
     let second = Sink::start(Security::None, &meter.directory().join("second.pem"));
     let urls = format!("{}\n{}", meter.sink().url(), second.url());
@@ -14,7 +14,7 @@ fn two_hosts() -> (Meter, Sink) {
 }
 
 /// Whatever it is told, and whoever connects.
-fn dies(sink: &Sink) {
+pub(crate) fn dies(sink: &Sink) {
     sink.reply("", CLOSE);
 }
 

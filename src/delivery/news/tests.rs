@@ -185,7 +185,7 @@ fn every_recipient_keeps_its_own_answer() {
         (vec![Deferred(later()), Refused(no())], "0 sent, 1 failed, again at 110", false),
     ];
     for (answers, want, opens_the_gate) in table {
-        let outcome = Outcome::Answered { upstream_id: None, answers };
+        let outcome = Outcome::Answered { upstream_id: None, answers, host: None };
         assert_eq!(is_accepted(&outcome), opens_the_gate, "{outcome:?}");
         assert_eq!(word(Some(&of(&part(Road::Smtp, false), outcome, moment(10)))), want);
     }
@@ -225,7 +225,7 @@ fn p3_who_may_have_it_is_not_given_up_by_a_later_answer() {
         (vec![no(), later()], "0 sent, 0 failed, again at 110"),
     ];
     for (answers, want) in table {
-        let outcome = Outcome::Answered { upstream_id: None, answers };
+        let outcome = Outcome::Answered { upstream_id: None, answers, host: None };
         let news = of(&half_taken(), outcome.clone(), moment(10));
         assert_eq!(word(Some(&news)), want, "{outcome:?}");
     }

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::domain::answer::HandedOn;
 use crate::domain::dsn::{Dsn, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Ret};
 use crate::store::relayed::Relayed;
 
@@ -43,8 +44,8 @@ async fn what_is_asked_comes_back_out_of_the_database_as_it_was() {
 fn relayed(customer_id: &CustomerId) -> (Relayed, Arc<Mutex<Vec<Vec<Mailbox>>>>) {
     let (written, customer_id) = (Arc::new(Mutex::new(Vec::new())), customer_id.clone());
     let said = Arc::clone(&written);
-    let write = move |to: &[Mailbox]| {
-        said.lock().unwrap().push(to.to_vec());
+    let write = move |to: &[HandedOn]| {
+        said.lock().unwrap().push(to.iter().map(|to| to.recipient.clone()).collect());
         let own = message(&customer_id, &["app@x.example"]);
         Some(Acceptance { kind: Kind::Bounce, price: Credits::ZERO, lease_until: None, ..own })
     };

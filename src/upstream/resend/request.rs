@@ -92,7 +92,7 @@ fn checked(outgoing: Outgoing) -> Result<Vec<u8>, Outcome> {
         (Err(cannot), None) => {
             let refused = RecipientAnswer::Refused(Answer::new(cannot.status, &cannot.what));
             let answers = vec![refused; outgoing.recipients.len()];
-            Err(Outcome::Answered { upstream_id: None, answers })
+            Err(Outcome::Answered { upstream_id: None, answers, host: None })
         }
     }
 }

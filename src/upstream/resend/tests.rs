@@ -28,7 +28,7 @@ fn answer(status: u16, body: &str, rate: RateInfo) -> HttpAnswer {
 fn told(outcome: &Outcome) -> String {
     let seconds = |wait: &Option<Duration>| wait.map_or("-".to_owned(), |wait| wait.as_secs().to_string());
     match outcome {
-        Outcome::Answered { upstream_id, answers } => {
+        Outcome::Answered { upstream_id, answers, .. } => {
             assert_eq!(answers.len(), 2, "one answer a recipient");
             assert_eq!(answers[0], answers[1]);
             match &answers[0] {

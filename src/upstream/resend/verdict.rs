@@ -131,7 +131,11 @@ impl Verdict<'_> {
             return self.unknown(None);
         };
         let upstream_id = body.get("id").and_then(Value::as_str).map(str::to_owned);
-        Outcome::Answered { upstream_id, answers: vec![RecipientAnswer::Accepted; self.recipients] }
+        Outcome::Answered {
+            upstream_id,
+            answers: vec![RecipientAnswer::Accepted; self.recipients],
+            host: None,
+        }
     }
 
     /// 400, 401 and 403 are for bad fields and for bad keys, with the same
@@ -211,7 +215,7 @@ impl Verdict<'_> {
 
     fn refused(&self, status: &str) -> Outcome {
         let answer = RecipientAnswer::Refused(Answer::new(status, &self.text()));
-        Outcome::Answered { upstream_id: None, answers: vec![answer; self.recipients] }
+        Outcome::Answered { upstream_id: None, answers: vec![answer; self.recipients], host: None }
     }
 
     fn transient(&self) -> Outcome {

@@ -106,7 +106,8 @@ async fn every_recipient_has_an_answer_of_its_own() {
     let recipients = ["ok@y.example", "gone@y.example", "full@y.example", "many@y.example", "rude@y.example"];
     let outcome = client(&server.url()).send(&part(&recipients, MESSAGE)).await;
     assert_eq!(told(&outcome), "accepted, refused 5.1.1, deferred 4.2.2, deferred 4.5.3, refused 5.0.0");
-    let Outcome::Answered { upstream_id, answers } = outcome else { panic!() };
+    let Outcome::Answered { upstream_id, answers, host } = outcome else { panic!() };
+    assert_eq!(host.as_deref(), Some("127.0.0.1"));
     assert_eq!(upstream_id.as_deref(), Some("250 2.0.0 queued as 42"));
     assert_eq!(answers[2], RecipientAnswer::Deferred(Answer::new("4.2.2", "452 4.2.2 mailbox full")));
     assert_eq!(server.messages(), [MESSAGE]);

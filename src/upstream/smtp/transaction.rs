@@ -8,7 +8,7 @@
 use super::connection::{Connection, Trouble};
 use super::reply::{Offered, Reply};
 use crate::domain::address::{Mailbox, ReversePath};
-use crate::domain::dsn::RecipientDsn;
+use crate::domain::dsn::{MAX_ORCPT_OCTETS, RecipientDsn};
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
 /// How an attempt over one connection ended.
@@ -160,7 +160,7 @@ fn instead(answers: Vec<RecipientAnswer>, code: u16, answer: &Answer) -> Vec<Rec
 }
 
 fn answered(upstream_id: Option<String>, answers: Vec<RecipientAnswer>) -> Ended {
-    Ended::With(Outcome::Answered { upstream_id, answers })
+    Ended::With(Outcome::Answered { upstream_id, answers, host: None })
 }
 
 fn refused_for_all(outgoing: &Outgoing, answer: &Answer) -> Ended {
@@ -194,7 +194,8 @@ impl Plan {
             Err(answer) => Self { mail: String::new(), recipients: vec![Err(answer); recipients.len()] },
             Ok(mail) => {
                 let rcpt = |mailbox| {
-                    let asked = if offered.dsn { asked(mail_dsn.of(mailbox)) } else { String::new() };
+                    let asked =
+                        if offered.dsn { asked(mail_dsn.of(mailbox), offered) } else { String::new() };
                     Ok(format!("RCPT TO:<{}>{asked}\r\n", carried(mailbox, offered)?))
                 };
                 Self { mail, recipients: recipients.iter().map(rcpt).collect() }
@@ -267,10 +268,21 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
 
 /// NOTIFY and ORCPT as the client gave them. Where it gave none, none is added: ORCPT may
 /// be, but need not (RFC 3461 §5.2.1), and the server has the same address in RCPT.
-fn asked(RecipientDsn { notify, original }: &RecipientDsn) -> String {
+///
+/// An address of type `utf-8` travels in ASCII, since it may go further than a server that
+/// offers SMTPUTF8; where it is too long for that, in UTF-8 to such a server (RFC 6533 §3).
+fn asked(RecipientDsn { notify, original }: &RecipientDsn, offered: Offered) -> String {
     let notify = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
-    let original = original.as_ref().filter(|original| original.fits_the_wire());
-    notify + &original.map(|original| format!(" ORCPT={original}")).unwrap_or_default()
+    let Some(original) = original else { return notify };
+    let written = Some(original.to_string()).filter(|orcpt| orcpt.len() <= MAX_ORCPT_OCTETS);
+    let written = written.or_else(|| Some(original.in_utf8()).filter(|_| offered.smtputf8));
+    match written.filter(|orcpt| orcpt.len() <= MAX_ORCPT_OCTETS) {
+        Some(orcpt) => format!("{notify} ORCPT={orcpt}"),
+        None => {
+            tracing::info!(orcpt = %original, "an ORCPT is too long to be passed on");
+            notify
+        }
+    }
 }
 
 fn carried(mailbox: &Mailbox, offered: Offered) -> Result<String, Answer> {
@@ -360,6 +372,9 @@ mod tests {
                 "RCPT TO:<e@y.example>",
             ]
         );
+        let plan = Plan::new(Offered { dsn: true, smtputf8: true, ..Offered::default() }, mail(&part));
+        let want = format!("RCPT TO:<d@y.example> NOTIFY=FAILURE ORCPT={long}\r\n");
+        assert_eq!(plan.recipients[2], Ok(want), "as it was said, where that is understood");
         let plan = Plan::new(Offered::default(), mail(&part));
         assert_eq!(plan.mail, "MAIL FROM:<a@x.example>\r\n");
         assert!(plan.recipients.iter().all(|rcpt| !rcpt.as_ref().unwrap().contains("> ")));

@@ -284,7 +284,7 @@ fn a_report_of_our_own_can_be_carried_in_its_plain_shape() {
     let content = base64::engine::general_purpose::STANDARD.encode(&original);
     let dsn = Dsn::new(Ret::parse("FULL").ok(), None);
     let about = About { sender: &bob[0], message_id: &message_id, accepted_at: now, left, dsn: &dsn };
-    let failures = [Failure { recipient: &from.mailbox, status: "5.1.1", text: "no such user" }];
+    let failures = [Failure { recipient: &from.mailbox, status: "5.1.1", text: "no such user", host: None }];
 
     let email = translated(&bounce(&origin, &about, &failures, Shape::Plain)).unwrap();
     assert_eq!(email["to"], json!(["bob@y.example"]));

@@ -69,7 +69,7 @@ fn rcpt_again(rcpt: Rcpt) {
     let Rcpt { recipient, dsn: RecipientDsn { notify, original } } = &rcpt;
     let notify = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
     // What is written in ASCII only here may have become too long to be said.
-    let said = original.as_ref().filter(|original| original.fits_the_wire());
+    let said = original.as_ref().filter(|original| original.to_string().len() <= MAX_ORCPT_OCTETS);
     let orcpt = said.map(|original| format!(" ORCPT={original}")).unwrap_or_default();
     assert!(orcpt.len() <= MAX_ORCPT_OCTETS + " ORCPT=".len());
     if let Some(original) = original {

@@ -137,7 +137,7 @@ fn by_smtp(part: &LeasedPart, how: Upstream) -> (Outcome, Vec<String>) {
         Upstream::Fails => {
             Outcome::Transient { answer: Answer::new("4.3.0", "later"), retry_after: None, counts: true }
         }
-        _ => Outcome::Answered { upstream_id: Some("smtp-1".to_owned()), answers },
+        _ => Outcome::Answered { upstream_id: Some("smtp-1".to_owned()), answers, host: None },
     };
     (outcome, taken)
 }
