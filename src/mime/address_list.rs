@@ -10,7 +10,7 @@ use mail_parser::parsers::MessageStream;
 use mail_parser::{Addr, Address, HeaderValue};
 
 use super::encoded_word::{Hidden, hide};
-use super::header::{one_line, terminated};
+use super::header::{one_line, terminated, text};
 use crate::domain::address::Mailbox;
 
 /// A mailbox with its display name.
@@ -112,6 +112,8 @@ pub struct Readable {
     pub has_others: bool,
     /// Names of groups.
     pub groups: Vec<String>,
+    /// A comment stands beside a name and has become part of it.
+    pub has_comments: bool,
 }
 
 /// Like [`addresses`], passing over what cannot be read.
@@ -127,8 +129,15 @@ pub fn readable_addresses(value: &[u8]) -> Readable {
         _ => Vec::new(),
     };
     let members = members(address);
+    let has_comments = members.iter().any(|addr| addr.name.as_deref().is_some_and(|name| name.contains('(')))
+        && unquoted(&text(value)).contains('(');
     let list: Vec<_> = members.iter().filter_map(|addr| named(addr, &hidden).ok()).collect();
-    Readable { has_others: list.len() < members.len(), list, groups }
+    Readable { has_others: list.len() < members.len(), list, groups, has_comments }
+}
+
+/// The text without its quoted strings.
+fn unquoted(text: &str) -> String {
+    text.replace("\\\"", "").split('"').step_by(2).collect()
 }
 
 fn parsed(value: &[u8]) -> Result<(Option<Address<'static>>, Hidden), UnreadableList> {
@@ -223,6 +232,16 @@ mod tests {
         let nobody = readable_addresses(b"undisclosed-recipients:;");
         assert!(nobody.list.is_empty() && !nobody.has_others && nobody.groups.len() == 1);
         assert_eq!(addresses(b"friends: a@x.example;").unwrap().len(), 1);
+        let table = [
+            ("a@x.example (Ann)", false),
+            ("\"Ann (\\\"x\\\")\" <a@x.example>", false),
+            ("=?utf-8?q?Ann_(x)?= <a@x.example>", false),
+            ("Ann (x) <a@x.example>", true),
+            ("b@x.example, \"Ann\" <a@x.example> (x)", true),
+        ];
+        for (value, has_comments) in table {
+            assert_eq!(readable_addresses(value.as_bytes()).has_comments, has_comments, "{value}");
+        }
         assert!(addresses(b"nobody").is_err());
     }
 

@@ -74,6 +74,8 @@ pub struct Entity<'a> {
     pub filename: Option<String>,
     /// Its file name as it was written.
     pub written_filename: Option<String>,
+    /// Its file name is in no character set that it could be read by.
+    pub is_filename_guessed: bool,
     /// Its Content-ID, without brackets.
     pub content_id: Option<String>,
     /// Its Content-Location: a URL by which other parts refer to it (RFC 2557).
@@ -145,10 +147,11 @@ impl<'a> Entity<'a> {
             return Err(Broken::Parameters);
         }
         let media = header.first("Content-Type").map_or(default, |field| MediaType::parse(field.value()));
-        let (kind, filename) = match header.first("Content-Disposition") {
+        let (kind, filename, is_guessed) = match header.first("Content-Disposition") {
             Some(field) => disposition(field.value()),
-            None => (String::new(), None),
+            None => (String::new(), None, false),
         };
+        let is_filename_guessed = if filename.is_some() { is_guessed } else { media.is_guessed() };
         let written_filename = filename.or_else(|| media.parameter("name").map(str::to_owned));
         // One that nobody knows is to be an attachment (RFC 2183 §2.8).
         let is_inline = matches!(kind.as_str(), "" | "inline");
@@ -163,6 +166,7 @@ impl<'a> Entity<'a> {
             disposition: if is_inline { Disposition::Inline } else { Disposition::Attachment },
             filename: written_filename.as_deref().and_then(file_name),
             written_filename,
+            is_filename_guessed,
             content_id: header.first("Content-ID").and_then(content_id),
             location: location.filter(|location| !location.is_empty()),
             fields: header.fields.clone(),

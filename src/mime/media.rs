@@ -131,20 +131,26 @@ impl MediaType {
         format!("{}/{}", self.kind, self.subtype)
     }
 
+    /// Whether a parameter is in no character set that it could be read by.
+    pub(super) fn is_guessed(&self) -> bool {
+        self.parameters.is_guessed
+    }
+
     /// The value of a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name)
     }
 }
 
-/// A Content-Disposition (RFC 2183): its kind in lower case and its file name.
-pub(super) fn disposition(value: &[u8]) -> (String, Option<String>) {
+/// A Content-Disposition (RFC 2183): its kind in lower case, its file name, and whether
+/// that was guessed.
+pub(super) fn disposition(value: &[u8]) -> (String, Option<String>, bool) {
     if !is_readable(value) {
-        return (String::new(), None);
+        return (String::new(), None, false);
     }
     let parameters = parameters::parse(value);
     let filename = parameters.get("filename").map(str::to_owned);
-    (parameters.main, filename)
+    (parameters.main, filename, parameters.is_guessed)
 }
 
 /// RFC 2045 §5.1.

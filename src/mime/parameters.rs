@@ -18,7 +18,7 @@ pub(super) struct Parameters {
     pub(super) main: String,
     /// Names in lower case, each once, and their values on one line.
     pub(super) list: Vec<(String, String)>,
-    /// A character set among them could not be read; something was guessed.
+    /// What is beyond ASCII among them could not be read as it says; something was guessed.
     pub(super) is_guessed: bool,
 }
 
@@ -33,6 +33,7 @@ struct Written {
 
 /// Reads the value of a field, folded as it came.
 pub(super) fn parse(value: &[u8]) -> Parameters {
+    let is_guessed = std::str::from_utf8(value).is_err();
     let value = one_line(&text(value));
     let mut scanner = Scanner(&value);
     let main = scanner.until(|c| c == ';');
@@ -51,8 +52,8 @@ pub(super) fn parse(value: &[u8]) -> Parameters {
             }
         }
     }
-    let mut parameters =
-        Parameters { main: without_comments(main).trim().to_ascii_lowercase(), ..Parameters::default() };
+    let main = without_comments(main).trim().to_ascii_lowercase();
+    let mut parameters = Parameters { main, list: Vec::new(), is_guessed };
     for name in names {
         let value = written.remove(&name).and_then(|w| joined(&name, w, &mut parameters.is_guessed));
         parameters.list.extend(value.map(|value| (name, one_line(&value))));
@@ -275,7 +276,10 @@ mod tests {
             assert_eq!(parse(value.as_bytes()).main, want);
         }
         assert_eq!(parse(b"x; filename=gr\xfc.pdf").get("filename"), Some("gr\u{fc}.pdf"));
-        assert!(parse(b"x; filename*=x-odd''%FF").is_guessed);
+        for guess in [&b"x; filename*=x-odd''%FF"[..], b"x; filename*=utf-8''%FF", b"x; filename=gr\xfc.pdf"]
+        {
+            assert!(parse(guess).is_guessed);
+        }
         assert!(!parse(b"x; filename*=utf-8''%C3%BC").is_guessed);
     }
 

@@ -172,7 +172,7 @@ impl Translatable {
         let writer = Writer { html: &mut body.html, bases: &body.locations, notes: &mut notes };
         let attachments = writer.write(&body.attachments)?;
         let translatable = Self {
-            from: fields::from(&header)?,
+            from: fields::from(&header, &mut notes)?,
             shown: Shown::read(&header),
             reply_to,
             subject,

@@ -5,7 +5,8 @@
     judge.py DIR --snapshots      judges the .json beside each .eml instead
 
 Every .eml (and .txt, .msg) file below DIR is given to `postmeter explain --json`, and every
-leaf of it, as Python reads it, is looked for in what would be sent:
+leaf of it, as Python reads it, is looked for in what would be sent, with its file name and type,
+and so is every header field, with names and addresses where it has such:
 
     whole      every leaf is there, octet for octet (texts: as text), and no note says otherwise
     noted      a note names what is lost or changed
@@ -22,7 +23,9 @@ import argparse
 import base64
 import collections
 import email
+import email.header
 import email.policy
+import email.utils
 import html
 import json
 import pathlib
@@ -53,6 +56,9 @@ def leaves(message, number=""):
 
 def octets(leaf, raw):
     """The decoded octets of a leaf; of a nested message its text as it stands."""
+    if leaf.get_content_maintype() == "message" and str(leaf.get("Content-Transfer-Encoding", "")).strip().lower() == "base64":
+        # It may not be, and Python looks for a message in the text of Base64.
+        return base64.b64decode("".join(inner.as_string() for inner in leaf.get_payload()))
     if leaf.is_multipart():
         return None
     encoding = str(leaf.get("Content-Transfer-Encoding", "")).split()
@@ -115,7 +121,34 @@ def what_is_sent(email_object):
             files.append(base64.b64decode(attachment["content"], validate=True))
     shown = [email_object.get("text", ""), email_object.get("html") or ""]
     shown += [html.unescape(shown[1])]
-    return {"files": files, "shown": [squeezed(text) for text in shown]}
+    return {"files": files, "shown": [squeezed(text) for text in shown], "attachments": email_object.get("attachments", [])}
+
+
+def file_problems(number, leaf, content, sent, notes):
+    """A file that has another name or type than its leaf, where no note says so."""
+    wanted = (content or b"").replace(b"\r\n", b"\n").rstrip(b"\n")
+    same = [attachment for attachment, octets in zip(sent["attachments"], sent["files"])
+            if content is None or octets.replace(b"\r\n", b"\n").rstrip(b"\n") == wanted]
+    name = leaf.get_filename()
+    if not same or (content is None and not name):
+        return
+    # Python does not read raw UTF-8, and of two names it takes the one that can say less.
+    fields = [without_folding(readable(value)) for field, value in leaf.raw_items() if field.lower().startswith("content-")]
+    names = {without_folding(attachment["filename"]) for attachment in same}
+    is_there = any(name in field for name in names for field in fields if not field.isascii())
+    has_both = any("name=" in field and "name*" in field for field in fields)
+    wanted_names = {without_folding(decoded(name))} if name else names
+    if not notes & {"named", "renamed"} and not is_there and not has_both and not names & wanted_names:
+        yield f"part {number} is named {name!r}, not {sorted(names)}"
+    kinds = {kind_of_file(attachment) for attachment in same}
+    has_type = "/" in str(leaf.get("Content-Type", "text/plain"))
+    if content is not None and has_type and not notes & {"type_left_out", "type_of_name"} and leaf.get_content_type() not in kinds:
+        yield f"part {number} is {leaf.get_content_type()}, not {sorted(kinds)}"
+
+
+def kind_of_file(attachment):
+    """Its type; without one it is octets, where our tables say nothing about the name."""
+    return (attachment.get("content_type") or "application/octet-stream").partition(";")[0].lower()
 
 
 def judged(path, explained):
@@ -139,6 +172,8 @@ def judged(path, explained):
             continue
         if any(not is_carried(leaf, content, one) for one in sent) and not notes[number] & EXPLAIN:
             problems.append(f"part {number} ({leaf.get_content_type()})")
+        for one in sent:
+            problems += file_problems(number, leaf, content, one, notes[number])
     problems += header_problems(message, explained)
     if problems:
         defects = [type(d).__name__ for part in message.walk() for d in part.defects]
@@ -164,23 +199,79 @@ def header_problems(message, explained):
             value = squeezed(str(value))
             if value and squeezed(carried.get(low, "")) != value and squeezed(value) not in squeezed(carried.get(low, "")):
                 yield f"header {name}"
+        yield from address_problems(message, part, noted)
         subject = message.get("Subject")
         if subject is not None and "subject" not in noted:
             raw = next(value for name, value in message.raw_items() if name.lower() == "subject")
-            octets = raw.encode("utf-8", "surrogateescape")
-            try:
-                raw = octets.decode()
-            except UnicodeDecodeError:
-                raw = octets.decode("cp1252", "replace")
+            raw = readable(raw)
             # What cannot be read may stay as it is, too.
             wanted = {without_folding(decoded(raw)), without_folding(raw)}
             if without_folding(part["email"]["subject"]) not in wanted and any(wanted):
                 yield f"subject {part['email']['subject']!r} is not {decoded(raw)!r}"
 
 
+def people(message, field):
+    """{address: names} of a field, as Python reads it."""
+    values = [readable(value) for name, value in message.raw_items() if name.lower() == field]
+    return pairs(values)
+
+
+def pairs(values):
+    found = email.utils.getaddresses([value.replace("\n", " ") for value in values])
+    people = collections.defaultdict(set)
+    for name, address in found:
+        if "@" in address:
+            people[as_idn(address)].add(without_folding(decoded(name)))
+    return people
+
+
+def as_idn(address):
+    local, _, domain = address.rpartition("@")
+    try:
+        return f"{local}@{domain.lower().encode('idna').decode()}"
+    except UnicodeError:
+        return f"{local}@{domain.lower()}"
+
+
+def address_problems(message, part, noted):
+    """People who are shown otherwise than the message says, where no note says so."""
+    sent = {name: pairs([value] if isinstance(value, str) else value)
+            for name, value in part["email"].items() if name in ("from", "to", "cc", "reply_to")}
+    recipients = {as_idn(address).lower() for address in part["recipients"]}
+    for field, shown in (("from", sent["from"]), ("reply-to", sent.get("reply_to", {}))):
+        wanted = people(message, field)
+        # Python reads a comma in an encoded word as one of the list.
+        raw = without_folding("".join(decoded(readable(value)) for name, value in message.raw_items() if name.lower() == field))
+        is_there = {address: all(name in raw for name in shown[address]) for address in shown}
+        is_same = wanted.keys() == shown.keys() and all(
+            shown[address] <= wanted[address] or is_there[address] for address in shown)
+        if field not in noted and not is_same:
+            yield f"{field} {dict(shown)} is not {dict(wanted)}"
+    named = collections.defaultdict(set)
+    shown = collections.defaultdict(set)
+    for field in ("to", "cc"):
+        for address, names in people(message, field).items():
+            named[address.lower()] |= names
+        for address, names in sent.get(field, {}).items():
+            shown[address.lower()] |= names
+    for address in recipients & (named.keys() | shown.keys()):
+        if not noted & {"to", "cc"} and not (shown[address] and shown[address] <= named[address]):
+            yield f"{address} is shown as {shown[address]}, not {named[address]}"
+    if shown.keys() - recipients:
+        yield f"{shown.keys() - recipients} are no recipients"
+
+
+def readable(raw):
+    """A field beyond ASCII as UTF-8 or, where it is none, as readers of mail do."""
+    octets = raw.encode("utf-8", "surrogateescape")
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("cp1252", "replace")
+
+
 def decoded(value):
     """RFC 2047 by Python; what it cannot read stays."""
-    import email.header
     value = re.sub(r"(=\?[^?*]+)\*[^?]*\?", r"\1?", value)
     try:
         pieces = email.header.decode_header(value.replace("\n", ""))

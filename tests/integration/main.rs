@@ -23,6 +23,7 @@ mod certificate;
 mod chunking;
 mod clients;
 mod config;
+mod corpus;
 mod crash;
 mod credit;
 mod dialog;

@@ -50,6 +50,8 @@ fn the_corpus_becomes_what_is_written_beside_it() {
     let messages = messages();
     assert!(messages.len() >= 150, "{} messages", messages.len());
     for path in messages {
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"X-Corpus: "), "{} says what it is about", path.display());
         let said = said(&path, &routing);
         let beside = path.with_extension("json");
         if is_update {

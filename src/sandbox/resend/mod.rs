@@ -5,6 +5,7 @@
 //! memory. What it must not know: where a mail came from before it was posted.
 
 mod domains;
+mod ear;
 mod email;
 mod events;
 mod refusal;
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use self::ear::Ear;
 use super::faults::Faults;
 use super::journal::{Journal, Place};
 use super::rate::Window;
@@ -200,6 +202,7 @@ struct Inner {
     behaviour: Mutex<Behaviour>,
     window: Mutex<Window>,
     faults: Faults,
+    ear: Ear,
     courier: Courier,
     clock: Clock,
     tasks: Tasks,
@@ -233,6 +236,7 @@ impl ResendStandIn {
             behaviour: Mutex::default(),
             window: Mutex::new(Window::new(1_000)),
             faults: Faults::default(),
+            ear: Ear::default(),
             courier: Courier::new(HeaderNames::Svix, signing_key)?,
             clock,
             tasks,

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::ear::hear;
 use super::events::Asked;
 use super::refusal::accepted;
 use super::{Addresses, Behaviour, Call, Email, Endpoint, Key, Mail, Refusal, ResendStandIn, domains, lock};
@@ -24,7 +25,7 @@ use crate::sandbox::faults::{self, Misbehaviour};
 use crate::sandbox::{RESEND_API_KEY, RESEND_SENDING_API_KEY};
 
 /// What stands before the API takes no more than this, in octets.
-const MAX_BODY_OCTETS: usize = 64 << 20;
+pub(super) const MAX_BODY_OCTETS: usize = 64 << 20;
 /// Most emails of a batch.
 const MAX_BATCH: usize = 100;
 
@@ -42,6 +43,7 @@ pub(super) fn router(resend: &ResendStandIn) -> Router {
         .layer(from_fn_with_state(resend.clone(), misbehave))
         .layer(from_fn_with_state(resend.clone(), one_at_a_time))
         .layer(from_fn_with_state(resend.clone(), gate))
+        .layer(from_fn_with_state(resend.clone(), hear))
         .with_state(resend.clone());
     let controls = Router::new()
         .route("/_behaviour", get(show_behaviour).put(set_behaviour))

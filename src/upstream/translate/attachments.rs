@@ -182,6 +182,8 @@ impl Writer<'_> {
         let says_something = entity.media.essence() != "application/octet-stream" && !is_calendar;
         if content_type.is_none() && says_something {
             self.note(entity, Change::TypeLeftOut);
+        } else if content_type.is_none() && type_of_extension(&extension) != KnownType::Unknown {
+            self.note(entity, Change::TypeOfName);
         }
         Ok(Attachment { filename, content, content_type, content_id: None })
     }
@@ -220,7 +222,7 @@ impl Writer<'_> {
             Some(wanted) if extension(name).as_deref() != Some(wanted) => format!("{name}.{wanted}"),
             _ => name.clone(),
         };
-        if entity.written_filename.as_ref() != Some(&name) {
+        if entity.is_filename_guessed || entity.written_filename.as_ref() != Some(&name) {
             self.note(entity, Change::Renamed(name.clone()));
         }
         name

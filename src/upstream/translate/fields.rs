@@ -75,11 +75,13 @@ const ONCE: [&str; 16] = [
     "X-Priority",
 ];
 
-pub(super) fn from(header: &Header<'_>) -> Result<String, CannotCarry> {
+pub(super) fn from(header: &Header<'_>, notes: &mut Vec<Note>) -> Result<String, CannotCarry> {
     let mut list = Vec::new();
     for field in header.all("From") {
         let unreadable = |error| CannotCarry::new("5.6.0", &format!("the From header {error}"));
         list.extend(mailboxes(field.value()).map_err(unreadable)?);
+        let has_comments = readable_addresses(field.value()).has_comments;
+        notes.extend(has_comments.then(|| Note::field("From", Change::CommentShown)));
     }
     match list.as_slice() {
         [one] => written(one),
@@ -93,8 +95,10 @@ pub(super) fn reply_to(header: &Header<'_>, notes: &mut Vec<Note>) -> Result<Vec
     for field in header.all("Reply-To") {
         let unreadable = |error| CannotCarry::new("5.6.0", &format!("the Reply-To header {error}"));
         list.extend(addresses(field.value()).map_err(unreadable)?);
-        let groups = readable_addresses(field.value()).groups.into_iter();
-        notes.extend(groups.map(|name| Note::field("Reply-To", Change::GroupName(name))));
+        let readable = readable_addresses(field.value());
+        let comments = readable.has_comments.then_some(Change::CommentShown);
+        let changes = readable.groups.into_iter().map(Change::GroupName).chain(comments);
+        notes.extend(changes.map(|change| Note::field("Reply-To", change)));
     }
     list.iter().map(written).collect()
 }

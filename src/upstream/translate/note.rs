@@ -12,10 +12,11 @@ use crate::domain::address::Mailbox;
 use crate::mime::entity::Entity;
 
 /// What Resend does to every mail.
-pub const EVERY_MAIL: [&str; 6] = [
+pub const EVERY_MAIL: [&str; 7] = [
     "Message-ID, Date, Return-Path, Received and MIME-Version are Resend's own",
     "signatures in the header (DKIM, ARC) are Resend's own, since it writes the message anew",
     "character sets and transfer encodings of texts are Resend's choice; line ends are, too",
+    "of a file's type and disposition only the charset, a calendar's method and the name are carried",
     "To and Cc show recipients of the envelope only; Bcc is never shown",
     "the order of header fields, and text before the first and after the last boundary, are not carried",
     "requests for delivery reports (DSN) are not passed on: Postmeter writes bounces itself",
@@ -84,6 +85,8 @@ pub enum Change {
     NoAddress,
     /// The name of a group of addresses.
     GroupName(String),
+    /// A comment in an address list is shown as part of a name.
+    CommentShown,
     /// `to` may not be empty: Cc moved up.
     CcAsTo,
     /// `to` may not be empty: recipients that no field shows.
@@ -119,6 +122,8 @@ pub enum Change {
     Renamed(String),
     /// The type is left to the extension.
     TypeLeftOut,
+    /// The type says nothing, and the extension does.
+    TypeOfName,
     /// A calendar's text is not octet for octet.
     CalendarRewritten,
     /// The HTML refers to it by a new id.
@@ -201,6 +206,7 @@ impl Change {
             Self::NotShown(list) => format!("{} not shown, being no recipients of this envelope", some(list)),
             Self::NoAddress => "holds something that is no address: not shown".into(),
             Self::GroupName(name) => format!("the name of the group {name:?} is not shown"),
+            Self::CommentShown => "has a comment beside a name: it becomes part of the name".into(),
             Self::CcAsTo => "nobody in To is a recipient: those in Cc are shown in To".into(),
             Self::HiddenInTo(1) => "nobody in To and Cc is a recipient: the one who is stands in To".into(),
             Self::HiddenInTo(count) => {
@@ -229,6 +235,7 @@ impl Change {
             Self::Named(name) => format!("has no file name: named {name}"),
             Self::Renamed(name) => format!("its file is named {name}"),
             Self::TypeLeftOut => "its type may contradict its file name: readers go by the name".into(),
+            Self::TypeOfName => "its type becomes the one that goes with its file name".into(),
             Self::CalendarRewritten => "is sent as text in UTF-8 whose lines end in CRLF".into(),
             Self::NewContentId(id) => format!("the HTML refers to it by a new Content-ID, {id}"),
             Self::SameContentId => "another part has the same Content-ID: sent as a file".into(),

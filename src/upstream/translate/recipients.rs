@@ -38,7 +38,9 @@ impl Shown {
             for field in header.all(name) {
                 let readable = readable_addresses(field.value());
                 let others = readable.has_others.then_some(Change::NoAddress);
-                let changes = readable.groups.into_iter().map(Change::GroupName).chain(others);
+                let comments = readable.has_comments.then_some(Change::CommentShown);
+                let changes =
+                    readable.groups.into_iter().map(Change::GroupName).chain(others).chain(comments);
                 notes.extend(changes.map(|change| Note::field(name, change)));
                 let address = |named: NamedMailbox| Address { as_read: as_read(&named.mailbox), named };
                 list.extend(readable.list.into_iter().map(address));

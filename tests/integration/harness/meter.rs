@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use postmeter::sandbox::dodo::DodoStandIn;
 use postmeter::sandbox::resend::{Mail, ResendStandIn};
@@ -10,12 +11,12 @@ use postmeter::sandbox::{self, Settings, StandIns};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Executor};
 
-use super::RUNTIME;
 use super::directory::Directory;
 use super::process::{Launched, Process, Said, postmeter};
 use super::sink::{SINK_PASSWORD, Sink};
 use super::smtp::Smtp;
 use super::wait::until_is;
+use super::{RUNTIME, contract};
 
 /// The customer; may send from example.com.
 pub(crate) const CUSTOMER_ID: &str = "cus_ann";
@@ -46,6 +47,8 @@ pub(crate) struct Meter {
     environment: BTreeMap<&'static str, String>,
     arguments: Vec<&'static str>,
     is_finished: bool,
+    /// What was wrong with calls to Resend.
+    mistakes: Arc<Mutex<Vec<String>>>,
     directory: Directory,
 }
 
@@ -62,6 +65,11 @@ impl Meter {
         stand_ins.resend.behave(|behaviour| behaviour.per_second = 0);
         // Few tests are about what Resend tells by itself.
         stand_ins.resend.behave(|behaviour| behaviour.events = false);
+        let mistakes = Arc::<Mutex<Vec<String>>>::default();
+        let noted = Arc::clone(&mistakes);
+        stand_ins
+            .resend
+            .listen(move |head, body| noted.lock().unwrap().extend(contract::mistake(head, body)));
         stand_ins.dodo.add_customer(CUSTOMER_ID, CUSTOMER_EMAIL, "Ann").unwrap();
         if let Some(credits) = credits {
             stand_ins.dodo.grant(CUSTOMER_ID, credits, None).unwrap();
@@ -89,6 +97,7 @@ impl Meter {
             environment,
             arguments,
             is_finished: false,
+            mistakes,
             directory,
         };
         meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
@@ -322,6 +331,7 @@ impl Meter {
         self.stop();
         let audit = self.run(&["audit"]);
         assert_eq!(audit.code, Some(0), "{audit:?}");
+        assert_eq!(*self.mistakes.lock().unwrap(), [""; 0], "calls that Resend's description does not allow");
         self.no_secret_is_logged();
     }
 

@@ -1,6 +1,7 @@
 //! What every test stands on: a running Postmeter with its surroundings.
 
 pub(crate) mod client;
+pub(crate) mod contract;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod dns;
