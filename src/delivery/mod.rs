@@ -37,6 +37,7 @@ use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::crash::CrashPoint;
+use crate::domain::reputation::Thresholds;
 use crate::domain::retry::RetrySchedule;
 use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
@@ -97,6 +98,8 @@ pub struct Settings {
     pub lease: Duration,
     /// Who writes bounces.
     pub postmaster: Postmaster,
+    /// Where a customer is paused.
+    pub thresholds: Thresholds,
 }
 
 impl Settings {
@@ -120,6 +123,7 @@ impl Settings {
                 hostname: config.smtp.hostname.clone(),
                 success_reports: config.success_reports(),
             },
+            thresholds: config.reputation,
         }
     }
 }

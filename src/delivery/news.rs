@@ -252,10 +252,16 @@ fn answered(
                 answered.sent.push(recipient.clone());
                 answered.relayed.push(recipient.clone());
             }
-            RecipientAnswer::Refused(answer) if part.maybe_taken.contains(recipient) => {
+            RecipientAnswer::Refused(answer) | RecipientAnswer::NoMailbox(answer)
+                if part.maybe_taken.contains(recipient) =>
+            {
                 in_vain = Some(answer)
             }
             RecipientAnswer::Refused(answer) => answered.failed.push((recipient.clone(), answer)),
+            RecipientAnswer::NoMailbox(answer) => {
+                answered.failed.push((recipient.clone(), answer));
+                answered.no_mailbox.push(recipient.clone());
+            }
             RecipientAnswer::Deferred(answer) => deferred = Some(answer),
         }
     }

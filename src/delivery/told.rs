@@ -28,6 +28,7 @@ use jiff::Timestamp;
 
 use super::bounce::Postmaster;
 use super::news;
+use super::worker::log_pause;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::crash::CrashPoint;
@@ -287,7 +288,7 @@ impl Ears {
         }
         if let Some(reason) = &heard.paused {
             self.0.metrics.customer_paused();
-            tracing::warn!(%customer_id, reason, "a customer is paused; `postmeter customer resume` ends it");
+            log_pause(customer_id, reason);
         }
     }
 }

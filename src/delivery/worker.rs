@@ -11,8 +11,10 @@ use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
 use crate::crash::CrashPoint;
+use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
+use crate::domain::ids::CustomerId;
 use crate::domain::message::Road;
 use crate::random;
 use crate::store::accept::Kind;
@@ -165,6 +167,30 @@ impl Delivery {
         };
         for ((part, report), recorded) in parts.into_iter().zip(&reports).zip(recorded) {
             self.recorded(part, report, recorded);
+            let News::Answered(answered) = &report.news else { continue };
+            if !answered.no_mailbox.is_empty() && recorded != Recorded::Late {
+                self.judge(&part.customer_id).await;
+            }
+        }
+    }
+
+    /// Pauses a customer if too many of the addresses that it writes to are nobody's. A crash
+    /// before that leaves it to the next of them.
+    async fn judge(&self, customer_id: &CustomerId) {
+        let Tools { store, clock, metrics, .. } = &self.0.tools;
+        let (now, postmaster) = (clock.now(), &self.0.settings.postmaster);
+        let letter = |email: &str, reason: &str| {
+            postmaster.paused(customer_id, &Mailbox::parse(email).ok()?, reason, now)
+        };
+        match store.pause_if_harmful(customer_id, &self.0.settings.thresholds, &letter, now).await {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                metrics.customer_paused();
+                log_pause(customer_id, &reason);
+            }
+            Err(error) => {
+                tracing::error!(%customer_id, %error, "whether a customer has to be paused could not be found out")
+            }
         }
     }
 
@@ -236,6 +262,11 @@ fn is_held(news: &News) -> bool {
         News::Answered(answered) => matches!(answered.rest, Rest::Held { .. }),
         News::Retry { .. } | News::Gated { .. } => false,
     }
+}
+
+/// What an operator has to know of a customer who is paused.
+pub(super) fn log_pause(customer_id: &CustomerId, reason: &str) {
+    tracing::warn!(%customer_id, reason, "a customer is paused; `postmeter customer resume` ends it");
 }
 
 fn log_attempt(part: &LeasedPart, report: &Report) {

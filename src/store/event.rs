@@ -314,14 +314,8 @@ impl Told {
         {
             return Ok(());
         }
-        if let Some((reason, email)) = reputation::pause(tx, &self.customer_id, rules.thresholds, now).await?
-        {
-            let notice = email.and_then(|email| (rules.letters.pause)(&email, &reason));
-            if let Some(notice) = notice {
-                insert_own(tx, &notice).await?;
-            }
-            heard.paused = Some(reason);
-        }
+        let by = (rules.thresholds, rules.letters.pause);
+        heard.paused = reputation::judge(tx, &self.customer_id, by, now).await?;
         Ok(())
     }
 

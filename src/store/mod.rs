@@ -31,6 +31,7 @@ pub mod inspect;
 mod ledger;
 mod leftovers;
 pub mod log;
+mod nobody;
 pub mod operator;
 pub mod proof;
 mod questions;

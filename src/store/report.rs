@@ -16,7 +16,7 @@ use super::attempt::{self, AttemptRow};
 use super::gate::closed_roads;
 use super::ledger::{Ledger, PartKey, PartNow};
 use super::relayed::{Relayed, words};
-use super::{StoreError, millis, reputation};
+use super::{StoreError, millis, nobody, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::batch::Ended;
@@ -98,6 +98,8 @@ pub struct Answered {
     pub relayed: Vec<Mailbox>,
     /// Recipients that failed for good.
     pub failed: Vec<(Mailbox, Answer)>,
+    /// Those of them whose address nobody has: it is suppressed.
+    pub no_mailbox: Vec<Mailbox>,
     /// What becomes of the others.
     pub rest: Rest,
 }
@@ -207,6 +209,10 @@ pub(super) async fn report_batch(
         if let (true, Some(bounce)) = (change.newly_failed > 0, &report.bounce) {
             insert_own(tx, bounce).await?;
         }
+        if let (true, News::Answered(answered)) = (change.newly_failed > 0, &report.news) {
+            let nobody = ledger.nobody(report, answered);
+            nobody::suppress(tx, report, &nobody).await?;
+        }
         answers.push(Recorded::Applied { captured: credits(change.captured)? });
     }
     let too_late = std::mem::take(&mut ledger.too_late);
@@ -231,6 +237,17 @@ impl Ledger {
     /// Messages and recipients that become final.
     fn finished(&self) -> BTreeSet<(String, String)> {
         self.recipient_writes.iter().map(|write| (write.0.clone(), write.1.clone())).collect()
+    }
+
+    /// Who newly failed since nobody has the address, and what was said of it.
+    fn nobody<'a>(&self, report: &Report, answered: &'a Answered) -> Vec<(&'a Mailbox, &'a str)> {
+        let has_failed = |mailbox: &Mailbox| {
+            let address = mailbox.to_string();
+            let mut writes = self.recipient_writes.iter();
+            writes.any(|(id, to, ..)| id == report.message_id.as_str() && *to == address)
+        };
+        let failed = answered.failed.iter().filter(|(of, _)| answered.no_mailbox.contains(of));
+        failed.filter(|(of, _)| has_failed(of)).map(|(of, answer)| (of, answer.text.as_str())).collect()
     }
 
     /// Whether the part of a report is its whole message.

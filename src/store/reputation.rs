@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
+use super::accept::{Acceptance, insert_own};
 use super::{StoreError, json, millis};
 use crate::domain::ids::CustomerId;
 use crate::domain::reputation::{Sums, Thresholds};
@@ -68,9 +69,23 @@ pub(super) async fn count(
     Ok(done.rows_affected() == 1)
 }
 
-/// Pauses the customer if the sums of the window say so, and nobody has suspended
-/// them yet. Returns why, and where they can be told.
-pub(super) async fn pause(
+/// Pauses the customer if the sums of the window say so, and nobody has suspended them yet,
+/// and writes to them. Returns why.
+pub(super) async fn judge(
+    tx: &mut SqliteConnection,
+    customer_id: &CustomerId,
+    (thresholds, letter): (&Thresholds, &(dyn Fn(&str, &str) -> Option<Acceptance> + Sync)),
+    now: Timestamp,
+) -> Result<Option<String>, StoreError> {
+    let Some((reason, email)) = pause(tx, customer_id, thresholds, now).await? else { return Ok(None) };
+    if let Some(notice) = email.and_then(|email| letter(&email, &reason)) {
+        insert_own(tx, &notice).await?;
+    }
+    Ok(Some(reason))
+}
+
+/// The same without a letter. Returns why, and where they can be told.
+async fn pause(
     tx: &mut SqliteConnection,
     customer_id: &CustomerId,
     thresholds: &Thresholds,

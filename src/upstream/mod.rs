@@ -95,6 +95,8 @@ pub enum RecipientAnswer {
     Vouched,
     /// Refused for good.
     Refused(Answer),
+    /// The same, since nobody has that address: no other mail to it would fare better.
+    NoMailbox(Answer),
     /// Not now.
     Deferred(Answer),
 }

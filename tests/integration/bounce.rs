@@ -46,6 +46,27 @@ fn a_mail_that_nobody_takes_bounces_and_costs_nothing() {
     assert_eq!(meter.credits()["available"], 10);
 }
 
+#[test]
+fn an_address_that_nobody_has_is_not_written_to_again_until_the_customer_wants_it() {
+    let meter = refusing();
+    meter.sink().reply("RCPT TO:<strict@", "550 5.7.1 not from you");
+    let mut smtp = meter.signed_in();
+    smtp.begin("ann@example.com", &["gone@example.net", "strict@example.net", "bob@example.net"]);
+    assert!(smtp.message(&letter("first")).starts_with("250 "));
+    meter.drain();
+    assert!(smtp.say("MAIL FROM:<ann@example.com>").starts_with("250 "));
+    let reply = smtp.say("RCPT TO:<Gone@example.net>");
+    assert!(reply.starts_with("550 5.1.1 Gone@example.net is on the suppression list"), "{reply}");
+    assert!(reply.contains("no such user here"), "{reply}");
+    assert!(smtp.say("RCPT TO:<strict@example.net>").starts_with("250 "), "that is about the sender");
+    let list = meter.get("/suppressions").json();
+    assert_eq!((&list[0]["address"], &list[0]["reason"]), (&"gone@example.net".into(), &"bounce".into()));
+    assert!(list[1].is_null());
+    ask(meter.as_customer(reqwest::Method::DELETE, "/suppressions/gone@example.net"));
+    assert!(smtp.say("RCPT TO:<gone@example.net>").starts_with("250 "));
+    meter.drain();
+}
+
 /// Python's email package takes it apart, as the sender's own program would.
 #[test]
 fn another_parser_finds_in_a_bounce_what_happened_to_whom_and_what_to_do() {

@@ -250,6 +250,63 @@ async fn a_customer_of_whose_mail_too_much_comes_back_is_paused_once_and_begins_
 }
 
 #[tokio::test]
+async fn an_address_that_a_server_calls_nobodys_is_suppressed_and_counted_with_the_report() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(50)).await;
+    let to = ["b@y.example", "c@y.example", "d@y.example", "e@y.example"];
+    let no = |nth: usize| (mailbox(to[nth]), Answer::new("5.1.1", "550 5.1.1 no such user"));
+    let refused = |gone: usize| {
+        News::Answered(Answered {
+            sent: vec![mailbox(to[2]), mailbox(to[3])],
+            failed: vec![no(0), no(1)],
+            no_mailbox: (0..gone).map(|nth| mailbox(to[nth])).collect(),
+            ..Answered::default()
+        })
+    };
+    let list = async || -> Vec<(String, Option<String>)> {
+        let listed = store.suppressions(&ann, None, 9).await.unwrap().into_iter();
+        listed.map(|entry| (entry.address, entry.detail)).collect()
+    };
+    let letter = |email: &str, reason: &str| {
+        assert!(email == "owner@x.example" && reason.starts_with("paused because"));
+        Some(Acceptance {
+            kind: Kind::Notice,
+            reverse_path: ReversePath::Null,
+            price: Credits::ZERO,
+            lease_until: None,
+            ..message(&ann, &["app@x.example"])
+        })
+    };
+    let paused = async || store.pause_if_harmful(&ann, &LOW, &letter, at(9)).await.unwrap();
+    let said = Some("550 5.1.1 no such user".to_owned());
+
+    let late = accepted(&store, message(&ann, &to)).await;
+    assert_eq!(
+        store.report(report(&late, 7, refused(2))).await.unwrap(),
+        Recorded::Applied { captured: Credits::new(1).unwrap() }
+    );
+    assert_eq!(list().await, [], "whose refusals are not the current word");
+    let mail = accepted(&store, message(&ann, &to)).await;
+    store.report(report(&mail, 1, refused(1))).await.unwrap();
+    assert_eq!(list().await, [("b@y.example".to_owned(), said)]);
+    assert_eq!(paused().await, None, "one of five");
+    let again = accepted(&store, message(&ann, &to[1..])).await;
+    let gone = Answered { failed: vec![no(1)], no_mailbox: vec![mailbox(to[1])], ..Answered::default() };
+    store.report(report(&again, 1, News::Answered(gone))).await.unwrap();
+    assert_eq!(list().await.len(), 2);
+    let reason = paused().await.unwrap();
+    assert!(reason.contains("2 of 6 recipients (33.33 %) bounced"), "{reason}");
+    assert_eq!(paused().await, None, "once");
+    let own = Acceptance { kind: Kind::Notice, price: Credits::ZERO, ..message(&ann, &["z@y.example"]) };
+    let own = accepted(&store, own).await;
+    let nobody = (mailbox("z@y.example"), Answer::new("5.1.1", "550 5.1.1 no such user"));
+    let gone = Answered { no_mailbox: vec![nobody.0.clone()], failed: vec![nobody], ..Answered::default() };
+    store.report(report(&own, 1, News::Answered(gone))).await.unwrap();
+    assert_eq!(list().await.len(), 2, "that our own notice is for nobody is not the customer's doing");
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
 async fn a_suspension_by_the_operator_keeps_its_reason() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(50)).await;

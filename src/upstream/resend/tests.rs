@@ -35,6 +35,7 @@ fn told(outcome: &Outcome) -> String {
                 RecipientAnswer::Vouched => "vouched".to_owned(),
                 RecipientAnswer::Accepted => format!("accepted {}", upstream_id.as_deref().unwrap_or("-")),
                 RecipientAnswer::Refused(answer) => format!("refused {}", answer.status),
+                RecipientAnswer::NoMailbox(answer) => format!("nobody {}", answer.status),
                 RecipientAnswer::Deferred(answer) => format!("deferred {}", answer.status),
             }
         }

@@ -82,6 +82,7 @@ fn told(outcome: &Outcome) -> String {
         RecipientAnswer::Accepted => "accepted".to_owned(),
         RecipientAnswer::Vouched => "vouched".to_owned(),
         RecipientAnswer::Refused(answer) => format!("refused {}", answer.status),
+        RecipientAnswer::NoMailbox(answer) => format!("nobody {}", answer.status),
         RecipientAnswer::Deferred(answer) => format!("deferred {}", answer.status),
     };
     match outcome {
@@ -105,12 +106,33 @@ async fn every_recipient_has_an_answer_of_its_own() {
     .await;
     let recipients = ["ok@y.example", "gone@y.example", "full@y.example", "many@y.example", "rude@y.example"];
     let outcome = client(&server.url()).send(&part(&recipients, MESSAGE)).await;
-    assert_eq!(told(&outcome), "accepted, refused 5.1.1, deferred 4.2.2, deferred 4.5.3, refused 5.0.0");
+    assert_eq!(told(&outcome), "accepted, nobody 5.1.1, deferred 4.2.2, deferred 4.5.3, refused 5.0.0");
     let Outcome::Answered { upstream_id, answers, host } = outcome else { panic!() };
     assert_eq!(host.as_deref(), Some("127.0.0.1"));
     assert_eq!(upstream_id.as_deref(), Some("250 2.0.0 queued as 42"));
     assert_eq!(answers[2], RecipientAnswer::Deferred(Answer::new("4.2.2", "452 4.2.2 mailbox full")));
     assert_eq!(server.messages(), [MESSAGE]);
+}
+
+#[tokio::test]
+async fn an_address_is_nobodys_only_where_a_refusal_of_it_says_so() {
+    let table = [
+        ("RCPT", "550 5.1.1 no such user", "nobody 5.1.1"),
+        ("RCPT", "551 5.1.6 moved", "nobody 5.1.6"),
+        ("RCPT", "556 5.1.10 null MX", "nobody 5.1.10"),
+        ("RCPT", "550 no such user", "refused 5.0.0"),
+        ("RCPT", "550 5.7.1 relaying denied", "refused 5.7.1"),
+        ("RCPT", "552 5.2.2 full", "deferred 4.5.3"),
+        ("RCPT", "550 5.1.2 no such domain", "refused 5.1.2"),
+        ("RCPT", "450 4.1.1 maybe tomorrow", "deferred 4.1.1"),
+        ("MAIL", "550 5.1.1 we do not know you", "refused 5.1.1"),
+        ("DOT", "550 5.1.1 one of them", "refused 5.1.1"),
+    ];
+    for (command, reply, want) in table {
+        let server = Server::start(&[(command, reply)]).await;
+        let outcome = client(&server.url()).send(&part(&["b@y.example"], MESSAGE)).await;
+        assert_eq!(told(&outcome), want, "{command}: {reply}");
+    }
 }
 
 #[tokio::test]
@@ -195,7 +217,7 @@ async fn a_message_arrives_byte_for_byte() {
 async fn a_refused_part_leaves_the_connection_clean_for_the_next() {
     let server = Server::start(&[("RCPT TO:<gone@", "550 5.1.1 no such user")]).await;
     let upstream = client(&server.url());
-    assert_eq!(told(&upstream.send(&part(&["gone@y.example"], MESSAGE)).await), "refused 5.1.1");
+    assert_eq!(told(&upstream.send(&part(&["gone@y.example"], MESSAGE)).await), "nobody 5.1.1");
     assert_eq!(told(&upstream.send(&part(&["ok@y.example"], MESSAGE)).await), "accepted");
     assert_eq!(server.connections(), 1);
     let said = server.said();

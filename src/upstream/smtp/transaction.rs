@@ -116,8 +116,18 @@ fn meant(reply: Result<Reply, Trouble>) -> Result<RecipientAnswer, Ended> {
         Err(Trouble::Reply { code: 552, answer }) => {
             Ok(RecipientAnswer::Deferred(Answer::new("4.5.3", &answer.text)))
         }
+        Err(Trouble::Reply { code: 500.., answer }) if is_of_nobody(&answer) => {
+            Ok(RecipientAnswer::NoMailbox(answer))
+        }
         Err(Trouble::Reply { code, answer }) => Ok(negative(code, answer)),
     }
+}
+
+/// Whether a refusal says that nobody has the address, or not any more, or that its domain
+/// takes no mail at all (RFC 3463 §3.2, RFC 7505 §4.2). A refusal without such a code may be
+/// about us, about policy, or about today.
+fn is_of_nobody(answer: &Answer) -> bool {
+    matches!(answer.status.as_str(), "5.1.1" | "5.1.6" | "5.1.10")
 }
 
 fn mail_refused(trouble: Trouble, outgoing: &Outgoing) -> Ended {

@@ -151,9 +151,9 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         | CrashPoint::EntryOpened
         | CrashPoint::EntryAnswered
         | CrashPoint::EntrySettled => ordinary(3),
-        CrashPoint::PartLeased | CrashPoint::RetryCommitted => {
-            troubled(2, |meter, road| upstream(meter, road, Trouble::NotNow))
-        }
+        // All that wait may be leased in one go.
+        CrashPoint::PartLeased => troubled(1, |meter, road| upstream(meter, road, Trouble::NotNow)),
+        CrashPoint::RetryCommitted => troubled(2, |meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::BatchComposed => Scenario { only_over: Some(Road::Resend), ..ordinary(3) },
         CrashPoint::BounceCommitted => troubled(1, |meter, road| upstream(meter, road, Trouble::Refuses)),
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
@@ -290,7 +290,7 @@ pub(super) fn upstream(meter: &Meter, road: Road, trouble: Trouble) {
         (Road::Resend, Trouble::Silent) => faults.push(every(Misbehaviour::HangAfter).always()),
         (Road::Resend, Trouble::Slow) => faults.push(every(Misbehaviour::Late { delay_ms: 3_000 }).always()),
         (Road::Smtp, Trouble::NotNow) => sink.reply_times(FEW as usize, "DOT", "451 4.3.0 not now"),
-        (Road::Smtp, Trouble::Refuses) => sink.reply_times(FEW as usize, "RCPT", "550 5.1.1 no such user"),
+        (Road::Smtp, Trouble::Refuses) => sink.reply_times(FEW as usize, "RCPT", "550 5.7.1 not from you"),
         (Road::Smtp, Trouble::Locked) => sink.reply("AUTH", "535 5.7.8 who are you?"),
         (Road::Smtp, Trouble::Silent) => sink.hang("DOT"),
         (Road::Smtp, Trouble::Slow) => sink.pause(Duration::from_secs(3)),

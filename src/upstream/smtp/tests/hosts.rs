@@ -35,7 +35,7 @@ async fn an_answer_is_an_answer_and_no_other_host_is_asked() {
     let table = [
         ("MAIL", "550 5.7.1 not you", "refused 5.7.1"),
         ("MAIL", "451 4.3.0 later", "transient 4.3.0 true"),
-        ("RCPT", "550 5.1.1 no such user", "refused 5.1.1"),
+        ("RCPT", "550 5.1.1 no such user", "nobody 5.1.1"),
         ("RCPT", "450 4.2.0 greylisted", "deferred 4.2.0"),
         ("DATA", "554 5.6.0 no", "refused 5.6.0"),
     ];
