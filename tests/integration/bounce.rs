@@ -177,7 +177,7 @@ fn a_message_that_is_refused_whole_bounces_for_everyone() {
 #[test]
 fn mail_from_nobody_and_bounces_never_bounce() {
     let meter = Meter::smtp().start();
-    meter.sink().reply("RCPT", "550 5.1.1 nobody is here");
+    meter.sink().reply("RCPT", "550 5.7.1 not from you");
     let mut smtp = meter.signed_in();
     smtp.begin("", &["gone@example.net"]);
     assert!(smtp.message(&letter("null")).starts_with("250 "));

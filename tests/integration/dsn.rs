@@ -121,7 +121,7 @@ fn where_the_upstream_does_not_we_tell_that_it_was_handed_on() {
 #[test]
 fn a_failure_is_told_to_whoever_did_not_ask_for_silence() {
     for meter in [offering(), Meter::smtp().start()] {
-        meter.sink().reply("RCPT TO:<gone", "550 5.1.1 no such user here");
+        meter.sink().reply("RCPT TO:<gone", "550 5.7.1 not from you");
         let to = [
             ("gone1@example.net", "NOTIFY=NEVER"),
             ("gone2@example.net", "NOTIFY=SUCCESS,DELAY"),
@@ -153,7 +153,7 @@ fn nothing_is_reported_to_nobody() {
 #[test]
 fn the_whole_message_comes_back_where_that_was_asked_for() {
     let meter = Meter::smtp().start();
-    meter.sink().reply("RCPT TO:<bob@", "550 5.1.1 no such user here");
+    meter.sink().reply("RCPT TO:<bob@", "550 5.7.1 not from you");
     let to = [("bob@example.net", "")];
     let large = [letter("large"), "Hello again.\r\n".repeat(10_000).into_bytes()].concat();
     send(&mut meter.signed_in(), "ann@example.com> RET=FULL", &to, &letter("whole"));
@@ -176,7 +176,7 @@ fn the_whole_message_comes_back_where_that_was_asked_for() {
 #[test]
 fn a_message_of_eight_bits_comes_back_as_a_file_beside_its_header() {
     let meter = Meter::smtp().start();
-    meter.sink().reply("RCPT TO:<bob@", "550 5.1.1 no such user here");
+    meter.sink().reply("RCPT TO:<bob@", "550 5.7.1 not from you");
     let head = "From: ann@example.com\r\nTo: bob@example.net\r\nMessage-ID: <8@example.com>\r\n\
         Date: Mon, 23 Nov 2026 10:00:00 +0000\r\n";
     let table = [("eight", "gr\u{fc}n".to_owned()), ("long", "x".repeat(999))];
