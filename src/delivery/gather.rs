@@ -13,9 +13,11 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::apart::Apart;
+use super::composing::Composing;
 use super::leases::Lease;
 use super::news;
 use super::waiting::{Comer, Member, Waiting};
+use super::worker::Pass;
 use super::{Delivery, READ_AHEAD, Tools};
 use crate::domain::batch::MOST;
 use crate::domain::message::Road;
@@ -38,6 +40,8 @@ pub(super) struct Gathering {
     comers: Mutex<mpsc::UnboundedReceiver<Comer>>,
     /// Places of calls, of which no single mail takes any.
     places: Arc<Semaphore>,
+    /// Room for what they carry.
+    pub(super) composing: Composing,
     /// Whose calls are their own.
     apart: std::sync::Mutex<Apart>,
 }
@@ -47,7 +51,8 @@ impl Gathering {
     pub(super) fn new(calls: usize) -> Self {
         let (come, comers) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(calls));
-        Self { come, comers: Mutex::new(comers), places, apart: std::sync::Mutex::default() }
+        let (comers, composing) = (Mutex::new(comers), Composing::default());
+        Self { come, comers, places, composing, apart: std::sync::Mutex::default() }
     }
 
     fn apart(&self) -> MutexGuard<'_, Apart> {
@@ -62,8 +67,7 @@ impl Gathering {
 pub(super) struct Leave<'a> {
     pub(super) resend: &'a Resend,
     pub(super) turn: Turn,
-    /// `None`: it is to see whether a closed gate may be opened.
-    pub(super) place: Option<OwnedSemaphorePermit>,
+    pub(super) pass: Pass,
 }
 
 impl Delivery {
@@ -174,7 +178,7 @@ impl Delivery {
         let delivery = self.clone();
         self.0.tools.tasks.spawn(async move {
             if let Some(resend) = &delivery.0.tools.upstreams.resend {
-                delivery.leave_together(members, Leave { resend, turn, place }).await;
+                delivery.leave_together(members, Leave { resend, turn, pass: Pass::Ordinary(place) }).await;
             }
         });
     }
@@ -186,7 +190,7 @@ impl Delivery {
             return false;
         }
         match resend.turn().await {
-            Ok(turn) => self.leave_together(members, Leave { resend, turn, place: None }).await,
+            Ok(turn) => self.leave_together(members, Leave { resend, turn, pass: Pass::Probe }).await,
             Err(outcome) => {
                 let moment = self.moment();
                 self.report_each(&members, |part| news::of(part, outcome.clone(), moment)).await;

@@ -11,6 +11,7 @@
 
 mod apart;
 pub mod bounce;
+mod composing;
 mod due;
 pub mod gates;
 mod gather;

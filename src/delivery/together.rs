@@ -5,9 +5,9 @@
 //! became of it is written down for all of them at once.
 
 use super::gather::Leave;
-use super::news::{self, Door};
+use super::news;
 use super::waiting::{Comer, Member};
-use super::worker::{label_of, outgoing};
+use super::worker::{Pass, label_of, outgoing};
 use super::{Delivery, STORE_WAIT, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::answer::Answer;
@@ -23,6 +23,12 @@ use crate::upstream::resend::batch::Together;
 use crate::upstream::resend::turns::Turn;
 use crate::upstream::resend::{Request, Resend};
 
+/// A mail as it is posted, and the SHA-256 by which it is known when it is made again.
+struct Mail {
+    request: Request,
+    hash: String,
+}
+
 /// What was answered to a call.
 enum Called {
     /// With one part.
@@ -35,11 +41,13 @@ impl Delivery {
     /// Makes one call with those of these parts with which there can be one, and reports
     /// what became of each.
     pub(super) async fn leave_together(&self, members: Vec<Member>, leave: Leave<'_>) {
-        let Leave { resend, turn, place } = leave;
+        let Leave { resend, turn, pass } = leave;
         let members = self.within_headroom(members);
-        let members = self.those_who_may(members, place.is_none()).await;
-        let (members, mails) = self.translated(members).await;
-        let (members, mails) = self.composed(members, mails).await;
+        let members = self.those_who_may(members, &pass).await;
+        let mut room = self.0.gathering.composing.room(parts(&members)).await;
+        let translated = self.translated(members).await;
+        room.keep(translated.iter().map(|(_, mail)| mail.request.octets()));
+        let (members, mails): (Vec<_>, Vec<_>) = self.composed(translated).await.into_iter().unzip();
         let Some(key) = members.first().map(|member| member.part.idempotency_key()) else { return };
         let Tools { store, metrics, .. } = &self.0.tools;
         metrics.resend_call(u32::try_from(members.len()).unwrap_or(u32::MAX));
@@ -52,7 +60,7 @@ impl Delivery {
                 Called::Together(Together::Each(unknown))
             }
         };
-        drop(place);
+        drop((pass, room));
         store.pass(CrashPoint::UpstreamAnswered);
         let is_too_much = matches!(called, Called::Together(Together::OverQuota { .. }));
         let news = self.understand_call(&members, called).await;
@@ -74,95 +82,88 @@ impl Delivery {
     }
 
     /// Those with whom a call may be made now.
-    async fn those_who_may(&self, members: Vec<Member>, is_probe: bool) -> Vec<Member> {
+    async fn those_who_may(&self, members: Vec<Member>, pass: &Pass) -> Vec<Member> {
         let (now, gate) = (self.0.tools.clock.now(), self.0.gates.get(Road::Resend));
-        let door = match &gate {
-            None => Door::Open,
-            Some(gate) if is_probe => Door::Tried(gate),
-            Some(gate) => Door::Closed(gate),
-        };
+        let door = pass.door(gate.as_ref());
         let news = |member: &Member| match member.lease.lost.is_cancelled() {
             true => Some(news::lost(&member.part, now)),
             false => news::before(&member.part, now, door),
         };
-        let judged = members.into_iter().map(|member| (news(&member), member)).collect();
+        let judged = members.into_iter().map(|member| {
+            let news = news(&member);
+            (member, news.map_or(Ok(()), Err))
+        });
+        self.without_the_judged(judged.collect()).await.into_iter().map(|(member, ())| member).collect()
+    }
+
+    /// Those that can be translated, each with its mail.
+    async fn translated(&self, mut members: Vec<Member>) -> Vec<(Member, Mail)> {
+        let outgoing = members.iter_mut().map(|member| outgoing(&mut member.part)).collect();
+        let made = Request::make_each(outgoing, &self.0.tools.upstreams.translating).await;
+        let mut judged = Vec::with_capacity(made.len());
+        for (member, made) in members.into_iter().zip(made) {
+            let mail = match made {
+                Ok((request, hash)) => Ok(Mail { request, hash }),
+                Err(outcome) => Err(self.understand(&member.part, outcome).await),
+            };
+            judged.push((member, mail));
+        }
         self.without_the_judged(judged).await
     }
 
-    /// The mails of those that can be translated, each with its hash.
-    async fn translated(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<(Request, String)>) {
-        let outgoing = members.iter_mut().map(|member| outgoing(&mut member.part)).collect();
-        let made = Request::make_each(outgoing, &self.0.tools.upstreams.translating).await;
-        let (mut mails, mut judged) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
-        for (member, made) in members.into_iter().zip(made) {
-            let news = match made {
-                Ok(mail) => {
-                    mails.push(mail);
-                    None
-                }
-                Err(outcome) => Some(self.understand(&member.part, outcome).await),
-            };
-            judged.push((news, member));
-        }
-        let members = self.without_the_judged(judged).await;
-        mails.truncate(members.len());
-        (members, mails)
-    }
-
     /// Fixes the call on disk, if it is not there yet; without those whose lease was lost.
-    async fn composed(
-        &self,
-        members: Vec<Member>,
-        mails: Vec<(Request, String)>,
-    ) -> (Vec<Member>, Vec<Request>) {
-        let (mails, hashes): (Vec<_>, Vec<_>) = mails.into_iter().unzip();
-        if members.iter().all(|member| member.part.batch.is_some()) {
-            return (members, mails);
+    async fn composed(&self, members: Vec<(Member, Mail)>) -> Vec<(Member, Request)> {
+        if members.iter().all(|(member, _)| member.part.batch.is_some()) {
+            return members.into_iter().map(|(member, mail)| (member, mail.request)).collect();
         }
         let Tools { store, clock, .. } = &self.0.tools;
         let now = clock.now();
         let id = BatchId::generate(now, random::octets());
-        let candidate = |(part, request_hash): (&LeasedPart, String)| {
-            let LeasedPart { message_id, part_no, attempt, .. } = part;
-            Candidate { message_id: message_id.clone(), part_no: *part_no, attempt: *attempt, request_hash }
+        let candidate = |(member, mail): &(Member, Mail)| {
+            let LeasedPart { message_id, part_no, attempt, .. } = &member.part;
+            let (message_id, request_hash) = (message_id.clone(), mail.hash.clone());
+            Candidate { message_id, part_no: *part_no, attempt: *attempt, request_hash }
         };
-        let candidates: Vec<_> = parts(&members).zip(hashes).map(candidate).collect();
+        let candidates: Vec<_> = members.iter().map(candidate).collect();
         let places = match store.compose(&id, &candidates, now).await {
             Ok(places) => places,
             Err(error) => {
                 tracing::error!(%error, "a call could not be composed");
                 let due = now.checked_add(STORE_WAIT).unwrap_or(now);
-                let news = |part| (part, news::not_composed(part, due));
-                self.report_all(parts(&members).map(news).collect()).await;
-                return (Vec::new(), Vec::new());
+                let news = |(member, _): &(Member, Mail)| news::not_composed(&member.part, due);
+                self.report_all(members.iter().map(|of| (&of.0.part, news(of))).collect()).await;
+                return Vec::new();
             }
         };
         store.pass(CrashPoint::BatchComposed);
-        let (mut there, mut lost) = (Vec::with_capacity(places.len()), Vec::new());
-        for ((mut member, mail), place) in members.into_iter().zip(mails).zip(places) {
-            match place {
-                None => lost.push((Some(news::lost(&member.part, now)), member)),
-                place => {
-                    member.part.batch = place;
-                    there.push((member, mail));
-                }
-            }
-        }
+        let seated = members.into_iter().zip(places).map(|((mut member, mail), place)| {
+            let is_lost = place.is_none();
+            member.part.batch = place;
+            let lost = || news::lost(&member.part, now);
+            let judged = if is_lost { Err(lost()) } else { Ok(mail.request) };
+            (member, judged)
+        });
+        let (there, lost): (Vec<_>, Vec<_>) = seated.partition(|(_, judged)| judged.is_ok());
         self.without_the_judged(lost).await;
-        there.into_iter().unzip()
+        there.into_iter().filter_map(|(member, mail)| Some((member, mail.ok()?))).collect()
     }
 
-    /// Reports those of whom there is news already, and returns the others. A call that is
-    /// made again needs all of its members, and nobody is left of it then.
-    async fn without_the_judged(&self, judged: Vec<(Option<News>, Member)>) -> Vec<Member> {
-        let is_made_again = judged.iter().any(|(_, member)| member.part.batch.is_some());
-        let shared = judged.iter().find_map(|(news, _)| news.clone()).filter(|_| is_made_again);
-        let judged = judged.into_iter().map(|(news, member)| (news.or(shared.clone()), member));
-        let (told, others): (Vec<_>, Vec<_>) = judged.partition(|(news, _)| news.is_some());
-        let told: Vec<_> =
-            told.iter().filter_map(|(news, member)| Some((&member.part, news.clone()?))).collect();
-        self.report_all(told).await;
-        others.into_iter().map(|(_, member)| member).collect()
+    /// Reports those of whom there is news already, and returns the others, with what they
+    /// have. A call that is made again needs all of its members, and nobody is left of it then.
+    async fn without_the_judged<T>(&self, judged: Vec<(Member, Result<T, News>)>) -> Vec<(Member, T)> {
+        let is_made_again = judged.iter().any(|(member, _)| member.part.batch.is_some());
+        let news = judged.iter().find_map(|(_, judged)| judged.as_ref().err());
+        let shared = news.filter(|_| is_made_again).cloned();
+        let (mut told, mut others) = (Vec::new(), Vec::with_capacity(judged.len()));
+        for (member, judged) in judged {
+            match (judged, &shared) {
+                (Ok(with), None) => others.push((member, with)),
+                (Ok(_), Some(news)) => told.push((member, news.clone())),
+                (Err(news), _) => told.push((member, news)),
+            }
+        }
+        self.report_all(told.iter().map(|(member, news)| (&member.part, news.clone())).collect()).await;
+        others
     }
 
     /// Opens or closes the gate by what was answered, and says what is written down of each.

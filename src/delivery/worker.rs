@@ -18,6 +18,7 @@ use crate::domain::ids::CustomerId;
 use crate::domain::message::Road;
 use crate::random;
 use crate::store::accept::Kind;
+use crate::store::gate::Gate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{News, Recorded, Report, Rest};
 use crate::telemetry::AttemptOutcome;
@@ -33,6 +34,17 @@ pub(super) enum Pass {
     Probe,
 }
 
+impl Pass {
+    /// How it finds the gate, if that is closed.
+    pub(super) fn door<'g>(&self, gate: Option<&'g Gate>) -> Door<'g> {
+        match (gate, self) {
+            (None, _) => Door::Open,
+            (Some(gate), Self::Ordinary(_)) => Door::Closed(gate),
+            (Some(gate), Self::Probe) => Door::Tried(gate),
+        }
+    }
+}
+
 /// First and longest wait before news is written down again.
 const REPORT_RETRY_MIN: Duration = Duration::from_millis(200);
 const REPORT_RETRY_MAX: Duration = Duration::from_secs(10);
@@ -41,12 +53,7 @@ impl Delivery {
     /// Makes one attempt with a leased part and reports it.
     pub(super) async fn deliver(&self, mut part: LeasedPart, lease: &Lease, mut pass: Pass) {
         let gate = self.0.gates.get(part.road);
-        let door = match (&gate, &pass) {
-            (None, _) => Door::Open,
-            (Some(gate), Pass::Ordinary(_)) => Door::Closed(gate),
-            (Some(gate), Pass::Probe) => Door::Tried(gate),
-        };
-        let news = match news::before(&part, self.0.tools.clock.now(), door) {
+        let news = match news::before(&part, self.0.tools.clock.now(), pass.door(gate.as_ref())) {
             _ if lease.lost.is_cancelled() => None,
             Some(news) => Some(news),
             None => self.attempt(&mut part, lease, &mut pass).await,

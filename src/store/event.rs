@@ -12,7 +12,7 @@ use super::accept::{Acceptance, Kind, insert_own};
 use super::bounced::evaluate;
 use super::commit::{Member, gather};
 use super::refund::{Allowance, Decision};
-use super::reputation::{self, Counted};
+use super::reputation::{self, Counted, PauseLetter};
 use super::suppression::{self, New};
 use super::{Store, StoreError, dsn, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
@@ -70,8 +70,8 @@ pub struct Original {
 pub struct Letters<'a> {
     /// The bounce of a message for those who newly failed.
     pub bounce: &'a (dyn Fn(&Original, &[Mailbox]) -> Option<Acceptance> + Sync),
-    /// The notice to a customer's address that says why they are paused.
-    pub pause: &'a (dyn Fn(&str, &str) -> Option<Acceptance> + Sync),
+    /// The notice to a customer who is paused.
+    pub pause: PauseLetter<'a>,
 }
 
 /// What decides about the consequences.

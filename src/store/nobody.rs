@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
-use super::accept::{Acceptance, Kind};
+use super::accept::Kind;
 use super::report::Report;
-use super::reputation::{self, Counted};
+use super::reputation::{self, Counted, PauseLetter};
 use super::suppression::{self, New};
 use super::{Store, StoreError, millis, stored, timestamp};
 use crate::domain::address::Mailbox;
@@ -19,13 +19,12 @@ use crate::domain::reputation::Thresholds;
 use crate::domain::suppression::Cause;
 
 impl Store {
-    /// Pauses a customer if too much of its mail comes back; why, if so. The letter that
-    /// tells it is composed from its address and the reason.
+    /// Pauses a customer if too much of its mail comes back; why, if so.
     pub async fn pause_if_harmful(
         &self,
         customer_id: &CustomerId,
         thresholds: &Thresholds,
-        letter: &(dyn Fn(&str, &str) -> Option<Acceptance> + Sync),
+        letter: PauseLetter<'_>,
         now: Timestamp,
     ) -> Result<Option<String>, StoreError> {
         let mut writer = self.writer.lock().await;

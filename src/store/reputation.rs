@@ -16,6 +16,9 @@ const DAY_MS: i64 = 86_400_000;
 /// The longest window: older days are of no use.
 pub(super) const MOST_DAYS: i64 = 31;
 
+/// Composes the notice to a customer's address that says why they are paused.
+pub(super) type PauseLetter<'a> = &'a (dyn Fn(&str, &str) -> Option<Acceptance> + Sync);
+
 /// What is added to a day.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counted {
@@ -74,7 +77,7 @@ pub(super) async fn count(
 pub(super) async fn judge(
     tx: &mut SqliteConnection,
     customer_id: &CustomerId,
-    (thresholds, letter): (&Thresholds, &(dyn Fn(&str, &str) -> Option<Acceptance> + Sync)),
+    (thresholds, letter): (&Thresholds, PauseLetter<'_>),
     now: Timestamp,
 ) -> Result<Option<String>, StoreError> {
     let Some((reason, email)) = pause(tx, customer_id, thresholds, now).await? else { return Ok(None) };

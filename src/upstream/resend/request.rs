@@ -49,6 +49,11 @@ impl Request {
         Ok(Self { json: json.into(), idempotency_key, recipients, _surplus: Some(surplus) })
     }
 
+    /// What it takes in memory.
+    pub fn octets(&self) -> usize {
+        self.json.len()
+    }
+
     /// Makes the requests of small parts that leave together, each for itself, with the
     /// SHA-256 by which each is known when it is made again.
     ///
