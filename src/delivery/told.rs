@@ -7,9 +7,10 @@
 //! it is: that it left all the same is told, counted and kept with it.
 //!
 //! Of a call that carried several parts news of one proves no other, since nobody says that
-//! Resend took them all: it has the call made again soon, which under the same key is
-//! answered with the ids of all. Where it is being made again already, that answer is under
-//! way, and if it is lost too, the call is due again as ever. Only a call that cannot be made
+//! Resend took them all: its id is kept with the part, which stays in its call, and the call
+//! is made again soon, which under the same key is answered with the ids of all. Where it is
+//! being made again already, that answer is under way. Should the call come to another end,
+//! the part that was told of was sent all the same. Only a call that cannot be made
 //! again, since Resend may have forgotten its key, is proven as a whole, as far as its parts
 //! are not held yet: held parts have left their call, and each is proven by its own news.
 //!
@@ -122,10 +123,11 @@ impl Ears {
     async fn prove(&self, subject: &Subject<'_>, upstream_id: Option<String>) -> Result<(), StoreError> {
         let now = self.0.clock.now();
         let Subject { message_id, part_no, part, .. } = subject;
-        let mut proven = vec![(message_id.clone(), *part_no, part.clone(), upstream_id)];
+        let mut proven = Vec::new();
         if let Some(call) = shared_call(part) {
-            if part.first_try_at.is_some_and(|first_try_at| news::is_key_known(first_try_at, now)) {
-                return self.ask_again(subject, call, now).await;
+            let soon = now.checked_add(SOON).unwrap_or(now);
+            if part.first_try_at.is_some_and(|first_try_at| news::is_key_known(first_try_at, soon)) {
+                return self.ask_again(subject, call, (upstream_id, soon)).await;
             }
             let members = self.0.store.known_batch(&call.id).await?;
             let others = members
@@ -133,22 +135,22 @@ impl Ears {
                 .filter(|(id, no, other)| (id, no) != (message_id, part_no) && !other.state.is_final());
             proven.extend(others.map(|(id, no, other)| (id, no, other, None)));
         }
+        proven.push((message_id.clone(), *part_no, part.clone(), upstream_id));
         self.write_proof(proven, now).await
     }
 
-    /// Has the call of a part made again soon, unless it is being made.
+    /// Keeps that Resend took the part, and has its call made again soon. Who has told so
+    /// much before is not heard again: a call that fails is not made for every click.
     async fn ask_again(
         &self,
         subject: &Subject<'_>,
         call: &KnownCall,
-        now: Timestamp,
+        (upstream_id, soon): (Option<String>, Timestamp),
     ) -> Result<(), StoreError> {
-        let soon = now.checked_add(SOON).unwrap_or(now);
-        if !matches!(subject.part.state, PartState::Queued { due, .. } if due > soon) {
-            return Ok(());
-        }
-        self.0.store.hasten_call(&call.id, soon).await?;
-        let (part_id, batch_id, parts) = (subject.part_id, &call.id, call.size);
+        let Subject { part_id, message_id, part_no, part } = subject;
+        let (Some(upstream_id), None) = (upstream_id, &part.upstream_id) else { return Ok(()) };
+        self.0.store.taken_in_doubt(&call.id, (message_id, *part_no, &upstream_id), soon).await?;
+        let (batch_id, parts) = (&call.id, call.size);
         tracing::info!(%part_id, %batch_id, parts, "a webhook tells of a call whose outcome is unknown: it is made again soon");
         Ok(())
     }

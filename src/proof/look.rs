@@ -41,7 +41,7 @@ impl Proofs {
                     tell(&proof, &after);
                     return Ok(Some(after));
                 }
-                Changed::Overtaken => return Err(NotDone::Busy),
+                Changed::Overtaken => return self.as_it_stands(&proof).await,
                 Changed::OwnedBy(owner) => {
                     if !self.gives_way(&owner, &look).await? {
                         let held = "The record is there, and so is that of another account, which holds the domain. \
@@ -53,6 +53,14 @@ impl Proofs {
             }
         }
         Err(NotDone::Busy)
+    }
+
+    /// What another look has written down meanwhile, which is as good.
+    async fn as_it_stands(&self, proof: &Proof) -> Result<Option<Proof>, NotDone> {
+        match self.0.store.proof(&proof.customer_id, &proof.domain).await? {
+            Some(now) if now.claim.state == ProofState::Removing => Err(NotDone::Busy),
+            now => Ok(now),
+        }
     }
 
     /// Whether the owner of a domain loses it to whoever proves it now: who controls its

@@ -141,10 +141,28 @@ impl Store {
         Ok(Vec::new())
     }
 
-    /// Has a call made again at that time, if its members wait for longer.
-    pub async fn hasten_call(&self, id: &BatchId, at: Timestamp) -> Result<(), StoreError> {
+    /// Keeps under which id the upstream took a member of a call whose outcome is unknown, and
+    /// has the call made again at that time, if its members wait for longer. The member stays in
+    /// its call; whatever else the call comes to, that one was sent ([`super::report`]).
+    pub async fn taken_in_doubt(
+        &self,
+        id: &BatchId,
+        (message_id, part_no, upstream_id): (&MessageId, u32, &str),
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        const TAKEN: &str = "
+            UPDATE part SET upstream_id = $4
+            WHERE batch_id = $1 AND message_id = $2 AND part_no = $3 AND upstream_id IS NULL
+              AND state IN ('queued', 'sending')";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        sqlx::query(TAKEN)
+            .bind(id.as_str())
+            .bind(message_id.as_str())
+            .bind(part_no)
+            .bind(upstream_id)
+            .execute(&mut *tx)
+            .await?;
         hasten(&mut tx, &BTreeSet::from([id.as_str()]), at).await?;
         Ok(tx.commit().await?)
     }

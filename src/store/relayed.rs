@@ -58,7 +58,8 @@ impl Relayed {
     }
 
     /// Inserts the report if one of these, who became final now, was the last whose success
-    /// was asked about, and anybody was handed on.
+    /// was asked about, and anybody was handed on. Of whom it was told meanwhile that it came
+    /// back it is not said that it left.
     pub(super) async fn insert(
         &self,
         tx: &mut SqliteConnection,
@@ -66,7 +67,7 @@ impl Relayed {
         finished: &BTreeSet<(String, String)>,
     ) -> Result<(), StoreError> {
         const READ: &str = "
-            SELECT address, state, reply FROM recipient
+            SELECT address, state, CASE WHEN bounced_at IS NULL THEN reply END FROM recipient
             WHERE message_id = $1 AND notify LIKE '%SUCCESS%' ORDER BY part_no, ordinal";
         let asked: Vec<(String, String, Option<String>)> =
             sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&mut *tx).await?;

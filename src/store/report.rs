@@ -22,7 +22,7 @@ use crate::domain::answer::Answer;
 use crate::domain::batch::Ended;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{MessageId, SpoolId};
-use crate::domain::message::{PartState, PartStep};
+use crate::domain::message::{PartState, PartStep, Road};
 use crate::telemetry::Metrics;
 
 /// What stands with a part that was given up, and left all the same.
@@ -244,7 +244,9 @@ impl Ledger {
         let has_failed = |mailbox: &Mailbox| {
             let address = mailbox.to_string();
             let mut writes = self.recipient_writes.iter();
-            writes.any(|(id, to, ..)| id == report.message_id.as_str() && *to == address)
+            writes.any(|(id, to, state, ..)| {
+                id == report.message_id.as_str() && *to == address && *state == "failed"
+            })
         };
         let failed = answered.failed.iter().filter(|(of, _)| answered.no_mailbox.contains(of));
         failed.filter(|(of, _)| has_failed(of)).map(|(of, answer)| (of, answer.text.as_str())).collect()
@@ -265,6 +267,11 @@ impl Ledger {
     /// Applies one report to what was read; `None`: it came too late.
     fn apply(&mut self, report: &Report) -> Option<Change> {
         let key = (report.message_id.as_str().to_owned(), report.part_no);
+        if let News::Hold { .. } | News::Retry { unknown: false, .. } = &report.news
+            && let Some(sent) = self.told_of(&key)
+        {
+            return self.answered(&key, report, &Answered { sent, ..Answered::default() });
+        }
         match &report.news {
             News::Retry { due, error, unknown, maybe_taken, counts, batch_max } => {
                 let part = self.put_back(&key, report.attempt, (*due, *counts))?;
@@ -296,6 +303,18 @@ impl Ledger {
             }
             News::Answered(answered) => self.answered(&key, report, answered),
         }
+    }
+
+    /// The recipients of a part of which the upstream has told that it took it, though its call
+    /// was never answered: whatever is concluded about the call, they have it.
+    fn told_of(&self, key: &PartKey) -> Option<Vec<Mailbox>> {
+        let part = self.parts.get(key)?;
+        if part.road != Road::Resend || part.upstream_id.is_none() || part.state.is_final() {
+            return None;
+        }
+        let own = self.recipients.range((key.0.clone(), String::new())..);
+        let own = own.take_while(|((id, _), _)| *id == key.0).filter(|(_, part_no)| **part_no == key.1);
+        Some(own.filter_map(|((_, address), _)| Mailbox::parse(address).ok()).collect())
     }
 
     /// Puts a part back into the queue after an attempt, which counts or does not.

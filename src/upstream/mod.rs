@@ -124,8 +124,8 @@ pub struct Upstreams {
 pub enum Ready<'a> {
     /// The request.
     Resend(&'a resend::Resend, resend::Request),
-    /// The message as it is.
-    Smtp(&'a smtp::SmtpUpstream, Outgoing),
+    /// The message as it is; to Resend's own service under the rate of its API.
+    Smtp(&'a smtp::SmtpUpstream, Outgoing, Option<&'a resend::Resend>),
 }
 
 impl Upstreams {
@@ -140,7 +140,9 @@ impl Upstreams {
                 let request = resend::Request::make(outgoing, &self.translating).await?;
                 Ok(Ready::Resend(resend, request))
             }
-            (Road::Smtp, _, Some(smtp)) => Ok(Ready::Smtp(smtp, outgoing)),
+            (Road::Smtp, resend, Some(smtp)) => {
+                Ok(Ready::Smtp(smtp, outgoing, resend.as_ref().filter(|_| smtp.is_resend())))
+            }
             _ => Err(Outcome::Closed {
                 reason: format!("the upstream `{}` of this part is no longer configured", road.as_str()),
                 retry_after: Duration::from_secs(300),
@@ -154,7 +156,11 @@ impl Ready<'_> {
     pub async fn send(self) -> Outcome {
         match self {
             Self::Resend(resend, request) => resend.send(request).await,
-            Self::Smtp(smtp, outgoing) => smtp.send(&outgoing).await,
+            Self::Smtp(smtp, outgoing, None) => smtp.send(&outgoing).await,
+            Self::Smtp(smtp, outgoing, Some(resend)) => match resend.next_of_all().await {
+                Ok(()) => smtp.send(&outgoing).await,
+                Err(outcome) => outcome,
+            },
         }
     }
 }

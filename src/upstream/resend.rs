@@ -117,6 +117,16 @@ impl Resend {
         self.turns.next().await.map_err(no_turn)
     }
 
+    /// Waits until something may be sent that is no call and counts as one, as what Resend's
+    /// SMTP service is given does.
+    ///
+    /// # Errors
+    /// What becomes of it, where that is too far off.
+    pub async fn next_of_all(&self) -> Result<(), Outcome> {
+        self.turns.single().await.map_err(no_turn)?.leave().await;
+        Ok(())
+    }
+
     /// The same call in a turn that was waited for.
     async fn post_in(&self, turn: Turn, json: Bytes, idempotency_key: &str, recipients: usize) -> Outcome {
         match self.call_with_key(turn, &["emails"], json, idempotency_key).await {

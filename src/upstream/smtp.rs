@@ -117,6 +117,11 @@ impl SmtpUpstream {
         Ok(Self(Arc::new(Inner { hosts, known, is_resend: settings.is_resend, signer, clock })))
     }
 
+    /// Whether it is Resend's own service.
+    pub fn is_resend(&self) -> bool {
+        self.0.is_resend
+    }
+
     /// Sends a part to those of its recipients that a server takes: the first host
     /// that lets us in. What a host has answered to a message counts, and no other is
     /// asked; nor is one after a final dot to which no answer came.

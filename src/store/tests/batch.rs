@@ -484,6 +484,39 @@ async fn a_call_leaves_with_the_last_of_its_members() {
 }
 
 #[tokio::test]
+async fn p4_whoever_was_told_of_in_doubt_was_sent_whatever_the_call_comes_to() {
+    let held = || News::Hold { reason: "the key may be forgotten".to_owned() };
+    let ends: [(fn() -> News, &str); 2] = [(held, "held"), (|| retry(false), "queued")];
+    for (end, others) in ends {
+        let (store, _directory) = store().await;
+        let ann = customer(&store, "ann", Some(9)).await;
+        let mails = mails(&store, &ann, 3).await;
+        let id = unknown(&store, &mails).await;
+        store.taken_in_doubt(&id, (&mails[1].message_id, 0, "e-1"), at(5)).await.unwrap();
+        store.taken_in_doubt(&id, (&mails[1].message_id, 0, "e-2"), at(5)).await.unwrap();
+        assert_audit(&store).await;
+        let again = store.lease_batch(&id, at(5), at(90)).await.unwrap();
+        assert_eq!(again.len(), 3, "it stays in its call, which is due now");
+        tell(&store, &mails, 2, |_| retry(true)).await;
+        assert_eq!(
+            store.lease_batch(&id, at(60), at(90)).await.unwrap().len(),
+            3,
+            "as long as that is in doubt"
+        );
+        tell(&store, &mails, 3, |_| end()).await;
+        let mut stand = Vec::new();
+        for mail in &mails {
+            let part = store.message(&mail.message_id).await.unwrap().unwrap().parts.remove(0);
+            stand.push((part.state, part.upstream_id));
+        }
+        let other = (others.to_owned(), None);
+        assert_eq!(stand, [other.clone(), ("sent".to_owned(), Some("e-1".to_owned())), other]);
+        assert_eq!(store.totals().await.unwrap().owed, 1);
+        assert_audit(&store).await;
+    }
+}
+
+#[tokio::test]
 async fn the_members_of_a_call_are_known_by_it() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;

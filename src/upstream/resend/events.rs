@@ -69,6 +69,8 @@ pub struct News {
     pub is_of_the_address: bool,
     /// The words as they came: of each recipient that it is about, if Resend says so much.
     words: Vec<String>,
+    /// Whether they are a server's, one for each recipient.
+    are_of_each: bool,
 }
 
 impl ResendEvent {
@@ -90,9 +92,9 @@ impl ResendEvent {
 
     /// Which of the recipients of the call it is about, as far as that is certain: those
     /// that the server's words name; else the only one that the event names, or all
-    /// that it names if there is a word for each; else the only one that there was:
-    /// the address may be one that he forwards to. An event may name a whole call of
-    /// which one has bounced, or nobody that we know: then it is nobody. What is sent
+    /// that it names if there is a word for each, or they are not the whole call and the
+    /// server's words are not told; else the only one that there was: the address may be one that he forwards to. An event may
+    /// name a whole call of which one has bounced, or nobody that we know: then it is nobody. What is sent
     /// is the whole call, which is nobody either; what has failed is everybody's.
     pub fn about<'a>(&self, recipients: &[&'a str]) -> Vec<&'a str> {
         let words = match &self.meaning {
@@ -108,6 +110,7 @@ impl ResendEvent {
             .filter(|recipient| self.to.iter().any(|to| to.eq_ignore_ascii_case(recipient)))
             .collect();
         let is_named = !named.is_empty();
+        let is_choice = is_named && named.len() < recipients.len() && !self.meaning.has_words_of_each();
         let among = if is_named { named } else { recipients.to_vec() };
         let is_said = |recipient: &&str| words.iter().any(|word| names(word, recipient));
         let said: Vec<&str> = among.iter().copied().filter(is_said).collect();
@@ -115,7 +118,13 @@ impl ResendEvent {
             return said;
         }
         let has_each_a_word = is_named && words.len() == among.len();
-        if among.len() == 1 || has_each_a_word { among } else { Vec::new() }
+        if among.len() == 1 || is_choice || has_each_a_word { among } else { Vec::new() }
+    }
+}
+
+impl Meaning {
+    fn has_words_of_each(&self) -> bool {
+        matches!(self, Self::News(News { are_of_each: true, .. }))
     }
 }
 
@@ -141,6 +150,7 @@ fn news(kind: EventKind, details: &Value) -> News {
     let kinds = ["/type", "/subType", "/reason"].map(|name| text(details, name));
     let sub_type = kinds.get(1).cloned().flatten().unwrap_or_default();
     let mut words = texts(details.get("diagnosticCode"));
+    let are_of_each = !words.is_empty();
     if words.is_empty() {
         words.extend(text(details, "/message").filter(|message| !message.is_empty()));
     }
@@ -155,11 +165,22 @@ fn news(kind: EventKind, details: &Value) -> News {
     let said = words.iter().find_map(|word| enhanced_status(word));
     News {
         kind,
-        status: said.unwrap_or_else(|| status_of(kind, &sub_type).to_owned()),
-        is_of_the_address: kind != EventKind::Failed && !OF_THE_MESSAGE.contains(&sub_type.as_str()),
+        status: said.clone().unwrap_or_else(|| status_of(kind, &sub_type).to_owned()),
+        is_of_the_address: kind == EventKind::Suppressed
+            || kind != EventKind::Failed
+                && !OF_THE_MESSAGE.contains(&sub_type.as_str())
+                && said.is_none_or(|code| is_of_the_address(&code)),
         reply: Some(reply).filter(|reply| !reply.is_empty()),
         words,
+        are_of_each,
     }
+}
+
+/// Whether a code is about who was written to: there is no such mailbox, or it is closed. All
+/// others are about the message, the sender, the server or the day (RFC 3463 §3).
+fn is_of_the_address(code: &str) -> bool {
+    code.starts_with("5.1.") && code != "5.1.7" && code != "5.1.8"
+        || matches!(code, "5.0.0" | "5.2.0" | "5.2.1")
 }
 
 /// What a failure is called where nobody said its code.
@@ -328,6 +349,8 @@ mod tests {
             (message("no such user"), json!(all), vec![]),
             (message("there is no aa@x.example"), json!(all), vec![all[1]]),
             (message("no such user"), json!(["b@x.example.org", "elsewhere@z.example"]), vec![all[2]]),
+            (message("no such user"), json!(["a@x.example", "aa@x.example"]), vec![all[0], all[1]]),
+            (json!({ "type": "Permanent" }), json!(["a@x.example", "aa@x.example"]), vec![all[0], all[1]]),
             (code("550 <aa@x.example>: no."), json!(["a@x.example", "aa@x.example"]), vec![all[1]]),
             (code("550 no a@x.example."), json!(all), vec![all[0]]),
             (code("550 no b@x.example.org"), json!([]), vec![all[2]]),
@@ -369,15 +392,28 @@ mod tests {
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550-5.7.26 no"] }),
-                ("5.7.26", true),
+                ("5.7.26", false),
             ),
             (
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.2.2. 10.0.5.1.2"] }),
-                ("5.2.2", true),
+                ("5.2.2", false),
             ),
             ("bounced", "bounce", json!({ "type": "Permanent", "subType": "NoEmail" }), ("5.1.1", true)),
+            ("bounced", "bounce", json!({ "type": "Permanent", "subType": "General" }), ("5.0.0", true)),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.1.1 user unknown"] }),
+                ("5.1.1", true),
+            ),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.4.4 no route"] }),
+                ("5.4.4", false),
+            ),
             (
                 "bounced",
                 "bounce",

@@ -120,6 +120,8 @@ async fn an_address_is_nobodys_only_where_a_refusal_of_it_says_so() {
         ("RCPT", "550 5.1.1 no such user", "nobody 5.1.1"),
         ("RCPT", "551 5.1.6 moved", "nobody 5.1.6"),
         ("RCPT", "556 5.1.10 null MX", "nobody 5.1.10"),
+        ("RCPT", "550 5.1.1 unknown: mx.y.example said: 550 5.7.1 blocked", "refused 5.1.1"),
+        ("RCPT", "550 5.1.1 unknown: 10.0.0.1 said: 550 5.1.1 who?", "nobody 5.1.1"),
         ("RCPT", "550 no such user", "refused 5.0.0"),
         ("RCPT", "550 5.7.1 relaying denied", "refused 5.7.1"),
         ("RCPT", "552 5.2.2 full", "deferred 4.5.3"),

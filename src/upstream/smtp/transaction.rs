@@ -125,9 +125,13 @@ fn meant(reply: Result<Reply, Trouble>) -> Result<RecipientAnswer, Ended> {
 
 /// Whether a refusal says that nobody has the address, or not any more, or that its domain
 /// takes no mail at all (RFC 3463 §3.2, RFC 7505 §4.2). A refusal without such a code may be
-/// about us, about policy, or about today.
+/// about us, about policy, or about today; so may one that quotes another code, as of a server
+/// that was asked on our behalf.
 fn is_of_nobody(answer: &Answer) -> bool {
-    matches!(answer.status.as_str(), "5.1.1" | "5.1.6" | "5.1.10")
+    let is_one = |code: &str| matches!(code, "5.1.1" | "5.1.6" | "5.1.10");
+    let numbers = answer.text.split(|c: char| !c.is_ascii_digit() && c != '.');
+    let mut codes = numbers.map(|word| word.trim_matches('.')).filter(|word| word.split('.').count() == 3);
+    is_one(&answer.status) && codes.all(is_one)
 }
 
 fn mail_refused(trouble: Trouble, outgoing: &Outgoing) -> Ended {
