@@ -117,7 +117,8 @@
 //!   while it is unknown none of them leaves it, alone or with others. Only a definite
 //!   answer takes a call apart.
 //! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
-//!   are a place and a turn, from all customers in turn; who was refused with others leaves
+//!   are a place and a turn, from all customers in turn, as is who is read from the database
+//!   (a part carries its customer for that); who was refused with others leaves
 //!   only with such as were too, by every other call at most, and whoever is known for bad
 //!   mail, or was in a call at which Resend failed, only with their own for a while.
 //! - **Only the envelope decides who gets mail.** The translation writes recipients

@@ -1,7 +1,8 @@
 //! What the database says is due: asked for by the page, and taken as there is room.
 //!
 //! What leaves alone, what may leave together and what is large are asked for apart: none
-//! waits for the others. Nor do those who look for lost leases and try closed gates.
+//! waits for the others. Nor do those who look for lost leases and try closed gates. A page is
+//! of all customers in turn, so that none waits for another's queue either.
 //!
 //! Whoever is taken needs room in memory first, and then a place among the attempts; who
 //! waits for company needs no place yet, but is one of so many that are read ahead. The

@@ -1,5 +1,6 @@
 //! Delivery at work, with a database of its own and a Resend that takes everything, in the end.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
@@ -36,16 +37,22 @@ struct Bench {
 impl Bench {
     /// With so many places, room for so many large messages, and as many turns.
     async fn start(base_url: &str, places: usize, large: usize) -> Self {
+        let bench = Self::asleep(base_url, places, large).await;
+        // What is accepted by the machine's clock is due.
+        bench.clock.advance(Duration::from_secs(3_600));
+        bench
+    }
+
+    /// The same; nothing is due until the clock is advanced.
+    async fn asleep(base_url: &str, places: usize, large: usize) -> Self {
         let config: Config = toml::from_str(&format!("[upstream]\nmax_concurrency = {places}")).unwrap();
         let (handover, handed) = Handover::new(4 * large * LARGE, places);
         let (submission, store, directory) = stand_in::over(&config, handover.clone()).await;
         let who = stand_in::signed_in(&store).await;
         let leave = store.begin_balance_read(&who.customer_id).await.unwrap().unwrap();
-        store.apply_balance(&leave, 100, Clock::system().now()).await.unwrap();
+        store.apply_balance(&leave, 200, Clock::system().now()).await.unwrap();
         let translating = Translating::new(4 * large * LARGE);
-        // What is accepted by the machine's clock is due.
         let clock = Clock::manual(Clock::system().now());
-        clock.advance(Duration::from_secs(3_600));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let settings = ResendSettings {
             base_url: base_url.to_owned(),
@@ -142,10 +149,25 @@ async fn hanging(may: CancellationToken, larger: usize) -> (String, Arc<AtomicUs
         }
         taken(uri.path(), &body)
     };
+    (served(Router::new().fallback(answer)).await, came)
+}
+
+/// A Resend that takes everything; the octets of each request that came.
+async fn taking() -> (String, Arc<Mutex<Vec<usize>>>) {
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&came);
+    let answer = move |uri: Uri, body: Bytes| async move {
+        noted.lock().unwrap().push(body.len());
+        taken(uri.path(), &body)
+    };
+    (served(Router::new().fallback(answer)).await, came)
+}
+
+async fn served(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-    (base_url, came)
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    base_url
 }
 
 fn is_sending(part: &PartLog) -> bool {
@@ -240,6 +262,27 @@ async fn who_may_leave_together_is_taken_however_many_wait_to_leave_alone() {
     for sent in alone.iter().chain([&small]) {
         bench.until(sent, |part| part.state == "sent").await;
     }
+    bench.stop().await;
+    assert_eq!(bench.store.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn however_much_of_one_customer_lies_in_the_database_another_waits_for_none_of_it() {
+    const ONE: usize = 70 << 10;
+    const OTHER: usize = 100 << 10;
+    let (base_url, came) = taking().await;
+    let mut bench = Bench::asleep(&base_url, 1, 1).await;
+    // More than a page, and all of it is older.
+    for _ in 0..PAGE + 20 {
+        bench.submit(ONE).await;
+    }
+    bench.who = stand_in::signed_in_as(&bench.store, "bob").await;
+    let other = bench.submit(OTHER).await;
+    bench.clock.advance(Duration::from_secs(3_600));
+    bench.until(&other, |part| part.state == "sent").await;
+    let calls = came.lock().unwrap().clone();
+    let before = calls.iter().position(|octets| *octets > OTHER).unwrap();
+    assert!(before <= 1, "{before} calls of {} were made first", calls.len());
     bench.stop().await;
     assert_eq!(bench.store.audit().await.unwrap(), []);
 }

@@ -333,9 +333,9 @@ async fn write(
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
-                          request_hash, batch_max)
+                          request_hash, batch_max, customer_id)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9
+               value ->> 7, value ->> 8, value ->> 9, value ->> 10
         FROM json_each($3);
 
         INSERT INTO recipient (message_id, address, part_no, ordinal, state, notify, orcpt)
@@ -444,6 +444,7 @@ struct PartRow<'a>(
     Option<i64>,
     Option<&'a str>,
     u32,
+    &'a str,
 );
 
 fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRow<'a>>) {
@@ -455,10 +456,10 @@ fn part_rows<'a>(taken: &[&'a Acceptance]) -> (Vec<PartRow<'a>>, Vec<RecipientRo
         let state = if lease.is_some() { "sending" } else { "queued" };
         let due = lease.is_none().then_some(millis(a.accepted_at));
         let first_try = lease.map(|_| millis(a.accepted_at));
-        let attempt = u8::from(lease.is_some());
+        let (attempt, whose) = (u8::from(lease.is_some()), a.customer_id.as_str());
         for (part_no, part) in a.parts.iter().enumerate() {
             let (road, hash, most) = (part.road.as_str(), part.request_hash.as_deref(), part.batch_max);
-            parts.push(PartRow(id, part_no, road, state, attempt, due, lease, first_try, hash, most));
+            parts.push(PartRow(id, part_no, road, state, attempt, due, lease, first_try, hash, most, whose));
             let named = part.recipients.iter().enumerate();
             recipients.extend(named.map(|(ordinal, r)| {
                 let asked = a.dsn.of(r);

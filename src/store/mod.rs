@@ -23,6 +23,7 @@ mod commit;
 pub mod customer;
 pub mod doubt;
 pub mod dsn;
+mod due;
 pub mod entry;
 pub mod event;
 pub mod gate;
@@ -66,6 +67,7 @@ use crate::domain::ids::Username;
 use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
 use commit::Lanes;
+use due::Turns;
 use leftovers::{Exits, Leftover};
 use questions::Questions;
 use spool::Reserve;
@@ -196,6 +198,7 @@ pub struct Store {
     leftovers: mpsc::UnboundedSender<Leftover>,
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
+    turns: Arc<Turns>,
     low_mark: i64,
     crash_at: CrashAt,
 }
@@ -280,7 +283,8 @@ impl Store {
             let pool = pool.clone();
             async move { suppression::find(&pool, &suspects).await }
         });
-        Ok(Self { readers, writer, hot, exits, leftovers, standings, suspects, low_mark, crash_at })
+        let turns = Arc::default();
+        Ok(Self { readers, writer, hot, exits, leftovers, standings, suspects, turns, low_mark, crash_at })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

@@ -1,4 +1,5 @@
-//! The durable queue: parts that are due, leases, and what a worker needs to send one.
+//! The durable queue: leases, and what a worker needs to send a part. Who is due says
+//! `due`.
 //!
 //! A lease, never a transaction, spans the network call. With SQLite there is one
 //! server process, so at its start every lease is of a process that is gone:
@@ -212,92 +213,6 @@ impl Store {
         sqlx::query(DOUBT).bind(json(&by_smtp)?).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(u64::try_from(lapsed.len()).unwrap_or(u64::MAX))
-    }
-
-    /// Parts that leave alone and are due on one of `roads`, the longest waiting first; those
-    /// of spooled messages are asked for apart ([`due_large`](Self::due_large)).
-    pub async fn due_alone(
-        &self,
-        now: Timestamp,
-        roads: &[Road],
-        limit: u32,
-    ) -> Result<Vec<DuePart>, StoreError> {
-        const DUE: &str = "
-            SELECT p.message_id, p.part_no, p.batch_max, p.batch_id, m.size
-            FROM part p INDEXED BY part_due_alone JOIN message m ON m.message_id = p.message_id
-            WHERE p.state = 'queued' AND p.batch_max = 1 AND p.due_at <= ?1
-              AND p.road IN (SELECT value FROM json_each(?2))
-              AND NOT EXISTS (SELECT 1 FROM spool s WHERE s.message_id = p.message_id)
-            ORDER BY p.due_at LIMIT ?3";
-        self.read_due(DUE, now, roads, limit).await
-    }
-
-    /// The same of parts that may leave together. Of those that a call has, the first
-    /// stands for all.
-    pub async fn due_together(
-        &self,
-        now: Timestamp,
-        roads: &[Road],
-        limit: u32,
-    ) -> Result<Vec<DuePart>, StoreError> {
-        const DUE: &str = "
-            SELECT p.message_id, p.part_no, p.batch_max, p.batch_id,
-                   CASE WHEN p.batch_id IS NULL THEN m.size
-                        ELSE (SELECT sum(n.size) FROM part q JOIN message n ON n.message_id = q.message_id
-                              WHERE q.batch_id = p.batch_id) END
-            FROM part p INDEXED BY part_due_together JOIN message m ON m.message_id = p.message_id
-            WHERE p.state = 'queued' AND p.batch_max > 1 AND p.due_at <= ?1
-              AND p.road IN (SELECT value FROM json_each(?2))
-              AND NOT EXISTS (SELECT 1 FROM spool s WHERE s.message_id = p.message_id)
-              AND (p.batch_id IS NULL OR NOT EXISTS (SELECT 1 FROM part q
-                   WHERE q.batch_id = p.batch_id AND q.batch_no < p.batch_no AND q.state = 'queued'))
-            ORDER BY p.due_at LIMIT ?3";
-        self.read_due(DUE, now, roads, limit).await
-    }
-
-    /// Parts of spooled messages that are due on one of `roads`: first of the customer who
-    /// has the fewest of them under way, then the longest waiting.
-    pub async fn due_large(
-        &self,
-        now: Timestamp,
-        roads: &[Road],
-        limit: u32,
-    ) -> Result<Vec<DuePart>, StoreError> {
-        // In this order of tables: only messages that are not final have a spool, however long the queue is.
-        const DUE: &str = "
-            SELECT message_id, part_no, batch_max, batch_id, size FROM
-                (SELECT p.message_id, p.part_no, p.batch_max, p.batch_id, m.size, p.state, p.due_at, row_number() OVER
-                     (PARTITION BY m.customer_id ORDER BY p.state = 'queued', p.due_at, p.message_id, p.part_no)
-                     AS nth
-                 FROM spool s CROSS JOIN message m CROSS JOIN part p
-                 WHERE s.message_id IS NOT NULL AND m.message_id = s.message_id
-                   AND p.message_id = s.message_id AND (p.state = 'sending'
-                     OR p.state = 'queued' AND p.due_at <= ?1 AND p.road IN (SELECT value FROM json_each(?2))))
-            WHERE state = 'queued' ORDER BY nth, due_at LIMIT ?3";
-        self.read_due(DUE, now, roads, limit).await
-    }
-
-    async fn read_due(
-        &self,
-        query: &'static str,
-        now: Timestamp,
-        roads: &[Road],
-        limit: u32,
-    ) -> Result<Vec<DuePart>, StoreError> {
-        let names: Vec<&str> = roads.iter().map(|road| road.as_str()).collect();
-        let rows: Vec<(String, u32, u32, Option<String>, i64)> = sqlx::query_as(query)
-            .bind(millis(now))
-            .bind(json(&names)?)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
-        rows.into_iter()
-            .map(|(id, part_no, batch_max, batch_id, size)| {
-                let size = usize::try_from(size).unwrap_or(0);
-                let batch_id = stored(batch_id.as_deref().map(BatchId::parse).transpose())?;
-                Ok(DuePart { message_id: stored(MessageId::parse(&id))?, part_no, size, batch_max, batch_id })
-            })
-            .collect()
     }
 
     /// Takes one part, if it is still waiting and no call has it. The bytes come with it.

@@ -25,6 +25,7 @@ mod audit;
 mod batch;
 mod doubt;
 mod dsn;
+mod due;
 mod entries;
 mod event;
 mod idempotency;

@@ -173,7 +173,12 @@ pub(crate) async fn bounced(
 
 /// A customer with two credits who may send as anybody.
 pub(crate) async fn signed_in(store: &Store) -> SignedIn {
-    let customer_id = CustomerId::parse("ann").unwrap();
+    signed_in_as(store, "ann").await
+}
+
+/// The same by that name.
+pub(crate) async fn signed_in_as(store: &Store, name: &str) -> SignedIn {
+    let customer_id = CustomerId::parse(name).unwrap();
     let now = Clock::system().now();
     store.add_customer(&customer_id, None, None, now).await.unwrap();
     store.allow_sender(&customer_id, &SenderPattern::Any, now).await.unwrap();

@@ -149,7 +149,7 @@ fn p3_one_customers_bad_mail_takes_few_calls_of_others_apart() {
     assert_eq!((meter.dodo().debited(CUSTOMER_ID), meter.dodo().debited("cus_other")), (285, 300));
     // The first call, and those that left before its halves were answered: every call has bad mail.
     const DIVIDED: &str = "SELECT count(*) FROM part JOIN message USING (message_id)
-        WHERE customer_id = 'cus_other' AND batch_max < 100";
+        WHERE message.customer_id = 'cus_other' AND batch_max < 100";
     let divided = meter.number(DIVIDED);
     assert!((1..=EACH as i64 / 2).contains(&divided), "{divided}");
 }

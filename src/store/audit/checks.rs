@@ -201,10 +201,10 @@ pub(super) const CHECKS: &[Check] = &[
     ),
     check(
         "part",
-        "it belongs to no message, or has no recipient",
+        "it belongs to no message, has no recipient, or is another customer's than its message",
         "SELECT p.message_id || '-' || p.part_no FROM part p
          LEFT JOIN message m ON m.message_id = p.message_id
-         WHERE m.message_id IS NULL OR NOT EXISTS (SELECT 1 FROM recipient r
+         WHERE m.message_id IS NULL OR p.customer_id <> m.customer_id OR NOT EXISTS (SELECT 1 FROM recipient r
             WHERE r.message_id = p.message_id AND r.part_no = p.part_no)",
     ),
     check(

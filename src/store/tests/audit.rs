@@ -86,6 +86,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("part", "UPDATE part SET state = 'failed' WHERE state = 'sent'"),
     ("part", "UPDATE part SET message_id = 'x' || message_id WHERE state = 'sending'"),
     ("part", "UPDATE part SET due_at = 1 WHERE state = 'sent'"),
+    ("part", "UPDATE part SET customer_id = 'dan' WHERE customer_id = 'ann'"),
     ("part", "UPDATE part SET batch_id = NULL, batch_no = NULL WHERE state = 'queued' AND unknown = 1"),
     ("part", "UPDATE part SET unknown = 0 WHERE state = 'queued' AND batch_id IS NOT NULL"),
     ("part", "UPDATE part SET batch_no = NULL WHERE batch_no = 1"),
