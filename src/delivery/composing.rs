@@ -14,8 +14,8 @@ const MAIL_BYTES: usize = 4 << 10;
 /// The mails are in memory one by one, and as the array that is posted.
 const COPIES: usize = 2;
 
-/// The budget of all calls. Whoever waits for it has a place and a turn, and whoever has of
-/// it waits for nothing but an answer.
+/// The budget of all calls. Whoever waits for it has a place, and whoever has of it waits for
+/// nothing but a turn and an answer.
 #[derive(Debug)]
 pub(super) struct Composing(Memory);
 
@@ -32,8 +32,13 @@ impl Default for Composing {
 impl Composing {
     /// Waits for all that the requests of these parts may take.
     pub(super) async fn room<'p>(&self, parts: impl Iterator<Item = &'p LeasedPart>) -> Room {
-        let most = parts.map(|part| most(part.bytes.len(), part.recipients.len())).sum();
-        Room(self.0.wait_for(most).await)
+        Room(self.0.wait_for(most_of(parts)).await)
+    }
+
+    /// The same, if there is so much now.
+    pub(super) fn room_at_once<'p>(&self, parts: impl Iterator<Item = &'p LeasedPart>) -> Option<Room> {
+        let mut share = self.0.share();
+        share.resize(most_of(parts)).then_some(Room(Some(share)))
     }
 }
 
@@ -46,6 +51,10 @@ impl Room {
             let _ = share.resize(octets);
         }
     }
+}
+
+fn most_of<'p>(parts: impl Iterator<Item = &'p LeasedPart>) -> usize {
+    parts.map(|part| most(part.bytes.len(), part.recipients.len())).sum()
 }
 
 /// The most that the request of a part takes, in all its copies.

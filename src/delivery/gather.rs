@@ -240,7 +240,7 @@ impl Delivery {
     }
 
     /// Reports parts with which no call is made.
-    async fn report_each(&self, members: &[Member], news: impl Fn(&LeasedPart) -> News) {
+    pub(super) async fn report_each(&self, members: &[Member], news: impl Fn(&LeasedPart) -> News) {
         self.report_all(members.iter().map(|member| (&member.part, news(&member.part))).collect()).await;
     }
 

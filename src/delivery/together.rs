@@ -4,6 +4,7 @@
 //! can only be made again with the same parts, of which none may be missing then. What
 //! became of it is written down for all of them at once.
 
+use super::composing::Room;
 use super::gather::Leave;
 use super::news;
 use super::waiting::{Comer, Member};
@@ -44,7 +45,13 @@ impl Delivery {
         let Leave { resend, turn, pass } = leave;
         let members = self.within_headroom(members);
         let members = self.those_who_may(members, &pass).await;
-        let mut room = self.0.gathering.composing.room(parts(&members)).await;
+        let (mut room, turn) = match self.room_and_turn(&members, (resend, turn)).await {
+            Ok(both) => both,
+            Err(outcome) => {
+                let moment = self.moment();
+                return self.report_each(&members, |part| news::of(part, outcome.clone(), moment)).await;
+            }
+        };
         let translated = self.translated(members).await;
         room.keep(translated.iter().map(|(_, mail)| mail.request.octets()));
         let (members, mails): (Vec<_>, Vec<_>) = self.composed(translated).await.into_iter().unzip();
@@ -68,6 +75,21 @@ impl Delivery {
         if is_too_much || news.iter().any(|news| matches!(news, News::Retry { batch_max: Some(_), .. })) {
             self.gather_again(members, &news).await;
         }
+    }
+
+    /// Room for the requests. Where it is to be waited for, others have the turn.
+    async fn room_and_turn(
+        &self,
+        members: &[Member],
+        (resend, turn): (&Resend, Turn),
+    ) -> Result<(Room, Turn), Outcome> {
+        let composing = &self.0.gathering.composing;
+        if let Some(room) = composing.room_at_once(parts(members)) {
+            return Ok((room, turn));
+        }
+        drop(turn);
+        let room = composing.room(parts(members)).await;
+        Ok((room, resend.turn().await?))
     }
 
     /// As many as Resend's quota may have place for; the others wait for another call. A

@@ -485,9 +485,8 @@ async fn a_call_leaves_with_the_last_of_its_members() {
 
 #[tokio::test]
 async fn p4_whoever_was_told_of_in_doubt_was_sent_whatever_the_call_comes_to() {
-    let held = || News::Hold { reason: "the key may be forgotten".to_owned() };
-    let ends: [(fn() -> News, &str); 2] = [(held, "held"), (|| retry(false), "queued")];
-    for (end, others) in ends {
+    let held = News::Hold { reason: "the key may be forgotten".to_owned() };
+    for (end, others) in [(held, "held"), (retry(false), "queued")] {
         let (store, _directory) = store().await;
         let ann = customer(&store, "ann", Some(9)).await;
         let mails = mails(&store, &ann, 3).await;
@@ -503,7 +502,7 @@ async fn p4_whoever_was_told_of_in_doubt_was_sent_whatever_the_call_comes_to() {
             3,
             "as long as that is in doubt"
         );
-        tell(&store, &mails, 3, |_| end()).await;
+        tell(&store, &mails, 3, |_| end.clone()).await;
         let mut stand = Vec::new();
         for mail in &mails {
             let part = store.message(&mail.message_id).await.unwrap().unwrap().parts.remove(0);
