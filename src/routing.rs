@@ -2,6 +2,8 @@
 //!
 //! What Resend cannot carry goes by the SMTP server where the operator has
 //! configured one as fallback, and is refused otherwise: never carried in part (P6).
+//! A version of the text that Resend does not know takes that road too; without one it
+//! is carried as a file, which is whole and noted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,11 +111,14 @@ impl Routing {
         if self.kind == UpstreamKind::Smtp {
             return Ok(Route { parts: vec![by_smtp(recipients)], notes: Vec::new() });
         }
-        match by_resend(message_id, bytes, recipients) {
-            Err(reason) if self.has_fallback() => {
-                Ok(Route { parts: vec![by_smtp(recipients)], notes: vec![Note::other_road(&reason.what)] })
-            }
-            route_or_reason => route_or_reason,
+        let by_resend = by_resend(message_id, bytes, recipients);
+        let why_not = match &by_resend {
+            Ok(route) => route.notes.iter().find_map(Note::why_unchanged),
+            Err(reason) => Some(reason.what.clone()),
+        };
+        match why_not.filter(|_| self.has_fallback()) {
+            Some(why) => Ok(unchanged(&why, recipients)),
+            None => by_resend,
         }
     }
 
@@ -129,11 +134,7 @@ impl Routing {
             return None;
         }
         let reason = CannotCarry::null_sender();
-        Some(if self.has_fallback() {
-            Ok(Route { parts: vec![by_smtp(recipients)], notes: vec![Note::other_road(&reason.what)] })
-        } else {
-            Err(reason)
-        })
+        Some(if self.has_fallback() { Ok(unchanged(&reason.what, recipients)) } else { Err(reason) })
     }
 
     /// Whether what Resend's API cannot carry goes by SMTP.
@@ -178,6 +179,11 @@ pub fn new_message_id(now: Timestamp) -> MessageId {
 
 fn by_smtp(recipients: &[Mailbox]) -> NewPart {
     NewPart { road: Road::Smtp, recipients: recipients.to_vec(), request_hash: None, batch_max: 1 }
+}
+
+/// The other road, for that reason.
+fn unchanged(why: &str, recipients: &[Mailbox]) -> Route {
+    Route { parts: vec![by_smtp(recipients)], notes: vec![Note::other_road(why)] }
 }
 
 fn by_resend(message_id: &MessageId, bytes: &[u8], recipients: &[Mailbox]) -> Result<Route, CannotCarry> {
@@ -235,6 +241,47 @@ mod tests {
             let route = routing(fallback).route(&id, SIGNED, &recipients()).unwrap();
             assert_eq!(route.parts, [by_smtp(&recipients())]);
             assert!(route.notes[0].to_string().contains("multipart/signed"), "{:?}", route.notes);
+        }
+    }
+
+    #[test]
+    fn p6_a_version_that_resend_does_not_know_takes_the_other_road_or_becomes_a_file() {
+        let with_third = |kind: &str| {
+            let versions: String = ["text/plain", "text/html", kind]
+                .iter()
+                .map(|kind| format!("--b\r\nContent-Type: {kind}\r\n\r\nx\r\n"))
+                .collect();
+            let head =
+                "From: a@x.example\r\nTo: b@y.example\r\nContent-Type: multipart/alternative; boundary=b";
+            format!("{head}\r\n\r\n{versions}--b--\r\n").into_bytes()
+        };
+        let related =
+            "multipart/related; boundary=r\r\n\r\n--r\r\nContent-Type: text/calendar\r\n\r\nx\r\n--r--\r\n";
+        let id = MessageId::parse("m").unwrap();
+        let table = [
+            ("text/calendar; method=REQUEST", true),
+            ("text/enriched", true),
+            ("application/pdf; name=a.pdf", true),
+            (related, true),
+            ("text/html", false),
+            ("text/x-amp-html", false),
+            ("text/watch-html", false),
+        ];
+        for (kind, is_other) in table {
+            let bytes = with_third(kind);
+            let route = |fallback| routing(fallback).route(&id, &bytes, &recipients()).unwrap();
+            let without = route(Fallback::None);
+            assert_eq!(without.parts[0].road, Road::Resend, "{kind}");
+            let notes: Vec<String> = without.notes.iter().map(ToString::to_string).collect();
+            assert_eq!(notes.iter().any(|note| note.contains("sent as a file")), is_other, "{notes:?}");
+            for fallback in [Fallback::Smtp, Fallback::ResendSmtp] {
+                let route = route(fallback);
+                assert_eq!(route.parts == [by_smtp(&recipients())], is_other, "{kind}");
+                let unchanged =
+                    route.notes[0].to_string().starts_with("goes over SMTP, unchanged, since part 3");
+                assert_eq!(unchanged, is_other, "{:?}", route.notes);
+                assert!(!is_other || route.notes.len() == 1, "{:?}", route.notes);
+            }
         }
     }
 

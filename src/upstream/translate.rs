@@ -15,6 +15,7 @@ mod flowed;
 mod note;
 mod recipients;
 mod references;
+mod sealed;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,11 @@ const SIGNED: &[u8] =
     --b\r\n\r\n=20text\r\n--b\r\nContent-Type: application/pgp-signature\r\n\r\nx\r\n--b--\r\n";
 const PLAIN: &[u8] = b"From: ann@example.com\r\nTo: bob@example.net\r\nSubject: s\r\n\r\nhi\r\n";
 
+const INVITATION: &[u8] = b"From: ann@example.com\r\nTo: bob@example.net\r\nSubject: Meeting\r\n\
+    Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <2@example.com>\r\nMIME-Version: 1.0\r\n\
+    Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\r\nCome.\r\n--b\r\nContent-Type: text/html\r\n\r\n\
+    <p>Come.\r\n--b\r\nContent-Type: text/calendar; method=REQUEST\r\n\r\nBEGIN:VCALENDAR\r\n--b--\r\n";
+
 fn hand_in(meter: &Meter, from: &str, message: &[u8]) -> String {
     let mut smtp = meter.signed_in();
     smtp.say(&format!("MAIL FROM:<{from}>"));
@@ -58,4 +63,22 @@ fn p6_what_resend_cannot_carry_goes_over_smtp_unchanged() {
         until("the plain mail", || (meter.mails().len() == 1).then_some(()));
         meter.finish();
     }
+}
+
+#[test]
+fn p6_a_version_that_resend_does_not_know_goes_whole_where_a_road_is() {
+    let mut meter = Meter::resend().start();
+    assert!(hand_in(&meter, "ann@example.com", INVITATION).starts_with("250 "));
+    let mails = until("the mail", || Some(meter.mails()).filter(|mails| mails.len() == 1));
+    assert_eq!(mails[0].email.attachments.as_ref().map(Vec::len), Some(1));
+    meter.finish();
+
+    let plan =
+        Meter::resend().set("upstream", "fallback = \"smtp\"").set("upstream", "allow_plaintext = true");
+    let mut meter = plan.start();
+    assert!(hand_in(&meter, "ann@example.com", INVITATION).starts_with("250 "));
+    let mails = until("the mail", || Some(meter.sink().mails()).filter(|mails| mails.len() == 1));
+    assert!(mails[0].bytes.ends_with(INVITATION));
+    assert!(meter.mails().is_empty());
+    meter.finish();
 }

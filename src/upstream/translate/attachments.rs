@@ -164,7 +164,8 @@ impl Writer<'_> {
         if decoded.is_damaged {
             self.note(entity, Change::Damaged);
         }
-        let filename = self.filename(entity, number);
+        let is_text = entity.media.kind() == "text" || std::str::from_utf8(&decoded.bytes).is_ok();
+        let filename = self.filename(entity, number, is_text);
         let extension = extension(&filename).unwrap_or_default();
         if BLOCKED.split(' ').any(|blocked| blocked == extension) {
             let what = format!(
@@ -205,12 +206,16 @@ impl Writer<'_> {
     }
 
     /// Every file has a name; one of a calendar ends in `.ics` and one of a message in
-    /// `.eml`, so that their types stay.
-    fn filename(&mut self, entity: &Entity<'_>, number: usize) -> String {
+    /// `.eml`, so that their types stay. What is called a calendar and is no text at all
+    /// ends in `.bin`: its octets stay, and as a calendar they would not.
+    fn filename(&mut self, entity: &Entity<'_>, number: usize, is_text: bool) -> String {
         let essence = entity.media.essence();
         let wanted = match essence.as_str() {
             "text/calendar" => Some("ics"),
             "message/rfc822" => Some("eml"),
+            _ if !is_text && entity.filename.as_deref().and_then(extension).as_deref() == Some("ics") => {
+                Some("bin")
+            }
             _ => None,
         };
         let Some(name) = &entity.filename else {

@@ -7,6 +7,7 @@
 
 use super::flowed;
 use super::note::{Change, Note, short};
+use super::sealed;
 use super::{CannotCarry, MAX_EMAIL_BYTES};
 use crate::mime::charset::Reading;
 use crate::mime::entity::{Content, Decoded, Disposition, Entity};
@@ -40,8 +41,8 @@ struct Version {
 }
 
 pub(super) fn read<'e, 'a>(entity: &'e Entity<'a>) -> Result<Body<'e, 'a>, CannotCarry> {
-    if matches!(entity.media.essence().as_str(), "application/pkcs7-mime" | "application/x-pkcs7-mime") {
-        return Err(cannot_be_recomposed(entity, "an S/MIME message"));
+    if let Some(what) = sealed::whole(entity) {
+        return Err(cannot_be_recomposed(entity, what));
     }
     let mut walk = Walk::default();
     let shown = walk.piece(entity, Role::Whole)?;
@@ -108,7 +109,7 @@ impl<'e, 'a> Walk<'e, 'a> {
                     Err(cannot_be_recomposed(entity, &format!("a {} message", entity.media.essence())))
                 }
                 "alternative" => self.alternative(parts),
-                "related" => self.related(entity, parts),
+                "related" => self.related(entity, parts, role),
                 _ => self.one_after_another(parts),
             },
         }
@@ -130,12 +131,17 @@ impl<'e, 'a> Walk<'e, 'a> {
             return Ok(Shown { text: None, html: version(text) });
         }
         let parameter = |name| entity.media.parameter(name).unwrap_or_default().to_ascii_lowercase();
-        let text = match (parameter("format").as_str(), parameter("delsp").as_str()) {
-            ("flowed", "yes") => {
+        let (format, delsp) = (parameter("format"), parameter("delsp"));
+        let is_unflowed = format == "flowed" && delsp == "yes";
+        if let Some(what) = sealed::clearsigned(&text, is_unflowed) {
+            return Err(cannot_be_recomposed(entity, what));
+        }
+        let text = match format.as_str() {
+            "flowed" if is_unflowed => {
                 self.note(entity, Change::Unflowed);
                 flowed::paragraphs(&text)
             }
-            ("flowed", _) => {
+            "flowed" => {
                 self.note(entity, Change::Flowed);
                 text
             }
@@ -167,14 +173,18 @@ impl<'e, 'a> Walk<'e, 'a> {
     /// kind are not told apart by Resend, so they are joined rather than dropped.
     fn alternative(&mut self, parts: &'e [Entity<'a>]) -> Result<Shown, CannotCarry> {
         let (mut plain, mut rich) = (Vec::new(), Vec::new());
-        let is_whole_without = parts.iter().any(|part| part.media.is("text", "html"));
-        for part in parts {
-            if is_for_particular_readers(part) && is_whole_without {
-                self.note(part, Change::VersionLeftOut);
-                continue;
-            }
+        let (particular, general): (Vec<_>, Vec<_>) =
+            parts.iter().partition(|part| is_for_particular_readers(part));
+        for part in general {
             let shown = self.piece(part, Role::Version)?;
             if shown.html.is_some() { rich.push(shown) } else { plain.push(shown) }
+        }
+        for part in particular {
+            if rich.is_empty() {
+                self.piece(part, Role::Version)?;
+            } else {
+                self.note(part, Change::VersionLeftOut);
+            }
         }
         let plain = self.joined(plain, Change::VersionsJoined);
         let rich = self.joined(rich, Change::VersionsJoined);
@@ -189,7 +199,13 @@ impl<'e, 'a> Walk<'e, 'a> {
     }
 
     /// A root and the files that it refers to (RFC 2387).
-    fn related(&mut self, entity: &Entity<'a>, parts: &'e [Entity<'a>]) -> Result<Shown, CannotCarry> {
+    fn related(
+        &mut self,
+        entity: &Entity<'a>,
+        parts: &'e [Entity<'a>],
+        role: Role,
+    ) -> Result<Shown, CannotCarry> {
+        let role_of_root = if role == Role::Version { role } else { Role::Whole };
         let start =
             entity.media.parameter("start").map(|id| id.trim_start_matches('<').trim_end_matches('>'));
         let is_root = |part: &Entity<'_>| start.is_some() && part.content_id.as_deref() == start;
@@ -198,6 +214,7 @@ impl<'e, 'a> Walk<'e, 'a> {
         for (index, part) in parts.iter().enumerate() {
             match &part.content {
                 Content::Leaf(_) if index != root => self.attachments.push(part),
+                _ if index == root => shown.push(self.piece(part, role_of_root)?),
                 _ => shown.push(self.piece(part, Role::Whole)?),
             }
         }

@@ -158,6 +158,16 @@ impl Note {
         Self::message(Change::OtherRoad(why.to_owned()))
     }
 
+    /// Why the message had better go by another road, where one is there: a version that
+    /// its readers would see as such becomes a file.
+    pub fn why_unchanged(&self) -> Option<String> {
+        let Place::Part { number, essence } = &self.place else { return None };
+        let is_lost = self.change == Change::VersionAsFile;
+        is_lost.then(|| {
+            format!("part {number} ({essence}), another version of the text, would be a file at Resend")
+        })
+    }
+
     pub(super) fn not_shown(field: &str, addresses: &[&Mailbox]) -> Self {
         Self::field(field, Change::NotShown(addresses.iter().map(ToString::to_string).collect()))
     }

@@ -40,22 +40,86 @@ impl Iterator for References<'_> {
                 let token = bounded(after);
                 let token = token.get(..end_of_cid(token)).unwrap_or_default();
                 self.1 = start + token.len();
-                return Some(Reference { range: start..self.1, target: percent_decoded(token) });
+                let target = percent_decoded(&without_references(token));
+                return Some(Reference { range: start..self.1, target });
             }
         }
     }
 }
 
-/// Where a `cid:` URL ends that begins here: at what no URL holds, or at a quote that is
+/// Where a `cid:` URL ends that begins here: at what no URL holds, also where that is
 /// written as a character reference.
 fn end_of_cid(text: &str) -> usize {
+    let ends = |c: char| c.is_whitespace() || "\"'<>()\\".contains(c);
     let is_end = |(at, c): &(usize, char)| {
-        c.is_whitespace()
-            || "\"'<>()\\".contains(*c)
-            || (*c == '&'
-                && text.get(*at..).is_some_and(|rest| rest.starts_with("&quot;") || rest.starts_with("&#")))
+        let referred = text.get(*at..).and_then(character_reference);
+        ends(*c) || referred.is_some_and(|(c, _)| ends(c))
     };
     text.char_indices().find(is_end).map_or(text.len(), |(at, _)| at)
+}
+
+/// The names of characters in HTML that URLs are written with or end at.
+const NAMED: [(&str, char); 27] = [
+    ("amp", '&'),
+    ("AMP", '&'),
+    ("quot", '"'),
+    ("QUOT", '"'),
+    ("apos", '\''),
+    ("lt", '<'),
+    ("gt", '>'),
+    ("nbsp", '\u{a0}'),
+    ("commat", '@'),
+    ("period", '.'),
+    ("comma", ','),
+    ("colon", ':'),
+    ("semi", ';'),
+    ("lowbar", '_'),
+    ("plus", '+'),
+    ("equals", '='),
+    ("dollar", '$'),
+    ("percnt", '%'),
+    ("sol", '/'),
+    ("num", '#'),
+    ("quest", '?'),
+    ("excl", '!'),
+    ("ast", '*'),
+    ("lbrace", '{'),
+    ("rbrace", '}'),
+    ("lpar", '('),
+    ("rpar", ')'),
+];
+
+/// The character that a character reference of HTML at the beginning of a text stands
+/// for, and how long it is written.
+fn character_reference(text: &str) -> Option<(char, usize)> {
+    let rest = text.strip_prefix('&')?;
+    let (c, after) = match rest.strip_prefix('#') {
+        Some(number) => {
+            let hexadecimal = number.strip_prefix(['x', 'X']).map(|digits| (digits, 16));
+            let (digits, radix) = hexadecimal.unwrap_or((number, 10));
+            let after = digits.trim_start_matches(|c: char| c.is_digit(radix));
+            let digits = digits.strip_suffix(after)?;
+            let c = u32::from_str_radix(digits, radix).ok().and_then(char::from_u32)?;
+            (c, after.strip_prefix(';').unwrap_or(after))
+        }
+        None => NAMED.iter().find_map(|(name, c)| Some((*c, rest.strip_prefix(name)?.strip_prefix(';')?)))?,
+    };
+    Some((c, text.len() - after.len()))
+}
+
+/// A text of HTML with the characters that its character references stand for.
+fn without_references(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, _)) = rest.split_once('&') {
+        out.push_str(before);
+        rest = rest.get(before.len()..).unwrap_or_default();
+        let (c, length) = character_reference(rest).unwrap_or(('&', 1));
+        out.push(c);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
 }
 
 fn percent_decoded(token: &str) -> String {
@@ -105,7 +169,7 @@ impl Iterator for Values<'_> {
         let is_nested = token.contains('(');
         let end = if is_nested { start } else { start + token.len() };
         self.1 = end;
-        let target = token.trim().replace("&amp;", "&");
+        let target = without_references(token.trim());
         Some(Reference { range: start..start + token.len(), target })
     }
 }
@@ -161,15 +225,19 @@ mod tests {
         for piece in ["=", "=\"", "=(", "='=\"", "url(\"", "=a("] {
             assert!(locations(&piece.repeat(50_000)).count() > 0);
         }
-        for piece in ["cid:", "cid:&#", "cid:&quot;", "cid:&", "cid:a&#", ":cid:\""] {
+        for piece in ["cid:", "cid:&#", "cid:&quot;", "cid:&", "cid:a&#", "cid:&#6", "cid:&&&&", ":cid:\""] {
             assert!(cids(&piece.repeat(200_000)).count() > 0);
         }
     }
 
     #[test]
     fn a_cid_ends_where_no_url_goes_on() {
-        let html = "<a src=cid:a@b>cid:c&quot; 'CID:d' (cid:e) cid:f&#34;x xcid:g cid:h&amp;i cid:%6a";
+        let html = "<a src=cid:a@b>cid:c&quot; 'CID:d' (cid:e) cid:f&#34;x xcid:g cid:h&amp;i cid:%6a \
+            'cid:k&#64;l&#x2E;m' url(&quot;cid:n&commat;o&quot;) cid:p&#60q cid:r&s&#;t&#x110000; cid:u%26amp;v";
         let found: Vec<String> = cids(html).map(|reference| reference.target).collect();
-        assert_eq!(found, ["a@b", "c", "d", "e", "f", "h&amp;i", "j"]);
+        assert_eq!(
+            found,
+            ["a@b", "c", "d", "e", "f", "h&i", "j", "k@l.m", "n@o", "p", "r&s&#;t&#x110000;", "u&amp;v",]
+        );
     }
 }

@@ -151,7 +151,7 @@ fn calendars_are_sent_as_text() {
 #[test]
 fn pictures_are_inline_where_the_html_shows_them() {
     let long = format!("<{}@x>", "l".repeat(130));
-    let table: [(&str, &str, Value, &str); 7] = [
+    let table: [(&str, &str, Value, &str); 10] = [
         ("<logo@x>", "<img src=\"cid:logo@x\">", json!("logo@x"), "<img src=\"cid:logo@x\">"),
         ("<logo@x>", "<img src='CID:logo%40x'>", json!("logo@x"), "<img src='CID:logo%40x'>"),
         (
@@ -169,6 +169,14 @@ fn pictures_are_inline_where_the_html_shows_them() {
             "<img src=\"cid:inline-1.postmeter\"><img src=\"cid:inline-1.postmeter\">",
         ),
         ("<>", "<img src=\"cid:\">", Value::Null, "<img src=\"cid:\">"),
+        ("<a&b@x>", "<img src=\"cid:a&amp;b@x\">", json!("a&b@x"), "<img src=\"cid:a&amp;b@x\">"),
+        ("<logo@x>", "<img src=\"cid:logo&#64;x\">", json!("logo@x"), "<img src=\"cid:logo&#64;x\">"),
+        (
+            "<l o@x>",
+            "<img src=\"cid:l%20o&commat;x\">",
+            json!("inline-1.postmeter"),
+            "<img src=\"cid:inline-1.postmeter\">",
+        ),
     ];
     for (id, html, want, html_after) in table {
         let picture = format!("Content-Type: image/png\r\nContent-ID: {id}\r\n\r\nPNG");
@@ -191,6 +199,18 @@ fn p6_what_cannot_be_carried_is_refused_with_a_reason() {
         (message(&multipart("report", &[TEXT, TEXT])), "5.6.1"),
         (message(&nested), "5.6.1"),
         (with("Content-Type: application/pkcs7-mime; name=smime.p7m\r\n", "x"), "5.6.1"),
+        (with("Content-Type: application/octet-stream; name=SMIME.P7M\r\n", "x"), "5.6.1"),
+        (with("Content-Disposition: attachment; filename=smime.p7m\r\n", "x"), "5.6.1"),
+        (with("Content-Type: application/pgp; format=text\r\n", "x"), "5.6.1"),
+        (with("Content-Type: application/x-pgp-message\r\n", "x"), "5.6.1"),
+        (with("Content-Type: application/pgp-keys\r\n", "x"), ""),
+        (
+            message(&multipart(
+                "mixed",
+                &[TEXT, "Content-Type: application/octet-stream; name=a.p7m\r\n\r\nx"],
+            )),
+            "",
+        ),
         (message(&exe), "5.7.1"),
         (message(&large), "5.3.4"),
         (with("Content-Type: multipart/mixed; boundary=b\r\n", "no parts"), "5.6.0"),
@@ -214,6 +234,73 @@ fn p6_what_cannot_be_carried_is_refused_with_a_reason() {
                 assert!(refused.what.bytes().all(|b| matches!(b, b' '..=b'~')), "{}", refused.what);
             }
         }
+    }
+}
+
+#[test]
+fn p6_what_is_signed_in_clear_keeps_its_signature_or_is_refused() {
+    let signed = |text: &str| {
+        format!(
+            "-----BEGIN PGP SIGNED MESSAGE-----\r\nHash: SHA256\r\n\r\n{text}\r\n-----BEGIN PGP SIGNATURE-----\r\n\
+             \r\nx\r\n-----END PGP SIGNATURE-----\r\n"
+        )
+    };
+    let plain = |parameters: &str, text: &str| format!("Content-Type: text/plain{parameters}\r\n\r\n{text}");
+    let not_ascii = "PGP-signed text that is not ASCII";
+    let table = [
+        ("", signed("hi"), None),
+        ("; format=flowed", signed("hi"), None),
+        ("; charset=utf-8", signed("gr\u{fc}n"), Some(not_ascii)),
+        ("; charset=iso-2022-jp", signed("\u{1b}$BF|\u{1b}(B"), Some(not_ascii)),
+        ("; format=flowed; delsp=YES", signed("hi"), Some("PGP-signed text in format=flowed with DelSp")),
+        ("; format=flowed; delsp=yes", "hi".into(), None),
+        ("; charset=utf-8", format!("gr\u{fc}n\r\n{}gr\u{fc}n", signed("hi")), None),
+        ("; charset=utf-8", signed("hi") + &signed("gr\u{fc}n"), Some(not_ascii)),
+        ("; charset=utf-8", signed("gr\u{fc}n").replace("-----BEGIN", "> -----BEGIN"), None),
+    ];
+    for (parameters, text, want) in table {
+        let entity = multipart("mixed", &[TEXT, &plain(parameters, &text)]);
+        match (translated(&message(&entity)), want) {
+            (Ok(_), None) => {}
+            (Err(refused), Some(want)) => {
+                assert_eq!(refused.status, "5.6.1");
+                assert!(refused.what.starts_with(&format!("{want} (part 2) ")), "{refused}");
+            }
+            (got, want) => panic!("{parameters} {text}: {got:?} is not {want:?}"),
+        }
+    }
+    let file = plain("; charset=utf-8; name=a.txt", &signed("gr\u{fc}n"));
+    assert!(translated(&message(&multipart("mixed", &[TEXT, &file]))).is_ok());
+}
+
+#[test]
+fn a_version_for_particular_readers_is_left_out_where_others_see_html() {
+    let amp = "Content-Type: text/x-amp-html\r\n\r\n<html amp4email></html>";
+    let related = multipart("related", &[HTML, IMAGE]);
+    let attached = "Content-Type: text/html; name=a.html\r\nContent-Disposition: attachment\r\n\r\n<p>x</p>";
+    for (html, is_left_out) in [(HTML, true), (&related, true), (attached, false), ("\r\n", false)] {
+        let bytes = message(&multipart("alternative", &[TEXT, amp, html]));
+        let notes = Translatable::parse(&bytes).unwrap().notes;
+        let is_noted = |change: &Change| {
+            notes.iter().any(|note| note.change == *change && note.to_string().starts_with("part 2 "))
+        };
+        assert_eq!(is_noted(&Change::VersionLeftOut), is_left_out, "{notes:?}");
+        assert_eq!(is_noted(&Change::VersionAsFile), !is_left_out, "{notes:?}");
+    }
+}
+
+#[test]
+fn what_is_only_called_a_calendar_stays_exact() {
+    let table = [
+        ("application/octet-stream; name=a.ics", "/wAB", "a.ics.bin", "/wAB"),
+        ("application/ics; name=a.ics", "w7w=", "a.ics", "\u{fc}"),
+        ("text/plain; charset=iso-8859-1; name=a.ics", "/A==", "a.ics", "\u{fc}"),
+    ];
+    for (content_type, octets, filename, content) in table {
+        let part =
+            format!("Content-Type: {content_type}\r\nContent-Transfer-Encoding: base64\r\n\r\n{octets}");
+        let attachment = attachment(&part);
+        assert_eq!((&attachment["filename"], &attachment["content"]), (&json!(filename), &json!(content)));
     }
 }
 
