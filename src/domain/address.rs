@@ -162,6 +162,19 @@ impl Mailbox {
     pub fn to_ascii(&self) -> String {
         format!("{}@{}", self.local, self.domain.to_ascii())
     }
+
+    /// The address where only ASCII may stand: its domain in punycode, and other
+    /// characters of its local part by their numbers, as RFC 6533 §3 writes them.
+    pub fn to_readable_ascii(&self) -> String {
+        let mut shown = String::with_capacity(self.local.len());
+        for c in self.local.chars() {
+            match c.is_ascii() {
+                true => shown.push(c),
+                false => shown.push_str(&format!("\\x{{{:X}}}", u32::from(c))),
+            }
+        }
+        format!("{shown}@{}", self.domain.to_ascii())
+    }
 }
 
 impl fmt::Display for Mailbox {
@@ -331,6 +344,9 @@ mod tests {
         let idn = Mailbox::parse("user@bücher.example").unwrap();
         assert!(!idn.is_ascii() && idn.fits_ascii());
         assert_eq!(idn.to_ascii(), "user@xn--bcher-kva.example");
+        assert_eq!(idn.to_readable_ascii(), idn.to_ascii());
+        let umlaut = Mailbox::parse("gr\u{fc}\u{df}e@b\u{fc}cher.example").unwrap();
+        assert_eq!(umlaut.to_readable_ascii(), "gr\\x{FC}\\x{DF}e@xn--bcher-kva.example");
         assert!(!Mailbox::parse("grüße@example.com").unwrap().fits_ascii());
     }
 
