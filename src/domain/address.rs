@@ -166,14 +166,7 @@ impl Mailbox {
     /// The address where only ASCII may stand: its domain in punycode, and other
     /// characters of its local part by their numbers, as RFC 6533 §3 writes them.
     pub fn to_readable_ascii(&self) -> String {
-        let mut shown = String::with_capacity(self.local.len());
-        for c in self.local.chars() {
-            match c.is_ascii() {
-                true => shown.push(c),
-                false => shown.push_str(&format!("\\x{{{:X}}}", u32::from(c))),
-            }
-        }
-        format!("{shown}@{}", self.domain.to_ascii())
+        format!("{}@{}", in_ascii(&self.local), self.domain.to_ascii())
     }
 }
 
@@ -181,6 +174,15 @@ impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.local, self.domain)
     }
+}
+
+/// Characters beyond ASCII by their numbers (RFC 6533 §3); those that control stay.
+pub(super) fn in_ascii(text: &str) -> String {
+    let written = |c: char| match c {
+        c if c.is_ascii() || c.is_control() => c.to_string(),
+        c => format!("\\x{{{:X}}}", u32::from(c)),
+    };
+    text.chars().map(written).collect()
 }
 
 fn without_source_route(text: &str) -> Result<&str, InvalidAddress> {
