@@ -162,12 +162,27 @@ impl Mailbox {
     pub fn to_ascii(&self) -> String {
         format!("{}@{}", self.local, self.domain.to_ascii())
     }
+
+    /// The address where only ASCII may stand: its domain in punycode, and other
+    /// characters of its local part by their numbers, as RFC 6533 §3 writes them.
+    pub fn to_readable_ascii(&self) -> String {
+        format!("{}@{}", in_ascii(&self.local), self.domain.to_ascii())
+    }
 }
 
 impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.local, self.domain)
     }
+}
+
+/// Characters beyond ASCII by their numbers (RFC 6533 §3); those that control stay.
+pub(super) fn in_ascii(text: &str) -> String {
+    let written = |c: char| match c {
+        c if c.is_ascii() || c.is_control() => c.to_string(),
+        c => format!("\\x{{{:X}}}", u32::from(c)),
+    };
+    text.chars().map(written).collect()
 }
 
 fn without_source_route(text: &str) -> Result<&str, InvalidAddress> {
@@ -331,6 +346,9 @@ mod tests {
         let idn = Mailbox::parse("user@bücher.example").unwrap();
         assert!(!idn.is_ascii() && idn.fits_ascii());
         assert_eq!(idn.to_ascii(), "user@xn--bcher-kva.example");
+        assert_eq!(idn.to_readable_ascii(), idn.to_ascii());
+        let umlaut = Mailbox::parse("gr\u{fc}\u{df}e@b\u{fc}cher.example").unwrap();
+        assert_eq!(umlaut.to_readable_ascii(), "gr\\x{FC}\\x{DF}e@xn--bcher-kva.example");
         assert!(!Mailbox::parse("grüße@example.com").unwrap().fits_ascii());
     }
 

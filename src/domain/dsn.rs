@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::address::Mailbox;
+use super::address::{Mailbox, in_ascii};
 
 /// Longest ENVID, in characters that it stands for (RFC 3461 §4.4).
 pub const MAX_ENVELOPE_ID_CHARS: usize = 100;
@@ -321,14 +321,6 @@ fn is_embedded(address: &str) -> bool {
             let point = piece.strip_prefix("x{").and_then(|rest| rest.split_once('}'));
             point.is_some_and(|(digits, _)| is_point(digits))
         })
-}
-
-fn in_ascii(address: &str) -> String {
-    let written = |c: char| match c {
-        c if c.is_ascii() || c.is_control() => c.to_string(),
-        c => format!("\\x{{{:X}}}", u32::from(c)),
-    };
-    address.chars().map(written).collect()
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@ const MAX_OCTETS: usize = 45;
 const MAX_PLAIN_WORD: usize = 900;
 
 /// The text as it is when it is printable ASCII, or else as encoded words with
-/// a space between them. Encoded words that are already there stay.
+/// a space between them. Encoded words that are already there stay, or are read and
+/// encoded with the rest.
 pub fn encode(text: &str) -> String {
-    if text.bytes().all(|b| matches!(b, b' '..=b'~')) { text.to_owned() } else { words(text) }
+    if text.bytes().all(|b| matches!(b, b' '..=b'~')) { text.to_owned() } else { words(&decode(text)) }
 }
 
 /// The same for text that a person wrote, in which nothing is encoded yet:
@@ -285,6 +286,15 @@ mod tests {
             let text = piece.repeat(20_000);
             assert!(decode(&text).len() <= text.len());
             assert!(decode(&(text + "?=")).len() >= 2);
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_in_part_is_not_encoded_twice() {
+        for text in ["=?utf-8?q?=C3=BC?=", "=?utf-8?q?=C3=BC?= \u{fc}", "\u{fc} =?utf-8?q?=C3=BC?= x"] {
+            let encoded = encode(text);
+            assert!(encoded.is_ascii());
+            assert_eq!(decode(&encoded), decode(text), "{text}");
         }
     }
 

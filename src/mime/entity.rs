@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 
-use super::charset::{self, Text};
+use super::charset::{self, Reading, Text};
 use super::header::{Field, Header, Malformed};
 use super::media::{self, MediaType, disposition};
 use super::transfer;
@@ -43,6 +43,10 @@ pub enum Broken {
     /// A Content-Transfer-Encoding that is not in RFC 2045.
     #[error("the content transfer encoding {0} is not known")]
     Encoding(String),
+    /// A field that stands once, several times with values that differ: readers
+    /// do not agree on which of them holds.
+    #[error("a part of the message has several {0} fields, which differ")]
+    Repeated(&'static str),
     /// What is said to be encoded is not.
     #[error("a part of the message is not valid {0}")]
     Encoded(&'static str),
@@ -146,7 +150,8 @@ impl<'a> Entity<'a> {
         if !parameters.all(|field| media::is_readable(field.value())) {
             return Err(Broken::Parameters);
         }
-        let media = header.first("Content-Type").map_or(default, |field| MediaType::parse(field.value()));
+        let media = only(header, "Content-Type", |field| MediaType::parse(field.value()))?.unwrap_or(default);
+        let encoding = only(header, "Content-Transfer-Encoding", encoding)?.unwrap_or(Encoding::Identity);
         let (kind, filename, is_guessed) = match header.first("Content-Disposition") {
             Some(field) => disposition(field.value()),
             None => (String::new(), None, false),
@@ -171,7 +176,7 @@ impl<'a> Entity<'a> {
             location: location.filter(|location| !location.is_empty()),
             fields: header.fields.clone(),
             content,
-            encoding: encoding(header),
+            encoding,
             media,
         })
     }
@@ -218,18 +223,34 @@ impl<'a> Entity<'a> {
     }
 
     /// The decoded octets of a leaf as text, in UTF-8 whatever its character set,
-    /// with `\n` line ends.
+    /// with `\n` line ends. U+0000 means nothing in a text, whatever it is encoded as.
     pub fn text(&self, decoded: &Decoded<'_>) -> Result<Text, Broken> {
         let charset = self.media.parameter("charset").unwrap_or_default();
         let read = charset::decode(charset, &decoded.bytes);
         let read = read.ok_or_else(|| Broken::Charset(charset.chars().take(40).collect()))?;
         let text = read.text.strip_prefix('\u{feff}').unwrap_or(&read.text);
-        Ok(Text { text: text.replace("\r\n", "\n"), ..read })
+        let reading = if text.contains('\0') { Reading::Replaced } else { read.reading };
+        let text = text.replace("\r\n", "\n").replace('\0', "\u{fffd}");
+        Ok(Text { text, reading })
     }
 }
 
-fn encoding(header: &Header<'_>) -> Encoding {
-    let value = header.first("Content-Transfer-Encoding").map(Field::unfolded).unwrap_or_default();
+/// What a field says; it may be repeated if it says the same.
+fn only<T: PartialEq>(
+    header: &Header<'_>,
+    name: &'static str,
+    read: impl Fn(&Field<'_>) -> T,
+) -> Result<Option<T>, Broken> {
+    let mut said = header.all(name).map(read);
+    let first = said.next();
+    if said.any(|other| Some(&other) != first.as_ref()) {
+        return Err(Broken::Repeated(name));
+    }
+    Ok(first)
+}
+
+fn encoding(field: &Field<'_>) -> Encoding {
+    let value = field.unfolded();
     let name = value.split([';', '(', ' ']).next().unwrap_or_default();
     match name.to_ascii_lowercase().as_str() {
         "" | "7bit" | "8bit" | "binary" | "7-bit" | "8-bit" => Encoding::Identity,
@@ -335,13 +356,14 @@ mod tests {
 
     #[test]
     fn text_is_read_whatever_its_charset() {
-        let table: [(&str, &[u8], &str); 9] = [
+        let table: [(&str, &[u8], &str); 10] = [
             ("", b"a\r\nb\r\n", "a\nb\n"),
             ("Content-Type: text/plain\r\n", b"gr\xc3\xbc", "gr\u{fc}"),
             ("Content-Type: text/plain\r\n", b"gr\xfc", "gr\u{fc}"),
             ("Content-Type: text/plain; charset=iso-8859-15\r\n", b"\xa4", "\u{20ac}"),
             ("Content-Type: text/plain; charset=shift_jis\r\n", b"\x83n", "\u{30cf}"),
             ("Content-Type: text/plain; charset=utf-8\r\n", b"\xef\xbb\xbfa\xff", "a\u{fffd}"),
+            ("Content-Type: text/plain; charset=utf-16be\r\n", b"\0a\0\0", "a\u{fffd}"),
             ("Content-Type: text/plain; charset=x-odd\r\n", b"\xc3\xbc", "\u{fc}"),
             ("Content-Transfer-Encoding: BASE64\r\n", b"Z3LD\r\nvA==\r\n", "gr\u{fc}"),
             ("Content-Transfer-Encoding: quoted-printable\r\n", b"gr=C3=BC=\r\n!", "gr\u{fc}!"),
@@ -362,6 +384,27 @@ mod tests {
         for (fields, body, want) in table {
             let bytes = [fields.as_bytes(), b"\r\n", body].concat();
             assert_eq!(text(&bytes), Err(want), "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_says_two_things_says_nothing() {
+        let table = [
+            ("Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: 8BIT\r\n", None),
+            ("Content-Type: text/plain\r\ncontent-type: Text/Plain \r\n", None),
+            (
+                "Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n",
+                Some("Content-Transfer-Encoding"),
+            ),
+            (
+                "Content-Type: text/plain\r\nContent-Type: multipart/mixed; boundary=b\r\n",
+                Some("Content-Type"),
+            ),
+            ("Content-Type: text/plain\r\nContent-Type: text/plain; charset=utf-8\r\n", Some("Content-Type")),
+        ];
+        for (fields, repeated) in table {
+            let bytes = format!("{fields}\r\nx");
+            assert_eq!(text(bytes.as_bytes()).err(), repeated.map(Broken::Repeated), "{fields}");
         }
     }
 

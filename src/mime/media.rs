@@ -136,6 +136,11 @@ impl MediaType {
         self.parameters.is_guessed
     }
 
+    /// The names of its parameters, in lower case.
+    pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
+        self.parameters.list.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The value of a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name)
@@ -184,9 +189,16 @@ pub fn type_of_extension(extension: &str) -> KnownType {
     }
 }
 
-/// The usual extension of files of that type (`kind/subtype`), `bin` if there is none.
+/// The usual extension of files of that type (`kind/subtype`). Where there is none, any
+/// text can be read as plain text (RFC 2046 §4.1.4), and the rest is `bin`.
 pub fn extension_of_type(essence: &str) -> &'static str {
-    EXTENSIONS.iter().find(|(_, known)| *known == essence).map_or("bin", |(extension, _)| extension)
+    match EXTENSIONS.iter().find(|(_, known)| *known == essence) {
+        Some((extension, _)) => extension,
+        // A message in UTF-8 (RFC 6532 §3.7).
+        None if essence == "message/global" => "eml",
+        None if essence.starts_with("text/") => "txt",
+        None => "bin",
+    }
 }
 
 #[cfg(test)]
@@ -219,6 +231,8 @@ mod tests {
             assert_eq!(type_of_extension(extension_of_type(known)), KnownType::One(known));
         }
         assert_eq!(extension_of_type("application/x-unheard-of"), "bin");
+        assert_eq!(extension_of_type("text/enriched"), "txt");
+        assert_eq!(extension_of_type("message/global"), "eml");
         assert_eq!(extension("a.b.PDF").as_deref(), Some("pdf"));
         assert_eq!(extension("README"), None);
     }

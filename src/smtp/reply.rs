@@ -397,6 +397,7 @@ impl Reply {
                 Self::new("550", "5.1.1", text)
             }
             Refusal::AddressNotCarried { address } => {
+                let address = address.to_readable_ascii();
                 Self::new("550", "5.6.7", format!("Mail to or from {address} cannot be carried: not ASCII"))
             }
             Refusal::TooManyRecipients { limit } => Self::too_many_recipients(*limit),

@@ -78,7 +78,8 @@ impl CannotCarry {
     }
 
     fn non_ascii(mailbox: &Mailbox) -> Self {
-        let what = format!("the address {mailbox} needs SMTPUTF8, which Resend does not speak");
+        let address = mailbox.to_readable_ascii();
+        let what = format!("the address {address} needs SMTPUTF8, which Resend does not speak");
         Self { address: Some(mailbox.clone()), ..Self::new("5.6.7", &what) }
     }
 }

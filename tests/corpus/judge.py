@@ -184,9 +184,12 @@ def judged(path, explained):
 
 def header_problems(message, explained):
     """Fields that are neither carried nor named in a note."""
-    skipped = {"from", "to", "cc", "bcc", "subject", "reply-to", "date", "message-id", "mime-version", "return-path",
-               "dkim-signature", "dkim2-signature", "domainkey-signature", "message-instance"}
-    prefixes = ("content-", "received", "arc-", "resend-", "x-ses-", "x-postmeter-")
+    skipped = {"from", "to", "cc", "bcc", "subject", "reply-to", "content-type",
+               "content-transfer-encoding", "content-disposition", "content-id", "content-location",
+               # What `postmeter explain` says of every mail.
+               "date", "message-id", "mime-version", "return-path", "received", "dkim-signature", "dkim2-signature",
+               "domainkey-signature", "arc-seal", "arc-message-signature", "arc-authentication-results",
+               "content-length", "x-postmeter-idempotency-key"}
     noted = {(note.get("field") or "").lower() for note in explained["notes"]}
     for part in explained["parts"]:
         if "email" not in part:
@@ -194,7 +197,7 @@ def header_problems(message, explained):
         carried = {name.lower(): value for name, value in part["email"].get("headers", {}).items()}
         for name, value in message.items():
             low = name.lower().strip()
-            if low in skipped or low.startswith(prefixes) or low in noted:
+            if low in skipped or low in noted:
                 continue
             value = squeezed(str(value))
             if value and squeezed(carried.get(low, "")) != value and squeezed(value) not in squeezed(carried.get(low, "")):

@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::CannotCarry;
 use super::body::lost_fields;
-use super::note::{Change, Note};
+use super::note::{Change, Note, short};
 use super::references::{MAX_URL, cids, locations, with_new_targets};
-use crate::mime::charset::Reading;
+use crate::mime::charset::{self, Reading};
 use crate::mime::entity::{Decoded, Entity};
 use crate::mime::media::{KnownType, MediaType, extension, extension_of_type, type_of_extension};
 
@@ -160,6 +160,15 @@ impl Writer<'_> {
     }
 
     fn attachment(&mut self, entity: &Entity<'_>, number: usize) -> Result<Attachment, CannotCarry> {
+        if entity.media.is("message", "external-body") {
+            // Where it is stands in the parameters of its type (RFC 2046 §5.2.3).
+            let what = format!(
+                "part {}: a reference to content elsewhere cannot be sent through Resend, which writes every \
+                 message anew",
+                entity.number
+            );
+            return Err(CannotCarry::new("5.6.1", &what));
+        }
         let decoded = entity.decoded().map_err(|broken| CannotCarry::at(entity, &broken))?;
         if decoded.is_damaged {
             self.note(entity, Change::Damaged);
@@ -179,7 +188,9 @@ impl Writer<'_> {
             true => self.calendar(entity, &decoded)?,
             false => STANDARD.encode(&decoded.bytes),
         };
-        let content_type = content_type(&entity.media, &extension, decoded.bytes.is_ascii());
+        let needs_charset = !is_calendar && needs_charset(&entity.media, &decoded.bytes);
+        let content_type = content_type(&entity.media, &extension, needs_charset);
+        self.lost_parameters(entity, content_type.as_deref(), needs_charset);
         let says_something = entity.media.essence() != "application/octet-stream" && !is_calendar;
         if content_type.is_none() && says_something {
             self.note(entity, Change::TypeLeftOut);
@@ -187,6 +198,20 @@ impl Writer<'_> {
             self.note(entity, Change::TypeOfName);
         }
         Ok(Attachment { filename, content, content_type, content_id: None })
+    }
+
+    /// Notes those parameters that a reader of the file may miss.
+    fn lost_parameters(&mut self, entity: &Entity<'_>, content_type: Option<&str>, needs_charset: bool) {
+        let carried = content_type.map(|written| MediaType::parse(written.as_bytes()));
+        let is_lost = |name: &&str| match *name {
+            "name" | "boundary" => false,
+            "charset" if !needs_charset => false,
+            name => carried.as_ref().is_none_or(|carried| carried.parameter(name).is_none()),
+        };
+        let lost: Vec<String> = entity.media.parameter_names().filter(is_lost).map(short).collect();
+        if !lost.is_empty() {
+            self.note(entity, Change::ParametersLost(lost));
+        }
     }
 
     /// The text of a calendar. Its lines end in CRLF (RFC 5545 §3.1).
@@ -257,7 +282,7 @@ fn writings(location: &str, bases: &[&str]) -> Vec<String> {
 /// The type, unless the extension might contradict it: then Resend shall take it
 /// from the extension. Of the parameters only those go along that the content
 /// cannot be read without.
-fn content_type(media: &MediaType, extension: &str, is_ascii: bool) -> Option<String> {
+fn content_type(media: &MediaType, extension: &str, needs_charset: bool) -> Option<String> {
     let essence = media.essence();
     let certain = match type_of_extension(extension) {
         KnownType::One(known) => known == essence,
@@ -272,8 +297,16 @@ fn content_type(media: &MediaType, extension: &str, is_ascii: bool) -> Option<St
         let method = media.parameter("method").filter(is_word);
         return Some(method.map_or(essence.clone(), |method| format!("{essence}; method={method}")));
     }
-    let charset = media.parameter("charset").filter(is_word).filter(|_| media.kind() == "text" && !is_ascii);
+    let charset =
+        media.parameter("charset").filter(is_word).filter(|_| media.kind() == "text" && needs_charset);
     Some(charset.map_or(essence.clone(), |charset| format!("{essence}; charset={charset}")))
+}
+
+/// Whether the octets say something else in ASCII than in the character set that is named:
+/// those of UTF-7 or ISO-2022-JP may all be ASCII.
+fn needs_charset(media: &MediaType, octets: &[u8]) -> bool {
+    let Some(name) = media.parameter("charset") else { return false };
+    !octets.is_ascii() || charset::decode(name, octets).is_none_or(|read| read.text.as_bytes() != octets)
 }
 
 fn is_usable(id: &str) -> bool {

@@ -5,6 +5,7 @@ use super::{CannotCarry, written};
 use crate::mime::address_list::{addresses, mailboxes, readable_addresses};
 use crate::mime::encoded_word;
 use crate::mime::header::{Field, Header};
+use crate::mime::inspect::IDEMPOTENCY_KEY_FIELD;
 
 /// Resend refuses a mail without a subject.
 const NO_SUBJECT: &str = "(no subject)";
@@ -35,8 +36,10 @@ pub(super) const CARRIED_OF_PARTS: [&str; 7] = [
     "Content-MD5",
 ];
 
-/// Fields that Resend writes itself in every mail, or that say nothing beyond this hop.
-const OF_EVERY_MAIL: [&str; 9] = [
+/// Fields that Resend writes itself in every mail, or that say nothing beyond this hop:
+/// [`super::EVERY_MAIL`] tells them.
+const OF_EVERY_MAIL: [&str; 13] = [
+    "Received",
     "Return-Path",
     "Date",
     "Message-ID",
@@ -44,15 +47,18 @@ const OF_EVERY_MAIL: [&str; 9] = [
     "DKIM-Signature",
     "DKIM2-Signature",
     "DomainKey-Signature",
-    "Message-Instance",
+    "ARC-Seal",
+    "ARC-Message-Signature",
+    "ARC-Authentication-Results",
     "Content-Length",
+    IDEMPOTENCY_KEY_FIELD,
 ];
-const OF_EVERY_MAIL_PREFIXES: [&str; 5] = ["Received", "ARC-", "Resend-", "X-SES-", "X-Postmeter-"];
 
-/// Fields that Resend or Amazon SES would refuse or write themselves. The same field
-/// twice makes Resend answer 500 for ever.
-const NOT_CARRIED: [&str; 4] = ["Sender", "Delivered-To", "X-Original-To", "Authentication-Results"];
-const NOT_CARRIED_PREFIXES: [&str; 2] = ["Content-", "Resent-"];
+/// Fields that Resend or Amazon SES would refuse, write themselves or take for orders, and
+/// those that are for Postmeter alone. The same field twice makes Resend answer 500 for ever.
+const NOT_CARRIED: [&str; 6] =
+    ["Sender", "Delivered-To", "X-Original-To", "Authentication-Results", "Received-SPF", "Message-Instance"];
+const NOT_CARRIED_PREFIXES: [&str; 6] = ["Content-", "Resent-", "ARC-", "Resend-", "X-SES-", "X-Postmeter-"];
 
 /// Fields that have one value (RFC 5322 §3.6 and those that define them), so that two
 /// cannot be written as one.
@@ -189,7 +195,6 @@ impl Custom {
 
 fn is_written_elsewhere(field: &Field<'_>) -> bool {
     TRANSLATED.into_iter().chain(OF_EVERY_MAIL).any(|name| field.is(name))
-        || OF_EVERY_MAIL_PREFIXES.into_iter().any(|prefix| field.starts_with(prefix))
 }
 
 fn is_carried(field: &Field<'_>) -> bool {

@@ -12,11 +12,12 @@ use crate::domain::address::Mailbox;
 use crate::mime::entity::Entity;
 
 /// What Resend does to every mail.
-pub const EVERY_MAIL: [&str; 7] = [
+pub const EVERY_MAIL: [&str; 8] = [
     "Message-ID, Date, Return-Path, Received and MIME-Version are Resend's own",
-    "signatures in the header (DKIM, ARC) are Resend's own, since it writes the message anew",
+    "signatures in the header (DKIM, DKIM2, DomainKeys, ARC) are Resend's own, since it writes the message anew",
+    "Content-Length and X-Postmeter-Idempotency-Key are for Postmeter and go no further",
     "character sets and transfer encodings of texts are Resend's choice; line ends are, too",
-    "of a file's type and disposition only the charset, a calendar's method and the name are carried",
+    "of a file's disposition only the name is carried",
     "To and Cc show recipients of the envelope only; Bcc is never shown",
     "the order of header fields, and text before the first and after the last boundary, are not carried",
     "requests for delivery reports (DSN) are not passed on: Postmeter writes bounces itself",
@@ -130,6 +131,8 @@ pub enum Change {
     NewContentId(String),
     /// Two parts have one id.
     SameContentId,
+    /// Those parameters of the part's type are not carried.
+    ParametersLost(Vec<String>),
     /// A field of the part is not carried.
     PartFieldLost(String),
     /// Nor are so many others.
@@ -249,6 +252,7 @@ impl Change {
             Self::CalendarRewritten => "is sent as text in UTF-8 whose lines end in CRLF".into(),
             Self::NewContentId(id) => format!("the HTML refers to it by a new Content-ID, {id}"),
             Self::SameContentId => "another part has the same Content-ID: sent as a file".into(),
+            Self::ParametersLost(names) => format!("of its type {} is not carried", some(names)),
             Self::PartFieldLost(name) => format!("its {name} is not carried"),
             Self::PartFieldsLost(count) => format!("{count} more of its fields are not carried"),
             // Those of the message and of fields are written above.
