@@ -33,6 +33,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 
 BATCH = 100
 # Notes about a part that explain why its octets are not there as they are.
@@ -45,13 +46,16 @@ WEB = {"iso-8859-1": "cp1252", "latin1": "cp1252", "latin-1": "cp1252", "iso8859
        "iso-8859-9": "cp1254", "x-sjis": "cp932", "iso-8859-8-i": "iso-8859-8", "x-gbk": "gb18030"}
 
 
-def leaves(message, number=""):
-    """The leaves with their numbers, as `postmeter explain` counts them."""
+def leaves(message, number="", defects=()):
+    """The leaves with their numbers, as `postmeter explain` counts them, and with what Python
+    found wrong with each and with what it is in."""
+    defects = [*defects, *(type(defect).__name__ for defect in message.defects)]
     if message.get_content_maintype() == "multipart" and message.is_multipart():
         for n, part in enumerate(message.get_payload(), 1):
-            yield from leaves(part, f"{number}.{n}" if number else str(n))
+            yield from leaves(part, f"{number}.{n}" if number else str(n), defects)
     else:
-        yield number or "1", message
+        defects += (type(defect).__name__ for inner in message.walk() for defect in inner.defects)
+        yield number or "1", message, defects
 
 
 def octets(leaf, raw):
@@ -107,6 +111,11 @@ def is_carried(leaf, content, sent):
     return text == "" or any(text in shown for shown in sent["shown"])
 
 
+def has(sent, content):
+    """How often the octets are there as a file."""
+    return sum(octets.replace(b"\r\n", b"\n").rstrip(b"\n") == content for octets in sent["files"])
+
+
 def without_folding(text):
     return re.sub(r"\s+", "", text)
 
@@ -132,18 +141,30 @@ def file_problems(number, leaf, content, sent, notes):
     name = leaf.get_filename()
     if not same or (content is None and not name):
         return
-    # Python does not read raw UTF-8, and of two names it takes the one that can say less.
-    fields = [without_folding(readable(value)) for field, value in leaf.raw_items() if field.lower().startswith("content-")]
     names = {without_folding(attachment["filename"]) for attachment in same}
-    is_there = any(name in field for name in names for field in fields if not field.isascii())
-    has_both = any("name=" in field and "name*" in field for field in fields)
-    wanted_names = {without_folding(decoded(name))} if name else names
-    if not notes & {"named", "renamed"} and not is_there and not has_both and not names & wanted_names:
+    wanted_names = {without_folding(decoded(name)), *names_said(leaf)} if name else names
+    if not notes & {"named", "renamed"} and not names & wanted_names:
         yield f"part {number} is named {name!r}, not {sorted(names)}"
     kinds = {kind_of_file(attachment) for attachment in same}
     has_type = "/" in str(leaf.get("Content-Type", "text/plain"))
     if content is not None and has_type and not notes & {"type_left_out", "type_of_name"} and leaf.get_content_type() not in kinds:
         yield f"part {number} is {leaf.get_content_type()}, not {sorted(kinds)}"
+
+
+def names_said(leaf):
+    """Each name that its fields give a file: Python takes one, and does not read raw UTF-8."""
+    for field, value in leaf.raw_items():
+        if not field.lower().startswith("content-"):
+            continue
+        for star, quoted, bare in re.findall(r'(?i)name(\*?)\s*=\s*(?:"([^"]*)"|([^;\s]+))', readable(value)):
+            said = quoted or bare
+            if star and said.count("'") >= 2:
+                charset, _, said = said.split("'", 2)
+                try:
+                    said = urllib.parse.unquote(said, charset or "utf-8", "replace")
+                except LookupError:
+                    continue
+            yield without_folding(decoded(said))
 
 
 def kind_of_file(attachment):
@@ -165,8 +186,9 @@ def judged(path, explained):
     for note in explained["notes"]:
         change = note["change"]
         notes[note.get("part")].add(change if isinstance(change, str) else next(iter(change)))
-    problems = []
-    for number, leaf in leaves(message):
+    problems, defects, count = [], collections.defaultdict(set), collections.Counter()
+    for number, leaf, wrong in leaves(message):
+        before = len(problems)
         content = octets(leaf, raw)
         if content is not None and squeezed(content.decode("latin-1")) == "" and leaf.get_content_maintype() == "text":
             continue
@@ -174,11 +196,21 @@ def judged(path, explained):
             problems.append(f"part {number} ({leaf.get_content_type()})")
         for one in sent:
             problems += file_problems(number, leaf, content, one, notes[number])
-    problems += header_problems(message, explained)
+        if content is not None and leaf.get_content_maintype() not in ("text", "message") and not notes[number] & EXPLAIN:
+            # As often as it is in the message.
+            content = content.replace(b"\r\n", b"\n").rstrip(b"\n")
+            count[content] += 1
+            if any(has(one, content) < count[content] for one in sent):
+                problems.append(f"part {number} ({leaf.get_content_type()}) again")
+        for problem in problems[before:]:
+            defects[problem].update(wrong)
+    for problem in header_problems(message, explained):
+        problems.append(problem)
+        defects[problem].update(type(defect).__name__ for defect in message.defects)
     if problems:
-        defects = [type(d).__name__ for part in message.walk() for d in part.defects]
-        kind = "unlike" if defects else "silent"
-        return kind, "; ".join(problems) + (f" [{', '.join(sorted(set(defects)))}]" if defects else "")
+        kind = "unlike" if all(defects[problem] for problem in problems) else "silent"
+        wrong = sorted(set().union(*defects.values()))
+        return kind, "; ".join(problems) + (f" [{', '.join(wrong)}]" if wrong else "")
     return ("noted" if explained["notes"] else "whole"), ", ".join(note["text"] for note in explained["notes"])
 
 
@@ -245,7 +277,7 @@ def address_problems(message, part, noted):
         wanted = people(message, field)
         # Python reads a comma in an encoded word as one of the list.
         raw = without_folding("".join(decoded(readable(value)) for name, value in message.raw_items() if name.lower() == field))
-        is_there = {address: all(name in raw for name in shown[address]) for address in shown}
+        is_there = {address: all(name and name in raw for name in shown[address]) for address in shown}
         is_same = wanted.keys() == shown.keys() and all(
             shown[address] <= wanted[address] or is_there[address] for address in shown)
         if field not in noted and not is_same:
