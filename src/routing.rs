@@ -83,8 +83,9 @@ impl Routing {
         self.kind == UpstreamKind::Resend
     }
 
-    /// Whether some road can carry an address whose local part is not ASCII.
-    pub fn carries_smtputf8(&self) -> bool {
+    /// Whether some road is an SMTP server of the operator's, which takes what Resend cannot
+    /// carry as it is: reports, addresses whose local part is not ASCII.
+    pub fn has_smtp_server(&self) -> bool {
         self.kind == UpstreamKind::Smtp || self.fallback == Fallback::Smtp
     }
 

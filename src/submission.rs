@@ -221,7 +221,7 @@ impl Submission {
 
     /// The check at RCPT: whether a configured road can carry the address.
     pub fn check_recipient(&self, recipient: &Mailbox) -> Result<(), Refusal> {
-        if recipient.fits_ascii() || self.0.tools.routing.carries_smtputf8() {
+        if recipient.fits_ascii() || self.0.tools.routing.has_smtp_server() {
             return Ok(());
         }
         self.counted(Err(Refusal::AddressNotCarried { address: recipient.clone() }))
@@ -260,7 +260,7 @@ impl Submission {
         let standing = self.standing(who).await?;
         if let Some(sender) = reverse_path.mailbox() {
             self.check_sender(&standing.senders, sender)?;
-            if !sender.fits_ascii() && !self.0.tools.routing.carries_smtputf8() {
+            if !sender.fits_ascii() && !self.0.tools.routing.has_smtp_server() {
                 return Err(Refusal::AddressNotCarried { address: sender.clone() });
             }
         }

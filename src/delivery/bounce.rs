@@ -72,7 +72,7 @@ impl Postmaster {
     }
 
     fn shape(&self) -> Shape {
-        if self.routing.prefers_resend() { Shape::Plain } else { Shape::Report }
+        if self.routing.has_smtp_server() { Shape::Report } else { Shape::Plain }
     }
 
     /// The notice to a customer that their mail is not taken any more, and why.

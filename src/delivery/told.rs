@@ -194,10 +194,11 @@ impl Ears {
     ) -> Result<Report, StoreError> {
         let unsent = part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
         let sent: Vec<Mailbox> = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
-        let relayed = match self.0.store.original(message_id).await? {
-            Some(original) => self.relayed(&part.customer_id, original, at),
-            None => None,
+        let original = match self.0.postmaster.success_reports {
+            true => self.0.store.original(message_id).await?,
+            false => None,
         };
+        let relayed = original.and_then(|original| self.relayed(&part.customer_id, original, at));
         let handed_on = sent.clone();
         let answered = Answered { upstream_id, sent, relayed: handed_on, ..Answered::default() };
         let news = report::News::Answered(answered);
@@ -207,7 +208,7 @@ impl Ears {
 
     /// The report that somebody was handed on, if their sender asked for one.
     fn relayed(&self, customer_id: &CustomerId, original: Original, now: Timestamp) -> Option<Relayed> {
-        if !self.0.postmaster.success_reports || !original.dsn.asks_for_success() {
+        if !original.dsn.asks_for_success() {
             return None;
         }
         about(&original)?;

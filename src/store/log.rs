@@ -68,6 +68,8 @@ pub struct RefundLog {
 pub struct RecipientLog {
     /// The address.
     pub address: String,
+    /// The part that it is sent with: one of [`PartLog::part_no`].
+    pub part_no: u32,
     /// `queued`, `sent` or `failed`.
     pub state: String,
     /// The enhanced status code of a refusal.
@@ -87,6 +89,8 @@ pub struct RecipientLog {
 /// One part as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartLog {
+    /// Its number in the message, from 0.
+    pub part_no: u32,
     /// `resend` or `smtp`.
     pub road: String,
     /// `queued`, `sending`, `sent`, `failed` or `held`.
@@ -136,9 +140,9 @@ pub(super) struct MessageRow {
 }
 
 type PartRow =
-    (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool, Option<String>);
+    (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool, Option<String>, u32);
 type RecipientRow =
-    (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>);
+    (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>, u32);
 /// Message, address, kind.
 type NewsRow = (String, String, String);
 /// Of each message and address what stands in the end.
@@ -185,11 +189,11 @@ impl Store {
             SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
                    last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
                        WHERE r.message_id = part.message_id AND r.part_no = part.part_no
-                         AND r.state = 'queued' AND r.maybe_taken = 1), batch_id
+                         AND r.state = 'queued' AND r.maybe_taken = 1), batch_id, part_no
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
             SELECT message_id, address, state, status, reply, maybe_taken = 1 AND state <> 'sent',
-                   bounced_at, bounce
+                   bounced_at, bounce, part_no
             FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
         const REFUNDS: &str = "
             SELECT message_id, address, amount, state, reason, entry_id
@@ -261,9 +265,10 @@ fn last_words(rows: Vec<NewsRow>) -> Result<LastWords, StoreError> {
 }
 
 fn recipient_log(row: &RecipientRow, news: &LastWords) -> Result<RecipientLog, StoreError> {
-    let (message_id, address, state, status, reply, maybe_taken, bounced_at, bounce) = row;
+    let (message_id, address, state, status, reply, maybe_taken, bounced_at, bounce, part_no) = row;
     Ok(RecipientLog {
         address: address.clone(),
+        part_no: *part_no,
         state: state.clone(),
         status: status.clone(),
         reply: reply.clone(),
@@ -285,8 +290,9 @@ fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> Ref
 }
 
 fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
-    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown, batch_id) = row;
+    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown, batch_id, part_no) = row;
     Ok(PartLog {
+        part_no: *part_no,
         road: road.clone(),
         state: state.clone(),
         attempts: *attempts,
