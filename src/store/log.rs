@@ -139,8 +139,19 @@ pub(super) struct MessageRow {
     notes: Option<String>,
 }
 
-type PartRow =
-    (String, String, String, u32, i64, Option<i64>, Option<String>, Option<String>, bool, Option<String>, u32);
+type PartRow = (
+    String,
+    String,
+    String,
+    u32,
+    i64,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    bool,
+    Option<String>,
+    u32,
+);
 type RecipientRow =
     (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>, u32);
 /// Message, address, kind.

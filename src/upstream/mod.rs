@@ -122,23 +122,26 @@ pub struct Upstreams {
 /// A part as its upstream takes it, and the upstream.
 #[derive(Debug)]
 pub enum Ready<'a> {
-    /// The request.
-    Resend(&'a resend::Resend, resend::Request),
+    /// The request, and its turn where it has one already.
+    Resend(&'a resend::Resend, resend::Request, Option<resend::turns::Turn>),
     /// The message as it is; to Resend's own service under the rate of its API.
     Smtp(&'a smtp::SmtpUpstream, Outgoing, Option<&'a resend::Resend>),
 }
 
 impl Upstreams {
     /// Makes a part ready for that road. A large one may wait for its turn to be
-    /// translated, two minutes at most.
+    /// translated, two minutes at most; a small one for Resend waits for its turn to leave
+    /// first, so that nothing is translated that is put off.
     ///
     /// # Errors
     /// What became of it without a call.
     pub async fn prepare(&self, road: Road, outgoing: Outgoing) -> Result<Ready<'_>, Outcome> {
         match (road, &self.resend, &self.smtp) {
             (Road::Resend, Some(resend), _) => {
+                let is_small = outgoing.bytes.len() <= translating::SMALL;
+                let turn = if is_small { Some(resend.turn_of_one().await?) } else { None };
                 let request = resend::Request::make(outgoing, &self.translating).await?;
-                Ok(Ready::Resend(resend, request))
+                Ok(Ready::Resend(resend, request, turn))
             }
             (Road::Smtp, resend, Some(smtp)) => {
                 Ok(Ready::Smtp(smtp, outgoing, resend.as_ref().filter(|_| smtp.is_resend())))
@@ -155,7 +158,8 @@ impl Ready<'_> {
     /// Makes one attempt.
     pub async fn send(self) -> Outcome {
         match self {
-            Self::Resend(resend, request) => resend.send(request).await,
+            Self::Resend(resend, request, None) => resend.send(request).await,
+            Self::Resend(resend, request, Some(turn)) => resend.send_in(turn, request).await,
             Self::Smtp(smtp, outgoing, None) => smtp.send(&outgoing).await,
             Self::Smtp(smtp, outgoing, Some(resend)) => match resend.next_of_all().await {
                 Ok(()) => smtp.send(&outgoing).await,

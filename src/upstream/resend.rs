@@ -102,10 +102,23 @@ impl Resend {
     /// answer is for all of the `recipients`, since Resend takes or refuses a
     /// mail as a whole.
     pub async fn post(&self, json: Bytes, idempotency_key: &str, recipients: usize) -> Outcome {
-        match self.turns.single().await {
+        match self.turn_of_one().await {
             Ok(turn) => self.post_in(turn, json, idempotency_key, recipients).await,
-            Err(wait) => no_turn(wait),
+            Err(outcome) => outcome,
         }
+    }
+
+    /// Makes the call in a turn that was waited for.
+    pub async fn send_in(&self, turn: Turn, request: Request) -> Outcome {
+        self.post_in(turn, request.json.clone(), &request.idempotency_key, request.recipients).await
+    }
+
+    /// Waits for the turn of a call with one mail.
+    ///
+    /// # Errors
+    /// What becomes of the call without one.
+    pub async fn turn_of_one(&self) -> Result<Turn, Outcome> {
+        self.turns.single().await.map_err(no_turn)
     }
 
     /// Waits for the turn of a call that is not made ready yet: whatever comes meanwhile
@@ -123,7 +136,7 @@ impl Resend {
     /// # Errors
     /// What becomes of it, where that is too far off.
     pub async fn next_of_all(&self) -> Result<(), Outcome> {
-        self.turns.single().await.map_err(no_turn)?.leave().await;
+        self.turn_of_one().await?.leave().await;
         Ok(())
     }
 

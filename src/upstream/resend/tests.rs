@@ -1,10 +1,16 @@
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::batch::Together;
 use super::*;
+use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::ids::PartId;
+use crate::domain::message::Road;
 use crate::outbound::RateInfo;
 use crate::outbound::stand_in::{Given, StandIn};
-use crate::upstream::RecipientAnswer;
+use crate::upstream::translating::Translating;
+use crate::upstream::{Outgoing, RecipientAnswer, Upstreams};
 
 const KEY: &str = "re_very_secret";
 const ACCEPTED: Given = (200, &[], r#"{"id":"49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"}"#);
@@ -268,6 +274,23 @@ async fn after_a_429_the_next_call_waits_in_the_queue() {
     let next = resend.post(Bytes::new(), "part-2", 2).await;
     assert!(matches!(next, Outcome::Transient { counts: false, retry_after: Some(_), .. }), "{next:?}");
     assert_eq!(stand_in.asked().len(), 1, "the second call was not made");
+
+    // Nor is anything translated for one: this message cannot be.
+    let translating = Translating::new(1 << 20);
+    let upstreams = Upstreams { resend: Some(resend), smtp: None, translating };
+    let outgoing = Outgoing {
+        part_id: PartId::parse("m1-0").unwrap(),
+        idempotency_key: "m1-0-0".to_owned(),
+        reverse_path: ReversePath::Null,
+        recipients: vec![Mailbox::parse("b@y.example").unwrap()],
+        repeats: None,
+        bytes: Bytes::from_static(
+            b"From: a@x.example\r\nContent-Type: multipart/signed; boundary=b\r\n\r\nx\r\n",
+        ),
+        dsn: Arc::default(),
+    };
+    let put_off = upstreams.prepare(Road::Resend, outgoing).await.map(drop);
+    assert_eq!(told(&put_off.unwrap_err()).split(' ').next(), Some("transient"));
 }
 
 #[tokio::test]
