@@ -231,7 +231,7 @@ impl Change {
 
     fn fmt_of_part(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&match self {
-            Self::ReadAs(charset) => format!("its octets are not what its charset says: read as {charset}"),
+            Self::ReadAs(charset) => format!("has no charset, or another than its octets: read as {charset}"),
             Self::Replaced => "octets that mean nothing in its charset are replaced by U+FFFD".into(),
             Self::Damaged => "its transfer encoding is damaged: read as far as it can be".into(),
             Self::Flowed => "its lines stay as they are: format=flowed is not carried".into(),
