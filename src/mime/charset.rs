@@ -119,7 +119,7 @@ fn meta(bytes: &[u8]) -> Option<String> {
 
 /// Octets that are ASCII to the eye and Japanese by their escapes (RFC 1468), as mail
 /// was written before anything named its character set; `None`: they are not.
-pub(super) fn iso_2022_jp(bytes: &[u8]) -> Option<String> {
+pub fn iso_2022_jp(bytes: &[u8]) -> Option<String> {
     let is_shifted = memchr::memmem::find(bytes, &[ESCAPE, b'$']).is_some();
     if !is_shifted || !bytes.is_ascii() {
         return None;
