@@ -6,10 +6,13 @@
 
 use std::borrow::Cow;
 
-use encoding_rs::{Encoding, REPLACEMENT, UTF_8, UTF_16LE, WINDOWS_1252};
+use encoding_rs::{EUC_KR, Encoding, ISO_2022_JP, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 use mail_parser::decoders::charsets::map::charset_decoder;
 
 use super::transfer::sextet;
+
+/// Octets at the beginning of HTML in which it may name its character set.
+const META_OCTETS: usize = 1024;
 
 /// Begins another set of characters within a text (ISO 2022).
 const ESCAPE: u8 = 0x1b;
@@ -38,8 +41,11 @@ pub struct Text {
 /// `None`: it is not known, and the octets are not UTF-8 either.
 pub fn decode(name: &str, bytes: &[u8]) -> Option<Text> {
     let name = name.trim().to_ascii_lowercase();
-    if matches!(name.as_str(), "" | "us-ascii" | "ascii" | "ansi_x3.4-1968") {
-        return Some(assumed(bytes));
+    match name.as_str() {
+        "" => return Some(of_meta(bytes).unwrap_or_else(|| assumed(bytes))),
+        "us-ascii" | "ascii" | "ansi_x3.4-1968" => return Some(assumed(bytes)),
+        "utf-32" | "utf-32le" | "utf-32be" => return Some(utf_32(&name, bytes)),
+        _ => {}
     }
     if name == "utf-7" || name == "unicode-1-1-utf-7" {
         let (text, is_exact) = utf_7(bytes);
@@ -68,9 +74,66 @@ pub fn decode(name: &str, bytes: &[u8]) -> Option<Text> {
     }
 }
 
-/// Octets of no named character set: UTF-8, or else Windows-1252, which gives every
-/// octet a meaning.
+/// HTML that names its character set itself, where nothing else does: as the browsers
+/// read it (HTML §13.2.3.2), unless it is UTF-8 all the same.
+fn of_meta(bytes: &[u8]) -> Option<Text> {
+    let name = meta(bytes)?;
+    // Octets of UTF-16 would not have shown the name.
+    let encoding = known(&name).filter(|encoding| ![UTF_16LE, UTF_16BE].contains(encoding))?;
+    let is_utf_8 = !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok();
+    (encoding == UTF_8 || !is_utf_8).then(|| decode_with(encoding, &name, bytes))
+}
+
+/// The character set that a `<meta>` at the beginning of HTML names, in lower case.
+fn meta(bytes: &[u8]) -> Option<String> {
+    if !bytes.trim_ascii_start().starts_with(b"<") {
+        return None;
+    }
+    let start = bytes.get(..META_OCTETS).unwrap_or(bytes);
+    let start: String = start.iter().map(|octet| char::from(octet.to_ascii_lowercase())).collect();
+    let mut rest = start.as_str();
+    while let Some((_, tag)) = rest.split_once('<') {
+        rest = tag;
+        if let Some(comment) = tag.strip_prefix("!--") {
+            rest = comment.split_once("-->")?.1;
+            continue;
+        }
+        let Some(inner) = tag.strip_prefix("meta").filter(|inner| !inner.starts_with(char::is_alphanumeric))
+        else {
+            continue;
+        };
+        let inner = inner.split_once('>')?.0;
+        let is_type = inner.contains("http-equiv") && inner.contains("content-type");
+        if !is_type && inner.contains("content") {
+            continue;
+        }
+        let value = inner.split_once("charset").and_then(|(_, after)| after.trim_start().strip_prefix('='));
+        let value = value.unwrap_or_default().trim_start_matches([' ', '\t', '\r', '\n', '"', '\'']);
+        let name = value.split(['"', '\'', ';', '/', ' ', '\t', '\r', '\n']).next().unwrap_or_default();
+        if !name.is_empty() {
+            return Some(name.to_owned());
+        }
+    }
+    None
+}
+
+/// Octets that are ASCII to the eye and Japanese by their escapes (RFC 1468), as mail
+/// was written before anything named its character set; `None`: they are not.
+pub fn iso_2022_jp(bytes: &[u8]) -> Option<String> {
+    let is_shifted = memchr::memmem::find(bytes, &[ESCAPE, b'$']).is_some();
+    if !is_shifted || !bytes.is_ascii() {
+        return None;
+    }
+    let text = ISO_2022_JP.decode_without_bom_handling_and_without_replacement(bytes)?;
+    Some(text.into_owned()).filter(|text| !text.contains(char::from(ESCAPE)))
+}
+
+/// Octets of no named character set: Japanese by its escapes, UTF-8, or else
+/// Windows-1252, which gives every octet a meaning.
 fn assumed(bytes: &[u8]) -> Text {
+    if let Some(text) = iso_2022_jp(bytes) {
+        return Text { text, reading: Reading::Assumed("ISO-2022-JP") };
+    }
     if bytes.is_ascii() {
         return Text { text: String::from_utf8_lossy(bytes).into_owned(), reading: Reading::Exact };
     }
@@ -86,6 +149,10 @@ fn assumed(bytes: &[u8]) -> Text {
 /// Names are written with hyphens or underscores, some with the year of the standard.
 fn known(name: &str) -> Option<&'static Encoding> {
     let without_year = name.split(':').next().unwrap_or_default();
+    if matches!(without_year, "cp949" | "ms949" | "uhc" | "x-windows-949") {
+        // The web's EUC-KR is this superset of it.
+        return Some(EUC_KR);
+    }
     let writings = [Cow::Borrowed(without_year), without_year.replace('_', "-").into()];
     let found = writings.iter().find_map(|writing| Encoding::for_label(writing.as_bytes()));
     found.filter(|encoding| *encoding != REPLACEMENT)
@@ -109,6 +176,30 @@ fn decode_with(encoding: &'static Encoding, name: &str, bytes: &[u8]) -> Text {
     };
     let text = if encoding == UTF_8 && !had_errors { text } else { Cow::Owned(text.into_owned()) };
     Text { text: text.into_owned(), reading }
+}
+
+/// Without an order by name or mark: in the one in which it means something.
+fn utf_32(name: &str, bytes: &[u8]) -> Text {
+    let in_order = |read: fn([u8; 4]) -> u32| {
+        let (units, rest) = bytes.as_chunks::<4>();
+        let chars = units.iter().map(|unit| char::from_u32(read(*unit)));
+        let cut = (!rest.is_empty()).then_some(None);
+        let chars: Vec<Option<char>> = chars.chain(cut).collect();
+        let text = chars.iter().map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+        (text, chars.contains(&None))
+    };
+    let ((big, is_big_broken), (little, is_little_broken)) =
+        (in_order(u32::from_be_bytes), in_order(u32::from_le_bytes));
+    let is_little = name.ends_with("le") || name == "utf-32" && is_big_broken && !is_little_broken;
+    let (text, is_broken): (String, bool) =
+        if is_little { (little, is_little_broken) } else { (big, is_big_broken) };
+    let is_ordered = name != "utf-32" || text.starts_with('\u{feff}') || text.is_empty();
+    let reading = match () {
+        () if is_broken => Reading::Replaced,
+        () if is_ordered => Reading::Exact,
+        () => Reading::Assumed(if is_little { "UTF-32LE" } else { "UTF-32BE" }),
+    };
+    Text { text, reading }
 }
 
 /// RFC 2152; `false`: something in it means nothing.
@@ -159,7 +250,7 @@ mod tests {
     #[test]
     fn octets_are_read_as_named_and_what_was_assumed_is_told() {
         use Reading::{Assumed, Exact, Replaced};
-        let table: [(&str, &[u8], &str, Reading); 29] = [
+        let table: [(&str, &[u8], &str, Reading); 45] = [
             ("", b"a", "a", Exact),
             ("US-ASCII", b"\xc3\xbc", "\u{fc}", Assumed("UTF-8")),
             ("us-ascii", b"\xfc", "\u{fc}", Assumed("Windows-1252")),
@@ -177,6 +268,10 @@ mod tests {
             ("shift_jis", b"\x83", "\u{fffd}", Replaced),
             ("iso-2022-jp", b"\x1b$B%O\x1b(B", "\u{30cf}", Exact),
             ("euc-kr", b"\xc7\xd1", "\u{d55c}", Exact),
+            ("cp949", b"\x8cc", "\u{b620}", Exact),
+            ("UHC", b"\x8cc", "\u{b620}", Exact),
+            ("windows-949", b"\x8cc", "\u{b620}", Exact),
+            ("ks_c_5601-1987", b"\x8cc", "\u{b620}", Exact),
             ("gb2312", b"\xd6\xd0", "\u{4e2d}", Exact),
             ("gb18030", b"\x81\x30\x81\x30", "\u{80}", Exact),
             ("big5", b"\xa4\xa4", "\u{4e2d}", Exact),
@@ -184,6 +279,18 @@ mod tests {
             ("utf-16", b"\xff\xfea\0", "\u{feff}a", Exact),
             ("utf-16", b"a\0", "a", Assumed("UTF-16LE")),
             ("utf-16be", b"\0a", "a", Exact),
+            ("utf-32", b"\0\0\xfe\xff\0\0\0a", "\u{feff}a", Exact),
+            ("utf-32", b"\xff\xfe\0\0a\0\0\0", "\u{feff}a", Exact),
+            ("utf-32", b"a\0\0\0", "a", Assumed("UTF-32LE")),
+            ("utf-32be", b"\0\x01\xf3\x6a", "\u{1f36a}", Exact),
+            ("utf-32le", b"a\0\0\0b", "a\u{fffd}", Replaced),
+            ("", b"\x1b$B%O\x1b(B", "\u{30cf}", Assumed("ISO-2022-JP")),
+            ("us-ascii", b"a \x1b$B%O\x1b(B", "a \u{30cf}", Assumed("ISO-2022-JP")),
+            ("", b"\x1b$B%", "\x1b$B%", Exact),
+            ("", b"<meta charset=koi8-r>\xc1", "<meta charset=koi8-r>\u{430}", Exact),
+            ("", b"x <meta charset=koi8-r>\xfc", "x <meta charset=koi8-r>\u{fc}", Assumed("Windows-1252")),
+            ("", b"<meta charset=koi8-r>\xc3\xbc", "<meta charset=koi8-r>\u{fc}", Assumed("UTF-8")),
+            ("", b"<meta charset=utf-8>\xc3\xbc", "<meta charset=utf-8>\u{fc}", Exact),
             ("utf-7", b"1 +- 1, +APw-ber +ZeVnLIqe.", "1 + 1, \u{fc}ber \u{65e5}\u{672c}\u{8a9e}.", Exact),
             ("utf-7", b"+2D8 \xff", "\u{fffd} \u{fffd}", Replaced),
             ("utf-7", b"+ZeVnLIqe", "\u{65e5}\u{672c}\u{8a9e}", Exact),
@@ -197,6 +304,32 @@ mod tests {
                 "{name} {bytes:?}"
             );
         }
+    }
+
+    #[test]
+    fn html_may_name_its_charset_itself() {
+        let table = [
+            ("<html><head><META CHARSET='Windows-1251' /></head>", Some("windows-1251")),
+            ("\n<!DOCTYPE html><metadata><meta\ncharset = \"koi8-r\">", Some("koi8-r")),
+            (
+                "<meta http-equiv=Content-Type content=\"text/html; charset=windows-1251\">",
+                Some("windows-1251"),
+            ),
+            ("<meta content='text/html;charset=koi8-r' http-equiv='content-type'>", Some("koi8-r")),
+            ("<meta charset=koi8-r/>", Some("koi8-r")),
+            ("<meta name=x content='y'><meta charset=a>", Some("a")),
+            ("<!-- <meta charset=a> --><meta charset=b>", Some("b")),
+            ("<meta name=x content='charset=a'>", None),
+            ("<meta charset=\"\">", None),
+            ("<meta charset=a", None),
+            ("text <meta charset=a>", None),
+            ("<p>", None),
+        ];
+        for (html, want) in table {
+            assert_eq!(meta(html.as_bytes()).as_deref(), want, "{html}");
+        }
+        let late = format!("<p>{}<meta charset=a>", " ".repeat(META_OCTETS));
+        assert_eq!(meta(late.as_bytes()), None);
     }
 
     #[test]

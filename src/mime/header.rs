@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use encoding_rs::WINDOWS_1252;
 
-use super::encoded_word;
+use super::{charset, encoded_word};
 
 /// The longest header that is read, in octets with its line ends.
 pub const MAX_HEADER_BYTES: usize = 256 * 1024;
@@ -79,7 +79,22 @@ impl<'a> Field<'a> {
 
     /// The value on one line, with its encoded words decoded (RFC 2047).
     pub fn decoded(&self) -> String {
-        one_line(&encoded_word::decode(&self.unfolded()))
+        let japanese = charset::iso_2022_jp(self.value);
+        let unfolded = japanese.map_or_else(|| self.unfolded(), |text| one_line(&text));
+        one_line(&encoded_word::decode(&unfolded))
+    }
+
+    /// Whether spaces stand in [`Field::unfolded`] for control characters, other than
+    /// tabs and those that fold the line.
+    pub fn has_controls(&self) -> bool {
+        let line = text(self.value).replace("\r\n", "").replace('\n', "");
+        has_controls(&line)
+    }
+
+    /// The same of [`Field::decoded`].
+    pub fn has_decoded_controls(&self) -> bool {
+        let is_japanese = charset::iso_2022_jp(self.value).is_some();
+        !is_japanese && self.has_controls() || has_controls(&encoded_word::decode(&self.unfolded()))
     }
 }
 
@@ -145,6 +160,10 @@ pub fn header_length(bytes: &[u8]) -> Option<usize> {
         return Some(2);
     }
     memchr::memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn has_controls(line: &str) -> bool {
+    line.contains(|c: char| c.is_control() && c != '\t')
 }
 
 fn field(line: &[u8], start: usize) -> Option<Field<'_>> {

@@ -42,6 +42,7 @@ EXPLAIN = {"read_as", "replaced", "damaged", "unflowed", "text_left_out", "versi
 # Character sets under another name, or read as readers of mail do.
 WEB = {"iso-8859-1": "cp1252", "latin1": "cp1252", "latin-1": "cp1252", "iso8859-1": "cp1252",
        "us-ascii": "ascii", "gb2312": "gb18030", "gbk": "gb18030", "ks_c_5601-1987": "cp949", "euc-kr": "cp949",
+       "windows-949": "cp949",
        "shift_jis": "cp932", "windows-31j": "cp932", "tis-620": "cp874", "iso-8859-11": "cp874",
        "iso-8859-9": "cp1254", "x-sjis": "cp932", "iso-8859-8-i": "iso-8859-8", "x-gbk": "gb18030"}
 
@@ -79,7 +80,9 @@ def squeezed(text):
 
 def as_text(leaf, content):
     name = ((leaf.get_content_charset() or "").split() or ["us-ascii"])[0].strip('"').lower()
-    candidates = [WEB.get(name, name), "utf-8", "cp1252"]
+    meta = re.search(rb"<meta[^>]*charset=[\"']?([\w-]+)", content[:1024], re.IGNORECASE)
+    own = meta[1].decode().lower() if meta and not leaf.get_content_charset() else "utf-8"
+    candidates = [WEB.get(name, name), "utf-8", WEB.get(own, own), "cp1252"]
     for candidate in candidates:
         try:
             return content.decode(candidate).lstrip("\ufeff")

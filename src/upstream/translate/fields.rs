@@ -3,6 +3,7 @@
 use super::note::{Change, Note};
 use super::{CannotCarry, written};
 use crate::mime::address_list::{addresses, mailboxes, readable_addresses};
+use crate::mime::charset;
 use crate::mime::encoded_word;
 use crate::mime::header::{Field, Header};
 use crate::mime::inspect::IDEMPOTENCY_KEY_FIELD;
@@ -103,17 +104,26 @@ pub(super) fn reply_to(header: &Header<'_>, notes: &mut Vec<Note>) -> Result<Vec
         list.extend(addresses(field.value()).map_err(unreadable)?);
         let readable = readable_addresses(field.value());
         let comments = readable.has_comments.then_some(Change::CommentShown);
-        let changes = readable.groups.into_iter().map(Change::GroupName).chain(comments);
+        let is_empty = readable.list.is_empty() && readable.groups.is_empty();
+        let empty = is_empty.then_some(Change::Empty);
+        let changes = readable.groups.into_iter().map(Change::GroupName).chain(comments).chain(empty);
         notes.extend(changes.map(|change| Note::field("Reply-To", change)));
     }
     list.iter().map(written).collect()
 }
 
-/// Fields whose octets are no UTF-8, so that their character set is a guess.
+/// Fields whose character set is a guess, since their octets are no UTF-8 or have escapes,
+/// and those that have characters which no line has.
 pub(super) fn guessed(header: &Header<'_>, notes: &mut Vec<Note>) {
     for field in header.fields.iter().filter(|field| TRANSLATED.iter().any(|name| field.is(name))) {
         if std::str::from_utf8(field.value()).is_err() && !field.starts_with("Content-") {
             notes.push(Note::field(field.name(), Change::ReadAs("Windows-1252".to_owned())));
+        }
+        if field.is("Subject") && charset::iso_2022_jp(field.value()).is_some() {
+            notes.push(Note::field(field.name(), Change::ReadAs("ISO-2022-JP".to_owned())));
+        }
+        if !field.starts_with("Content-") && !field.is("Bcc") && field.has_decoded_controls() {
+            notes.push(Note::field(field.name(), Change::ControlsReplaced));
         }
     }
 }
@@ -151,6 +161,7 @@ pub(super) fn custom(header: &Header<'_>, notes: &mut Vec<Note>) -> Vec<(String,
             () if value != unfolded => notes.push(note(Change::FieldEncoded)),
             () => {}
         }
+        notes.extend(field.has_controls().then(|| note(Change::ControlsReplaced)));
         match carried.iter_mut().find(|known| field.is(&known.name)) {
             _ if value.is_empty() => {}
             None => carried.push(Custom { name: field.name().to_owned(), value, count: 1, is_same: true }),

@@ -88,6 +88,10 @@ pub enum Change {
     GroupName(String),
     /// A comment in an address list is shown as part of a name.
     CommentShown,
+    /// Control characters of a field became spaces.
+    ControlsReplaced,
+    /// Further names of those who are shown under another.
+    OtherNames(Vec<String>),
     /// `to` may not be empty: Cc moved up.
     CcAsTo,
     /// `to` may not be empty: recipients that no field shows.
@@ -220,6 +224,8 @@ impl Change {
             Self::NoAddress => "holds something that is no address: not shown".into(),
             Self::GroupName(name) => format!("the name of the group {name:?} is not shown"),
             Self::CommentShown => "has a comment beside a name: it becomes part of the name".into(),
+            Self::ControlsReplaced => "its control characters become spaces".into(),
+            Self::OtherNames(names) => format!("{} not shown: each recipient has one name", some(names)),
             Self::CcAsTo => "nobody in To is a recipient: those in Cc are shown in To".into(),
             Self::HiddenInTo(1) => "nobody in To and Cc is a recipient: the one who is stands in To".into(),
             Self::HiddenInTo(count) => {
@@ -231,7 +237,7 @@ impl Change {
 
     fn fmt_of_part(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&match self {
-            Self::ReadAs(charset) => format!("its octets are not what its charset says: read as {charset}"),
+            Self::ReadAs(charset) => format!("has no charset, or another than its octets: read as {charset}"),
             Self::Replaced => "octets that mean nothing in its charset are replaced by U+FFFD".into(),
             Self::Damaged => "its transfer encoding is damaged: read as far as it can be".into(),
             Self::Flowed => "its lines stay as they are: format=flowed is not carried".into(),

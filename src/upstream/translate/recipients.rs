@@ -126,6 +126,7 @@ pub(super) fn notes(shown: &Shown, recipients: &[Mailbox], parts: &[Vec<Mailbox>
         }
     }
     let sorted = sort(shown, recipients);
+    notes.extend(other_names(shown, &sorted, &known));
     let changes = [
         (parts.len() > 1).then_some(Change::Split(parts.len())),
         (sorted.to.is_empty() && !sorted.cc.is_empty()).then_some(Change::CcAsTo),
@@ -138,6 +139,27 @@ pub(super) fn notes(shown: &Shown, recipients: &[Mailbox], parts: &[Vec<Mailbox>
     match parts.iter().filter(is_alone).count() {
         0 => {}
         alone => notes.push(Note::message(Change::HiddenInTo(alone))),
+    }
+    notes
+}
+
+/// Names of recipients who stand there more than once, under another name each time.
+fn other_names(shown: &Shown, sorted: &Sorted<'_>, known: &HashSet<AsRead>) -> Vec<Note> {
+    let is_told = |named: &NamedMailbox| named.name.clone().map(|name| (as_read(&named.mailbox), name));
+    let mut told: HashSet<(AsRead, String)> =
+        sorted.to.iter().chain(&sorted.cc).filter_map(is_told).collect();
+    let mut notes = Vec::new();
+    for (field, list) in [("To", &shown.to), ("Cc", &shown.cc)] {
+        let mut names = Vec::new();
+        for address in list.iter().filter(|address| known.contains(&address.as_read)) {
+            let Some(name) = &address.named.name else { continue };
+            if told.insert((address.as_read.clone(), name.clone())) {
+                names.push(format!("{name:?}"));
+            }
+        }
+        if !names.is_empty() {
+            notes.push(Note::field(field, Change::OtherNames(names)));
+        }
     }
     notes
 }
