@@ -5,8 +5,12 @@
 //! and text next to HTML is written as HTML too. A version that cannot be
 //! complete is left out, and that is noted.
 
+use std::collections::{HashMap, HashSet};
+
+use super::attachments::new_content_id;
 use super::flowed;
 use super::note::{Change, Note, short};
+use super::references::{Reference, cids, with_new_targets};
 use super::sealed;
 use super::{CannotCarry, MAX_EMAIL_BYTES};
 use crate::mime::charset::Reading;
@@ -23,6 +27,9 @@ pub(super) struct Body<'e, 'a> {
     pub(super) attachments: Vec<&'e Entity<'a>>,
     /// URLs that the HTML was to be found at: what it refers to is relative to them.
     pub(super) locations: Vec<&'e str>,
+    /// The ids by which the HTML refers to files that have one in common with others, by
+    /// the numbers of their parts.
+    pub(super) new_ids: HashMap<&'e str, String>,
     pub(super) notes: Vec<Note>,
 }
 
@@ -55,8 +62,8 @@ pub(super) fn read<'e, 'a>(entity: &'e Entity<'a>) -> Result<Body<'e, 'a>, Canno
         }
     };
     let html = shown.html.map(|html| html.content);
-    let Walk { attachments, locations, notes } = walk;
-    Ok(Body { html, text, attachments, locations, notes })
+    let Walk { attachments, locations, new_ids, notes, .. } = walk;
+    Ok(Body { html, text, attachments, locations, new_ids, notes })
 }
 
 fn cannot_be_recomposed(entity: &Entity<'_>, what: &str) -> CannotCarry {
@@ -83,6 +90,9 @@ enum Role {
 struct Walk<'e, 'a> {
     attachments: Vec<&'e Entity<'a>>,
     locations: Vec<&'e str>,
+    /// The Content-IDs that were met.
+    met: HashSet<&'e str>,
+    new_ids: HashMap<&'e str, String>,
     notes: Vec<Note>,
 }
 
@@ -101,6 +111,7 @@ impl<'e, 'a> Walk<'e, 'a> {
                 if role == Role::Version {
                     self.note(entity, Change::VersionAsFile);
                 }
+                self.met.extend(entity.content_id.as_deref());
                 self.attachments.push(entity);
                 Ok(Shown::default())
             }
@@ -198,7 +209,8 @@ impl<'e, 'a> Walk<'e, 'a> {
         Ok(Shown { text, html: rich.html })
     }
 
-    /// A root and the files that it refers to (RFC 2387).
+    /// A root and the files that it refers to (RFC 2387). An id is looked up among them
+    /// first: where one stands for something else before, theirs is another from here on.
     fn related(
         &mut self,
         entity: &Entity<'a>,
@@ -210,6 +222,11 @@ impl<'e, 'a> Walk<'e, 'a> {
             entity.media.parameter("start").map(|id| id.trim_start_matches('<').trim_end_matches('>'));
         let is_root = |part: &Entity<'_>| start.is_some() && part.content_id.as_deref() == start;
         let root = parts.iter().position(is_root).unwrap_or(0);
+        let mut own_ids = HashMap::new();
+        ids_within(parts, &mut own_ids);
+        let met: Vec<&str> = own_ids.keys().copied().filter(|id| self.met.contains(id)).collect();
+        self.met.extend(own_ids.keys());
+        own_ids.retain(|id, _| met.contains(id));
         let mut shown = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             match &part.content {
@@ -218,7 +235,29 @@ impl<'e, 'a> Walk<'e, 'a> {
                 _ => shown.push(self.piece(part, Role::Whole)?),
             }
         }
+        self.renew_ids(&own_ids, &mut shown);
         Ok(self.joined(shown, Change::TextsJoined))
+    }
+
+    /// Makes the HTML of a group refer to its own files by ids that nothing else has.
+    fn renew_ids(&mut self, ids: &HashMap<&'e str, &'e str>, shown: &mut [Shown]) {
+        if ids.is_empty() {
+            return;
+        }
+        for html in shown.iter_mut().filter_map(|piece| piece.html.as_mut()) {
+            let mut new_targets = HashMap::new();
+            for Reference { target, .. } in cids(&html.content) {
+                let Some((id, number)) = ids.get_key_value(target.as_str()) else { continue };
+                let place = self.attachments.iter().position(|file| file.number == *number);
+                let Some(place) = place.filter(|_| !new_targets.contains_key(*id)) else { continue };
+                let new_id = new_content_id(place);
+                new_targets.insert(target, new_id.clone());
+                self.new_ids.insert(number, new_id);
+            }
+            if !new_targets.is_empty() {
+                html.content = with_new_targets(&html.content, cids(&html.content), &new_targets);
+            }
+        }
     }
 
     /// multipart/mixed, and every multipart that is not known (RFC 2046 §5.1.3).
@@ -269,6 +308,20 @@ impl<'e, 'a> Walk<'e, 'a> {
         let html = any_html.then(|| lines(pieces.iter().filter_map(as_html)));
         let text = all_text.then(|| lines(pieces.into_iter().filter_map(|piece| piece.text)));
         Shown { text, html }
+    }
+}
+
+/// The Content-IDs of a multipart/related and the numbers of the parts that have them. Those
+/// of another one within it are that one's.
+fn ids_within<'e>(parts: &'e [Entity<'_>], ids: &mut HashMap<&'e str, &'e str>) {
+    for part in parts {
+        match (&part.content, &part.content_id) {
+            (Content::Leaf(_), Some(id)) => {
+                ids.entry(id).or_insert(&part.number);
+            }
+            (Content::Parts(parts), _) if part.media.subtype() != "related" => ids_within(parts, ids),
+            _ => {}
+        }
     }
 }
 
