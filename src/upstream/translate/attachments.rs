@@ -94,10 +94,7 @@ impl Writer<'_> {
                 None if has_place && !referred.is_of_another => self.note(entity, Change::NotInPlace),
                 None => {}
             }
-            // The message's own header is told by its fields.
-            if entity.fields.iter().all(|field| !field.is("From")) {
-                self.notes.extend(lost_fields(entity));
-            }
+            self.notes.extend(lost_fields(entity));
             written.push(attachment);
         }
         Ok(written)

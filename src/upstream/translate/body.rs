@@ -15,6 +15,7 @@ use super::sealed;
 use super::{CannotCarry, MAX_EMAIL_BYTES};
 use crate::mime::charset::Reading;
 use crate::mime::entity::{Content, Decoded, Disposition, Entity};
+use crate::mime::header::Field;
 
 /// Resend refuses a mail without a body, such as a scanner's that is all attachment.
 const NO_TEXT: &str = "(no text)";
@@ -104,26 +105,35 @@ impl<'e, 'a> Walk<'e, 'a> {
     fn piece(&mut self, entity: &'e Entity<'a>, role: Role) -> Result<Shown, CannotCarry> {
         match &entity.content {
             Content::Leaf(_) if is_shown(entity, role) => self.leaf(entity),
-            Content::Leaf(_) if entity.media.is("message", "partial") => {
-                Err(cannot_be_recomposed(entity, "a fragment of a message"))
-            }
             Content::Leaf(_) => {
                 if role == Role::Version {
                     self.note(entity, Change::VersionAsFile);
                 }
-                self.met.extend(entity.content_id.as_deref());
-                self.attachments.push(entity);
+                self.file(entity)?;
                 Ok(Shown::default())
             }
-            Content::Parts(parts) => match entity.media.subtype() {
-                "signed" | "encrypted" | "report" => {
-                    Err(cannot_be_recomposed(entity, &format!("a {} message", entity.media.essence())))
+            Content::Parts(parts) => {
+                self.notes.extend(dissolved(entity));
+                self.notes.extend(lost_fields(entity));
+                match entity.media.subtype() {
+                    "signed" | "encrypted" | "report" => {
+                        Err(cannot_be_recomposed(entity, &format!("a {} message", entity.media.essence())))
+                    }
+                    "alternative" => self.alternative(parts),
+                    "related" => self.related(entity, parts, role),
+                    _ => self.one_after_another(parts),
                 }
-                "alternative" => self.alternative(parts),
-                "related" => self.related(entity, parts, role),
-                _ => self.one_after_another(parts),
-            },
+            }
         }
+    }
+
+    fn file(&mut self, entity: &'e Entity<'a>) -> Result<(), CannotCarry> {
+        if entity.media.is("message", "partial") {
+            return Err(cannot_be_recomposed(entity, "a fragment of a message"));
+        }
+        self.met.extend(entity.content_id.as_deref());
+        self.attachments.push(entity);
+        Ok(())
     }
 
     fn leaf(&mut self, entity: &'e Entity<'a>) -> Result<Shown, CannotCarry> {
@@ -135,7 +145,7 @@ impl<'e, 'a> Walk<'e, 'a> {
         if entity.filename.is_some() {
             self.note(entity, Change::NameNotShown);
         }
-        self.lost_fields(entity);
+        self.notes.extend(lost_fields(entity));
         let version = |content| Some(Version { content, parts: vec![entity.number.clone()] });
         if entity.media.subtype() == "html" {
             self.locations.extend(entity.location.as_deref());
@@ -171,13 +181,6 @@ impl<'e, 'a> Walk<'e, 'a> {
         let damage = decoded.is_damaged.then_some(Change::Damaged);
         self.notes.extend(reading.into_iter().chain(damage).map(|change| Note::part(entity, change)));
         Ok(read.text)
-    }
-
-    fn lost_fields(&mut self, entity: &Entity<'_>) {
-        // Of a message without parts the header tells them already.
-        if entity.number != "1" || entity.fields.iter().all(|field| !field.is("From")) {
-            self.notes.extend(lost_fields(entity));
-        }
     }
 
     /// Versions of the same: plain ones make the text, others the HTML. Several of a
@@ -230,7 +233,7 @@ impl<'e, 'a> Walk<'e, 'a> {
         let mut shown = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             match &part.content {
-                Content::Leaf(_) if index != root => self.attachments.push(part),
+                Content::Leaf(_) if index != root => self.file(part)?,
                 _ if index == root => shown.push(self.piece(part, role_of_root)?),
                 _ => shown.push(self.piece(part, Role::Whole)?),
             }
@@ -347,13 +350,41 @@ fn is_shown(entity: &Entity<'_>, role: Role) -> bool {
     is_readable(entity) && !is_file && entity.disposition == Disposition::Inline
 }
 
-/// Those fields of a part that say something to readers.
+/// What a multipart loses that was to be one file.
+fn dissolved(entity: &Entity<'_>) -> Option<Note> {
+    let is_file = entity.filename.is_some() || entity.disposition == Disposition::Attachment;
+    let change = is_file.then(|| Change::Dissolved(entity.filename.as_deref().map(short)))?;
+    Some(if entity.is_message { Note::message(change) } else { Note::part(entity, change) })
+}
+
+/// Fields that a part has once, and what they say is carried.
+const ONCE_IN_PARTS: [&str; 3] = ["Content-Disposition", "Content-ID", "Content-Location"];
+
+/// Those that it has several times, and not with the same value.
+fn repeated_fields<'n>(entity: &'n Entity<'_>) -> impl Iterator<Item = Note> + 'n {
+    ONCE_IN_PARTS.into_iter().filter_map(|name| {
+        let mut values = entity.fields.iter().filter(|field| field.is(name)).map(Field::unfolded);
+        let first = values.next()?;
+        let count = values.clone().count() + 1;
+        values.any(|other| other != first).then(|| match entity.is_message {
+            true => Note::field(name, Change::FirstOnly(count)),
+            false => Note::part(entity, Change::PartFieldFirstOnly(name.to_owned(), count)),
+        })
+    })
+}
+
+/// Those fields of a part that say something to readers and are not carried, or not each time.
 pub(super) fn lost_fields(entity: &Entity<'_>) -> Vec<Note> {
+    let mut notes: Vec<Note> = repeated_fields(entity).collect();
+    if entity.is_message {
+        // The others are told with the header.
+        return notes;
+    }
     let lost = entity.fields.iter().filter(|field| {
         field.starts_with("Content-") && !super::fields::CARRIED_OF_PARTS.iter().any(|name| field.is(name))
     });
     let mut lost = lost.map(|field| Note::part(entity, Change::PartFieldLost(short(field.name()))));
-    let mut notes: Vec<Note> = lost.by_ref().take(MAX_LOST_FIELDS).collect();
+    notes.extend(lost.by_ref().take(MAX_LOST_FIELDS));
     match lost.count() {
         0 => {}
         more => notes.push(Note::part(entity, Change::PartFieldsLost(more))),
