@@ -67,6 +67,8 @@ pub enum Disposition {
 /// A message or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entity<'a> {
+    /// It is the message, and no part of one.
+    pub is_message: bool,
     /// Where it stands: `2.1` is the first part of the second; the message itself is
     /// `1` if it has no parts, and has no number otherwise.
     pub number: String,
@@ -122,6 +124,7 @@ impl<'a> Entity<'a> {
     pub fn parse(header: &Header<'a>) -> Result<Self, Broken> {
         let mut parts_left = MAX_PARTS;
         let mut entity = Self::read(header, MediaType::plain("text", "plain"), MAX_DEPTH, &mut parts_left)?;
+        entity.is_message = true;
         entity.count(String::new());
         Ok(entity)
     }
@@ -167,6 +170,7 @@ impl<'a> Entity<'a> {
         };
         let location = header.first("Content-Location").map(Field::unfolded);
         Ok(Self {
+            is_message: false,
             number: String::new(),
             disposition: if is_inline { Disposition::Inline } else { Disposition::Attachment },
             filename: written_filename.as_deref().and_then(file_name),

@@ -171,7 +171,12 @@ impl Translatable {
         let headers = fields::custom(&header, &mut notes);
         let mut body = body::read(&entity)?;
         notes.append(&mut body.notes);
-        let writer = Writer { html: &mut body.html, bases: &body.locations, notes: &mut notes };
+        let writer = Writer {
+            html: &mut body.html,
+            bases: &body.locations,
+            new_ids: &body.new_ids,
+            notes: &mut notes,
+        };
         let attachments = writer.write(&body.attachments)?;
         let translatable = Self {
             from: fields::from(&header, &mut notes)?,

@@ -58,6 +58,8 @@ pub(super) struct Writer<'w> {
     pub(super) html: &'w mut Option<String>,
     /// URLs at which the HTML was to be found.
     pub(super) bases: &'w [&'w str],
+    /// Ids by which the HTML refers to files already, by the numbers of their parts.
+    pub(super) new_ids: &'w HashMap<&'w str, String>,
     pub(super) notes: &'w mut Vec<Note>,
 }
 
@@ -66,8 +68,10 @@ pub(super) struct Writer<'w> {
 struct Referred {
     /// By which Content-ID, after the HTML was changed.
     new_id: Option<String>,
-    /// The references themselves are to be rewritten to it.
+    /// The references themselves are rewritten to it.
     is_rewritten: bool,
+    /// By none: what refers to its id means another file.
+    is_of_another: bool,
 }
 
 impl Writer<'_> {
@@ -87,13 +91,10 @@ impl Writer<'_> {
                     }
                     attachment.content_id = Some(id);
                 }
-                None if has_place => self.note(entity, Change::NotInPlace),
+                None if has_place && !referred.is_of_another => self.note(entity, Change::NotInPlace),
                 None => {}
             }
-            // The message's own header is told by its fields.
-            if entity.fields.iter().all(|field| !field.is("From")) {
-                self.notes.extend(lost_fields(entity));
-            }
+            self.notes.extend(lost_fields(entity));
             written.push(attachment);
         }
         Ok(written)
@@ -128,25 +129,28 @@ impl Writer<'_> {
         let mut taken: HashSet<&str> = HashSet::new();
         let (mut new_ids, mut new_locations) = (HashMap::new(), HashMap::new());
         for (index, (entity, referred)) in entities.iter().zip(&mut referred).enumerate() {
-            let id = entity.content_id.as_deref();
+            let given = self.new_ids.get(entity.number.as_str()).cloned();
+            let is_given = given.is_some();
+            let id = entity.content_id.as_deref().filter(|_| !is_given);
             let writings = entity.location.iter().flat_map(|location| writings(location, self.bases));
             let urls: Vec<String> = writings.filter(|writing| by_location.contains(writing)).collect();
             let is_referred = id.is_some_and(|id| by_id.contains(id));
-            if !is_referred && urls.is_empty() {
+            if !is_given && !is_referred && urls.is_empty() {
                 continue;
             }
             if let Some(id) = id.filter(|id| !taken.insert(id)) {
                 self.notes.push(Note::part(entity, Change::SameContentId));
+                referred.is_of_another = true;
                 taken.insert(id);
                 continue;
             }
-            let usable = id.filter(|id| is_usable(id)).map(str::to_owned);
+            let usable = given.or_else(|| id.filter(|id| is_usable(id)).map(str::to_owned));
             let is_new = usable.is_none();
-            let new_id = usable.unwrap_or_else(|| format!("inline-{}.postmeter", index + 1));
+            let new_id = usable.unwrap_or_else(|| new_content_id(index));
             if let Some(id) = id.filter(|_| is_new && is_referred) {
                 new_ids.insert(id.to_owned(), new_id.clone());
             }
-            referred.is_rewritten = is_new || !urls.is_empty();
+            referred.is_rewritten = is_new || is_given || !urls.is_empty();
             new_locations.extend(urls.into_iter().map(|url| (url, format!("cid:{new_id}"))));
             referred.new_id = Some(new_id);
         }
@@ -307,6 +311,11 @@ fn content_type(media: &MediaType, extension: &str, needs_charset: bool) -> Opti
 fn needs_charset(media: &MediaType, octets: &[u8]) -> bool {
     let Some(name) = media.parameter("charset") else { return false };
     !octets.is_ascii() || charset::decode(name, octets).is_none_or(|read| read.text.as_bytes() != octets)
+}
+
+/// The id of the file at that place among all.
+pub(super) fn new_content_id(place: usize) -> String {
+    format!("inline-{}.postmeter", place + 1)
 }
 
 fn is_usable(id: &str) -> bool {

@@ -5,12 +5,17 @@
 //! and text next to HTML is written as HTML too. A version that cannot be
 //! complete is left out, and that is noted.
 
+use std::collections::{HashMap, HashSet};
+
+use super::attachments::new_content_id;
 use super::flowed;
 use super::note::{Change, Note, short};
+use super::references::{Reference, cids, with_new_targets};
 use super::sealed;
 use super::{CannotCarry, MAX_EMAIL_BYTES};
 use crate::mime::charset::Reading;
 use crate::mime::entity::{Content, Decoded, Disposition, Entity};
+use crate::mime::header::Field;
 
 /// Resend refuses a mail without a body, such as a scanner's that is all attachment.
 const NO_TEXT: &str = "(no text)";
@@ -23,6 +28,9 @@ pub(super) struct Body<'e, 'a> {
     pub(super) attachments: Vec<&'e Entity<'a>>,
     /// URLs that the HTML was to be found at: what it refers to is relative to them.
     pub(super) locations: Vec<&'e str>,
+    /// The ids by which the HTML refers to files that have one in common with others, by
+    /// the numbers of their parts.
+    pub(super) new_ids: HashMap<&'e str, String>,
     pub(super) notes: Vec<Note>,
 }
 
@@ -55,8 +63,8 @@ pub(super) fn read<'e, 'a>(entity: &'e Entity<'a>) -> Result<Body<'e, 'a>, Canno
         }
     };
     let html = shown.html.map(|html| html.content);
-    let Walk { attachments, locations, notes } = walk;
-    Ok(Body { html, text, attachments, locations, notes })
+    let Walk { attachments, locations, new_ids, notes, .. } = walk;
+    Ok(Body { html, text, attachments, locations, new_ids, notes })
 }
 
 fn cannot_be_recomposed(entity: &Entity<'_>, what: &str) -> CannotCarry {
@@ -83,6 +91,9 @@ enum Role {
 struct Walk<'e, 'a> {
     attachments: Vec<&'e Entity<'a>>,
     locations: Vec<&'e str>,
+    /// The Content-IDs that were met.
+    met: HashSet<&'e str>,
+    new_ids: HashMap<&'e str, String>,
     notes: Vec<Note>,
 }
 
@@ -94,25 +105,35 @@ impl<'e, 'a> Walk<'e, 'a> {
     fn piece(&mut self, entity: &'e Entity<'a>, role: Role) -> Result<Shown, CannotCarry> {
         match &entity.content {
             Content::Leaf(_) if is_shown(entity, role) => self.leaf(entity),
-            Content::Leaf(_) if entity.media.is("message", "partial") => {
-                Err(cannot_be_recomposed(entity, "a fragment of a message"))
-            }
             Content::Leaf(_) => {
                 if role == Role::Version {
                     self.note(entity, Change::VersionAsFile);
                 }
-                self.attachments.push(entity);
+                self.file(entity)?;
                 Ok(Shown::default())
             }
-            Content::Parts(parts) => match entity.media.subtype() {
-                "signed" | "encrypted" | "report" => {
-                    Err(cannot_be_recomposed(entity, &format!("a {} message", entity.media.essence())))
+            Content::Parts(parts) => {
+                self.notes.extend(dissolved(entity));
+                self.notes.extend(lost_fields(entity));
+                match entity.media.subtype() {
+                    "signed" | "encrypted" | "report" => {
+                        Err(cannot_be_recomposed(entity, &format!("a {} message", entity.media.essence())))
+                    }
+                    "alternative" => self.alternative(parts),
+                    "related" => self.related(entity, parts, role),
+                    _ => self.one_after_another(parts),
                 }
-                "alternative" => self.alternative(parts),
-                "related" => self.related(entity, parts, role),
-                _ => self.one_after_another(parts),
-            },
+            }
         }
+    }
+
+    fn file(&mut self, entity: &'e Entity<'a>) -> Result<(), CannotCarry> {
+        if entity.media.is("message", "partial") {
+            return Err(cannot_be_recomposed(entity, "a fragment of a message"));
+        }
+        self.met.extend(entity.content_id.as_deref());
+        self.attachments.push(entity);
+        Ok(())
     }
 
     fn leaf(&mut self, entity: &'e Entity<'a>) -> Result<Shown, CannotCarry> {
@@ -124,7 +145,7 @@ impl<'e, 'a> Walk<'e, 'a> {
         if entity.filename.is_some() {
             self.note(entity, Change::NameNotShown);
         }
-        self.lost_fields(entity);
+        self.notes.extend(lost_fields(entity));
         let version = |content| Some(Version { content, parts: vec![entity.number.clone()] });
         if entity.media.subtype() == "html" {
             self.locations.extend(entity.location.as_deref());
@@ -162,13 +183,6 @@ impl<'e, 'a> Walk<'e, 'a> {
         Ok(read.text)
     }
 
-    fn lost_fields(&mut self, entity: &Entity<'_>) {
-        // Of a message without parts the header tells them already.
-        if entity.number != "1" || entity.fields.iter().all(|field| !field.is("From")) {
-            self.notes.extend(lost_fields(entity));
-        }
-    }
-
     /// Versions of the same: plain ones make the text, others the HTML. Several of a
     /// kind are not told apart by Resend, so they are joined rather than dropped.
     fn alternative(&mut self, parts: &'e [Entity<'a>]) -> Result<Shown, CannotCarry> {
@@ -198,7 +212,8 @@ impl<'e, 'a> Walk<'e, 'a> {
         Ok(Shown { text, html: rich.html })
     }
 
-    /// A root and the files that it refers to (RFC 2387).
+    /// A root and the files that it refers to (RFC 2387). An id is looked up among them
+    /// first: where one stands for something else before, theirs is another from here on.
     fn related(
         &mut self,
         entity: &Entity<'a>,
@@ -210,15 +225,42 @@ impl<'e, 'a> Walk<'e, 'a> {
             entity.media.parameter("start").map(|id| id.trim_start_matches('<').trim_end_matches('>'));
         let is_root = |part: &Entity<'_>| start.is_some() && part.content_id.as_deref() == start;
         let root = parts.iter().position(is_root).unwrap_or(0);
+        let mut own_ids = HashMap::new();
+        ids_within(parts, &mut own_ids);
+        let met: Vec<&str> = own_ids.keys().copied().filter(|id| self.met.contains(id)).collect();
+        self.met.extend(own_ids.keys());
+        own_ids.retain(|id, _| met.contains(id));
         let mut shown = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             match &part.content {
-                Content::Leaf(_) if index != root => self.attachments.push(part),
+                Content::Leaf(_) if index != root => self.file(part)?,
                 _ if index == root => shown.push(self.piece(part, role_of_root)?),
                 _ => shown.push(self.piece(part, Role::Whole)?),
             }
         }
+        self.renew_ids(&own_ids, &mut shown);
         Ok(self.joined(shown, Change::TextsJoined))
+    }
+
+    /// Makes the HTML of a group refer to its own files by ids that nothing else has.
+    fn renew_ids(&mut self, ids: &HashMap<&'e str, &'e str>, shown: &mut [Shown]) {
+        if ids.is_empty() {
+            return;
+        }
+        for html in shown.iter_mut().filter_map(|piece| piece.html.as_mut()) {
+            let mut new_targets = HashMap::new();
+            for Reference { target, .. } in cids(&html.content) {
+                let Some((id, number)) = ids.get_key_value(target.as_str()) else { continue };
+                let place = self.attachments.iter().position(|file| file.number == *number);
+                let Some(place) = place.filter(|_| !new_targets.contains_key(*id)) else { continue };
+                let new_id = new_content_id(place);
+                new_targets.insert(target, new_id.clone());
+                self.new_ids.insert(number, new_id);
+            }
+            if !new_targets.is_empty() {
+                html.content = with_new_targets(&html.content, cids(&html.content), &new_targets);
+            }
+        }
     }
 
     /// multipart/mixed, and every multipart that is not known (RFC 2046 §5.1.3).
@@ -272,6 +314,20 @@ impl<'e, 'a> Walk<'e, 'a> {
     }
 }
 
+/// The Content-IDs of a multipart/related and the numbers of the parts that have them. Those
+/// of another one within it are that one's.
+fn ids_within<'e>(parts: &'e [Entity<'_>], ids: &mut HashMap<&'e str, &'e str>) {
+    for part in parts {
+        match (&part.content, &part.content_id) {
+            (Content::Leaf(_), Some(id)) => {
+                ids.entry(id).or_insert(&part.number);
+            }
+            (Content::Parts(parts), _) if part.media.subtype() != "related" => ids_within(parts, ids),
+            _ => {}
+        }
+    }
+}
+
 /// Fields of one part that are named; the others are counted.
 const MAX_LOST_FIELDS: usize = 20;
 
@@ -294,13 +350,41 @@ fn is_shown(entity: &Entity<'_>, role: Role) -> bool {
     is_readable(entity) && !is_file && entity.disposition == Disposition::Inline
 }
 
-/// Those fields of a part that say something to readers.
+/// What a multipart loses that was to be one file.
+fn dissolved(entity: &Entity<'_>) -> Option<Note> {
+    let is_file = entity.filename.is_some() || entity.disposition == Disposition::Attachment;
+    let change = is_file.then(|| Change::Dissolved(entity.filename.as_deref().map(short)))?;
+    Some(if entity.is_message { Note::message(change) } else { Note::part(entity, change) })
+}
+
+/// Fields that a part has once, and what they say is carried.
+const ONCE_IN_PARTS: [&str; 3] = ["Content-Disposition", "Content-ID", "Content-Location"];
+
+/// Those that it has several times, and not with the same value.
+fn repeated_fields<'n>(entity: &'n Entity<'_>) -> impl Iterator<Item = Note> + 'n {
+    ONCE_IN_PARTS.into_iter().filter_map(|name| {
+        let mut values = entity.fields.iter().filter(|field| field.is(name)).map(Field::unfolded);
+        let first = values.next()?;
+        let count = values.clone().count() + 1;
+        values.any(|other| other != first).then(|| match entity.is_message {
+            true => Note::field(name, Change::FirstOnly(count)),
+            false => Note::part(entity, Change::PartFieldFirstOnly(name.to_owned(), count)),
+        })
+    })
+}
+
+/// Those fields of a part that say something to readers and are not carried, or not each time.
 pub(super) fn lost_fields(entity: &Entity<'_>) -> Vec<Note> {
+    let mut notes: Vec<Note> = repeated_fields(entity).collect();
+    if entity.is_message {
+        // The others are told with the header.
+        return notes;
+    }
     let lost = entity.fields.iter().filter(|field| {
         field.starts_with("Content-") && !super::fields::CARRIED_OF_PARTS.iter().any(|name| field.is(name))
     });
     let mut lost = lost.map(|field| Note::part(entity, Change::PartFieldLost(short(field.name()))));
-    let mut notes: Vec<Note> = lost.by_ref().take(MAX_LOST_FIELDS).collect();
+    notes.extend(lost.by_ref().take(MAX_LOST_FIELDS));
     match lost.count() {
         0 => {}
         more => notes.push(Note::part(entity, Change::PartFieldsLost(more))),

@@ -141,6 +141,10 @@ pub enum Change {
     PartFieldLost(String),
     /// Nor are so many others.
     PartFieldsLost(usize),
+    /// A field of the part stands so many times, and the first is carried.
+    PartFieldFirstOnly(String, usize),
+    /// A multipart that was to be one file, with its name: only its parts are carried.
+    Dissolved(Option<String>),
 }
 
 impl Note {
@@ -260,6 +264,13 @@ impl Change {
             Self::SameContentId => "another part has the same Content-ID: sent as a file".into(),
             Self::ParametersLost(names) => format!("of its type {} is not carried", some(names)),
             Self::PartFieldLost(name) => format!("its {name} is not carried"),
+            Self::PartFieldFirstOnly(name, count) => {
+                format!("its {name} stands {count} times: the first is carried")
+            }
+            Self::Dissolved(Some(name)) => {
+                format!("its parts go each for themselves: it is no file named {name}")
+            }
+            Self::Dissolved(None) => "its parts go each for themselves: it is no file".into(),
             Self::PartFieldsLost(count) => format!("{count} more of its fields are not carried"),
             // Those of the message and of fields are written above.
             _ => String::new(),
