@@ -115,7 +115,8 @@
 //!   may have company: in which order, under which key. So whoever is in none was never
 //!   tried; the end of a call is written down for all of its members in one commit; and
 //!   while it is unknown none of them leaves it, alone or with others. Only a definite
-//!   answer takes a call apart.
+//!   answer takes a call apart. News of a member is kept with it and has the call made again
+//!   soon; should that end without a yes, whoever was told of was sent all the same.
 //! - **Nobody waits for company, and nobody for bad mail**: who leaves is chosen when there
 //!   are a place and a turn, from all customers in turn, as is who is read from the database
 //!   (a part carries its customer for that); who was refused with others leaves
@@ -151,6 +152,9 @@
 //!   and its words, and everything that follows from it (a bounce to the sender, a
 //!   suppressed address, a pause, a refund) follows in the same transaction from what is
 //!   new. Sums of what came back are kept with the steps that they count.
+//! - **An address that a mail server calls nobody's** is suppressed and counted with the
+//!   report of that answer ([`store`]'s `nobody`); the pause that may follow is judged in the
+//!   transaction after it, and a crash between leaves it to the next such address.
 //! - **No address on a customer's suppression list is mailed or skipped silently**: the
 //!   acceptance looks in its own transaction; RCPT looks before, where MAIL found a list.
 //! - **Of what became of mail one tells its sender, and only what it asked for**, as far as
