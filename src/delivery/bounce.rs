@@ -79,11 +79,12 @@ impl Postmaster {
     pub(super) fn paused(
         &self,
         customer_id: &CustomerId,
-        to: &Mailbox,
+        email: &str,
         reason: &str,
         now: Timestamp,
     ) -> Option<Acceptance> {
-        self.compose((Kind::Notice, customer_id), to, now, |origin| paused(origin, to, reason))
+        let to = Mailbox::parse(email).ok()?;
+        self.compose((Kind::Notice, customer_id), &to, now, |origin| paused(origin, &to, reason))
     }
 
     fn compose(

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 
 use super::bounce::Postmaster;
 use super::news;
-use super::worker::log_pause;
+use super::worker::tell_pause;
 use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::crash::CrashPoint;
@@ -232,7 +232,8 @@ impl Ears {
         let bounce = |of: &Original, failed: &[Mailbox]| {
             self.bounce(&told.customer_id, of, (failed, status, words), now)
         };
-        let pause = |email: &str, reason: &str| self.pause(&told.customer_id, email, reason, now);
+        let pause =
+            |email: &str, reason: &str| self.0.postmaster.paused(&told.customer_id, email, reason, now);
         let letters = Letters { bounce: &bounce, pause: &pause };
         let rules = Rules { allowance: allowance.as_ref(), thresholds, letters };
         let heard = store.hear(&told, &rules, now).await?;
@@ -257,17 +258,6 @@ impl Ears {
         self.0.postmaster.bounce(customer_id, &about(original)?, &failures, now)
     }
 
-    fn pause(
-        &self,
-        customer_id: &CustomerId,
-        email: &str,
-        reason: &str,
-        now: Timestamp,
-    ) -> Option<Acceptance> {
-        let to = Mailbox::parse(email).ok()?;
-        self.0.postmaster.paused(customer_id, &to, reason, now)
-    }
-
     /// Logs and counts what news has changed.
     fn tell(&self, subject: &Subject<'_>, told: &Told, heard: &Heard) {
         let Told { customer_id, kind, recipients, words, .. } = told;
@@ -290,8 +280,7 @@ impl Ears {
             tracing::error!(%part_id, reason = ?words, "Resend gave a mail up that it had taken");
         }
         if let Some(reason) = &heard.paused {
-            self.0.metrics.customer_paused();
-            log_pause(customer_id, reason);
+            tell_pause(&self.0.metrics, customer_id, reason);
         }
     }
 }

@@ -11,7 +11,6 @@ use super::leases::Lease;
 use super::news::{self, Door, Moment};
 use super::{Delivery, Tools};
 use crate::crash::CrashPoint;
-use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
@@ -21,7 +20,7 @@ use crate::store::accept::Kind;
 use crate::store::gate::Gate;
 use crate::store::queue::LeasedPart;
 use crate::store::report::{News, Recorded, Report, Rest};
-use crate::telemetry::AttemptOutcome;
+use crate::telemetry::{AttemptOutcome, Metrics};
 use crate::upstream::translating::SMALL;
 use crate::upstream::{Outcome, Outgoing, Ready};
 
@@ -186,15 +185,10 @@ impl Delivery {
     async fn judge(&self, customer_id: &CustomerId) {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
         let (now, postmaster) = (clock.now(), &self.0.settings.postmaster);
-        let letter = |email: &str, reason: &str| {
-            postmaster.paused(customer_id, &Mailbox::parse(email).ok()?, reason, now)
-        };
+        let letter = |email: &str, reason: &str| postmaster.paused(customer_id, email, reason, now);
         match store.pause_if_harmful(customer_id, &self.0.settings.thresholds, &letter, now).await {
             Ok(None) => {}
-            Ok(Some(reason)) => {
-                metrics.customer_paused();
-                log_pause(customer_id, &reason);
-            }
+            Ok(Some(reason)) => tell_pause(metrics, customer_id, &reason),
             Err(error) => {
                 tracing::error!(%customer_id, %error, "whether a customer has to be paused could not be found out")
             }
@@ -272,7 +266,8 @@ fn is_held(news: &News) -> bool {
 }
 
 /// What an operator has to know of a customer who is paused.
-pub(super) fn log_pause(customer_id: &CustomerId, reason: &str) {
+pub(super) fn tell_pause(metrics: &Metrics, customer_id: &CustomerId, reason: &str) {
+    metrics.customer_paused();
     tracing::warn!(%customer_id, reason, "a customer is paused; `postmeter customer resume` ends it");
 }
 
