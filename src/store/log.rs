@@ -139,21 +139,34 @@ pub(super) struct MessageRow {
     notes: Option<String>,
 }
 
-type PartRow = (
-    String,
-    String,
-    String,
-    u32,
-    i64,
-    Option<i64>,
-    Option<String>,
-    Option<String>,
-    bool,
-    Option<String>,
-    u32,
-);
-type RecipientRow =
-    (String, String, String, Option<String>, Option<String>, bool, Option<i64>, Option<String>, u32);
+#[derive(sqlx::FromRow)]
+struct PartRow {
+    message_id: String,
+    part_no: u32,
+    road: String,
+    state: String,
+    attempt: u32,
+    time: i64,
+    due_at: Option<i64>,
+    upstream_id: Option<String>,
+    batch_id: Option<String>,
+    last_error: Option<String>,
+    is_unknown: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct RecipientRow {
+    message_id: String,
+    part_no: u32,
+    address: String,
+    state: String,
+    status: Option<String>,
+    reply: Option<String>,
+    may_have_it: bool,
+    bounced_at: Option<i64>,
+    bounce: Option<String>,
+}
+
 /// Message, address, kind.
 type NewsRow = (String, String, String);
 /// Of each message and address what stands in the end.
@@ -197,14 +210,14 @@ impl Store {
     /// The messages of these rows with their parts and recipients.
     pub(super) async fn with_details(&self, rows: Vec<MessageRow>) -> Result<Vec<MessageLog>, StoreError> {
         const PARTS: &str = "
-            SELECT message_id, road, state, attempt, coalesce(due_at, lease_until, 0), due_at, upstream_id,
-                   last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
+            SELECT message_id, part_no, road, state, attempt, coalesce(due_at, lease_until, 0) AS time, due_at,
+                   upstream_id, batch_id, last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
                        WHERE r.message_id = part.message_id AND r.part_no = part.part_no
-                         AND r.state = 'queued' AND r.maybe_taken = 1), batch_id, part_no
+                         AND r.state = 'queued' AND r.maybe_taken = 1) AS is_unknown
             FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
-            SELECT message_id, address, state, status, reply, maybe_taken = 1 AND state <> 'sent',
-                   bounced_at, bounce, part_no
+            SELECT message_id, part_no, address, state, status, reply,
+                   maybe_taken = 1 AND state <> 'sent' AS may_have_it, bounced_at, bounce
             FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
         const REFUNDS: &str = "
             SELECT message_id, address, amount, state, reason, entry_id
@@ -235,12 +248,15 @@ struct Details {
 
 impl MessageRow {
     fn with(self, details: &Details) -> Result<MessageLog, StoreError> {
-        let own_recipients = details.recipients.iter().filter(|recipient| recipient.0 == self.message_id);
+        let own_recipients =
+            details.recipients.iter().filter(|recipient| recipient.message_id == self.message_id);
         let own_refunds = details.refunds.iter().filter(|refund| refund.0 == self.message_id);
         let own_parts: Vec<&PartRow> =
-            details.parts.iter().filter(|part| part.0 == self.message_id).collect();
-        let states: Vec<PartState> =
-            own_parts.iter().map(|part| part_state(&part.2, part.3, part.4)).collect::<Result<_, _>>()?;
+            details.parts.iter().filter(|part| part.message_id == self.message_id).collect();
+        let states: Vec<PartState> = own_parts
+            .iter()
+            .map(|part| part_state(&part.state, part.attempt, part.time))
+            .collect::<Result<_, _>>()?;
         Ok(MessageLog {
             message_id: stored(MessageId::parse(&self.message_id))?,
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
@@ -276,17 +292,16 @@ fn last_words(rows: Vec<NewsRow>) -> Result<LastWords, StoreError> {
 }
 
 fn recipient_log(row: &RecipientRow, news: &LastWords) -> Result<RecipientLog, StoreError> {
-    let (message_id, address, state, status, reply, maybe_taken, bounced_at, bounce, part_no) = row;
     Ok(RecipientLog {
-        address: address.clone(),
-        part_no: *part_no,
-        state: state.clone(),
-        status: status.clone(),
-        reply: reply.clone(),
-        maybe_taken: *maybe_taken,
-        bounced_at: bounced_at.map(timestamp).transpose()?,
-        bounce: bounce.clone(),
-        news: news.get(&(message_id.clone(), address.clone())).map(|kind| kind.as_str()),
+        address: row.address.clone(),
+        part_no: row.part_no,
+        state: row.state.clone(),
+        status: row.status.clone(),
+        reply: row.reply.clone(),
+        maybe_taken: row.may_have_it,
+        bounced_at: row.bounced_at.map(timestamp).transpose()?,
+        bounce: row.bounce.clone(),
+        news: news.get(&(row.message_id.clone(), row.address.clone())).map(|kind| kind.as_str()),
     })
 }
 
@@ -301,16 +316,15 @@ fn refund_log((_, address, credits, state, reason, entry_id): &RefundRow) -> Ref
 }
 
 fn part_log(row: &PartRow) -> Result<PartLog, StoreError> {
-    let (_, road, state, attempts, _, due_at, upstream_id, last_error, unknown, batch_id, part_no) = row;
     Ok(PartLog {
-        part_no: *part_no,
-        road: road.clone(),
-        state: state.clone(),
-        attempts: *attempts,
-        due_at: due_at.map(timestamp).transpose()?,
-        upstream_id: upstream_id.clone(),
-        batch_id: batch_id.clone(),
-        last_error: last_error.clone(),
-        unknown: *unknown,
+        part_no: row.part_no,
+        road: row.road.clone(),
+        state: row.state.clone(),
+        attempts: row.attempt,
+        due_at: row.due_at.map(timestamp).transpose()?,
+        upstream_id: row.upstream_id.clone(),
+        batch_id: row.batch_id.clone(),
+        last_error: row.last_error.clone(),
+        unknown: row.is_unknown,
     })
 }
