@@ -114,6 +114,9 @@ impl ResendStandIn {
         let tags: Map<String, Value> = (mail.email.tags.iter().flatten())
             .map(|tag| (tag.name.clone(), Value::from(tag.value.clone())))
             .collect();
+        let headers: Vec<Value> = (mail.email.headers.iter().flatten())
+            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .collect();
         let data = json!({
             "email_id": mail.id,
             "message_id": format!("<{}@email.example>", mail.id),
@@ -121,9 +124,14 @@ impl ResendStandIn {
             "from": mail.email.from,
             "to": to,
             "subject": mail.email.subject,
-            "tags": tags,
         });
         let mut data = data.as_object().cloned().unwrap_or_default();
+        if !tags.is_empty() {
+            data.insert("tags".to_owned(), tags.into());
+        }
+        if !headers.is_empty() {
+            data.insert("headers".to_owned(), headers.into());
+        }
         if let News::Bounced { kind, said } = news {
             let message = "The recipient's mail server refused the mail.";
             let bounce =

@@ -365,6 +365,7 @@ async fn what_becomes_of_a_mail_is_told_in_signed_webhooks() {
     let to = json!(["Bob <bob@example.net>", "bounced+x@resend.dev", "complained@resend.dev"]);
     let mut mail = with("to", to);
     mail["tags"] = json!([{ "name": "postmeter", "value": "0190-0" }]);
+    mail["headers"] = json!({ "X-A": "1" });
     let (_, sent) = send(&all, &mail, "k").await;
     let mut seen = Vec::new();
     for _ in 0..5 {
@@ -373,6 +374,7 @@ async fn what_becomes_of_a_mail_is_told_in_signed_webhooks() {
             (&body["data"]["email_id"], &body["data"]["tags"]["postmeter"]),
             (&sent["id"], &json!("0190-0"))
         );
+        assert_eq!(body["data"]["headers"], json!([{ "name": "X-A", "value": "1" }]));
         seen.push((event, body["data"]["to"].clone(), body["data"]["bounce"]["type"].clone()));
     }
     let event = |name: &str, to: Value, kind: Value| (name.to_owned(), to, kind);
