@@ -349,6 +349,7 @@ async fn start_back(
         clock: clock.clone(),
         postmaster: settings.postmaster,
         thresholds: config.reputation,
+        is_resend_smtp: config.uses_resend_smtp(),
     });
     let tools = submission::Tools {
         store: store.clone(),
@@ -365,9 +366,13 @@ async fn start_back(
     billing.start();
     tasks.spawn(sweep(config, &store, stop).run());
     tasks.spawn(proofs.clone().run(stop.clone()));
+    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving: arriving(config), proofs })
+}
+
+/// The room of what arrives.
+fn arriving(config: &Config) -> Allowance {
     let (all, each) = (config.smtp.max_bytes_arriving, config.smtp.max_bytes_arriving_per_customer);
-    let arriving = Allowance::new("smtp.max_bytes_arriving", all, each);
-    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs })
+    Allowance::new("smtp.max_bytes_arriving", all, each)
 }
 
 fn sweep(config: &Config, store: &Store, stop: &CancellationToken) -> Sweep {

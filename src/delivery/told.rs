@@ -14,6 +14,13 @@
 //! again, since Resend may have forgotten its key, is proven as a whole, as far as its parts
 //! are not held yet: held parts have left their call, and each is proven by its own news.
 //!
+//! Mail that left by Resend's own SMTP service is known by a field of ours, if Resend tells
+//! which fields a mail has. No id of Resend's binds it, and whoever else sends with the same
+//! account could write such a field: so the news must name one of the part's recipients, or
+//! nobody. The part may have left as several mails, each for some of its recipients, and
+//! nobody says which of them an event is of: only a part of one recipient is proven by it,
+//! and only if that one may have got it from an attempt without an answer.
+//!
 //! Then the news is written down with what follows from it. A hard bounce, a
 //! recipient whom Resend left out since the address is on its own list, and a mail
 //! that it gave up after all are late failures: the sender gets a bounce, and perhaps
@@ -73,6 +80,8 @@ pub struct Tools {
     pub postmaster: Postmaster,
     /// Where customers are paused: `[reputation]`.
     pub thresholds: Thresholds,
+    /// Whether what leaves by SMTP leaves by Resend's own service.
+    pub is_resend_smtp: bool,
 }
 
 /// A part that an event is about.
@@ -105,18 +114,28 @@ impl Ears {
         Ok(Some(subject.part.customer_id))
     }
 
-    /// The part, by the tag that its mail carries; Resend's id must be the one it
-    /// gave us, if it has answered: another one is another copy of the mail.
+    /// The part, by the mark that its mail carries.
     async fn subject<'e>(&self, event: &'e ResendEvent) -> Result<Option<Subject<'e>>, StoreError> {
-        let Some(part_id) = &event.part_id else { return Ok(None) };
+        let Some((part_id, road)) = &event.part else { return Ok(None) };
         let Some((message_id, part_no)) = part_id.split() else { return Ok(None) };
         let Some(part) = self.0.store.known_part(&message_id, part_no).await? else { return Ok(None) };
-        let is_other = part.upstream_id.is_some() && event.email_id != part.upstream_id;
-        if part.road != Road::Resend || is_other {
+        if part.road != *road || !self.is_of_its_mail(event, &part) {
             tracing::warn!(%part_id, upstream_id = ?event.email_id, event = ?event.event_type, "an event names a part and is not about its mail");
             return Ok(None);
         }
         Ok(Some(Subject { part_id, message_id, part_no, part }))
+    }
+
+    /// By the API Resend's id must be the one it gave us, if it has answered: another one is
+    /// another copy of the mail. What an SMTP server answers is words, so that recipients decide.
+    fn is_of_its_mail(&self, event: &ResendEvent, part: &KnownPart) -> bool {
+        match part.road {
+            Road::Resend => part.upstream_id.is_none() || event.email_id == part.upstream_id,
+            Road::Smtp => {
+                let is_named = |(of, _): &(Mailbox, RecipientState)| event.names(&of.to_ascii());
+                self.0.is_resend_smtp && (event.to.is_empty() || part.recipients.iter().any(is_named))
+            }
+        }
     }
 
     /// The part was sent, whatever our calls were answered; too late if it was given up.
@@ -286,18 +305,12 @@ impl Ears {
 }
 
 impl Subject<'_> {
-    /// The event as it is written down. Who failed before the upstream had a word is
-    /// nobody that it can be about, unless there is nobody else.
+    /// The event as it is written down.
     fn told(&self, event: &ResendEvent, news: &News, now: Timestamp) -> Told {
-        let is_served = |of: &&(Mailbox, RecipientState)| of.1 != RecipientState::Failed;
-        let mut named: Vec<(&Mailbox, String)> =
-            self.part.recipients.iter().filter(is_served).map(|(of, _)| (of, of.to_ascii())).collect();
-        if named.is_empty() {
-            named.extend(self.part.recipients.iter().map(|(of, _)| (of, of.to_ascii())));
-        }
-        let addresses: Vec<&str> = named.iter().map(|(_, address)| address.as_str()).collect();
+        let among = self.among(event, news.kind);
+        let addresses: Vec<&str> = among.iter().map(|(_, address)| address.as_str()).collect();
         let about = event.about(&addresses);
-        let about = named.iter().filter(|(_, address)| about.contains(&address.as_str()));
+        let about = among.iter().filter(|(_, address)| about.contains(&address.as_str()));
         Told {
             message_id: self.message_id.clone(),
             part_no: self.part_no,
@@ -308,6 +321,26 @@ impl Subject<'_> {
             words: news.reply.clone(),
             is_of_the_address: news.is_of_the_address,
         }
+    }
+
+    /// Whom the event can be about. Who failed before the upstream had a word is nobody of
+    /// them, unless there is nobody else. One of several mails by SMTP that was given up is
+    /// theirs whom the event names, and not theirs who wait while others have it.
+    fn among(&self, event: &ResendEvent, kind: EventKind) -> Vec<(&Mailbox, String)> {
+        let mut among: Vec<&(Mailbox, RecipientState)> = self.part.recipients.iter().collect();
+        prefer(&mut among, |(_, state)| *state != RecipientState::Failed);
+        if self.part.road == Road::Smtp && kind == EventKind::Failed {
+            prefer(&mut among, |(of, _)| event.names(&of.to_ascii()));
+            prefer(&mut among, |(_, state)| *state == RecipientState::Sent);
+        }
+        among.into_iter().map(|(of, _)| (of, of.to_ascii())).collect()
+    }
+}
+
+/// Leaves only such as these, if there are any.
+fn prefer<T>(list: &mut Vec<&T>, is_one: impl Fn(&T) -> bool) {
+    if list.iter().any(|one| is_one(one)) {
+        list.retain(|one| is_one(one));
     }
 }
 
@@ -325,9 +358,12 @@ fn shared_call(part: &KnownPart) -> Option<&KnownCall> {
 }
 
 /// Whether that Resend took it, or under which id, is more than is known, or will be by itself.
+/// What was never handed over whole by SMTP is not sent because somebody says so.
 fn is_told_more(part: &KnownPart) -> bool {
     match part.state {
-        PartState::Held | PartState::Queued { .. } | PartState::Failed => true,
+        _ if part.road == Road::Smtp && part.recipients.len() != 1 => false,
+        PartState::Held | PartState::Queued { .. } => part.road == Road::Resend || part.is_unknown,
+        PartState::Failed => true,
         PartState::Sending { .. } => part.is_unknown,
         PartState::Sent => part.upstream_id.is_none(),
     }

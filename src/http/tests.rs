@@ -181,6 +181,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         clock: clock.clone(),
         postmaster: delivery::Settings::new(&config, notices_from).postmaster,
         thresholds: config.reputation,
+        is_resend_smtp: config.uses_resend_smtp(),
     });
     Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), arriving, proofs }
 }

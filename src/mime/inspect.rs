@@ -135,8 +135,8 @@ fn is_incidental(field: &Field<'_>) -> bool {
 }
 
 /// Bcc recipients are never shown; the other fields are orders to this relay or
-/// to the next, and a customer's `Resend-Idempotency-Key` could swallow another
-/// customer's mail.
+/// to the next, a customer's `Resend-Idempotency-Key` could swallow another customer's
+/// mail, and their `X-Postmeter-Part` would have news of it be about another's.
 fn must_not_leave(field: &Field<'_>) -> bool {
     ["Bcc", "Resent-Bcc", "Return-Path"].into_iter().any(|name| field.is(name))
         || ["Resend-", "X-SES-", "X-Postmeter-"].into_iter().any(|prefix| field.starts_with(prefix))

@@ -25,7 +25,7 @@ use translating::Translating;
 /// One part of a message, ready to leave.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The part; Resend carries it as the tag `postmeter`.
+    /// The part; Resend carries it as the tag `postmeter`, or by SMTP in [`smtp::PART_FIELD`].
     pub part_id: PartId,
     /// The `Idempotency-Key` of the call; the same for every try of the same bytes.
     pub idempotency_key: String,

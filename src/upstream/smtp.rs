@@ -40,6 +40,9 @@ use url::SmtpUrl;
 
 /// How long to leave a door alone that only the operator can open.
 const OPERATOR_RETRY: Duration = Duration::from_secs(300);
+/// The field by which webhooks name the part of a mail that left by Resend's own service. No
+/// client can set it: their fields of such a name do not leave.
+pub const PART_FIELD: &str = "X-Postmeter-Part";
 /// A message of more octets is not signed where others wait for their turn.
 const LARGE_BYTES: usize = 256 << 10;
 
@@ -68,7 +71,7 @@ pub struct SmtpSettings {
     /// The time of the signature.
     pub clock: Clock,
     /// It is Resend's own service, which knows a message that it got before by the
-    /// field `Resend-Idempotency-Key`.
+    /// field `Resend-Idempotency-Key`, and tells of it with [`PART_FIELD`].
     pub is_resend: bool,
 }
 
@@ -186,10 +189,11 @@ impl SmtpUpstream {
         checked
     }
 
-    /// The fields to put in front of the message: Resend's key, or our signatures.
+    /// The fields to put in front of the message: for Resend its key and the part, or our signatures.
     async fn head(&self, outgoing: &Outgoing) -> Result<Vec<u8>, Unsigned> {
         if self.0.is_resend {
-            Ok(key_field(outgoing).into_bytes())
+            let part_field = format!("{PART_FIELD}: {}\r\n", outgoing.part_id);
+            Ok((key_field(outgoing) + &part_field).into_bytes())
         } else {
             self.signatures(&outgoing.bytes).await
         }

@@ -55,6 +55,7 @@ mod queue;
 mod recipients;
 mod refund;
 mod resend_faults;
+mod resend_smtp;
 mod retention;
 mod retry;
 mod sandbox;

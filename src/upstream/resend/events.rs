@@ -2,14 +2,17 @@
 //! (resend.com/docs, "Webhooks: Event Types").
 //!
 //! The list of events grows, and a delivery that a strict reader refuses is lost
-//! in the end: only `type` is required. Every mail of ours carries the tag
-//! `postmeter`, the id of its part. Pure; the signature was verified before.
+//! in the end: only `type` is required. Every mail of ours carries the id of its part:
+//! by the API as the tag `postmeter`, by Resend's SMTP service, which knows no tags, in a
+//! header field. Pure; the signature was verified before.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::event::EventKind;
 use crate::domain::ids::PartId;
+use crate::domain::message::Road;
+use crate::upstream::smtp::PART_FIELD;
 use crate::upstream::translate::TAG;
 
 /// Most characters of a server's words that are kept.
@@ -35,8 +38,8 @@ pub struct ResendEvent {
     pub event_type: String,
     /// When it happened, if it says so.
     pub created_at: Option<Timestamp>,
-    /// The part of ours that it is about.
-    pub part_id: Option<PartId>,
+    /// The part of ours that it is about, and the road on which mail carries the mark that says so.
+    pub part: Option<(PartId, Road)>,
     /// Resend's id of the mail.
     pub email_id: Option<String>,
     /// The addresses that it is about, as far as it says so.
@@ -81,7 +84,7 @@ impl ResendEvent {
         let data = event.get("data").unwrap_or(&Value::Null);
         let created_at = text(&event, "/created_at").and_then(|at| at.parse().ok());
         Ok(Self {
-            part_id: tag(data).and_then(|id| PartId::parse(&id).ok()),
+            part: part(data),
             email_id: text(data, "/email_id"),
             to: texts(data.get("to")).into_iter().map(|to| bare(&to).to_owned()).collect(),
             meaning: meaning(&event_type, data),
@@ -104,11 +107,7 @@ impl ResendEvent {
             Meaning::News(News { kind: EventKind::Failed, .. }) => return recipients.to_vec(),
             Meaning::News(News { words, .. }) => words,
         };
-        let named: Vec<&str> = recipients
-            .iter()
-            .copied()
-            .filter(|recipient| self.to.iter().any(|to| to.eq_ignore_ascii_case(recipient)))
-            .collect();
+        let named: Vec<&str> = recipients.iter().copied().filter(|recipient| self.names(recipient)).collect();
         let is_named = !named.is_empty();
         let is_choice = is_named && named.len() < recipients.len() && !self.meaning.has_words_of_each();
         let among = if is_named { named } else { recipients.to_vec() };
@@ -119,6 +118,11 @@ impl ResendEvent {
         }
         let has_each_a_word = is_named && words.len() == among.len();
         if among.len() == 1 || is_choice || has_each_a_word { among } else { Vec::new() }
+    }
+
+    /// Whether this address is among those that it is about.
+    pub fn names(&self, address: &str) -> bool {
+        self.to.iter().any(|to| to.eq_ignore_ascii_case(address))
     }
 }
 
@@ -227,6 +231,22 @@ fn names(text: &str, address: &str) -> bool {
     })
 }
 
+/// What is not by the API has no tag; what is has no such field.
+fn part(data: &Value) -> Option<(PartId, Road)> {
+    let marked = |text: Option<String>, road| Some((PartId::parse(&text?).ok()?, road));
+    marked(tag(data), Road::Resend).or_else(|| marked(part_field(data), Road::Smtp))
+}
+
+/// The one field with the id of a part. Two of them would be nobody's: we write one.
+fn part_field(data: &Value) -> Option<String> {
+    let is_ours = |header: &&Value| {
+        text(header, "/name").is_some_and(|name| name.trim().eq_ignore_ascii_case(PART_FIELD))
+    };
+    let mut ours = data.get("headers")?.as_array()?.iter().filter(is_ours);
+    let (only, None) = (ours.next()?, ours.next()) else { return None };
+    text(only, "/value").map(|value| value.trim().to_owned())
+}
+
 /// The tags come back as a flat object; as a list they were given.
 fn tag(data: &Value) -> Option<String> {
     let tags = data.get("tags")?;
@@ -281,7 +301,7 @@ mod tests {
                     "diagnosticCode": ["smtp; 550 5.1.1\r\n user unknown"], "new": {} },
             },
         }));
-        assert_eq!(event.part_id.as_ref().map(PartId::as_str), Some("0190-0"));
+        assert_eq!(event.part, Some((PartId::parse("0190-0").unwrap(), Road::Resend)));
         assert_eq!(event.email_id.as_deref(), Some("56761188-7520-42d8-8898-ff6fc54ce618"));
         assert_eq!(event.to, ["Bob@Example.net"]);
         assert_eq!(event.created_at, Some("2026-11-22T23:41:12.126Z".parse().unwrap()));
@@ -317,7 +337,7 @@ mod tests {
         for (event_type, data, kind) in table {
             let event = event(&json!({ "type": event_type, "created_at": 7, "data": data }));
             assert_eq!((kind_of(&event), event.created_at), (kind, None), "{event_type}");
-            assert_eq!((&event.part_id, event.to.len()), (&None, 0), "{event_type}");
+            assert_eq!((&event.part, event.to.len()), (&None, 0), "{event_type}");
         }
         assert_eq!(event(&json!({ "type": "email.opened" })).meaning, Meaning::Proof);
         let table: [(&[u8], MalformedEvent); 4] = [
@@ -451,6 +471,25 @@ mod tests {
         let data =
             json!({ "tags": [{ "name": "x", "value": "y" }, { "name": "postmeter", "value": "p-1" }] });
         let event = event(&json!({ "type": "email.sent", "data": data }));
-        assert_eq!(event.part_id.as_ref().map(PartId::as_str), Some("p-1"));
+        assert_eq!(event.part, Some((PartId::parse("p-1").unwrap(), Road::Resend)));
+    }
+
+    #[test]
+    fn mail_by_smtp_is_known_by_one_field_of_ours_and_mail_by_the_api_by_its_tag() {
+        let field = |name: &str, value: &str| json!({ "name": name, "value": value });
+        let ours = field("X-Postmeter-Part", "p-1");
+        let part = |id: &str, road| Some((PartId::parse(id).unwrap(), road));
+        let table = [
+            (json!({ "headers": [field("X-A", "b"), ours] }), part("p-1", Road::Smtp)),
+            (json!({ "headers": [field("x-postmeter-part", " p-1 ")], "tags": {} }), part("p-1", Road::Smtp)),
+            (json!({ "headers": [ours], "tags": { "postmeter": "p-2" } }), part("p-2", Road::Resend)),
+            (json!({ "headers": [ours, field("X-POSTMETER-PART", "p-2")] }), None),
+            (json!({ "headers": [field("X-Postmeter-Part", "not an id")] }), None),
+            (json!({ "headers": [field("X-Postmeter-Part-Of", "p-1"), 7, {}] }), None),
+            (json!({ "headers": { "X-Postmeter-Part": "p-1" } }), None),
+        ];
+        for (data, wanted) in table {
+            assert_eq!(event(&json!({ "type": "email.sent", "data": data })).part, wanted, "{data}");
+        }
     }
 }

@@ -51,7 +51,7 @@ fn client_of(url: &str, reuse: Reuse, is_resend: bool) -> SmtpUpstream {
 }
 
 #[tokio::test]
-async fn p4_resend_is_told_the_key_of_what_it_gets_over_smtp() {
+async fn p4_resend_is_told_the_key_and_the_part_of_what_it_gets_over_smtp() {
     let server = Server::start(&[]).await;
     let client = client_of(&server.url(), REUSE, true);
     for recipients in [&["b@y.example", "c@y.example"][..], &["c@y.example", "b@y.example"], &["c@y.example"]]
@@ -67,6 +67,7 @@ async fn p4_resend_is_told_the_key_of_what_it_gets_over_smtp() {
         .map(|message| {
             let text = String::from_utf8_lossy(message).into_owned();
             let (field, rest) = text.split_once("\r\n").unwrap();
+            let rest = rest.strip_prefix("X-Postmeter-Part: m-1\r\n").unwrap();
             assert_eq!(rest.as_bytes(), MESSAGE);
             field.strip_prefix("Resend-Idempotency-Key: m-1-").unwrap().to_owned()
         })
