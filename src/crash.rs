@@ -73,6 +73,8 @@ crash_points! {
     RetryCommitted = "retry-committed",
     /// A failure is committed with its bounce; nobody sends the bounce yet.
     BounceCommitted = "bounce-committed",
+    /// An address that nobody has is on the list, and counted; whether that is one too many was not judged.
+    NobodyCounted = "nobody-counted",
     /// The leases of parts under way were renewed.
     LeasesRenewed = "leases-renewed",
     /// An entry is open; Dodo was not called.

@@ -157,7 +157,7 @@
 //!   the recipients. Clients can write neither: their fields of such names do not leave.
 //! - **An address that a mail server calls nobody's** is suppressed and counted with the
 //!   report of that answer ([`store`]'s `nobody`); the pause that may follow is judged in the
-//!   transaction after it, and a crash between leaves it to the next such address.
+//!   transaction after it, and a crash between leaves it to whatever is counted next.
 //! - **No address on a customer's suppression list is mailed or skipped silently**: the
 //!   acceptance looks in its own transaction; RCPT looks before, where MAIL found a list.
 //! - **Of what became of mail one tells its sender, and only what it asked for**, as far as
@@ -185,6 +185,7 @@
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `batch-composed`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key, by a call with the same parts; what was leased for a call that was never composed was not sent, and leaves with any; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
 //! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce or the report of success, with its lapsed or waiting part; what a large message leaves behind, as above |
+//! | before a customer is judged by an address that is nobody's (`nobody-counted`) | the suppressed address, its bounce, and the sums with it; a pause that was due comes with the next address of that kind, late bounce or complaint, which has the same sums judged: it is put off by one of them, and nothing looks for it before |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |

@@ -175,13 +175,14 @@ impl Delivery {
             self.recorded(part, report, recorded);
             let News::Answered(answered) = &report.news else { continue };
             if !answered.no_mailbox.is_empty() && recorded != Recorded::Late {
+                store.pass(CrashPoint::NobodyCounted);
                 self.judge(&part.customer_id).await;
             }
         }
     }
 
     /// Pauses a customer if too many of the addresses that it writes to are nobody's. A crash
-    /// before that leaves it to the next of them.
+    /// before that leaves it to whatever is counted next.
     async fn judge(&self, customer_id: &CustomerId) {
         let Tools { store, clock, metrics, .. } = &self.0.tools;
         let (now, postmaster) = (clock.now(), &self.0.settings.postmaster);

@@ -495,9 +495,15 @@ fn spools<'a>(taken: &[&'a Acceptance]) -> Vec<SpoolRow<'a>> {
     taken.iter().filter_map(|a| named(a)).collect()
 }
 
-/// Writes one message of our own (a bounce, a notice) inside another step's transaction;
-/// `false`: it is a report to an address on the customer's suppression list, and is dropped.
-pub(super) async fn insert_own(tx: &mut SqliteConnection, own: &Acceptance) -> Result<bool, StoreError> {
+/// Writes one message of our own (a bounce, a notice) inside another step's transaction, with
+/// the message that it reports on; `false`: it is a report to an address on the customer's
+/// suppression list, and is dropped.
+pub(super) async fn insert_own(
+    tx: &mut SqliteConnection,
+    own: &Acceptance,
+    about: Option<&MessageId>,
+) -> Result<bool, StoreError> {
+    const ABOUT: &str = "UPDATE message SET about = $2 WHERE message_id = $1";
     if own.kind == Kind::Bounce {
         let suspects = recipients(own).map(|to| suspect(&own.customer_id, to)).collect();
         if let Some(((customer_id, sender), why)) = find(&mut *tx, &suspects).await?.pop_first() {
@@ -512,6 +518,11 @@ pub(super) async fn insert_own(tx: &mut SqliteConnection, own: &Acceptance) -> R
         }
     }
     write(tx, &BTreeMap::new(), &[own]).await?;
+    if let Some(about) = about {
+        let (id, about) = (own.message_id.as_str(), about.as_str());
+        let done = sqlx::query(ABOUT).bind(id).bind(about).execute(tx).await?;
+        changed("what a report is about", done.rows_affected(), 1)?;
+    }
     Ok(true)
 }
 

@@ -178,7 +178,7 @@ impl Store {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
-        insert_own(&mut tx, notice).await?;
+        insert_own(&mut tx, notice, None).await?;
         tx.commit().await?;
         Ok(true)
     }

@@ -107,6 +107,8 @@ pub struct Heard {
 /// One event as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventLog {
+    /// The part.
+    pub part_no: u32,
     /// The recipient; unset: the whole part, or one of whom nobody said which.
     pub recipient: Option<String>,
     /// A name of [`EventKind`].
@@ -153,14 +155,15 @@ impl Store {
     /// The events of one message, in the order in which they happened.
     pub(super) async fn events(&self, message_id: &MessageId) -> Result<Vec<EventLog>, StoreError> {
         const READ: &str = "
-            SELECT address, kind, told_at, words FROM event WHERE message_id = ?1
+            SELECT part_no, address, kind, told_at, words FROM event WHERE message_id = $1
             ORDER BY told_at, part_no, address";
-        let rows: Vec<(String, String, i64, String)> =
+        let rows: Vec<(u32, String, String, i64, String)> =
             sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
-            .map(|(address, kind, told_at, words)| {
+            .map(|(part_no, address, kind, told_at, words)| {
                 let unknown = || StoreError::Corrupt(format!("{kind} is no event"));
                 Ok(EventLog {
+                    part_no,
                     recipient: Some(address).filter(|address| !address.is_empty()),
                     kind: EventKind::parse(&kind).ok_or_else(unknown)?.as_str(),
                     at: timestamp(told_at)?,
@@ -279,7 +282,8 @@ impl Told {
             && !heard.newly_failed.is_empty()
             && let Some(bounce) = (rules.letters.bounce)(original, &heard.newly_failed)
         {
-            heard.bounce = insert_own(tx, &bounce).await?.then_some(bounce.message_id);
+            let is_sent = insert_own(tx, &bounce, Some(&self.message_id)).await?;
+            heard.bounce = is_sent.then_some(bounce.message_id);
         }
         Ok(())
     }

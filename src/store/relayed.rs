@@ -85,7 +85,7 @@ impl Relayed {
             return Ok(());
         }
         if let Some(letter) = (self.0)(&handed_on) {
-            insert_own(tx, &letter).await?;
+            insert_own(tx, &letter, Some(message_id)).await?;
         }
         Ok(())
     }

@@ -207,7 +207,7 @@ pub(super) async fn report_batch(
         }
         // News that came late brings no failures, and must not bounce them either.
         if let (true, Some(bounce)) = (change.newly_failed > 0, &report.bounce) {
-            insert_own(tx, bounce).await?;
+            insert_own(tx, bounce, Some(&report.message_id)).await?;
         }
         if let (true, News::Answered(answered)) = (change.newly_failed > 0, &report.news) {
             let nobody = ledger.nobody(report, answered);

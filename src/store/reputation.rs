@@ -82,7 +82,7 @@ pub(super) async fn judge(
 ) -> Result<Option<String>, StoreError> {
     let Some((reason, email)) = pause(tx, customer_id, thresholds, now).await? else { return Ok(None) };
     if let Some(notice) = email.and_then(|email| letter(&email, &reason)) {
-        insert_own(tx, &notice).await?;
+        insert_own(tx, &notice, None).await?;
     }
     Ok(Some(reason))
 }

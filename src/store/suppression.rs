@@ -113,6 +113,26 @@ impl Store {
         row.map(Row::read).transpose()
     }
 
+    /// Those of these addresses that are on a customer's list because of that message.
+    pub(super) async fn suppressed_by(
+        &self,
+        customer_id: &CustomerId,
+        message_id: &MessageId,
+        addresses: &BTreeSet<SuppressedAddress>,
+    ) -> Result<Vec<Suppression>, StoreError> {
+        const READ: &str = "
+            SELECT address, reason, detail, message_id, added_at FROM suppression
+            WHERE customer_id = $1 AND address IN (SELECT atom FROM json_each($2)) AND message_id = $3
+            ORDER BY added_at, address";
+        let rows: Vec<Row> = sqlx::query_as(READ)
+            .bind(customer_id.as_str())
+            .bind(json(addresses)?)
+            .bind(message_id.as_str())
+            .fetch_all(&self.readers)
+            .await?;
+        rows.into_iter().map(Row::read).collect()
+    }
+
     /// Puts an address on a customer's list by hand; `false`: it is there already, and
     /// stays as it is.
     pub async fn suppress(

@@ -38,6 +38,7 @@ mod refunds;
 mod reports;
 mod retention;
 mod spool;
+mod story;
 
 impl Store {
     /// Small parts that are due, whether they leave alone or not, the longest waiting first.

@@ -1,6 +1,8 @@
 //! The story of one message, in the order of time: what was accepted, tried, told,
-//! charged, given back and decided. It is put together from the rows that each step
+//! reported, suppressed, charged, given back and decided. It is put together from the rows that each step
 //! leaves anyway; only attempts that did not go the ordinary way have rows for it.
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,8 +10,11 @@ use serde::Serialize;
 use super::dsn::Asked;
 use super::event::EventLog;
 use super::log::{MessageLog, PartLog};
-use super::{Store, StoreError, timestamp};
+use super::suppression::Suppression;
+use super::{Store, StoreError, stored, timestamp};
+use crate::domain::address::Mailbox;
 use crate::domain::ids::MessageId;
+use crate::domain::suppression::SuppressedAddress;
 
 /// Entries that are looked at to find the one of a capture: those that were void cover it too.
 const MAX_ENTRIES: u32 = 50;
@@ -32,14 +37,23 @@ pub struct Story {
 pub struct Moment {
     /// When.
     pub at: Timestamp,
-    /// `accepted`, `note`, `attempt`, `event`, `captured`, `released`, `entry`, `refund` or `decision`.
+    /// `accepted`, `note`, `attempt`, `event`, `suppressed`, `report`, `captured`, `released`, `entry`,
+    /// `refund` or `decision`.
     pub what: &'static str,
-    /// How it came out: of an attempt, an event, an entry, a refund or a decision.
+    /// How it came out: of an attempt, an event, an entry, a refund or a decision. Of a report
+    /// how it stands with its recipient, and of an address that was suppressed what for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The recipient; unset: all of them, or nobody said which.
+    /// The part of an attempt or an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part_no: Option<u32>,
+    /// The recipient; unset: all of them, or nobody said which. Of a report its own, and of an
+    /// address that was suppressed as the list has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipient: Option<String>,
+    /// The message that a report is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<MessageId>,
     /// The road of an attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub road: Option<String>,
@@ -63,8 +77,21 @@ pub struct Moment {
 impl Moment {
     fn new(at: Timestamp, what: &'static str) -> Self {
         let (outcome, recipient, road, upstream_id, entry_id, text) = Default::default();
-        let (attempt, credits) = (None, None);
-        Self { at, what, outcome, recipient, road, attempt, upstream_id, credits, entry_id, text }
+        let (part_no, message_id, attempt, credits) = (None, None, None, None);
+        Self {
+            at,
+            what,
+            outcome,
+            part_no,
+            recipient,
+            message_id,
+            road,
+            attempt,
+            upstream_id,
+            credits,
+            entry_id,
+            text,
+        }
     }
 }
 
@@ -107,10 +134,13 @@ impl Store {
         timeline.extend(self.attempts(&log).await?);
         timeline.extend(events.iter().map(|event| Moment {
             outcome: Some(event.kind.to_owned()),
+            part_no: Some(event.part_no),
             recipient: event.recipient.clone(),
             text: event.words.clone(),
             ..Moment::new(event.at, "event")
         }));
+        timeline.extend(self.suppressed_for(&log).await?);
+        timeline.extend(self.reported(&log).await?);
         timeline.extend(self.charged(&log).await?);
         timeline.extend(self.refunded(&log).await?);
         timeline.extend(self.decided(&log).await?);
@@ -134,6 +164,7 @@ impl Store {
             for row in own.clone() {
                 moments.push(Moment {
                     outcome: Some(row.outcome.clone()),
+                    part_no: Some(part_no),
                     road: Some(part.road.clone()),
                     attempt: Some(row.attempt),
                     upstream_id: row.upstream_id.clone(),
@@ -145,6 +176,42 @@ impl Store {
             moments.extend(ended.filter(|_| part.state == "sent" && !is_told).map(|at| ordinary(part, at)));
         }
         Ok(moments)
+    }
+
+    /// Its recipients who are on the customer's list because of it.
+    async fn suppressed_for(&self, log: &MessageLog) -> Result<Vec<Moment>, StoreError> {
+        let recipients = log.recipients.iter();
+        let addresses: BTreeSet<SuppressedAddress> = recipients
+            .map(|to| Ok(SuppressedAddress::of(&stored(Mailbox::parse(&to.address))?)))
+            .collect::<Result<_, StoreError>>()?;
+        let listed = self.suppressed_by(&log.customer_id, &log.message_id, &addresses).await?;
+        let moment = |entry: Suppression| Moment {
+            outcome: Some(entry.reason.as_str().to_owned()),
+            recipient: Some(entry.address),
+            text: entry.detail,
+            ..Moment::new(entry.added_at, "suppressed")
+        };
+        Ok(listed.into_iter().map(moment).collect())
+    }
+
+    /// Our own mail about it, as long as that is kept.
+    async fn reported(&self, log: &MessageLog) -> Result<Vec<Moment>, StoreError> {
+        const READ: &str = "
+            SELECT m.message_id, m.accepted_at, r.address, r.state
+            FROM message m JOIN recipient r ON r.message_id = m.message_id
+            WHERE m.about = $1 ORDER BY m.message_id";
+        let rows: Vec<(String, i64, String, String)> =
+            sqlx::query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
+        rows.into_iter()
+            .map(|(message_id, accepted_at, recipient, state)| {
+                Ok(Moment {
+                    outcome: Some(state),
+                    recipient: Some(recipient),
+                    message_id: Some(stored(MessageId::parse(&message_id))?),
+                    ..Moment::new(timestamp(accepted_at)?, "report")
+                })
+            })
+            .collect()
     }
 
     /// When its last recipient was final, and the number of its capture.
@@ -251,6 +318,7 @@ fn accepted(log: &MessageLog) -> Vec<Moment> {
 fn ordinary(part: &PartLog, at: Timestamp) -> Moment {
     Moment {
         outcome: Some("sent".to_owned()),
+        part_no: Some(part.part_no),
         road: Some(part.road.clone()),
         attempt: Some(part.attempts),
         upstream_id: part.upstream_id.clone(),

@@ -67,6 +67,36 @@ fn an_address_that_nobody_has_is_not_written_to_again_until_the_customer_wants_i
     meter.drain();
 }
 
+#[test]
+fn the_story_of_a_mail_names_its_bounce_and_the_address_that_it_suppressed() {
+    let meter = refusing();
+    let reply = meter.signed_in().attempt(&["gone@example.net", "bob@example.net"], &letter("story"));
+    assert!(reply.starts_with("250 "), "{reply}");
+    meter.drain();
+    let id = |kind: &str| {
+        let listed = meter.get("/messages").json();
+        let mut messages = listed.as_array().unwrap().iter();
+        let found = messages.find(|message| message["kind"] == kind);
+        found.unwrap_or_else(|| panic!("no {kind}: {listed}"))["message_id"].clone()
+    };
+    let story = meter.get(&format!("/messages/{}", id("submission").as_str().unwrap())).json();
+    let moment = |what: &str| {
+        let mut moments = story["timeline"].as_array().unwrap().iter();
+        moments.find(|moment| moment["what"] == what).unwrap_or_else(|| panic!("no {what}: {story}"))
+    };
+    let report = moment("report");
+    assert_eq!((&report["message_id"], &report["outcome"]), (&id("bounce"), &json!("sent")), "{story}");
+    assert_eq!(report["recipient"], "ann@example.com", "{story}");
+    let suppressed = moment("suppressed");
+    assert_eq!(
+        (&suppressed["recipient"], &suppressed["outcome"]),
+        (&json!("gone@example.net"), &json!("bounce")),
+        "{story}"
+    );
+    assert!(suppressed["text"].as_str().unwrap().contains("no such user here"), "{story}");
+    assert_eq!(moment("attempt")["part_no"], 0, "{story}");
+}
+
 /// Python's email package takes it apart, as the sender's own program would.
 #[test]
 fn another_parser_finds_in_a_bounce_what_happened_to_whom_and_what_to_do() {

@@ -351,6 +351,9 @@ fn a_message_tells_its_whole_story() {
         assert!(told.contains(&step.to_owned()), "{step}: {story}");
     }
     assert_eq!(told[0], "accepted");
+    let of_part = timeline.iter().filter(|moment| moment["part_no"] == 0);
+    assert_eq!(of_part.count(), 3, "the attempts and the event: {story}");
+    assert_eq!(story["events"][0]["part_no"], 0, "{story}");
     let sent = timeline.iter().find(|moment| moment["outcome"] == "sent").unwrap();
     assert_eq!((&sent["upstream_id"], &sent["attempt"]), (&json!(mail.id), &json!(2)), "{story}");
     let at = |moment: &Value| moment["at"].as_str().unwrap().parse::<Timestamp>().unwrap();

@@ -7,7 +7,7 @@ use postmeter::crash::{self, CrashPoint};
 use reqwest::Method;
 use serde_json::json;
 
-use super::scenario::{FEW, Road, Scenario, Trouble, of_a_credit, scenario, upstream};
+use super::scenario::{Road, Scenario, Trouble, of_a_credit, scenario, upstream};
 use super::tally::Tally;
 use crate::harness::smtp::Smtp;
 use crate::harness::web::try_ask;
@@ -60,7 +60,7 @@ fn at_points(points: &[CrashPoint], scenario: fn(CrashPoint) -> Scenario, road: 
 fn crash_at(point: CrashPoint, scenario: Scenario, road: Road) {
     let plan = if road == Road::Resend { Meter::resend() } else { Meter::smtp() };
     let mut meter = (scenario.plan)(plan.credits(CREDITS)).prepare();
-    let tally = Tally::with_refusals(if point == CrashPoint::BounceCommitted { FEW as usize } else { 0 });
+    let tally = Tally::with_refusals(scenario.refusals);
     if let Some(earlier) = &scenario.earlier {
         (earlier.goes_wrong)(&meter, road);
         live_and_be_killed(&mut meter, &tally, earlier.shows);

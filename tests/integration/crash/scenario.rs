@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::harness::meter::ADMIN_TOKEN;
 use crate::harness::plan::Plan;
+use crate::harness::sink::SinkMail;
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
 use crate::harness::web::{ask, credit_added, try_ask};
@@ -19,9 +20,11 @@ use crate::large::much;
 use crate::refund;
 use crate::subscribe::{shown, subscribe, welcome};
 
+/// What a mail server says of an address that it does not have.
+const NOBODY: &str = "550 5.1.1 no such user here";
 const SPOOLS: &str = "SELECT (SELECT count(*) FROM spool) + (SELECT count(*) FROM chunk)";
 /// Messages that a trouble of the upstream befalls, if not all.
-pub(super) const FEW: u64 = 4;
+const FEW: u64 = 4;
 
 /// Where mail leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub(super) struct Scenario {
     pub(super) passage: u64,
     /// The only road over which it comes there, if not both.
     only_over: Option<Road>,
+    /// Messages that the upstream is to refuse for good, at most.
+    pub(super) refusals: usize,
     pub(super) plan: fn(Plan) -> Plan,
     /// An earlier life of the process, in which clients send and this goes wrong.
     pub(super) earlier: Option<Earlier>,
@@ -78,6 +83,7 @@ impl Scenario {
         Self {
             passage,
             only_over: None,
+            refusals: 0,
             plan: |plan| plan,
             earlier: None,
             troubles: |_, _| {},
@@ -155,7 +161,11 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
         CrashPoint::PartLeased => troubled(1, |meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::RetryCommitted => troubled(2, |meter, road| upstream(meter, road, Trouble::NotNow)),
         CrashPoint::BatchComposed => Scenario { only_over: Some(Road::Resend), ..ordinary(3) },
-        CrashPoint::BounceCommitted => troubled(1, |meter, road| upstream(meter, road, Trouble::Refuses)),
+        CrashPoint::BounceCommitted => Scenario {
+            refusals: FEW as usize,
+            ..troubled(1, |meter, road| upstream(meter, road, Trouble::Refuses))
+        },
+        CrashPoint::NobodyCounted => writes_to_nobody(),
         CrashPoint::GateClosed => troubled(1, |meter, road| upstream(meter, road, Trouble::Locked)),
         CrashPoint::EntryTryNoted => troubled(2, |meter, _| entries(meter, Misbehaviour::DropAfter, 3)),
         CrashPoint::EntryVoided => troubled(1, |meter, _| entries(meter, Reply::status(400), 1)),
@@ -295,6 +305,47 @@ pub(super) fn upstream(meter: &Meter, road: Road, trouble: Trouble) {
         (Road::Smtp, Trouble::Silent) => sink.hang("DOT"),
         (Road::Smtp, Trouble::Slow) => sink.pause(Duration::from_secs(3)),
     }
+}
+
+/// One recipient in vain is too many, and the process that finds the first dies. Over the other
+/// road nobody refuses an address while a mail is sent.
+fn writes_to_nobody() -> Scenario {
+    let scenario = Scenario::of_deed(sends_to_nobody, is_paused_by_the_next);
+    Scenario { only_over: Some(Road::Smtp), refusals: 2, ..scenario }
+        .troubles(|meter, _| meter.sink().reply("RCPT TO:<gone@", NOBODY))
+        .plan(|plan| plan.set("reputation", "min_recipients = 1\nmin_bounced = 1"))
+}
+
+/// Whether the client is answered before the process dies is open.
+fn sends_to_nobody(meter: &Meter) -> String {
+    let _ = meter.signed_in().attempt(&["gone@example.net"], &letter("gone"));
+    String::new()
+}
+
+/// What was counted before the crash stands, and is judged with the next address of that kind.
+fn is_paused_by_the_next(meter: &Meter, _: &str) {
+    const SUPPRESSED: &str = "SELECT address FROM suppression ORDER BY address";
+    const PAUSED: &str = "SELECT suspended_reason FROM customer WHERE suspended_reason IS NOT NULL";
+    let notices = || {
+        let mails = meter.sink().mails();
+        let is_notice = |mail: &&SinkMail| {
+            String::from_utf8_lossy(&mail.bytes).contains("Subject: Your account is paused")
+        };
+        mails.iter().filter(is_notice).count()
+    };
+    assert_eq!(meter.read::<String>(SUPPRESSED), ["gone@example.net"]);
+    let reply = meter.signed_in().say("MAIL FROM:<ann@example.com>");
+    assert!(reply.starts_with("250 "), "it died before that: {reply}");
+    assert_eq!(meter.read::<String>(PAUSED), Vec::<String>::new());
+
+    meter.sink().reply("RCPT TO:<lost@", NOBODY);
+    let reply = meter.signed_in().attempt(&["lost@example.net"], &letter("lost"));
+    assert!(reply.starts_with("250 "), "{reply}");
+    let reason = until("the pause", || meter.read::<String>(PAUSED).pop());
+    assert!(reason.contains("mail to 2 of 2 recipients (100.00 %) bounced"), "{reason}");
+    assert_eq!(meter.read::<String>(SUPPRESSED), ["gone@example.net", "lost@example.net"]);
+    until_is("notices", 1, notices);
+    meter.says(&["customer", "resume", CUSTOMER_ID]);
 }
 
 fn leaves_an_expired_key(meter: &Meter, _: Road) {
