@@ -395,7 +395,7 @@ impl Submission {
             parts: route.parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
-            notes: told(&route.notes),
+            notes: told(inspection, &route.notes),
             dsn: self.dsn(submitted),
         };
         Ok((acceptance, first))
@@ -478,7 +478,10 @@ fn not_carried(reason: CannotCarry) -> Refusal {
 }
 
 /// What is kept of a message's notes: as many as somebody reads, and how many more there were.
-fn told(notes: &[Note]) -> Vec<String> {
+/// What was taken out before the message went its way is not among those of the way.
+fn told(inspection: &Inspection, of_the_way: &[Note]) -> Vec<String> {
+    let withheld = inspection.withheld.iter().map(|name| Note::withheld(name));
+    let notes: Vec<Note> = withheld.chain(of_the_way.iter().cloned()).collect();
     let more = notes.len().saturating_sub(MAX_NOTES);
     let more = (more > 0).then(|| format!("and {more} more of the kind"));
     let line = |note: &Note| note.to_string().chars().take(MAX_NOTE_CHARS).collect();

@@ -176,6 +176,11 @@ impl Note {
         let is_lost = self.change == Change::VersionAsFile;
         is_lost.then(|| {
             format!("part {number} ({essence}), another version of the text, would be a file at Resend")
+    /// A field is taken out before the message is kept.
+    pub fn withheld(name: &str) -> Self {
+        Self::field(name, Change::NotCarried)
+    }
+
         })
     }
 
