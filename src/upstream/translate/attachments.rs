@@ -306,11 +306,11 @@ fn content_type(media: &MediaType, extension: &str, needs_charset: bool) -> Opti
     Some(charset.map_or(essence.clone(), |charset| format!("{essence}; charset={charset}")))
 }
 
-/// Whether the octets say something else in ASCII than in the character set that is named:
-/// those of UTF-7 or ISO-2022-JP may all be ASCII.
+/// Whether the octets may say something else in ASCII than in the character set that is
+/// named: those of UTF-7 or ISO-2022-JP may all be ASCII.
 fn needs_charset(media: &MediaType, octets: &[u8]) -> bool {
     let Some(name) = media.parameter("charset") else { return false };
-    !octets.is_ascii() || charset::decode(name, octets).is_none_or(|read| read.text.as_bytes() != octets)
+    !octets.is_ascii() || !charset::extends_ascii(name)
 }
 
 /// The id of the file at that place among all.
