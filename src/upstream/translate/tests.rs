@@ -279,6 +279,7 @@ fn a_version_for_particular_readers_is_left_out_where_others_see_html() {
     let related = multipart("related", &[HTML, IMAGE]);
     let attached = "Content-Type: text/html; name=a.html\r\nContent-Disposition: attachment\r\n\r\n<p>x</p>";
     for (html, is_left_out) in [(HTML, true), (&related, true), (attached, false), ("\r\n", false)] {
+        (with("Reply-To: <\"a b\"@x.example>\r\n", "x"), "5.6.1"),
         let bytes = message(&multipart("alternative", &[TEXT, amp, html]));
         let notes = Translatable::parse(&bytes).unwrap().notes;
         let is_noted = |change: &Change| {
