@@ -221,10 +221,7 @@ impl Submission {
 
     /// The check at RCPT: whether a configured road can carry the address.
     pub fn check_recipient(&self, recipient: &Mailbox) -> Result<(), Refusal> {
-        if recipient.fits_ascii() || self.0.tools.routing.has_smtp_server() {
-            return Ok(());
-        }
-        self.counted(Err(Refusal::AddressNotCarried { address: recipient.clone() }))
+        self.counted(self.0.tools.routing.check_address(recipient).map_err(not_carried))
     }
 
     /// The check at RCPT: whether the address is on the customer's suppression list.
@@ -260,9 +257,7 @@ impl Submission {
         let standing = self.standing(who).await?;
         if let Some(sender) = reverse_path.mailbox() {
             self.check_sender(&standing.senders, sender)?;
-            if !sender.fits_ascii() && !self.0.tools.routing.has_smtp_server() {
-                return Err(Refusal::AddressNotCarried { address: sender.clone() });
-            }
+            self.0.tools.routing.check_address(sender).map_err(not_carried)?;
         }
         let Standing { customer_id, account, senders, suppresses, .. } = standing;
         if let Some(pace) = &self.0.pace {

@@ -307,12 +307,18 @@ impl io::Write for Count {
 
 /// An address as Resend takes it: domain in punycode, name as a quoted string.
 fn written(named: &NamedMailbox) -> Result<String, CannotCarry> {
-    let mailbox = &named.mailbox;
-    if !mailbox.fits_ascii() {
-        return Err(CannotCarry::non_ascii(mailbox));
-    }
-    if mailbox.local().starts_with('"') {
-        return Err(CannotCarry::quoted(mailbox));
-    }
+    takes(&named.mailbox)?;
     Ok(named.to_ascii_domain())
+}
+
+/// Whether Resend takes an address.
+///
+/// # Errors
+/// Why it does not.
+pub fn takes(mailbox: &Mailbox) -> Result<(), CannotCarry> {
+    match () {
+        () if !mailbox.fits_ascii() => Err(CannotCarry::non_ascii(mailbox)),
+        () if mailbox.local().starts_with('"') => Err(CannotCarry::quoted(mailbox)),
+        () => Ok(()),
+    }
 }
