@@ -20,7 +20,7 @@ use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::Road;
 use crate::random;
 use crate::store::accept::{Acceptance, Kind, NewPart};
-use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note, Translatable};
+use crate::upstream::translate::{self, CannotCarry, MAX_EMAIL_BYTES, Note, Translatable};
 
 /// Octets of one message in all its requests together. Hidden recipients get one each:
 /// of the largest message there are forty, and of one with less than 20 MiB as many as there may be.
@@ -87,6 +87,16 @@ impl Routing {
     /// carry as it is: reports, addresses whose local part is not ASCII.
     pub fn has_smtp_server(&self) -> bool {
         self.kind == UpstreamKind::Smtp || self.fallback == Fallback::Smtp
+    }
+
+    /// Whether a road takes an address, whatever is written to it or from it. Resend's own
+    /// SMTP service speaks no SMTPUTF8.
+    ///
+    /// # Errors
+    /// None does: the reason is that of Resend.
+    pub fn check_address(&self, mailbox: &Mailbox) -> Result<(), CannotCarry> {
+        let has_other_road = self.has_smtp_server() || self.has_fallback() && mailbox.fits_ascii();
+        if has_other_road { Ok(()) } else { translate::takes(mailbox) }
     }
 
     /// The parts of a message to these recipients: [`Self::route`] without its notes.
@@ -283,6 +293,23 @@ mod tests {
                 assert_eq!(unchanged, is_other, "{:?}", route.notes);
                 assert!(!is_other || route.notes.len() == 1, "{:?}", route.notes);
             }
+        }
+    }
+
+    #[test]
+    fn p6_an_address_that_no_road_takes_is_known_before_there_is_a_message() {
+        let table = [
+            (Fallback::None, "b@y.example", Ok(())),
+            (Fallback::None, "\"a b\"@y.example", Err("5.6.1")),
+            (Fallback::None, "gr\u{fc}n@y.example", Err("5.6.7")),
+            (Fallback::ResendSmtp, "\"a b\"@y.example", Ok(())),
+            (Fallback::ResendSmtp, "gr\u{fc}n@y.example", Err("5.6.7")),
+            (Fallback::Smtp, "\"a b\"@y.example", Ok(())),
+            (Fallback::Smtp, "gr\u{fc}n@y.example", Ok(())),
+        ];
+        for (fallback, address, want) in table {
+            let checked = routing(fallback).check_address(&Mailbox::parse(address).unwrap());
+            assert_eq!(checked.map_err(|reason| reason.status), want, "{fallback:?} {address}");
         }
     }
 

@@ -221,10 +221,7 @@ impl Submission {
 
     /// The check at RCPT: whether a configured road can carry the address.
     pub fn check_recipient(&self, recipient: &Mailbox) -> Result<(), Refusal> {
-        if recipient.fits_ascii() || self.0.tools.routing.has_smtp_server() {
-            return Ok(());
-        }
-        self.counted(Err(Refusal::AddressNotCarried { address: recipient.clone() }))
+        self.counted(self.0.tools.routing.check_address(recipient).map_err(not_carried))
     }
 
     /// The check at RCPT: whether the address is on the customer's suppression list.
@@ -260,9 +257,7 @@ impl Submission {
         let standing = self.standing(who).await?;
         if let Some(sender) = reverse_path.mailbox() {
             self.check_sender(&standing.senders, sender)?;
-            if !sender.fits_ascii() && !self.0.tools.routing.has_smtp_server() {
-                return Err(Refusal::AddressNotCarried { address: sender.clone() });
-            }
+            self.0.tools.routing.check_address(sender).map_err(not_carried)?;
         }
         let Standing { customer_id, account, senders, suppresses, .. } = standing;
         if let Some(pace) = &self.0.pace {
@@ -395,7 +390,7 @@ impl Submission {
             parts: route.parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
-            notes: told(&route.notes),
+            notes: told(inspection, &route.notes),
             dsn: self.dsn(submitted),
         };
         Ok((acceptance, first))
@@ -478,7 +473,10 @@ fn not_carried(reason: CannotCarry) -> Refusal {
 }
 
 /// What is kept of a message's notes: as many as somebody reads, and how many more there were.
-fn told(notes: &[Note]) -> Vec<String> {
+/// What was taken out before the message went its way is not among those of the way.
+fn told(inspection: &Inspection, of_the_way: &[Note]) -> Vec<String> {
+    let withheld = inspection.withheld.iter().map(|name| Note::withheld(name));
+    let notes: Vec<Note> = withheld.chain(of_the_way.iter().cloned()).collect();
     let more = notes.len().saturating_sub(MAX_NOTES);
     let more = (more > 0).then(|| format!("and {more} more of the kind"));
     let line = |note: &Note| note.to_string().chars().take(MAX_NOTE_CHARS).collect();

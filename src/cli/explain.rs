@@ -122,7 +122,7 @@ fn way(
     if bytes.contains(&0) || bytes.windows(2).any(is_bare) || bytes.ends_with(b"\r") {
         return Err(CannotCarry::malformed("the message holds a bare CR or a NUL"));
     }
-    inspect(bytes).map_err(|unsound| CannotCarry::malformed(&unsound.to_string()))?;
+    let inspection = inspect(bytes).map_err(|unsound| CannotCarry::malformed(&unsound.to_string()))?;
     let named: Vec<Mailbox>;
     let recipients = if to.is_empty() {
         named = in_header(bytes)?;
@@ -148,7 +148,10 @@ fn way(
         let recipients = part.recipients.iter().map(ToString::to_string).collect();
         parts.push(PartObject { road: part.road.as_str(), recipients, email });
     }
-    Ok((parts, route.notes.into_iter().map(NoteObject::from).collect()))
+    // The translation has met them, since nothing was taken out before it.
+    let is_translated = parts.iter().any(|part| part.email.is_some());
+    let withheld = inspection.withheld.iter().filter(|_| !is_translated).map(|name| Note::withheld(name));
+    Ok((parts, withheld.chain(route.notes).map(NoteObject::from).collect()))
 }
 
 /// Each address once, in the order of the header.

@@ -19,6 +19,20 @@ impl Answer {
     }
 }
 
+/// The first enhanced status code of that class in what a server said (RFC 3463 §2), whatever
+/// stands around it: `550-5.1.1`, `#5.1.0`. `None`: there is none.
+pub fn enhanced_status(words: &str, class: u16) -> Option<&str> {
+    let is_number = |n: &str| (1..=3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit());
+    let is_code = |word: &&str| {
+        let mut numbers = word.split('.');
+        numbers.next() == Some(class.to_string().as_str())
+            && numbers.clone().count() == 2
+            && numbers.all(is_number)
+    };
+    let words = words.split(|c: char| !c.is_ascii_digit() && c != '.').map(|word| word.trim_end_matches('.'));
+    words.into_iter().find(is_code)
+}
+
 /// A recipient to whom the mail was handed on, by a way on which nobody else reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandedOn {
@@ -35,4 +49,27 @@ pub struct Taker {
     pub host: String,
     /// Its reply, in one line.
     pub reply: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enhanced_status_code_is_found_among_words() {
+        let table = [
+            ("5.1.1 no such user", Some("5.1.1")),
+            ("smtp; 550-5.7.26 no", Some("5.7.26")),
+            ("#5.1.0 Address rejected.", Some("5.1.0")),
+            ("550 5.2.2. It is full", Some("5.2.2")),
+            ("4.2.2 and then 5.2.2", Some("5.2.2")),
+            ("5.1 5.1.1.1 5..1 5.1.1000 15.1.1 5.1.x", None),
+            ("10.0.5.1.2", None),
+            ("", None),
+        ];
+        for (words, want) in table {
+            assert_eq!(enhanced_status(words, 5), want, "{words}");
+        }
+        assert_eq!(enhanced_status("4.2.2 full", 4), Some("4.2.2"));
+    }
 }

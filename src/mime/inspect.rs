@@ -54,6 +54,9 @@ pub struct Inspection {
     pub subject: Option<String>,
     /// The customer's idempotency key.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// The names of those fields that do not leave although other mail keeps what stands in
+    /// them: neither Bcc, nor what every message loses.
+    pub withheld: Vec<String>,
     /// The fields that must not leave, in their order.
     pub(super) stripped: Vec<Range<usize>>,
     /// With a key: the fields that say nothing about what is meant by the message, in their order.
@@ -84,6 +87,12 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Unsound> {
         has_message_id: header.first("Message-ID").is_some(),
         received: header.all("Received").count(),
         subject: header.first("Subject").map(Field::decoded),
+        withheld: header
+            .fields
+            .iter()
+            .filter(|field| is_withheld(field))
+            .map(|field| field.name().to_owned())
+            .collect(),
         stripped: ranges(must_not_leave),
         incidental: if idempotency_key.is_some() { ranges(is_incidental) } else { Vec::new() },
         idempotency_key,
@@ -142,6 +151,12 @@ fn must_not_leave(field: &Field<'_>) -> bool {
         || ["Resend-", "X-SES-", "X-Postmeter-"].into_iter().any(|prefix| field.starts_with(prefix))
 }
 
+/// Whether nobody would expect that it stays behind.
+fn is_withheld(field: &Field<'_>) -> bool {
+    must_not_leave(field)
+        && !["Bcc", "Return-Path", IDEMPOTENCY_KEY_FIELD].into_iter().any(|name| field.is(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +208,15 @@ mod tests {
             assert_eq!(unsound, want, "{bytes:?}");
             assert!(unsound.to_string().bytes().all(|b| matches!(b, b' '..=b'~')));
         }
+    }
+
+    #[test]
+    fn orders_that_do_not_leave_are_told_and_what_every_mail_loses_is_not() {
+        let bytes = b"Return-Path: <a@x.example>\r\nBcc: h@x.example\r\nresend-tags: a\r\nX-SES-List: l\r\n\
+            X-Postmeter-Idempotency-Key: k\r\nX-Postmeter-Odd: o\r\nResent-Bcc: h@x.example\r\n\
+            From: a@x.example\r\nX-Resend: stays\r\n\r\nX-SES-Body: x\r\n";
+        let withheld = inspect(bytes).unwrap().withheld;
+        assert_eq!(withheld, ["resend-tags", "X-SES-List", "X-Postmeter-Odd", "Resent-Bcc"]);
     }
 
     #[test]

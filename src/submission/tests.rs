@@ -285,3 +285,14 @@ async fn where_any_sender_goes_one_that_is_not_listed_gets_no_more_mail_than_fai
         assert_eq!(dsn.envelope_id().map(EnvelopeId::as_str), Some("QQ"));
     }
 }
+
+#[tokio::test]
+async fn p6_a_field_that_is_taken_out_before_the_message_is_kept_is_among_its_notes() {
+    let (submission, store, _directory, _handed) = with_handover(&Config::default()).await;
+    let who = signed_in(&store).await;
+    let bytes = [b"Resend-Tags: a\r\nX-SES-Configuration-Set: c\r\n".as_slice(), &submitted().bytes].concat();
+    let accepted = submission.submit(&who, Submitted { bytes, ..submitted() }).await.unwrap();
+    let log = store.message(&accepted.message_id).await.unwrap().unwrap();
+    let wanted = ["Resend-Tags", "X-SES-Configuration-Set"];
+    assert_eq!(log.notes, wanted.map(|name| format!("header {name}: is not carried")));
+}

@@ -85,6 +85,13 @@ impl CannotCarry {
 }
 
 impl CannotCarry {
+    /// Resend asks for `email@example.com`, and refuses a call whole for one address that
+    /// it does not read as that: its other recipients would get nothing either.
+    fn quoted(mailbox: &Mailbox) -> Self {
+        let address = mailbox.to_readable_ascii();
+        Self::new("5.6.1", &format!("the address {address} is quoted, which Resend is not known to take"))
+    }
+
     /// A part is broken.
     fn at(entity: &Entity<'_>, broken: &Broken) -> Self {
         Self::new("5.6.0", &format!("part {}: {broken}", entity.number))
@@ -300,9 +307,18 @@ impl io::Write for Count {
 
 /// An address as Resend takes it: domain in punycode, name as a quoted string.
 fn written(named: &NamedMailbox) -> Result<String, CannotCarry> {
-    if named.mailbox.fits_ascii() {
-        Ok(named.to_ascii_domain())
-    } else {
-        Err(CannotCarry::non_ascii(&named.mailbox))
+    takes(&named.mailbox)?;
+    Ok(named.to_ascii_domain())
+}
+
+/// Whether Resend takes an address.
+///
+/// # Errors
+/// Why it does not.
+pub fn takes(mailbox: &Mailbox) -> Result<(), CannotCarry> {
+    match () {
+        () if !mailbox.fits_ascii() => Err(CannotCarry::non_ascii(mailbox)),
+        () if mailbox.local().starts_with('"') => Err(CannotCarry::quoted(mailbox)),
+        () => Ok(()),
     }
 }

@@ -92,6 +92,9 @@ fn what_resend_refuses_goes_over_smtp_as_it_is() {
     }
     let by_smtp = said(&path, &routing(UpstreamKind::Smtp, Fallback::None));
     assert_eq!(by_smtp["notes"], json!([]));
+    let by_smtp =
+        said(&Path::new(CORPUS).join("header-orders.eml"), &routing(UpstreamKind::Smtp, Fallback::None));
+    assert!(by_smtp["notes"].as_array().is_some_and(|notes| !notes.is_empty()), "{by_smtp}");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::domain::answer::enhanced_status;
 use crate::domain::event::EventKind;
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
@@ -166,7 +167,7 @@ fn news(kind: EventKind, details: &Value) -> News {
     };
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
     let reply: String = line.chars().filter(|c| !c.is_control()).take(MAX_REPLY_CHARS).collect();
-    let said = words.iter().find_map(|word| enhanced_status(word));
+    let said = words.iter().find_map(|word| enhanced_status(word, 5)).map(str::to_owned);
     News {
         kind,
         status: said.clone().unwrap_or_else(|| status_of(kind, &sub_type).to_owned()),
@@ -197,22 +198,6 @@ fn status_of(kind: EventKind, sub_type: &str) -> &'static str {
         (_, "ContentRejected" | "AttachmentRejected") => "5.6.0",
         _ => "5.0.0",
     }
-}
-
-/// The first permanent enhanced status code in a text (RFC 3463 §2).
-fn enhanced_status(text: &str) -> Option<String> {
-    let is_code = |word: &&str| {
-        let mut numbers = word.split('.');
-        let is_number = |number: Option<&str>| {
-            number.is_some_and(|n| (1..=3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()))
-        };
-        numbers.next() == Some("5")
-            && is_number(numbers.next())
-            && is_number(numbers.next())
-            && numbers.next().is_none()
-    };
-    let words = text.split(|c: char| !c.is_ascii_digit() && c != '.').map(|word| word.trim_end_matches('.'));
-    words.into_iter().find(is_code).map(str::to_owned)
 }
 
 /// Whether a text names this address, and not a longer one with it inside.

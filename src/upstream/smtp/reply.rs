@@ -1,5 +1,6 @@
 //! Replies (RFC 5321 §4.2), and what a server offers in the one to EHLO. Pure.
 
+use crate::domain::answer::enhanced_status;
 use crate::upstream::Answer;
 
 /// One reply, all of its lines.
@@ -74,22 +75,13 @@ impl Reply {
     pub(super) fn answer(&self) -> Answer {
         let class = self.code / 100;
         let first = self.lines.first().and_then(|line| line.split_ascii_whitespace().next());
-        let first = first.unwrap_or_default();
-        if !is_enhanced(first, class) {
+        let Some(status) = first.and_then(|word| enhanced_status(word, class)) else {
             return Answer::new(&format!("{class}.0.0"), &self.text());
-        }
-        let texts = self.lines.iter().map(|line| line.strip_prefix(first).unwrap_or(line));
+        };
+        let texts = self.lines.iter().map(|line| line.strip_prefix(status).unwrap_or(line));
         let text = texts.collect::<Vec<_>>().join(" ");
-        Answer::new(first, &format!("{} {first} {text}", self.code))
+        Answer::new(status, &format!("{} {status} {text}", self.code))
     }
-}
-
-/// Whether it is an enhanced status code of this class (RFC 3463 §2).
-fn is_enhanced(word: &str, class: u16) -> bool {
-    let mut fields = word.split('.');
-    fields.next() == Some(class.to_string().as_str())
-        && fields.clone().count() == 2
-        && fields.all(|f| (1..=3).contains(&f.len()) && f.bytes().all(|b| b.is_ascii_digit()))
 }
 
 impl Offered {
@@ -147,11 +139,13 @@ mod tests {
 
     #[test]
     fn a_refusal_has_a_status_and_a_text() {
-        let table: [(u16, &[&str], &str, &str); 7] = [
+        let table: [(u16, &[&str], &str, &str); 9] = [
             (550, &["5.1.1 no such user"], "5.1.1", "550 5.1.1 no such user"),
             (550, &["5.1.1 no", "5.1.1 such user"], "5.1.1", "550 5.1.1 no such user"),
             (452, &["4.2.2 mailbox", "full"], "4.2.2", "452 4.2.2 mailbox full"),
             (550, &["4.1.1 codes disagree"], "5.0.0", "550 4.1.1 codes disagree"),
+            (550, &["5.1.1: no", "5.1.1: such user"], "5.1.1", "550 5.1.1 : no : such user"),
+            (550, &["#5.1.0 Address rejected."], "5.1.0", "550 5.1.0 #5.1.0 Address rejected."),
             (451, &["later"], "4.0.0", "451 later"),
             (451, &["4.1 later"], "4.0.0", "451 4.1 later"),
             (451, &[], "4.0.0", "451"),

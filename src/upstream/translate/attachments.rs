@@ -14,17 +14,14 @@ use serde::Serialize;
 
 use super::CannotCarry;
 use super::body::lost_fields;
-use super::note::{Change, Note, short};
-use super::references::{MAX_URL, cids, locations, with_new_targets};
+use super::note::{Change, Note};
+use super::references::{cids, locations, with_new_targets, writings};
 use crate::mime::charset::{self, Reading};
 use crate::mime::entity::{Decoded, Entity};
 use crate::mime::media::{KnownType, MediaType, extension, extension_of_type, type_of_extension};
 
 /// Longest content id that Resend takes, in octets.
 const MAX_CONTENT_ID_BYTES: usize = 127;
-
-/// URLs of the HTML against which those of files are read.
-const MAX_BASES: usize = 8;
 
 /// Extensions with which Resend refuses to send
 /// (<https://resend.com/docs/knowledge-base/what-attachment-types-are-not-supported>).
@@ -119,8 +116,7 @@ impl Writer<'_> {
         let by_location: HashSet<String> = match entities.iter().any(|entity| entity.location.is_some()) {
             true => {
                 let known = entities.iter().filter_map(|entity| entity.location.as_deref());
-                let known = known.flat_map(|at| writings(at, self.bases));
-                let known: HashSet<String> = known.filter(|url| url.len() <= MAX_URL).collect();
+                let known: HashSet<String> = known.flat_map(|at| writings(at, self.bases)).collect();
                 let targets = locations(html).map(|reference| reference.target);
                 targets.filter(|target| known.contains(target)).collect()
             }
@@ -133,7 +129,9 @@ impl Writer<'_> {
             let is_given = given.is_some();
             let id = entity.content_id.as_deref().filter(|_| !is_given);
             let writings = entity.location.iter().flat_map(|location| writings(location, self.bases));
-            let urls: Vec<String> = writings.filter(|writing| by_location.contains(writing)).collect();
+            // One that stands for several files means the first.
+            let is_its = |url: &String| by_location.contains(url) && !new_locations.contains_key(url);
+            let urls: Vec<String> = writings.filter(is_its).collect();
             let is_referred = id.is_some_and(|id| by_id.contains(id));
             if !is_given && !is_referred && urls.is_empty() {
                 continue;
@@ -207,15 +205,12 @@ impl Writer<'_> {
     /// Notes those parameters that a reader of the file may miss.
     fn lost_parameters(&mut self, entity: &Entity<'_>, content_type: Option<&str>, needs_charset: bool) {
         let carried = content_type.map(|written| MediaType::parse(written.as_bytes()));
-        let is_lost = |name: &&str| match *name {
+        let is_lost = |name: &str| match name {
             "name" | "boundary" => false,
             "charset" if !needs_charset => false,
             name => carried.as_ref().is_none_or(|carried| carried.parameter(name).is_none()),
         };
-        let lost: Vec<String> = entity.media.parameter_names().filter(is_lost).map(short).collect();
-        if !lost.is_empty() {
-            self.note(entity, Change::ParametersLost(lost));
-        }
+        self.notes.extend(Note::parameters_lost(entity, is_lost));
     }
 
     /// The text of a calendar. Its lines end in CRLF (RFC 5545 §3.1).
@@ -269,20 +264,6 @@ fn is_inline(entity: &Entity<'_>) -> bool {
     asks && entity.disposition == crate::mime::entity::Disposition::Inline
 }
 
-/// How the HTML may write the URL of a part (RFC 2557 §5): as it is, or relative to
-/// where the HTML itself was to be found.
-fn writings(location: &str, bases: &[&str]) -> Vec<String> {
-    let mut writings = vec![location.to_owned()];
-    for base in bases.iter().take(MAX_BASES) {
-        let folder = base.rfind('/').and_then(|at| base.get(..=at)).unwrap_or_default();
-        match location.strip_prefix(folder) {
-            Some(relative) if !folder.is_empty() => writings.push(relative.to_owned()),
-            _ => writings.push(format!("{folder}{location}")),
-        }
-    }
-    writings
-}
-
 /// The type, unless the extension might contradict it: then Resend shall take it
 /// from the extension. Of the parameters only those go along that the content
 /// cannot be read without.
@@ -306,11 +287,11 @@ fn content_type(media: &MediaType, extension: &str, needs_charset: bool) -> Opti
     Some(charset.map_or(essence.clone(), |charset| format!("{essence}; charset={charset}")))
 }
 
-/// Whether the octets say something else in ASCII than in the character set that is named:
-/// those of UTF-7 or ISO-2022-JP may all be ASCII.
+/// Whether the octets may say something else in ASCII than in the character set that is
+/// named: those of UTF-7 or ISO-2022-JP may all be ASCII.
 fn needs_charset(media: &MediaType, octets: &[u8]) -> bool {
     let Some(name) = media.parameter("charset") else { return false };
-    !octets.is_ascii() || charset::decode(name, octets).is_none_or(|read| read.text.as_bytes() != octets)
+    !octets.is_ascii() || !charset::extends_ascii(name)
 }
 
 /// The id of the file at that place among all.

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use super::attachments::new_content_id;
 use super::flowed;
 use super::note::{Change, Note, short};
-use super::references::{Reference, cids, with_new_targets};
+use super::references::{cids, locations, with_new_targets, writings};
 use super::sealed;
 use super::{CannotCarry, MAX_EMAIL_BYTES};
 use crate::mime::charset::Reading;
@@ -91,8 +91,8 @@ enum Role {
 struct Walk<'e, 'a> {
     attachments: Vec<&'e Entity<'a>>,
     locations: Vec<&'e str>,
-    /// The Content-IDs that were met.
-    met: HashSet<&'e str>,
+    /// By what HTML could refer to the files that were met.
+    met: HashSet<Named>,
     new_ids: HashMap<&'e str, String>,
     notes: Vec<Note>,
 }
@@ -131,7 +131,7 @@ impl<'e, 'a> Walk<'e, 'a> {
         if entity.media.is("message", "partial") {
             return Err(cannot_be_recomposed(entity, "a fragment of a message"));
         }
-        self.met.extend(entity.content_id.as_deref());
+        self.met.extend(names(entity, &[]));
         self.attachments.push(entity);
         Ok(())
     }
@@ -146,6 +146,8 @@ impl<'e, 'a> Walk<'e, 'a> {
             self.note(entity, Change::NameNotShown);
         }
         self.notes.extend(lost_fields(entity));
+        let is_lost = |name: &str| !READ_OF_TEXTS.contains(&name);
+        self.notes.extend(Note::parameters_lost(entity, is_lost));
         let version = |content| Some(Version { content, parts: vec![entity.number.clone()] });
         if entity.media.subtype() == "html" {
             self.locations.extend(entity.location.as_deref());
@@ -212,8 +214,8 @@ impl<'e, 'a> Walk<'e, 'a> {
         Ok(Shown { text, html: rich.html })
     }
 
-    /// A root and the files that it refers to (RFC 2387). An id is looked up among them
-    /// first: where one stands for something else before, theirs is another from here on.
+    /// A root and the files that it refers to (RFC 2387). What it refers to is looked up among
+    /// them first: where that stands for something else before, theirs is another from here on.
     fn related(
         &mut self,
         entity: &Entity<'a>,
@@ -225,11 +227,7 @@ impl<'e, 'a> Walk<'e, 'a> {
             entity.media.parameter("start").map(|id| id.trim_start_matches('<').trim_end_matches('>'));
         let is_root = |part: &Entity<'_>| start.is_some() && part.content_id.as_deref() == start;
         let root = parts.iter().position(is_root).unwrap_or(0);
-        let mut own_ids = HashMap::new();
-        ids_within(parts, &mut own_ids);
-        let met: Vec<&str> = own_ids.keys().copied().filter(|id| self.met.contains(id)).collect();
-        self.met.extend(own_ids.keys());
-        own_ids.retain(|id, _| met.contains(id));
+        let own = self.met_before(parts);
         let mut shown = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             match &part.content {
@@ -238,27 +236,54 @@ impl<'e, 'a> Walk<'e, 'a> {
                 _ => shown.push(self.piece(part, Role::Whole)?),
             }
         }
-        self.renew_ids(&own_ids, &mut shown);
+        self.renew_ids(&own, &mut shown);
         Ok(self.joined(shown, Change::TextsJoined))
     }
 
+    /// The files of a group that have a name in common with what was met before, by all of
+    /// their names.
+    fn met_before(&mut self, parts: &'e [Entity<'a>]) -> HashMap<Named, &'e str> {
+        let mut leaves = Vec::new();
+        leaves_of_group(parts, &mut leaves);
+        let html = leaves.iter().filter(|leaf| is_shown(leaf, Role::Whole));
+        let bases: Vec<&str> = html.filter_map(|leaf| leaf.location.as_deref()).collect();
+        let named = |leaf: &&'e Entity<'a>| (leaf.number.as_str(), names(leaf, &bases));
+        let own: Vec<(&str, Vec<Named>)> = leaves.iter().map(named).collect();
+        let is_met = |names: &[Named]| names.iter().any(|name| self.met.contains(name));
+        let mut met = HashMap::new();
+        for (number, names) in own.iter().filter(|(_, names)| is_met(names)) {
+            for name in names {
+                met.entry(name.clone()).or_insert(*number);
+            }
+        }
+        self.met.extend(own.into_iter().flat_map(|(_, names)| names));
+        met
+    }
+
     /// Makes the HTML of a group refer to its own files by ids that nothing else has.
-    fn renew_ids(&mut self, ids: &HashMap<&'e str, &'e str>, shown: &mut [Shown]) {
-        if ids.is_empty() {
+    fn renew_ids(&mut self, own: &HashMap<Named, &'e str>, shown: &mut [Shown]) {
+        if own.is_empty() {
             return;
         }
+        let files = self.attachments.iter().enumerate();
+        let places: HashMap<&str, usize> = files.map(|(place, file)| (file.number.as_str(), place)).collect();
         for html in shown.iter_mut().filter_map(|piece| piece.html.as_mut()) {
-            let mut new_targets = HashMap::new();
-            for Reference { target, .. } in cids(&html.content) {
-                let Some((id, number)) = ids.get_key_value(target.as_str()) else { continue };
-                let place = self.attachments.iter().position(|file| file.number == *number);
-                let Some(place) = place.filter(|_| !new_targets.contains_key(*id)) else { continue };
-                let new_id = new_content_id(place);
-                new_targets.insert(target, new_id.clone());
+            let urls = locations(&html.content).map(|reference| Named::Url(reference.target));
+            let (mut new_ids, mut new_urls) = (HashMap::new(), HashMap::new());
+            for named in cids(&html.content).map(|reference| Named::Id(reference.target)).chain(urls) {
+                let Some(number) = own.get(&named) else { continue };
+                let Some(new_id) = places.get(number).copied().map(new_content_id) else { continue };
+                match named {
+                    Named::Id(id) => new_ids.insert(id, new_id.clone()),
+                    Named::Url(url) => new_urls.insert(url, format!("cid:{new_id}")),
+                };
                 self.new_ids.insert(number, new_id);
             }
-            if !new_targets.is_empty() {
-                html.content = with_new_targets(&html.content, cids(&html.content), &new_targets);
+            if !new_urls.is_empty() {
+                html.content = with_new_targets(&html.content, locations(&html.content), &new_urls);
+            }
+            if !new_ids.is_empty() {
+                html.content = with_new_targets(&html.content, cids(&html.content), &new_ids);
             }
         }
     }
@@ -314,22 +339,39 @@ impl<'e, 'a> Walk<'e, 'a> {
     }
 }
 
-/// The Content-IDs of a multipart/related and the numbers of the parts that have them. Those
-/// of another one within it are that one's.
-fn ids_within<'e>(parts: &'e [Entity<'_>], ids: &mut HashMap<&'e str, &'e str>) {
+/// By what HTML refers to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Named {
+    /// Its Content-ID.
+    Id(String),
+    /// Its URL, as it may be written.
+    Url(String),
+}
+
+/// By what HTML that was to be found at these URLs may refer to a file.
+fn names(entity: &Entity<'_>, bases: &[&str]) -> Vec<Named> {
+    let id = entity.content_id.clone().map(Named::Id);
+    let urls = entity.location.iter().flat_map(|location| writings(location, bases));
+    id.into_iter().chain(urls.map(Named::Url)).collect()
+}
+
+/// The leaves of a multipart/related. Those of another one within it are that one's.
+fn leaves_of_group<'e, 'a>(parts: &'e [Entity<'a>], leaves: &mut Vec<&'e Entity<'a>>) {
     for part in parts {
-        match (&part.content, &part.content_id) {
-            (Content::Leaf(_), Some(id)) => {
-                ids.entry(id).or_insert(&part.number);
-            }
-            (Content::Parts(parts), _) if part.media.subtype() != "related" => ids_within(parts, ids),
-            _ => {}
+        match &part.content {
+            Content::Leaf(_) => leaves.push(part),
+            Content::Parts(parts) if part.media.subtype() != "related" => leaves_of_group(parts, leaves),
+            Content::Parts(_) => {}
         }
     }
 }
 
 /// Fields of one part that are named; the others are counted.
 const MAX_LOST_FIELDS: usize = 20;
+
+/// Parameters of a text's type that say how it is to be read, and its name, which is noted
+/// for itself.
+const READ_OF_TEXTS: [&str; 5] = ["charset", "format", "delsp", "boundary", "name"];
 
 /// The type of what only the text holds.
 const PLAIN: &str = "text/plain";

@@ -164,9 +164,21 @@ impl Note {
         Self { place: Place::Part { number: number.to_owned(), essence: short(essence) }, change }
     }
 
+    /// Those of the parameters of a part's type that are lost; `None`: there are none.
+    pub(super) fn parameters_lost(entity: &Entity<'_>, is_lost: impl Fn(&str) -> bool) -> Option<Self> {
+        let lost = entity.media.parameter_names().filter(|name| is_lost(name));
+        let lost: Vec<String> = lost.map(short).collect();
+        (!lost.is_empty()).then(|| Self::part(entity, Change::ParametersLost(lost)))
+    }
+
     /// The message goes by SMTP, and why.
     pub fn other_road(why: &str) -> Self {
         Self::message(Change::OtherRoad(why.to_owned()))
+    }
+
+    /// A field is taken out before the message is kept.
+    pub fn withheld(name: &str) -> Self {
+        Self::field(name, Change::NotCarried)
     }
 
     /// Why the message had better go by another road, where one is there: a version that

@@ -301,8 +301,16 @@ mod tests {
 
     #[test]
     fn an_address_that_resend_cannot_write_is_refused() {
-        let refused = place(&shown("Subject: s\r\n"), &mailboxes(&["gr\u{fc}n@x.example"])).unwrap_err();
-        assert_eq!(refused.status, "5.6.7");
-        assert!(refused.what.is_ascii());
+        let table = [
+            ("Subject: s\r\n", "gr\u{fc}n@x.example", "5.6.7"),
+            ("To: \"a b\"@x.example\r\n", "\"a b\"@x.example", "5.6.1"),
+            ("To: B <\"a b\"@x.example>\r\n", "\"a b\"@x.example", "5.6.1"),
+        ];
+        for (header, recipient, status) in table {
+            let refused = place(&shown(header), &mailboxes(&[recipient])).unwrap_err();
+            assert_eq!(refused.status, status, "{header}");
+            assert!(refused.what.is_ascii());
+        }
+        assert!(place(&shown("To: \"a b\"@x.example\r\n"), &mailboxes(&["c@x.example"])).is_ok());
     }
 }

@@ -182,6 +182,24 @@ fn bounded(value: &str) -> &str {
     end.and_then(|end| value.get(..end)).unwrap_or_default()
 }
 
+/// URLs of the HTML against which those of files are read.
+const MAX_BASES: usize = 8;
+
+/// How the HTML may write the URL of a part (RFC 2557 §5): as it is, or relative to
+/// where the HTML itself was to be found.
+pub(super) fn writings(location: &str, bases: &[&str]) -> Vec<String> {
+    let mut writings = vec![location.to_owned()];
+    for base in bases.iter().take(MAX_BASES) {
+        let folder = base.rfind('/').and_then(|at| base.get(..=at)).unwrap_or_default();
+        match location.strip_prefix(folder) {
+            Some(relative) if !folder.is_empty() => writings.push(relative.to_owned()),
+            _ => writings.push(format!("{folder}{location}")),
+        }
+    }
+    writings.retain(|url| url.len() <= MAX_URL);
+    writings
+}
+
 /// The HTML with other targets in the place of those that are known.
 pub(super) fn with_new_targets(
     html: &str,

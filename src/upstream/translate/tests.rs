@@ -189,6 +189,66 @@ fn pictures_are_inline_where_the_html_shows_them() {
 }
 
 #[test]
+fn each_group_shows_its_own_pictures() {
+    let group = |html: &str, named: &str, octets: &str| {
+        let picture = format!("Content-Type: image/png\r\n{named}\r\n\r\n{octets}");
+        multipart("related", &[html, &picture]).replace("b-related", &format!("b-{octets}"))
+    };
+    let html = |base: &str, body: &str| format!("Content-Type: text/html\r\n{base}\r\n{body}");
+    let at = "Content-Location: logo.png";
+    let both = "Content-Location: logo.png\r\nContent-ID: <logo@x>";
+    let based = |host: &str| format!("Content-Location: http://{host}/a.html\r\n");
+    let of_host = |host: &str| format!("Content-Location: http://{host}/logo.png");
+    let shows = |id: &str| format!("<img src=\"cid:{id}\">");
+    let by_location = html("", "<img src=\"logo.png\">");
+    let by_both = html("", "<img src=\"logo.png\"><img src=\"cid:logo@x\">");
+    let table = [
+        (
+            [group(&by_location, at, "ONE"), group(&by_location, at, "TWO")],
+            [shows("inline-1.postmeter"), shows("inline-2.postmeter")].join("\n"),
+        ),
+        (
+            [group(&by_both, both, "ONE"), group(&by_both, both, "TWO")],
+            [shows("logo@x").repeat(2), shows("inline-2.postmeter").repeat(2)].join("\n"),
+        ),
+        (
+            ["one", "two"].map(|host| {
+                group(&html(&based(host), "<img src=\"logo.png\">"), &of_host(host), &host.to_uppercase())
+            }),
+            [shows("inline-1.postmeter"), shows("inline-2.postmeter")].join("\n"),
+        ),
+        (
+            [format!("Content-Type: image/png\r\n{at}\r\n\r\nONE"), group(&by_location, at, "TWO")],
+            shows("inline-2.postmeter"),
+        ),
+    ];
+    for ([first, second], want) in table {
+        let email = translated(&message(&multipart("mixed", &[&first, &second]))).unwrap();
+        assert_eq!(email["html"], want, "{first}");
+        let files = email["attachments"].as_array().unwrap();
+        let octets: Vec<_> = files.iter().map(|file| file["content"].as_str().unwrap()).collect();
+        assert_eq!(octets, ["T05F", "VFdP"], "{first}");
+    }
+}
+
+#[test]
+fn what_the_type_of_a_shown_text_says_beyond_how_it_is_read_is_noted() {
+    let lost = |field: &str| {
+        let message = Translatable::parse(&message(&format!("Content-Type: {field}\r\n\r\nx"))).unwrap();
+        let notes = message.notes(&bob(), &[bob()]);
+        let lost = notes.iter().filter_map(|note| match &note.change {
+            Change::ParametersLost(names) => Some(names.clone()),
+            _ => None,
+        });
+        lost.flatten().collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(lost("text/plain; charset=utf-8; format=flowed; delsp=yes; name=a.txt"), none);
+    assert_eq!(lost("text/plain; charset=utf-8; reply-type=original; x-foo=bar"), ["reply-type", "x-foo"]);
+    assert_eq!(lost("text/html; charset=utf-8; version=3.2"), ["version"]);
+}
+
+#[test]
 fn p6_what_cannot_be_carried_is_refused_with_a_reason() {
     let exe = multipart("mixed", &[TEXT, "Content-Type: text/plain; name=\"a.EXE. \"\r\n\r\nx"]);
     let nested = multipart("mixed", &[&multipart("signed", &[TEXT, PDF]), FOOTER]);
@@ -219,6 +279,7 @@ fn p6_what_cannot_be_carried_is_refused_with_a_reason() {
         (with("Content-Type: text/plain; charset=x-odd\r\n", "\u{0}\u{fc}"), ""),
         (with("Reply-To: nobody\r\n", "x"), "5.6.0"),
         (with("Reply-To: gr\u{fc}n@x.example\r\n", "x"), "5.6.7"),
+        (with("Reply-To: <\"a b\"@x.example>\r\n", "x"), "5.6.1"),
         (b"From: a@x.example, b@x.example\r\n\r\nx".to_vec(), "5.6.0"),
         (b"From: a@x.example\r\nFrom: a@x.example\r\n\r\nx".to_vec(), "5.6.0"),
         ("From: gr\u{fc}n@x.example\r\n\r\nx".into(), "5.6.7"),
