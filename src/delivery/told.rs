@@ -311,10 +311,14 @@ impl Subject<'_> {
     }
 }
 
-/// What reports say about a message that is not kept any more; `None`: nothing is reported.
+/// What reports say about a message of which the log alone is left; `None`: nothing is reported.
 fn about(original: &Original) -> Option<About<'_>> {
     let sender = original.reverse_path.mailbox().filter(|_| original.kind == Kind::Submission)?;
-    let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
+    let left = Left::Log {
+        from: &original.header_from,
+        subject: original.subject.as_deref(),
+        header: original.header.as_deref(),
+    };
     let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
     Some(About { sender, message_id, accepted_at, left, dsn: &original.dsn })
 }

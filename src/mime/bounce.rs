@@ -60,6 +60,8 @@ pub enum Left<'a> {
         from: &'a str,
         /// The subject.
         subject: Option<&'a str>,
+        /// The fields of its header, as far as they are kept; `None`: they are not.
+        header: Option<&'a [u8]>,
     },
 }
 
@@ -146,6 +148,7 @@ fn fields(origin: &Origin<'_>, about: &About<'_>, title: &str, original: &Origin
 }
 
 /// What is said about the original.
+#[derive(Default)]
 struct Original {
     subject: String,
     from: Option<String>,
@@ -158,23 +161,22 @@ impl Original {
     fn of(left: Left<'_>) -> Self {
         match left {
             Left::Message(bytes) => Self::read(bytes),
-            Left::Log { from, subject } => Self {
-                subject: shortened(subject.unwrap_or_default()),
-                from: Some(from.to_owned()).filter(|from| !from.is_empty()),
-                message_id: None,
-                header: None,
-            },
+            Left::Log { from, subject, header } => {
+                // The fields that the log has may be among those that were not kept.
+                let mut original = header.map(Self::read).unwrap_or_default();
+                if original.subject.is_empty() {
+                    original.subject = shortened(subject.unwrap_or_default());
+                }
+                original.from =
+                    original.from.or_else(|| Some(from.to_owned()).filter(|from| !from.is_empty()));
+                original
+            }
         }
     }
 
     fn read(bytes: &[u8]) -> Self {
         let Ok(header) = Header::parse(bytes) else {
-            return Self {
-                subject: String::new(),
-                from: None,
-                message_id: None,
-                header: Some(String::new()),
-            };
+            return Self { header: Some(String::new()), ..Self::default() };
         };
         let subject = header.first("Subject").map(|field| field.decoded()).unwrap_or_default();
         let is_id =

@@ -14,7 +14,7 @@ use super::commit::{Member, gather};
 use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted, PauseLetter};
 use super::suppression::{self, New};
-use super::{Store, StoreError, dsn, json, millis, stored, timestamp};
+use super::{Store, StoreError, dsn, header, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
 use crate::domain::event::EventKind;
@@ -63,6 +63,8 @@ pub struct Original {
     pub accepted_at: Timestamp,
     /// What its sender asks to be told.
     pub dsn: Dsn,
+    /// Its header, as far as it is kept, where a report is to return it.
+    pub header: Option<Vec<u8>>,
 }
 
 /// Mail of our own that news may ask for, composed where it is known for whom.
@@ -127,14 +129,14 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let Some((original, count)) = Original::read(&mut tx, &told.message_id).await? else {
+        let Some((mut original, count)) = Original::read(&mut tx, &told.message_id).await? else {
             return Ok(Heard::default());
         };
         let is_dropped = count >= MAX_EVENTS;
         let new = if is_dropped { Vec::new() } else { told.insert(&mut tx).await? };
         let mut heard = Heard { is_new: !new.is_empty(), is_dropped, ..Heard::default() };
         if told.kind.is_late_failure() {
-            told.fail(&mut tx, &original, (rules, now), &mut heard).await?;
+            told.fail(&mut tx, &mut original, (rules, now), &mut heard).await?;
         }
         // What comes back of a report is the customer's: they named the sender that it went to.
         if original.kind != Kind::Notice {
@@ -144,10 +146,12 @@ impl Store {
         Ok(heard)
     }
 
-    /// What our own mail says of a message.
+    /// What a report says of a message.
     pub async fn original(&self, message_id: &MessageId) -> Result<Option<Original>, StoreError> {
         let mut reader = self.readers.acquire().await?;
-        Ok(Original::read(&mut reader, message_id).await?.map(|(original, _)| original))
+        let Some((mut original, _)) = Original::read(&mut reader, message_id).await? else { return Ok(None) };
+        original.header = header::read(&mut reader, message_id.as_str()).await?;
+        Ok(Some(original))
     }
 
     /// The events of one message, in the order in which they happened.
@@ -172,7 +176,7 @@ impl Store {
 }
 
 impl Original {
-    /// The message, and how many events it has.
+    /// The message without its header, and how many events it has.
     async fn read(
         tx: &mut SqliteConnection,
         message_id: &MessageId,
@@ -199,6 +203,7 @@ impl Original {
             subject,
             accepted_at: timestamp(accepted_at)?,
             dsn,
+            header: None,
         };
         Ok(Some((original, count)))
     }
@@ -245,7 +250,7 @@ impl Told {
     async fn fail(
         &self,
         tx: &mut SqliteConnection,
-        original: &Original,
+        original: &mut Original,
         (rules, now): (&Rules<'_>, Timestamp),
         heard: &mut Heard,
     ) -> Result<(), StoreError> {
@@ -275,10 +280,11 @@ impl Told {
             heard.refunds = evaluate(tx, &self.message_id, allowance, now).await?;
         }
         let is_told = original.kind == Kind::Submission && original.reverse_path.mailbox().is_some();
-        if is_told
-            && !heard.newly_failed.is_empty()
-            && let Some(bounce) = (rules.letters.bounce)(original, &heard.newly_failed)
-        {
+        if !is_told || heard.newly_failed.is_empty() {
+            return Ok(());
+        }
+        original.header = header::read(tx, id).await?;
+        if let Some(bounce) = (rules.letters.bounce)(original, &heard.newly_failed) {
             heard.bounce = insert_own(tx, &bounce).await?.then_some(bounce.message_id);
         }
         Ok(())

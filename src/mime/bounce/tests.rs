@@ -100,7 +100,7 @@ fn the_same_report_travels_over_a_road_that_writes_messages_anew() {
 
 #[test]
 fn what_came_back_late_is_told_with_what_is_left() {
-    let left = Left::Log { from: "ann@x.example", subject: Some("Gr\u{fc}\u{df}e") };
+    let left = Left::Log { from: "ann@x.example", subject: Some("Gr\u{fc}\u{df}e"), header: None };
     for (shape, kinds) in [
         (Shape::Report, ["text/plain", "message/delivery-status"]),
         (Shape::Plain, ["text/plain", "text/plain"]),
@@ -114,6 +114,33 @@ fn what_came_back_late_is_told_with_what_is_left() {
         assert!(report[0].1.contains("is not kept after it was sent"), "{}", report[0].1);
         assert!(inspect(&bytes).unwrap().subject.unwrap().starts_with("Undelivered: Gr"));
     }
+}
+
+#[test]
+fn what_came_back_late_returns_the_header_that_is_kept_as_any_bounce_does() {
+    let header = ORIGINAL.get(..header_length(ORIGINAL).unwrap() - 2);
+    let left = Left::Log { from: "log@x.example", subject: Some("logged"), header };
+    for (shape, dsn) in
+        [(Shape::Report, Dsn::default()), (Shape::Plain, Dsn::default()), (Shape::Report, asked("FULL", ""))]
+    {
+        let bytes = asking(&dsn, left, shape);
+        let (late, early) = (leaves(&bytes), leaves(&written(ORIGINAL, shape)));
+        assert_eq!((late.len(), &late[2]), (3, &early[2]));
+        assert!(late[0].1.contains("came back later"), "{}", late[0].1);
+        assert!(late[0].1.contains("Subject: Gr\u{fc}\u{df}e\n    From: ann@x.example\n"), "{}", late[0].1);
+        assert!(late[0].1.ends_with("and the header of your message.\n"), "{}", late[0].1);
+        let header = Header::parse(&bytes).unwrap();
+        for name in ["In-Reply-To", "References"] {
+            assert_eq!(header.first(name).unwrap().unfolded(), "<1@x.example>");
+        }
+    }
+    // Of a long one only its first fields are kept.
+    let left = Left::Log { from: "log@x.example", subject: Some("logged"), header: Some(b"Received: x\r\n") };
+    let bytes = of(left, Shape::Report);
+    let report = leaves(&bytes);
+    assert!(report[0].1.contains("Subject: logged\n    From: log@x.example\n"), "{}", report[0].1);
+    assert_eq!(report[2].1, "Received: x\n");
+    assert!(Header::parse(&bytes).unwrap().first("In-Reply-To").is_none());
 }
 
 /// With a name for the message, and Bob meant by another address.
@@ -142,7 +169,7 @@ fn a_report_has_the_senders_own_names() {
 fn whoever_asked_is_told_that_it_was_handed_on() {
     for (left, shape, parts) in [
         (Left::Message(ORIGINAL), Shape::Report, 3),
-        (Left::Log { from: "", subject: Some("Gr\u{fc}\u{df}e") }, Shape::Report, 2),
+        (Left::Log { from: "", subject: Some("Gr\u{fc}\u{df}e"), header: None }, Shape::Report, 2),
     ] {
         let bytes = asking(&asked("FULL", "SUCCESS"), left, shape);
         let report = leaves(&bytes);
