@@ -143,6 +143,55 @@ fn what_came_back_late_returns_the_header_that_is_kept_as_any_bounce_does() {
     assert!(Header::parse(&bytes).unwrap().first("In-Reply-To").is_none());
 }
 
+#[test]
+fn that_it_did_not_reach_somebody_claims_nothing_of_anybody() {
+    let header = ORIGINAL.get(..header_length(ORIGINAL).unwrap() - 2);
+    let (subject, from) = (Some("Gr\u{fc}\u{df}e"), "ann@x.example");
+    for (header, kinds) in [(header, &["text/plain", "text/plain"][..]), (None, &[])] {
+        let bytes = somebody(Left::Log { from, subject, header });
+        let parsed = Header::parse(&bytes).unwrap();
+        let value = |name| parsed.first(name).map(|field| field.unfolded());
+        let entity = Entity::parse(&parsed).unwrap();
+        let words = match kinds {
+            [] => entity.text(&entity.decoded().unwrap()).unwrap().text,
+            kinds => {
+                let parts = leaves(&bytes);
+                assert_eq!(parts.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), kinds);
+                assert!(parts[1].1.starts_with("Received: from app.example\n"), "{}", parts[1].1);
+                assert_eq!(value("In-Reply-To").as_deref(), Some("<1@x.example>"));
+                parts[0].1.clone()
+            }
+        };
+        assert_eq!(entity.media.essence(), if kinds.is_empty() { "text/plain" } else { "multipart/mixed" });
+        for said in [
+            "at least one of the recipients below",
+            "    Subject: Gr\u{fc}\u{df}e\n    From: ann@x.example\n",
+            "<bob@b\u{fc}cher.example>\n<gr\u{fc}n@y.example>\n    You were told of this one already.\n",
+            "What was said: 550 no such X-Evil: user\n",
+        ] {
+            assert!(words.contains(said), "{said}: {words}");
+        }
+        for claim in ["Action:", "Final-Recipient:", "delivery-status"] {
+            assert!(!String::from_utf8_lossy(&bytes).contains(claim), "{claim}");
+        }
+        let subject = inspect(&bytes).unwrap().subject.unwrap();
+        assert_eq!(subject, "Undelivered to somebody: Gr\u{fc}\u{df}e");
+        assert_eq!(value("Auto-Submitted").as_deref(), Some("auto-replied"));
+    }
+}
+
+fn somebody(left: Left<'_>) -> Vec<u8> {
+    let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
+    let (id, original_id) = (MessageId::parse("0200").unwrap(), MessageId::parse("0199").unwrap());
+    let now = Timestamp::from_second(1_781_000_000).unwrap();
+    let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &id };
+    let (sender, dsn) = (Mailbox::parse("ann@x.example").unwrap(), Dsn::default());
+    let about = About { sender: &sender, message_id: &original_id, accepted_at: now, left, dsn: &dsn };
+    let perhaps = |(to, has_failed)| PerhapsFailed { recipient: Mailbox::parse(to).unwrap(), has_failed };
+    let perhaps = [("bob@b\u{fc}cher.example", false), ("gr\u{fc}n@y.example", true)].map(perhaps);
+    somebody_failed(&origin, &about, &perhaps, ("5.1.1", "550 no such\r\nX-Evil: user"))
+}
+
 /// With a name for the message, and Bob meant by another address.
 fn asked(ret: &str, notify: &str) -> Dsn {
     let mut dsn = Dsn::new(Ret::parse(ret).ok(), EnvelopeId::parse("QQ+2B1+20x").ok());
