@@ -133,6 +133,9 @@
 //! - **Hostile octets meet only pure code**: what parses has no socket, no clock and
 //!   no store, and is bounded in every direction. What each such room promises is a
 //!   function of its own in `tests/fuzz`, which the fuzz targets and `cargo test` share.
+//! - **Of a message that is final no more is kept than its log shows**, but for the header
+//!   of what left by Resend, which a later bounce returns (`store::header`): written in the
+//!   commit that deletes the bytes, gone with the row.
 //! - **Rows leave and their sums stay**: a capture leaves only with a settled entry,
 //!   a message only when it is final and none of its captures is left; the audit
 //!   proves what is left and what has left together.
@@ -151,7 +154,8 @@
 //! - **News is kept once and ranked, never ordered**: an event is its kind, its own time
 //!   and its words, and everything that follows from it (a bounce to the sender, a
 //!   suppressed address, a pause, a refund) follows in the same transaction from what is
-//!   new. Sums of what came back are kept with the steps that they count.
+//!   new. Of a failure that is nobody's by name the sender is told once a part, and nobody is
+//!   marked for it. Sums of what came back are kept with the steps that they count.
 //! - **News is about the mail that carries a part's id on that part's own road**: by Resend's
 //!   API in a tag, bound to the id that Resend gave; by its SMTP service in a field, bound to
 //!   the recipients. Clients can write neither: their fields of such names do not leave.

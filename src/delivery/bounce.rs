@@ -8,11 +8,11 @@ use jiff::Timestamp;
 
 use super::Delivery;
 use crate::domain::address::Mailbox;
-use crate::domain::answer::HandedOn;
+use crate::domain::answer::{HandedOn, PerhapsFailed};
 use crate::domain::dsn::Ret;
 use crate::domain::ids::CustomerId;
 use crate::mime::address_list::NamedMailbox;
-use crate::mime::bounce::{About, Failure, Left, Shape, bounce, relayed};
+use crate::mime::bounce::{About, Failure, Left, Shape, bounce, relayed, somebody_failed};
 use crate::mime::header::header_length;
 use crate::mime::notice::paused;
 use crate::mime::{MAX_RETURNED_BYTES, Origin};
@@ -51,6 +51,22 @@ impl Postmaster {
             return None;
         }
         let write = |origin: &Origin<'_>| bounce(origin, about, &failures, self.shape());
+        self.compose((Kind::Bounce, customer_id), about.sender, now, write)
+    }
+
+    /// The same where it is not told whose the failure is, if it may be that of somebody of
+    /// whom it is to be told. `said`: the status and the words that came back.
+    pub(super) fn somebody_failed(
+        &self,
+        customer_id: &CustomerId,
+        about: &About<'_>,
+        (perhaps, said): (&[PerhapsFailed], (&str, &str)),
+        now: Timestamp,
+    ) -> Option<Acceptance> {
+        if !perhaps.iter().any(|one| !one.has_failed && about.dsn.of(&one.recipient).wants_failure()) {
+            return None;
+        }
+        let write = |origin: &Origin<'_>| somebody_failed(origin, about, perhaps, said);
         self.compose((Kind::Bounce, customer_id), about.sender, now, write)
     }
 

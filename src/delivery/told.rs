@@ -24,8 +24,8 @@
 //! Then the news is written down with what follows from it. A hard bounce, a
 //! recipient whom Resend left out since the address is on its own list, and a mail
 //! that it gave up after all are late failures: the sender gets a bounce, and perhaps
-//! a credit back; where it is not told whose a bounce is, it is written down on the
-//! part and gives nothing back. `email.failed` closes no gate, not even for a quota:
+//! a credit back. Where it is not told whose a bounce is, it is written down on the part, the
+//! sender is told once whom it may be, and nothing is given back. `email.failed` closes no gate, not even for a quota:
 //! the event may be hours old when it comes, and the next call is answered with the
 //! quota as it stands then, which closes the gate for as long as that lasts.
 
@@ -41,7 +41,7 @@ use crate::billing::Billing;
 use crate::clock::Clock;
 use crate::crash::CrashPoint;
 use crate::domain::address::Mailbox;
-use crate::domain::answer::HandedOn;
+use crate::domain::answer::{HandedOn, PerhapsFailed};
 use crate::domain::credits::Credits;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId, PartId};
@@ -251,9 +251,13 @@ impl Ears {
         let bounce = |of: &Original, failed: &[Mailbox]| {
             self.bounce(&told.customer_id, of, (failed, status, words), now)
         };
+        let somebody_failed = |of: &Original, perhaps: &[PerhapsFailed]| {
+            let said = (perhaps, (status, words));
+            self.0.postmaster.somebody_failed(&told.customer_id, &about(of)?, said, now)
+        };
         let pause =
             |email: &str, reason: &str| self.0.postmaster.paused(&told.customer_id, email, reason, now);
-        let letters = Letters { bounce: &bounce, pause: &pause };
+        let letters = Letters { bounce: &bounce, somebody_failed: &somebody_failed, pause: &pause };
         let rules = Rules { allowance: allowance.as_ref(), thresholds, letters };
         let heard = store.hear(&told, &rules, now).await?;
         if is_late_failure {
@@ -344,10 +348,14 @@ fn prefer<T>(list: &mut Vec<&T>, is_one: impl Fn(&T) -> bool) {
     }
 }
 
-/// What reports say about a message that is not kept any more; `None`: nothing is reported.
+/// What reports say about a message of which the log alone is left; `None`: nothing is reported.
 fn about(original: &Original) -> Option<About<'_>> {
     let sender = original.reverse_path.mailbox().filter(|_| original.kind == Kind::Submission)?;
-    let left = Left::Log { from: &original.header_from, subject: original.subject.as_deref() };
+    let left = Left::Log {
+        from: &original.header_from,
+        subject: original.subject.as_deref(),
+        header: original.header.as_deref(),
+    };
     let (message_id, accepted_at) = (&original.message_id, original.accepted_at);
     Some(About { sender, message_id, accepted_at, left, dsn: &original.dsn })
 }

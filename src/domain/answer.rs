@@ -51,6 +51,15 @@ pub struct Taker {
     pub reply: String,
 }
 
+/// A recipient of a mail of which it was told that somebody did not get it, and not who.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PerhapsFailed {
+    /// The recipient.
+    pub recipient: Mailbox,
+    /// Whether it was told of this one by name before.
+    pub has_failed: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
-//! Reports to the sender of a message (RFC 3464): whom it did not reach, and whom it was
-//! handed on to. RFC 3461 says what the sender is told besides: its own name for the
+//! Reports to the sender of a message (RFC 3464): whom it did not reach, that it did not reach
+//! somebody, and whom it was handed on to. RFC 3461 says what the sender is told besides: its own name for the
 //! message, whom it meant, and how much of the message it gets back.
 
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use super::returned::Returned;
 use super::trace::date;
 use super::write::{Fields, Origin, Part, Seed, ascii, kind, message, multipart, text, text_file};
 use crate::domain::address::Mailbox;
-use crate::domain::answer::{HandedOn, Taker};
+use crate::domain::answer::{HandedOn, PerhapsFailed, Taker};
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::MessageId;
 
@@ -60,6 +60,8 @@ pub enum Left<'a> {
         from: &'a str,
         /// The subject.
         subject: Option<&'a str>,
+        /// The fields of its header, as far as they are kept; `None`: they are not.
+        header: Option<&'a [u8]>,
     },
 }
 
@@ -104,6 +106,53 @@ pub fn relayed(origin: &Origin<'_>, about: &About<'_>, recipients: &[&HandedOn],
     report(origin, about, (news, &original, returned), shape)
 }
 
+/// Writes that one of these or more did not get the message, and that it is not told who;
+/// `said`: the status and the words that came back.
+///
+/// It is for people alone, and no multipart/report. That must have a delivery status (RFC 6522
+/// §3), which must have a group for a recipient at least (RFC 3464 §2.1), and there is no true
+/// one: `failed` is known of nobody, as is `delivered`; `delayed` promises more tries; `relayed`
+/// is true of all, and says that nothing went wrong. A program that takes failed addresses off
+/// its lists would take good ones off, and nobody here may be lost by a guess. So it is plain
+/// whatever road it takes, and any road takes it.
+pub fn somebody_failed(
+    origin: &Origin<'_>,
+    about: &About<'_>,
+    perhaps: &[PerhapsFailed],
+    (status, said): (&str, &str),
+) -> Vec<u8> {
+    let original = Original::of(about.left);
+    let returned = Returned::header(original.header.as_deref());
+    let mut words = format!(
+        "This is the mail relay at {}.\n\nYour message was sent, and came back later: it did not reach at \
+         least one of the recipients below. The service that sent it does not say which, so the others may \
+         have got it. It will not be tried again.\n\n",
+        origin.hostname
+    );
+    words.push_str(&identity(about, &original));
+    for PerhapsFailed { recipient, has_failed } in perhaps {
+        let known = if *has_failed { "    You were told of this one already.\n" } else { "" };
+        let _ = write!(words, "<{recipient}>\n{known}");
+    }
+    let (what, _) = advice(status);
+    let _ = write!(
+        words,
+        "\n    Of whoever did not get it: {what}\n    What to do: ask them whether they got it. A message to one \
+         recipient alone comes back with that one's name.\n    What was said: {}\n",
+        one_line(said)
+    );
+    let title = "Undelivered to somebody";
+    let fields = fields(origin, about, title, &original);
+    let seed = Seed::of([words.as_bytes(), returned.octets()]);
+    let words = Part::Single(text(ContentType::TEXT_PLAIN, &words));
+    match returned.third(Shape::Plain) {
+        None => message(fields, words),
+        Some(header) => {
+            message(fields, Part::Multi(multipart("mixed", &seed, vec![words, Part::Single(header)])))
+        }
+    }
+}
+
 /// What a report says.
 struct News {
     /// What the subject begins with.
@@ -146,6 +195,7 @@ fn fields(origin: &Origin<'_>, about: &About<'_>, title: &str, original: &Origin
 }
 
 /// What is said about the original.
+#[derive(Default)]
 struct Original {
     subject: String,
     from: Option<String>,
@@ -158,23 +208,22 @@ impl Original {
     fn of(left: Left<'_>) -> Self {
         match left {
             Left::Message(bytes) => Self::read(bytes),
-            Left::Log { from, subject } => Self {
-                subject: shortened(subject.unwrap_or_default()),
-                from: Some(from.to_owned()).filter(|from| !from.is_empty()),
-                message_id: None,
-                header: None,
-            },
+            Left::Log { from, subject, header } => {
+                // The fields that the log has may be among those that were not kept.
+                let mut original = header.map(Self::read).unwrap_or_default();
+                if original.subject.is_empty() {
+                    original.subject = shortened(subject.unwrap_or_default());
+                }
+                original.from =
+                    original.from.or_else(|| Some(from.to_owned()).filter(|from| !from.is_empty()));
+                original
+            }
         }
     }
 
     fn read(bytes: &[u8]) -> Self {
         let Ok(header) = Header::parse(bytes) else {
-            return Self {
-                subject: String::new(),
-                from: None,
-                message_id: None,
-                header: Some(String::new()),
-            };
+            return Self { header: Some(String::new()), ..Self::default() };
         };
         let subject = header.first("Subject").map(|field| field.decoded()).unwrap_or_default();
         let is_id =

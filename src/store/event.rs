@@ -14,8 +14,9 @@ use super::commit::{Member, gather};
 use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted, PauseLetter};
 use super::suppression::{self, New};
-use super::{Store, StoreError, dsn, json, millis, stored, timestamp};
+use super::{Store, StoreError, dsn, header, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::answer::PerhapsFailed;
 use crate::domain::dsn::Dsn;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId};
@@ -63,6 +64,8 @@ pub struct Original {
     pub accepted_at: Timestamp,
     /// What its sender asks to be told.
     pub dsn: Dsn,
+    /// Its header, as far as it is kept, where a report is to return it.
+    pub header: Option<Vec<u8>>,
 }
 
 /// Mail of our own that news may ask for, composed where it is known for whom.
@@ -70,6 +73,8 @@ pub struct Original {
 pub struct Letters<'a> {
     /// The bounce of a message for those who newly failed.
     pub bounce: &'a (dyn Fn(&Original, &[Mailbox]) -> Option<Acceptance> + Sync),
+    /// The same where it is not told who failed: for those who may have.
+    pub somebody_failed: &'a (dyn Fn(&Original, &[PerhapsFailed]) -> Option<Acceptance> + Sync),
     /// The notice to a customer who is paused.
     pub pause: PauseLetter<'a>,
 }
@@ -129,14 +134,14 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let Some((original, count)) = Original::read(&mut tx, &told.message_id).await? else {
+        let Some((mut original, count)) = Original::read(&mut tx, &told.message_id).await? else {
             return Ok(Heard::default());
         };
         let is_dropped = count >= MAX_EVENTS;
         let new = if is_dropped { Vec::new() } else { told.insert(&mut tx).await? };
         let mut heard = Heard { is_new: !new.is_empty(), is_dropped, ..Heard::default() };
         if told.kind.is_late_failure() {
-            told.fail(&mut tx, &original, (rules, now), &mut heard).await?;
+            told.fail(&mut tx, &mut original, (rules, now), &mut heard).await?;
         }
         // What comes back of a report is the customer's: they named the sender that it went to.
         if original.kind != Kind::Notice {
@@ -146,10 +151,12 @@ impl Store {
         Ok(heard)
     }
 
-    /// What our own mail says of a message.
+    /// What a report says of a message.
     pub async fn original(&self, message_id: &MessageId) -> Result<Option<Original>, StoreError> {
         let mut reader = self.readers.acquire().await?;
-        Ok(Original::read(&mut reader, message_id).await?.map(|(original, _)| original))
+        let Some((mut original, _)) = Original::read(&mut reader, message_id).await? else { return Ok(None) };
+        original.header = header::read(&mut reader, message_id.as_str()).await?;
+        Ok(Some(original))
     }
 
     /// The events of one message, in the order in which they happened.
@@ -175,7 +182,23 @@ impl Store {
 }
 
 impl Original {
-    /// The message, and how many events it has.
+    /// Whether it is a customer's, and has a sender who hears of failures.
+    fn has_sender_to_tell(&self) -> bool {
+        self.kind == Kind::Submission && self.reverse_path.mailbox().is_some()
+    }
+
+    /// Inserts the report that is written of the message with its header.
+    async fn report(
+        &mut self,
+        tx: &mut SqliteConnection,
+        write: impl FnOnce(&Self) -> Option<Acceptance>,
+    ) -> Result<Option<MessageId>, StoreError> {
+        self.header = header::read(tx, self.message_id.as_str()).await?;
+        let Some(report) = write(self) else { return Ok(None) };
+        Ok(insert_own(tx, &report, Some(&self.message_id)).await?.then_some(report.message_id))
+    }
+
+    /// The message without its header, and how many events it has.
     async fn read(
         tx: &mut SqliteConnection,
         message_id: &MessageId,
@@ -202,6 +225,7 @@ impl Original {
             subject,
             accepted_at: timestamp(accepted_at)?,
             dsn,
+            header: None,
         };
         Ok(Some((original, count)))
     }
@@ -248,7 +272,7 @@ impl Told {
     async fn fail(
         &self,
         tx: &mut SqliteConnection,
-        original: &Original,
+        original: &mut Original,
         (rules, now): (&Rules<'_>, Timestamp),
         heard: &mut Heard,
     ) -> Result<(), StoreError> {
@@ -257,12 +281,9 @@ impl Told {
             WHERE message_id = ?1 AND address IN (SELECT value FROM json_each(?2))
               AND bounced_at IS NULL AND state <> 'failed'
             RETURNING address";
-        const NOTE: &str = "UPDATE part SET last_error = ?3 WHERE message_id = ?1 AND part_no = ?2";
         let (id, words) = (self.message_id.as_str(), self.words.as_deref().unwrap_or(self.kind.as_str()));
         if self.recipients.is_empty() {
-            let error = format!("one of its recipients bounced, which one is not told: {words}");
-            sqlx::query(NOTE).bind(id).bind(self.part_no).bind(error).execute(tx).await?;
-            return Ok(());
+            return self.fail_somebody(tx, original, (rules, now), heard).await;
         }
         let addresses: Vec<String> = self.recipients.iter().map(ToString::to_string).collect();
         let marked: Vec<String> = sqlx::query_scalar(MARK)
@@ -277,14 +298,49 @@ impl Told {
         if let Some(allowance) = rules.allowance {
             heard.refunds = evaluate(tx, &self.message_id, allowance, now).await?;
         }
-        let is_told = original.kind == Kind::Submission && original.reverse_path.mailbox().is_some();
-        if is_told
-            && !heard.newly_failed.is_empty()
-            && let Some(bounce) = (rules.letters.bounce)(original, &heard.newly_failed)
-        {
-            let is_sent = insert_own(tx, &bounce, Some(&self.message_id)).await?;
-            heard.bounce = is_sent.then_some(bounce.message_id);
+        if !original.has_sender_to_tell() || heard.newly_failed.is_empty() {
+            return Ok(());
         }
+        heard.bounce = original.report(tx, |of| (rules.letters.bounce)(of, &heard.newly_failed)).await?;
+        Ok(())
+    }
+
+    /// Notes with the part that somebody failed, and tells the sender once whom that may be,
+    /// unless they were told of all of them by name. Nobody is marked: it is not known who.
+    async fn fail_somebody(
+        &self,
+        tx: &mut SqliteConnection,
+        original: &mut Original,
+        (rules, now): (&Rules<'_>, Timestamp),
+        heard: &mut Heard,
+    ) -> Result<(), StoreError> {
+        const NOTE: &str = "UPDATE part SET last_error = $3 WHERE message_id = $1 AND part_no = $2";
+        // Compare-and-set: what is told once more under another time is told to nobody.
+        const FIRST: &str = "
+            UPDATE part SET somebody_failed_at = $3
+            WHERE message_id = $1 AND part_no = $2 AND somebody_failed_at IS NULL";
+        const WHO: &str = "
+            SELECT address, bounced_at IS NOT NULL AS has_failed FROM recipient
+            WHERE message_id = $1 AND part_no = $2 AND state <> 'failed' ORDER BY ordinal";
+        let (id, words) = (self.message_id.as_str(), self.words.as_deref().unwrap_or(self.kind.as_str()));
+        let error = format!("one of its recipients bounced, which one is not told: {words}");
+        sqlx::query(NOTE).bind(id).bind(self.part_no).bind(error).execute(&mut *tx).await?;
+        let is_heard_again = !heard.is_new && !heard.is_dropped;
+        if is_heard_again || !original.has_sender_to_tell() {
+            return Ok(());
+        }
+        let first =
+            sqlx::query(FIRST).bind(id).bind(self.part_no).bind(millis(now)).execute(&mut *tx).await?;
+        let rows: Vec<(String, bool)> =
+            sqlx::query_as(WHO).bind(id).bind(self.part_no).fetch_all(&mut *tx).await?;
+        if first.rows_affected() == 0 || rows.iter().all(|(_, has_failed)| *has_failed) {
+            return Ok(());
+        }
+        let perhaps = |(address, has_failed): (String, bool)| {
+            Ok(PerhapsFailed { recipient: stored(Mailbox::parse(&address))?, has_failed })
+        };
+        let perhaps: Vec<PerhapsFailed> = rows.into_iter().map(perhaps).collect::<Result<_, StoreError>>()?;
+        heard.bounce = original.report(tx, |of| (rules.letters.somebody_failed)(of, &perhaps)).await?;
         Ok(())
     }
 

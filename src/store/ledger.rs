@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::batch::{Leaver, leave};
 use super::report::TooLate;
-use super::{StoreError, changed, json, millis, stored, timestamp};
+use super::{StoreError, changed, header, json, millis, stored, timestamp};
 use crate::domain::batch::{Company, Ended};
 use crate::domain::ids::{BatchId, SpoolId};
 use crate::domain::message::{PartState, Road};
@@ -202,8 +202,8 @@ impl Ledger {
 
     /// Writes what was decided. Every statement names the rows it must change, and
     /// their number is checked. The bytes of a message go when its last recipient
-    /// is final, and a spool belongs to nobody from then on: it may be large, so its
-    /// chunks are not deleted here; it is named to the caller, who has it removed once
+    /// is final, but for the header of what Resend may tell of later, and a spool belongs
+    /// to nobody from then on: it may be large, so its chunks are not deleted here; it is named to the caller, who has it removed once
     /// this is committed. Captures are numbered per customer without a gap, and the
     /// account must not have moved since it was read.
     pub(super) async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<Vec<SpoolId>, StoreError> {
@@ -258,7 +258,8 @@ impl Ledger {
         let finished: Vec<_> = touched.iter().filter(|(_, m)| m.queued == 0).collect();
         let bodies: i64 = finished.iter().map(|(_, m)| m.bodies).sum();
         let spools: usize = finished.iter().map(|(_, m)| m.spools).sum();
-        let finished: Vec<_> = finished.into_iter().map(|(id, _)| id).collect();
+        let finished: Vec<&str> = finished.into_iter().map(|(id, _)| id.as_str()).collect();
+        header::keep(tx, &self.left_by_resend(&finished)).await?;
         let finished = json(&finished)?;
         let moves = self.moves();
         let done = sqlx::query(WRITE)
@@ -282,6 +283,16 @@ impl Ledger {
         leave(tx, self.parts.iter().filter_map(|(key, part)| part.leaver(key)).collect()).await?;
         // Mostly there is none, and nothing is asked.
         if spools == 0 { Ok(Vec::new()) } else { leave_spools(tx, &finished, at, spools).await }
+    }
+
+    /// Those of these messages of which Resend took a part.
+    fn left_by_resend<'a>(&self, message_ids: &[&'a str]) -> Vec<&'a str> {
+        let is_taken = |(_, part): (_, &PartNow)| part.road == Road::Resend && part.state == PartState::Sent;
+        let has_left = |id: &&str| {
+            let own = self.parts.range(((*id).to_owned(), 0)..).take_while(|(key, _)| key.0 == *id);
+            own.into_iter().any(is_taken)
+        };
+        message_ids.iter().copied().filter(has_left).collect()
     }
 
     /// For each customer: captured, released, number of captures, number of the last one before.

@@ -27,6 +27,7 @@ mod due;
 pub mod entry;
 pub mod event;
 pub mod gate;
+mod header;
 pub mod idempotency;
 pub mod inspect;
 mod ledger;

@@ -301,7 +301,8 @@ async fn remove_messages(
               WHERE message_id IN (SELECT value FROM json_each(?1)) AND state = 'credited' GROUP BY entry_id) AS r
         WHERE entry.entry_id = r.entry_id AND entry.kind = 'credit'";
     // What belongs to a message, and then the message.
-    const BELONGINGS: [&str; 5] = [
+    const BELONGINGS: [&str; 6] = [
+        "DELETE FROM header WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM event WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM attempt WHERE message_id IN (SELECT value FROM json_each(?1))",
         "DELETE FROM refund WHERE message_id IN (SELECT value FROM json_each(?1))",

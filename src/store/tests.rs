@@ -28,6 +28,7 @@ mod dsn;
 mod due;
 mod entries;
 mod event;
+mod header;
 mod idempotency;
 mod model;
 mod opening;

@@ -166,7 +166,7 @@ pub(crate) async fn bounced(
         is_of_the_address: false,
     };
     let thresholds = Config::default().reputation;
-    let letters = Letters { bounce: &|_, _| None, pause: &|_, _| None };
+    let letters = Letters { bounce: &|_, _| None, somebody_failed: &|_, _| None, pause: &|_, _| None };
     let rules = Rules { allowance, thresholds: &thresholds, letters };
     Ok(store.hear(&told, &rules, now).await?.refunds)
 }

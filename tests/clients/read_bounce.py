@@ -20,6 +20,7 @@ print(json.dumps({
     "subject": str(bounce["Subject"]),
     "to": [address.addr_spec for address in bounce["To"].addresses],
     "from": [address.addr_spec for address in bounce["From"].addresses],
+    "thread": [str(bounce["In-Reply-To"]), str(bounce["References"])],
     "auto_submitted": str(bounce["Auto-Submitted"]),
     "has_date": bounce["Date"].datetime is not None,
     "parts": [part.get_content_type() for part in parts],

@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 34] = [
+const HANDS: [(&str, &str); 35] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
@@ -32,6 +32,7 @@ const HANDS: [(&str, &str); 34] = [
     ("recipient", "UPDATE recipient SET state = 'failed' WHERE state = 'sent'"),
     ("recipient", "UPDATE recipient SET part_no = 7"),
     ("body", "INSERT INTO body SELECT message_id, 0, x'00' FROM message LIMIT 1"),
+    ("header", "INSERT INTO header VALUES ('other', x'00')"),
     ("spool", "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, printf('%064d', 0), NULL)"),
     ("chunk", "INSERT INTO chunk VALUES ('spool-1', 0, x'00')"),
     ("capture", "DELETE FROM capture WHERE number = 1"),

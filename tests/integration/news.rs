@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use postmeter::sandbox::resend::{Mail, News};
 use serde_json::{Value, json};
 
+use crate::harness::client::judged;
 use crate::harness::plan::Plan;
 use crate::harness::wait::until_is;
 use crate::harness::web::ask;
@@ -195,6 +196,77 @@ fn a_late_bounce_is_told_to_the_sender_once_and_refuses_the_next_mail() {
     assert_eq!(remove().status, 200);
     remove().is_error(404, "not_found");
     assert_eq!(meter.post_send(&body).status, 200);
+}
+
+/// Python's email package takes it apart, as the sender's own program would.
+#[test]
+fn a_late_bounce_returns_the_header_and_belongs_to_its_thread_as_any_other() {
+    let plan =
+        Meter::resend().set("upstream", "fallback = \"smtp\"").set("upstream", "allow_plaintext = true");
+    let mut meter = plan.start();
+    let mail = sent(&meter, "gone");
+    meter.drain();
+    meter.kill();
+    meter.serve();
+    assert_eq!(meter.number("SELECT count(*) FROM body"), 0);
+    tell(&meter, &mail, &[BOB], &News::hard_bounce());
+    let report = until("the bounce", || meter.sink().mails().pop());
+    let Some(read) = judged("read_bounce.py", &report.bytes) else { return };
+    assert_eq!((&read["defects"], &read["report_type"]), (&json!([]), &json!("delivery-status")), "{read}");
+    assert_eq!(read["parts"], json!(["text/plain", "message/delivery-status", "text/rfc822-headers"]));
+    let original = &read["original"];
+    assert_eq!(original["Message-ID"], "<gone@example.com>", "{original}");
+    assert_eq!(original["From"], "Ann <ann@example.com>", "{original}");
+    assert!(original["Received"].is_string(), "as it was accepted: {original}");
+    assert_eq!(read["thread"], json!(["<gone@example.com>", "<gone@example.com>"]));
+    assert_eq!(read["groups"][1]["Action"], "failed", "{read}");
+    assert!(!String::from_utf8_lossy(&report.bytes).contains("Hello Bob"), "it is not kept");
+}
+
+#[test]
+fn of_a_bounce_that_is_nobodys_the_sender_hears_once_and_nobody_is_blamed() {
+    let meter = Meter::resend().start();
+    let to = [BOB, "cid@example.net", "dan@example.net"];
+    assert!(meter.signed_in().attempt(&to, &letter("three")).starts_with("250 "));
+    let mail = at_resend(&meter, "three");
+    meter.drain();
+    post(&meter, "m1", &event(&mail, "delivered", &["dan@example.net"], 1));
+    for _ in 0..2 {
+        tell(&meter, &mail, &to, &News::hard_bounce());
+    }
+    let notice = until("the notice", || bounces(&meter).pop());
+    meter.drain();
+    until("all to be heard", || {
+        let metrics = meter.get_as_operator("/metrics").body;
+        metrics.contains("postmeter_webhooks_total{source=\"resend\",result=\"accepted\"} 3").then_some(())
+    });
+    meter.drain();
+    assert_eq!(bounces(&meter).len(), 1, "once a part, however often it is told");
+    assert_eq!(notice.email.subject.as_deref(), Some("Undelivered to somebody: three"));
+    assert_eq!(notice.email.recipients().collect::<Vec<_>>(), ["ann@example.com"]);
+    let text = notice.email.text.clone().unwrap();
+    let listed = "<bob@example.net>\n<cid@example.net>\n<dan@example.net>\n";
+    assert!(text.contains(listed) && text.contains("550 5.1.1 user unknown"), "{text}");
+    let files = notice.email.attachments.clone().unwrap();
+    assert_eq!(files.len(), 1, "the header, and nothing for programs: {files:?}");
+    let story = message(&meter, "three");
+    assert!(story["recipients"].as_array().unwrap().iter().all(|one| one["bounced_at"].is_null()), "{story}");
+    assert_eq!(meter.get("/suppressions").json(), json!([]));
+
+    let mut smtp = meter.signed_in();
+    smtp.say("MAIL FROM:<ann@example.com>");
+    for to in to {
+        let reply = smtp.say(&format!("RCPT TO:<{to}> NOTIFY=NEVER"));
+        assert!(reply.starts_with("250 "), "{reply}");
+    }
+    smtp.say("DATA");
+    assert!(smtp.message(&letter("silent")).starts_with("250 "));
+    let mail = at_resend(&meter, "silent");
+    meter.drain();
+    tell(&meter, &mail, &to, &News::hard_bounce());
+    until("it to be heard", || (!events(&meter, "silent").is_empty()).then_some(()));
+    meter.drain();
+    assert_eq!(bounces(&meter).len(), 1, "who asked for silence hears nothing");
 }
 
 #[test]

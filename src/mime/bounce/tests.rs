@@ -100,7 +100,7 @@ fn the_same_report_travels_over_a_road_that_writes_messages_anew() {
 
 #[test]
 fn what_came_back_late_is_told_with_what_is_left() {
-    let left = Left::Log { from: "ann@x.example", subject: Some("Gr\u{fc}\u{df}e") };
+    let left = Left::Log { from: "ann@x.example", subject: Some("Gr\u{fc}\u{df}e"), header: None };
     for (shape, kinds) in [
         (Shape::Report, ["text/plain", "message/delivery-status"]),
         (Shape::Plain, ["text/plain", "text/plain"]),
@@ -114,6 +114,82 @@ fn what_came_back_late_is_told_with_what_is_left() {
         assert!(report[0].1.contains("is not kept after it was sent"), "{}", report[0].1);
         assert!(inspect(&bytes).unwrap().subject.unwrap().starts_with("Undelivered: Gr"));
     }
+}
+
+#[test]
+fn what_came_back_late_returns_the_header_that_is_kept_as_any_bounce_does() {
+    let header = ORIGINAL.get(..header_length(ORIGINAL).unwrap() - 2);
+    let left = Left::Log { from: "log@x.example", subject: Some("logged"), header };
+    for (shape, dsn) in
+        [(Shape::Report, Dsn::default()), (Shape::Plain, Dsn::default()), (Shape::Report, asked("FULL", ""))]
+    {
+        let bytes = asking(&dsn, left, shape);
+        let (late, early) = (leaves(&bytes), leaves(&written(ORIGINAL, shape)));
+        assert_eq!((late.len(), &late[2]), (3, &early[2]));
+        assert!(late[0].1.contains("came back later"), "{}", late[0].1);
+        assert!(late[0].1.contains("Subject: Gr\u{fc}\u{df}e\n    From: ann@x.example\n"), "{}", late[0].1);
+        assert!(late[0].1.ends_with("and the header of your message.\n"), "{}", late[0].1);
+        let header = Header::parse(&bytes).unwrap();
+        for name in ["In-Reply-To", "References"] {
+            assert_eq!(header.first(name).unwrap().unfolded(), "<1@x.example>");
+        }
+    }
+    // Of a long one only its first fields are kept.
+    let left = Left::Log { from: "log@x.example", subject: Some("logged"), header: Some(b"Received: x\r\n") };
+    let bytes = of(left, Shape::Report);
+    let report = leaves(&bytes);
+    assert!(report[0].1.contains("Subject: logged\n    From: log@x.example\n"), "{}", report[0].1);
+    assert_eq!(report[2].1, "Received: x\n");
+    assert!(Header::parse(&bytes).unwrap().first("In-Reply-To").is_none());
+}
+
+#[test]
+fn that_it_did_not_reach_somebody_claims_nothing_of_anybody() {
+    let header = ORIGINAL.get(..header_length(ORIGINAL).unwrap() - 2);
+    let (subject, from) = (Some("Gr\u{fc}\u{df}e"), "ann@x.example");
+    for (header, kinds) in [(header, &["text/plain", "text/plain"][..]), (None, &[])] {
+        let bytes = somebody(Left::Log { from, subject, header });
+        let parsed = Header::parse(&bytes).unwrap();
+        let value = |name| parsed.first(name).map(|field| field.unfolded());
+        let entity = Entity::parse(&parsed).unwrap();
+        let words = match kinds {
+            [] => entity.text(&entity.decoded().unwrap()).unwrap().text,
+            kinds => {
+                let parts = leaves(&bytes);
+                assert_eq!(parts.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), kinds);
+                assert!(parts[1].1.starts_with("Received: from app.example\n"), "{}", parts[1].1);
+                assert_eq!(value("In-Reply-To").as_deref(), Some("<1@x.example>"));
+                parts[0].1.clone()
+            }
+        };
+        assert_eq!(entity.media.essence(), if kinds.is_empty() { "text/plain" } else { "multipart/mixed" });
+        for said in [
+            "at least one of the recipients below",
+            "    Subject: Gr\u{fc}\u{df}e\n    From: ann@x.example\n",
+            "<bob@b\u{fc}cher.example>\n<gr\u{fc}n@y.example>\n    You were told of this one already.\n",
+            "What was said: 550 no such X-Evil: user\n",
+        ] {
+            assert!(words.contains(said), "{said}: {words}");
+        }
+        for claim in ["Action:", "Final-Recipient:", "delivery-status"] {
+            assert!(!String::from_utf8_lossy(&bytes).contains(claim), "{claim}");
+        }
+        let subject = inspect(&bytes).unwrap().subject.unwrap();
+        assert_eq!(subject, "Undelivered to somebody: Gr\u{fc}\u{df}e");
+        assert_eq!(value("Auto-Submitted").as_deref(), Some("auto-replied"));
+    }
+}
+
+fn somebody(left: Left<'_>) -> Vec<u8> {
+    let from = NamedMailbox::parse("Postmeter <postmaster@example.com>").unwrap();
+    let (id, original_id) = (MessageId::parse("0200").unwrap(), MessageId::parse("0199").unwrap());
+    let now = Timestamp::from_second(1_781_000_000).unwrap();
+    let origin = Origin { from: &from, hostname: "smtp.example.com", now, message_id: &id };
+    let (sender, dsn) = (Mailbox::parse("ann@x.example").unwrap(), Dsn::default());
+    let about = About { sender: &sender, message_id: &original_id, accepted_at: now, left, dsn: &dsn };
+    let perhaps = |(to, has_failed)| PerhapsFailed { recipient: Mailbox::parse(to).unwrap(), has_failed };
+    let perhaps = [("bob@b\u{fc}cher.example", false), ("gr\u{fc}n@y.example", true)].map(perhaps);
+    somebody_failed(&origin, &about, &perhaps, ("5.1.1", "550 no such\r\nX-Evil: user"))
 }
 
 /// With a name for the message, and Bob meant by another address.
@@ -142,7 +218,7 @@ fn a_report_has_the_senders_own_names() {
 fn whoever_asked_is_told_that_it_was_handed_on() {
     for (left, shape, parts) in [
         (Left::Message(ORIGINAL), Shape::Report, 3),
-        (Left::Log { from: "", subject: Some("Gr\u{fc}\u{df}e") }, Shape::Report, 2),
+        (Left::Log { from: "", subject: Some("Gr\u{fc}\u{df}e"), header: None }, Shape::Report, 2),
     ] {
         let bytes = asking(&asked("FULL", "SUCCESS"), left, shape);
         let report = leaves(&bytes);

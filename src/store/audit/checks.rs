@@ -270,6 +270,14 @@ pub(super) const CHECKS: &[Check] = &[
             AND NOT EXISTS (SELECT 1 FROM body b WHERE b.message_id = m.message_id)",
     ),
     check(
+        "header",
+        "its message is not final or not there, or no part of it left by Resend",
+        "SELECT h.message_id FROM header h LEFT JOIN message m ON m.message_id = h.message_id
+         WHERE m.message_id IS NULL OR m.final_at IS NULL OR m.kind <> 'submission' OR m.reverse_path = ''
+            OR NOT EXISTS (SELECT 1 FROM part p WHERE p.message_id = h.message_id
+                AND p.road = 'resend' AND p.state = 'sent')",
+    ),
+    check(
         "spool",
         "its message is final, or there is none",
         "SELECT s.spool_id FROM spool s LEFT JOIN message m ON m.message_id = s.message_id

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::answer::PerhapsFailed;
 use crate::domain::event::EventKind;
 use crate::domain::reputation::Thresholds;
 use crate::domain::suppression::Cause;
@@ -50,7 +51,13 @@ async fn hear(store: &Store, told: &Told, thresholds: &Thresholds) -> Heard {
         assert!(email == "owner@x.example" && reason.starts_with("paused because"));
         Some(letter(Kind::Notice))
     };
-    let letters = Letters { bounce: &bounce, pause: &pause };
+    let somebody_failed = |of: &Original, perhaps: &[PerhapsFailed]| {
+        assert!(perhaps.iter().any(|one| !one.has_failed) && of.subject.as_deref() == Some("Hello"));
+        let named = perhaps.iter().map(|one| format!("{} {}", one.recipient, one.has_failed));
+        let subject = Some(named.collect::<Vec<_>>().join(", "));
+        Some(Acceptance { subject, ..letter(Kind::Bounce) })
+    };
+    let letters = Letters { bounce: &bounce, somebody_failed: &somebody_failed, pause: &pause };
     let rules = Rules { allowance: None, thresholds, letters };
     let heard = store.hear(told, &rules, at(9)).await.unwrap();
     assert_audit(store).await;
@@ -104,7 +111,7 @@ async fn no_message_has_more_events_than_are_kept_and_what_follows_happens_all_t
     let mail = sent(&store, &ann, &[TO]).await;
     for nth in 0..600 {
         let told = told(&mail, EventKind::DeliveryDelayed, &[TO], nth);
-        let letters = Letters { bounce: &|_, _| None, pause: &|_, _| None };
+        let letters = Letters { bounce: &|_, _| None, somebody_failed: &|_, _| None, pause: &|_, _| None };
         let rules = Rules { allowance: None, thresholds: &NEVER, letters };
         assert!(store.hear(&told, &rules, at(9)).await.unwrap().is_new);
     }
@@ -126,7 +133,7 @@ async fn a_late_failure_is_told_once_and_only_of_a_customers_mail_with_a_sender(
     let failed = hear(&store, &told(&mail, EventKind::Failed, &[TO, "c@y.example"], 3), &NEVER).await;
     assert_eq!((failed.newly_failed, failed.suppressed), (vec![mailbox("c@y.example")], 0));
     let unattributed = hear(&store, &told(&mail, EventKind::Bounced, &[], 4), &NEVER).await;
-    assert_eq!((unattributed.is_new, unattributed.bounce), (true, None));
+    assert_eq!((unattributed.is_new, unattributed.bounce), (true, None), "all were told of by name");
 
     let silent = Acceptance { reverse_path: ReversePath::Null, ..message(&ann, &[TO]) };
     // Its recipient is suppressed by now.
@@ -138,6 +145,65 @@ async fn a_late_failure_is_told_once_and_only_of_a_customers_mail_with_a_sender(
     let own = super::refunds::sent(&store, own).await;
     let heard = hear(&store, &told(&own, EventKind::Bounced, &["app@x.example"], 1), &NEVER).await;
     assert_eq!((heard.newly_failed.len(), heard.bounce, heard.suppressed), (1, None, 1));
+}
+
+#[tokio::test]
+async fn that_somebody_failed_is_told_once_a_part_and_changes_nothing_else() {
+    const TOLD: &str = "SELECT coalesce(string_agg(subject, '; '), '') FROM message WHERE kind = 'bounce'";
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let to = [TO, "c@y.example", "d@y.example"];
+    let no_one = told(&sent(&store, &ann, &to).await, EventKind::Bounced, &[], 1);
+    let letters = async || -> String { sqlx::query_scalar(TOLD).fetch_one(&store.readers).await.unwrap() };
+    let first = hear(&store, &no_one, &NEVER).await;
+    assert_eq!((first.is_new, first.bounce.is_some()), (true, true));
+    assert_eq!((first.newly_failed, first.refunds, first.suppressed), (vec![], vec![], 0));
+    let said = "b@y.example false, c@y.example false, d@y.example false";
+    assert_eq!(letters().await, said);
+    for again in [no_one.clone(), Told { told_at: at(2), ..no_one.clone() }] {
+        assert_eq!(hear(&store, &again, &NEVER).await.bounce, None);
+    }
+    assert_eq!(letters().await, said, "at most once a part");
+    assert_eq!(count(&store, "SELECT count(*) FROM recipient WHERE bounced_at IS NOT NULL").await, 0);
+    assert_eq!(
+        count(&store, "SELECT sum(bounced) FROM reputation").await,
+        2,
+        "as it ever was: once an event"
+    );
+    let log = store.message(&no_one.message_id).await.unwrap().unwrap();
+    assert!(log.parts[0].last_error.as_deref().unwrap().contains("which one is not told: said"), "{log:?}");
+    // Later its owner is known after all, and told of by name.
+    let named = Told { recipients: vec![mailbox(TO)], told_at: at(3), ..no_one };
+    assert!(hear(&store, &named, &NEVER).await.bounce.is_some());
+
+    store.unsuppress(&ann, &mailbox(TO)).await.unwrap();
+    let partly = sent(&store, &ann, &to).await;
+    hear(&store, &told(&partly, EventKind::Bounced, &[TO], 1), &NEVER).await;
+    assert!(hear(&store, &told(&partly, EventKind::Bounced, &[], 2), &NEVER).await.bounce.is_some());
+    let known = "b@y.example true, c@y.example false, d@y.example false";
+    assert!(letters().await.contains(known), "{}", letters().await);
+}
+
+#[tokio::test]
+async fn that_somebody_failed_is_told_where_no_more_events_are_kept_and_to_no_null_sender() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let to = [TO, "c@y.example"];
+    let full = sent(&store, &ann, &to).await;
+    for nth in 0..600 {
+        let delayed = told(&full, EventKind::DeliveryDelayed, &[TO], nth);
+        let letters = Letters { bounce: &|_, _| None, somebody_failed: &|_, _| None, pause: &|_, _| None };
+        store.hear(&delayed, &Rules { allowance: None, thresholds: &NEVER, letters }, at(9)).await.unwrap();
+    }
+    let told_of_full = told(&full, EventKind::Bounced, &[], 1_000);
+    let heard = hear(&store, &told_of_full, &NEVER).await;
+    assert!(heard.is_dropped && heard.bounce.is_some());
+    assert_eq!(hear(&store, &told_of_full, &NEVER).await.bounce, None);
+
+    let silent = Acceptance { reverse_path: ReversePath::Null, ..message(&ann, &to) };
+    let silent = super::refunds::sent(&store, silent).await;
+    let heard = hear(&store, &told(&silent, EventKind::Bounced, &[], 1), &NEVER).await;
+    assert_eq!((heard.is_new, heard.bounce), (true, None));
 }
 
 #[tokio::test]

@@ -28,13 +28,13 @@ async fn open(store: &Store, customer_id: &CustomerId, at_most: Option<u64>, sec
     store.open_entry(customer_id, &entry_id(), at_most, at(second)).await.unwrap().unwrap()
 }
 
-async fn settle(store: &Store, customer_id: &CustomerId, second: i64) {
+pub(super) async fn settle(store: &Store, customer_id: &CustomerId, second: i64) {
     let entry = open(store, customer_id, None, second).await;
     store.settle_entry(&entry, Settled::Sometime, at(second)).await.unwrap();
 }
 
 /// Lets all leave that may; the audit holds after every step. Captures and messages that left.
-async fn sweep(store: &Store, second: i64) -> (u64, u64) {
+pub(super) async fn sweep(store: &Store, second: i64) -> (u64, u64) {
     let (mut captures, mut messages) = (0, 0);
     loop {
         let count = store.close_captures(at(second)).await.unwrap();

@@ -27,7 +27,8 @@ async fn told(store: &Store, of: &MessageId, what: &[&str]) -> Vec<Value> {
 
 async fn hear(store: &Store, told: &Told, bounce: &Acceptance) {
     let thresholds = Thresholds { min_recipients: u64::MAX, ..Thresholds::default() };
-    let letters = Letters { bounce: &|_, _| Some(bounce.clone()), pause: &|_, _| None };
+    let letters =
+        Letters { bounce: &|_, _| Some(bounce.clone()), somebody_failed: &|_, _| None, pause: &|_, _| None };
     let rules = Rules { allowance: None, thresholds: &thresholds, letters };
     store.hear(told, &rules, told.told_at).await.unwrap();
     assert_audit(store).await;
