@@ -1,6 +1,7 @@
 //! The corpus through the running program: what leaves is what `postmeter explain` says.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use axum::http::Request;
@@ -79,7 +80,11 @@ fn p6_the_running_program_sends_what_is_said_of_the_corpus_as_resend_describes_i
         let snapshot: Value =
             serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
         if let Some(refused) = snapshot["refused"].as_object() {
-            let to = if name.ends_with("to-non-ascii-local.eml") { "grün@y.example" } else { NOBODY };
+            let to = match path.file_name().and_then(OsStr::to_str) {
+                Some("to-non-ascii-local.eml") => "grün@y.example",
+                Some("to-quoted-local.eml") => "\"a b\"@y.example",
+                _ => NOBODY,
+            };
             let reply = submit(&mut smtp, &[to], &message);
             let said = format!("{} {} ", refused["code"], refused["status"].as_str().unwrap());
             assert!(reply.starts_with(&said), "{name}: {reply}");
