@@ -11,20 +11,30 @@ use serde_json::{Value, json};
 
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::until_is;
-use crate::harness::{Meter, contract};
+use crate::harness::{Meter, contract, letter};
 
 const QUEUED: &str = "250 2.0.0 Queued as ";
 /// Recipients of mail that leaves nowhere, where the message does not say.
 const NOBODY: &str = "bob@y.example";
 
-fn messages() -> Vec<PathBuf> {
+/// Notes of a message that its log keeps, and characters of each.
+const KEPT_NOTES: usize = 50;
+const KEPT_CHARS: usize = 300;
+
+/// The messages of the corpus.
+pub(crate) fn messages() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
     let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "eml")).collect()
 }
 
+/// What `postmeter explain --json` says of one of them.
+pub(crate) fn snapshot(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap()
+}
+
 /// As a client sends it.
-fn as_submitted(path: &Path) -> Vec<u8> {
+pub(crate) fn as_submitted(path: &Path) -> Vec<u8> {
     let mut octets = Vec::new();
     for line in std::fs::read(path).unwrap().split_inclusive(|octet| *octet == b'\n') {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
@@ -34,8 +44,30 @@ fn as_submitted(path: &Path) -> Vec<u8> {
     octets
 }
 
+/// The recipient of one that is refused.
+pub(crate) fn recipient_of_refused(path: &Path) -> &'static str {
+    match path.file_name().and_then(OsStr::to_str) {
+        Some("to-non-ascii-local.eml") => "grün@y.example",
+        Some("to-quoted-local.eml") => "\"a b\"@y.example",
+        _ => NOBODY,
+    }
+}
+
+/// The recipients of one that Resend carries.
+pub(crate) fn recipients_of_sent(snapshot: &Value) -> Vec<&str> {
+    let parts = snapshot["parts"].as_array().unwrap().iter();
+    parts.flat_map(|part| part["recipients"].as_array().unwrap()).map(|to| to.as_str().unwrap()).collect()
+}
+
+/// The id of a message that was taken.
+#[track_caller]
+pub(crate) fn id_of<'r>(name: &str, reply: &'r str) -> &'r str {
+    let id = reply.strip_prefix(QUEUED).and_then(|rest| rest.split(',').next());
+    id.unwrap_or_else(|| panic!("{name}: {reply}"))
+}
+
 /// The reply to the first line that is refused, or to the message.
-fn submit(smtp: &mut Smtp, to: &[&str], message: &[u8]) -> String {
+pub(crate) fn submit(smtp: &mut Smtp, to: &[&str], message: &[u8]) -> String {
     let recipients = to.iter().map(|to| format!("RCPT TO:<{to}>"));
     for line in ["MAIL FROM:<ann@x.example> SMTPUTF8".to_owned()].into_iter().chain(recipients) {
         let reply = smtp.say(&line);
@@ -59,6 +91,29 @@ fn emails(snapshot: &Value, id: &str) -> BTreeMap<String, Value> {
     parts.map(of_id).collect()
 }
 
+/// The notes of a message on its log entry, where they stand for themselves and in its story.
+fn notes_of(meter: &Meter, id: &str) -> [Vec<String>; 2] {
+    let story = meter.get(&format!("/messages/{id}")).json();
+    let text = |note: &Value| note.as_str().unwrap().to_owned();
+    let moments = story["timeline"].as_array().unwrap().iter().filter(|moment| moment["what"] == "note");
+    let notes = story["notes"].as_array().into_iter().flatten();
+    [notes.map(text).collect(), moments.map(|moment| text(&moment["text"])).collect()]
+}
+
+/// The log entry of a message of that id has the notes of the snapshot, which are so many.
+fn tells_notes(meter: &Meter, id: &str, snapshot: &Value) -> usize {
+    let kept = |note: &Value| note["text"].as_str().unwrap().chars().take(KEPT_CHARS).collect::<String>();
+    let mut wanted: Vec<String> = snapshot["notes"].as_array().unwrap().iter().map(kept).collect();
+    assert!(wanted.len() <= KEPT_NOTES);
+    // What is taken out before the message is kept comes first in its log.
+    wanted.sort();
+    for mut told in notes_of(meter, id) {
+        told.sort();
+        assert_eq!(told, wanted, "{snapshot}");
+    }
+    wanted.len()
+}
+
 fn as_json(email: &postmeter::sandbox::resend::Email) -> (String, Value) {
     let tag = email.tags.as_ref().unwrap().first().unwrap().value.clone();
     (tag, serde_json::to_value(email).unwrap())
@@ -74,34 +129,24 @@ fn p6_the_running_program_sends_what_is_said_of_the_corpus_as_resend_describes_i
     // They wait, so that those without files leave together.
     let faults = meter.resend_stand_in().faults().clone();
     faults.push(Fault::new(Refusal::bad_key(401)).on("POST", "/emails").always());
-    let (mut smtp, mut wanted) = (meter.signed_in(), BTreeMap::new());
+    let (mut smtp, mut wanted, mut noted) = (meter.signed_in(), BTreeMap::new(), 0);
     for path in messages() {
-        let (name, message) = (path.display().to_string(), as_submitted(&path));
-        let snapshot: Value =
-            serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
+        let (name, message, snapshot) = (path.display().to_string(), as_submitted(&path), snapshot(&path));
         if let Some(refused) = snapshot["refused"].as_object() {
-            let to = match path.file_name().and_then(OsStr::to_str) {
-                Some("to-non-ascii-local.eml") => "grün@y.example",
-                Some("to-quoted-local.eml") => "\"a b\"@y.example",
-                _ => NOBODY,
-            };
-            let reply = submit(&mut smtp, &[to], &message);
+            let reply = submit(&mut smtp, &[recipient_of_refused(&path)], &message);
             let said = format!("{} {} ", refused["code"], refused["status"].as_str().unwrap());
             assert!(reply.starts_with(&said), "{name}: {reply}");
             // Nobody may be refused so often.
             smtp = meter.signed_in();
             continue;
         }
-        let parts = snapshot["parts"].as_array().unwrap().iter();
-        let to: Vec<&str> = parts
-            .flat_map(|part| part["recipients"].as_array().unwrap())
-            .map(|to| to.as_str().unwrap())
-            .collect();
-        let reply = submit(&mut smtp, &to, &message);
-        let id = reply.strip_prefix(QUEUED).unwrap_or_else(|| panic!("{name}: {reply}"));
-        wanted.extend(emails(&snapshot, id.split(',').next().unwrap()));
+        let reply = submit(&mut smtp, &recipients_of_sent(&snapshot), &message);
+        let id = id_of(&name, &reply);
+        noted += tells_notes(&meter, id, &snapshot);
+        wanted.extend(emails(&snapshot, id));
     }
     drop(smtp);
+    assert!(noted > 100, "{noted} notes were compared");
     meter.stop();
     faults.clear();
     meter.resend_stand_in().behave(|manners| manners.per_second = 40);
@@ -121,6 +166,25 @@ fn p6_the_running_program_sends_what_is_said_of_the_corpus_as_resend_describes_i
         eprintln!("note: the calls were not held against Resend's description");
     }
     meter.finish();
+}
+
+#[test]
+fn p6_of_many_notes_the_log_keeps_the_first_and_counts_the_others() {
+    let meter = Meter::resend().start();
+    let fields: String = (0..KEPT_NOTES + 7).map(|nth| format!("Content-Nothing-{nth}: x\r\n")).collect();
+    let message = [fields.as_bytes(), &letter("noted")].concat();
+    let path = meter.directory().join("noted.eml");
+    std::fs::write(&path, &message).unwrap();
+    let explained = meter.says(&["explain", path.to_str().unwrap(), "--json"]);
+    let explained: Value = serde_json::from_str(&explained).unwrap();
+    let said = explained["notes"].as_array().unwrap().iter().map(|note| note["text"].as_str().unwrap());
+    let mut wanted: Vec<String> = said.map(str::to_owned).collect();
+    assert_eq!(wanted.len(), KEPT_NOTES + 7, "{explained}");
+    wanted.truncate(KEPT_NOTES);
+    wanted.push("and 7 more of the kind".to_owned());
+    let reply = meter.signed_in().deliver(&message);
+    assert_eq!(notes_of(&meter, id_of("noted", &reply)), [wanted.clone(), wanted]);
+    meter.drain();
 }
 
 #[test]
