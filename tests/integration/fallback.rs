@@ -1,6 +1,13 @@
 //! P6: what Resend's API cannot carry goes by the other road as it is, or is refused.
 
+use std::collections::BTreeMap;
+
+use crate::corpus::{
+    as_submitted, id_of, messages, recipient_of_refused, recipients_of_sent, snapshot, submit,
+};
+use crate::harness::wait::until_is;
 use crate::harness::{Meter, until};
+use crate::header::SOUND;
 
 const SIGNED: &[u8] =
     b"From: ann@example.com\r\nTo: bob@example.net\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\n\
@@ -12,6 +19,17 @@ const INVITATION: &[u8] = b"From: ann@example.com\r\nTo: bob@example.net\r\nSubj
     Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <2@example.com>\r\nMIME-Version: 1.0\r\n\
     Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\r\nCome.\r\n--b\r\nContent-Type: text/html\r\n\r\n\
     <p>Come.\r\n--b\r\nContent-Type: text/calendar; method=REQUEST\r\n\r\nBEGIN:VCALENDAR\r\n--b--\r\n";
+
+/// Messages of the corpus that are refused whatever road there is: nobody knows whom they are from.
+const UNSOUND: [&str; 7] = [
+    "from-empty",
+    "from-group",
+    "from-missing",
+    "from-nonsense",
+    "from-quoted-local",
+    "from-twice",
+    "header-no-field",
+];
 
 fn hand_in(meter: &Meter, from: &str, message: &[u8]) -> String {
     let mut smtp = meter.signed_in();
@@ -81,4 +99,82 @@ fn p6_a_version_that_resend_does_not_know_goes_whole_where_a_road_is() {
     assert!(mails[0].bytes.ends_with(INVITATION));
     assert!(meter.mails().is_empty());
     meter.finish();
+}
+
+/// What stands before the message as it was sent must be our stamp; the message follows to the octet.
+#[track_caller]
+fn arrived_unchanged(name: &str, bytes: &[u8], message: &[u8]) {
+    let (stamp, rest) = bytes.split_at(bytes.len().saturating_sub(message.len()));
+    assert!(rest == message, "{name}: {}", bytes.escape_ascii());
+    let stamp = String::from_utf8(stamp.to_vec()).unwrap();
+    assert!(stamp.starts_with("Received: from client.example "), "{name}: {stamp}");
+    let ours = ["\t", "Message-ID: <", "Date: "];
+    let is_ours = |line: &str| ours.iter().any(|start| line.starts_with(start));
+    assert!(stamp.lines().skip(1).all(is_ours), "{name}: {stamp}");
+}
+
+#[test]
+fn p6_whatever_resend_cannot_carry_arrives_over_smtp_to_the_octet() {
+    let mut meter = Meter::resend()
+        .credits(1_000)
+        .set("senders", "policy = \"any\"")
+        .set("upstream", "fallback = \"smtp\"")
+        .set("upstream", "allow_plaintext = true")
+        .start();
+    let (mut smtp, mut wanted, mut unsound) = (meter.signed_in(), BTreeMap::new(), Vec::new());
+    for path in messages() {
+        let (message, snapshot) = (as_submitted(&path), snapshot(&path));
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_refused = snapshot["refused"].is_object();
+        let mut notes = snapshot["notes"].as_array().into_iter().flatten();
+        if !is_refused && !notes.any(|note| note["change"] == "version_as_file") {
+            continue;
+        }
+        let to = if is_refused { vec![recipient_of_refused(&path)] } else { recipients_of_sent(&snapshot) };
+        let reply = submit(&mut smtp, &to, &message);
+        if reply.starts_with("554 5.6.0 ") {
+            unsound.push(name);
+            smtp = meter.signed_in();
+            continue;
+        }
+        wanted.insert(id_of(&name, &reply).to_owned(), (name, message));
+    }
+    unsound.sort();
+    assert_eq!(unsound, UNSOUND);
+    let count = |start: &str| wanted.values().filter(|(name, _)| name.starts_with(start)).count();
+    assert!(count("refused-") >= 11 && count("file-blocked-") >= 4, "{:?}", wanted.keys());
+    until_is("mails", wanted.len(), || meter.sink().mails().len());
+    for mail in meter.sink().mails() {
+        let head = String::from_utf8_lossy(&mail.bytes[..mail.bytes.len().min(1_000)]).into_owned();
+        let (_, rest) = head.split_once("\r\n\tid ").unwrap();
+        let (name, message) = wanted.remove(rest.split(';').next().unwrap()).unwrap();
+        arrived_unchanged(&name, &mail.bytes, &message);
+    }
+    assert!(wanted.is_empty() && meter.mails().is_empty());
+    meter.finish();
+}
+
+#[test]
+fn p6_more_than_the_40_mb_that_resend_takes_goes_over_smtp_or_is_refused() {
+    let head = [SOUND, "Content-Type: text/plain\r\n\r\n"].concat();
+    let message = [head.as_bytes(), &[&[b'x'; 990], b"\r\n".as_slice()].concat().repeat(40_400)].concat();
+    for fallback in ["none", "smtp"] {
+        let mut meter = Meter::resend()
+            .set("smtp", "max_message_bytes = 45000000")
+            .set("smtp", "max_bytes_arriving_per_customer = 200000000")
+            .set("upstream", &format!("fallback = \"{fallback}\""))
+            .set("upstream", "allow_plaintext = true")
+            .start();
+        let reply = hand_in(&meter, "ann@example.com", &message);
+        if fallback == "none" {
+            assert_eq!(reply, "552 5.3.4 Message is larger than 40000000 octets\r\n");
+            assert_eq!(meter.number("SELECT count(*) FROM message"), 0);
+        } else {
+            assert!(reply.starts_with("250 "), "{reply}");
+            let mail = until("the mail", || meter.sink().mails().pop());
+            assert!(mail.bytes.ends_with(&message), "{} octets", mail.bytes.len());
+        }
+        assert!(meter.mails().is_empty());
+        meter.finish();
+    }
 }
