@@ -2,6 +2,7 @@
 
 use mail_parser::MessageParser;
 use postmeter::sandbox::faults::{Fault, Reply};
+use postmeter::sandbox::resend::Email;
 use reqwest::Method;
 use serde_json::json;
 
@@ -225,12 +226,35 @@ fn mail_from_nobody_and_bounces_never_bounce() {
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0);
 }
 
+/// A bounce that went through Resend, put together to the report that it would be over SMTP.
+fn as_report(email: &Email) -> Vec<u8> {
+    let files: Vec<Vec<u8>> = email.attachments.iter().flatten().map(|file| file.octets().unwrap()).collect();
+    let parts = [
+        ("text/plain; charset=utf-8", email.text.clone().unwrap().into_bytes()),
+        ("message/delivery-status", files[0].clone()),
+        ("text/rfc822-headers; charset=utf-8", files[1].clone()),
+    ];
+    let (from, to) = (email.from.as_deref().unwrap(), email.recipients().collect::<Vec<_>>().join(", "));
+    let head = format!(
+        "From: {from}\r\nTo: {to}\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\nMIME-Version: 1.0\r\n\
+         Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n"
+    );
+    let mut report = head.into_bytes();
+    for (media, octets) in parts {
+        report.extend_from_slice(format!("\r\n--b\r\nContent-Type: {media}\r\n\r\n").as_bytes());
+        report.extend_from_slice(&octets);
+    }
+    report.extend_from_slice(b"\r\n--b--\r\n");
+    report
+}
+
 #[test]
 fn what_resend_refuses_bounces_through_resend() {
     const REFUSED: &str = r#"{"statusCode":422,"name":"validation_error","message":"Invalid `to` field."}"#;
     let meter = Meter::resend().start();
     meter.resend_stand_in().faults().push(Fault::new(Reply::status(422).body(REFUSED)).on("POST", "/emails"));
-    assert!(meter.signed_in().deliver(&letter("refused")).starts_with("250 "));
+    let to = ["bob@example.net", "cid@xn--bcher-kva.example"];
+    assert!(meter.signed_in().attempt(&to, &letter("refused")).starts_with("250 "));
     let mail = until("the bounce", || meter.mails().first().cloned());
     meter.drain();
     let email = mail.email;
@@ -242,6 +266,19 @@ fn what_resend_refuses_bounces_through_resend() {
     assert_eq!(names, ["delivery-status.txt", "original-headers.txt"]);
     assert!(!email.is_stuck());
     assert_eq!((meter.resend_stand_in().count(), meter.dodo().debited(CUSTOMER_ID)), (1, 0));
+    // What programs read is as sound as in a bounce over SMTP.
+    let Some(read) = judged("read_bounce.py", &as_report(&email)) else { return };
+    assert_eq!(read["defects"], json!([]), "{read}");
+    let groups = read["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 3, "one about the message, one about each: {read}");
+    assert!(groups[0]["Reporting-MTA"].as_str().unwrap().starts_with("dns; "), "{read}");
+    for (group, address) in groups[1..].iter().zip(["bob@example.net", "cid@xn--bcher-kva.example"]) {
+        assert_eq!(group["Final-Recipient"], format!("rfc822; {address}"), "{read}");
+        assert_eq!(group["Action"], "failed", "{read}");
+        assert!(group["Status"].as_str().unwrap().starts_with("5."), "{read}");
+        assert!(group["Diagnostic-Code"].as_str().unwrap().contains("Invalid `to` field."), "{read}");
+    }
+    assert_eq!(read["original"]["Message-ID"], "<refused@example.com>", "{read}");
 }
 
 #[test]
