@@ -64,6 +64,19 @@ fn p3_of_five_recipients_the_three_that_the_upstream_takes_are_paid_for() {
     assert_eq!(sums(&meter), 320);
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 3);
     assert_eq!(meter.credits()["available"], 7);
+    let listed = meter.get("/messages").json();
+    let mut messages = listed.as_array().unwrap().iter();
+    let five = messages.find(|message| message["subject"] == "five").unwrap()["message_id"].as_str().unwrap();
+    let story = meter.get(&format!("/messages/{five}")).json();
+    let moments = story["timeline"].as_array().unwrap().iter();
+    let credits = moments.filter_map(|moment| Some((moment["what"].as_str()?, moment["credits"].as_i64()?)));
+    let mut credits: Vec<_> = credits.collect();
+    credits.sort();
+    assert_eq!(
+        credits,
+        [("accepted", 5), ("captured", 3), ("released", 2)],
+        "its hold and what became of it"
+    );
     let mails = meter.sink().mails();
     let message = mails.iter().find(|mail| !mail.from.is_empty()).unwrap();
     assert_eq!(message.to, ["a@example.net", "c@example.net", "e@example.net"]);

@@ -423,6 +423,15 @@ fn a_message_tells_its_whole_story() {
         assert!(told.contains(&step.to_owned()), "{step}: {story}");
     }
     assert_eq!(told[0], "accepted");
+    let credits = |what: &str| {
+        let mut moments = timeline.iter();
+        moments.find(|moment| moment["what"] == what).map(|moment| moment["credits"].clone())
+    };
+    assert_eq!(
+        ["accepted", "captured", "released"].map(credits),
+        [Some(json!(1)), Some(json!(1)), None],
+        "{story}"
+    );
     let of_part = timeline.iter().filter(|moment| moment["part_no"] == 0);
     assert_eq!(of_part.count(), 3, "the attempts and the event: {story}");
     assert_eq!(story["events"][0]["part_no"], 0, "{story}");

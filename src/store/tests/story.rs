@@ -140,3 +140,33 @@ async fn attempts_and_events_of_a_story_name_their_part() {
     let story = store.story(&mail.message_id).await.unwrap().unwrap();
     assert_eq!(serde_json::to_value(&story.events).unwrap()[0]["part_no"], 1);
 }
+
+#[tokio::test]
+async fn a_story_tells_the_hold_and_what_of_it_was_captured_and_released() {
+    const C: &str = "c@y.example";
+    let cases: [(&[&str], &[&str], &[(&str, i64)]); 3] = [
+        (&[A, B, C], &[], &[("accepted", 3), ("captured", 3)]),
+        (&[A], &[B, C], &[("accepted", 3), ("captured", 1), ("released", 2)]),
+        (&[], &[A, B, C], &[("accepted", 3), ("released", 3)]),
+    ];
+    for (sent, failed, wanted) in cases {
+        let (store, _directory) = store().await;
+        let ann = customer(&store, "ann", Some(9)).await;
+        let mail = accepted(&store, per_recipient(&ann, &[A, B, C])).await;
+        let credits = |moments: Vec<Value>| -> Vec<(String, i64)> {
+            let of =
+                |moment: &Value| Some((moment["what"].as_str()?.to_owned(), moment["credits"].as_i64()?));
+            let mut credits: Vec<_> = moments.iter().filter_map(of).collect();
+            credits.sort();
+            credits
+        };
+        const WHAT: [&str; 3] = ["accepted", "captured", "released"];
+        let held = credits(told(&store, &mail.message_id, &WHAT).await);
+        assert_eq!(held, [("accepted".to_owned(), 3)], "nothing is decided yet");
+        store.report(report(&mail, 1, answered(sent, failed))).await.unwrap();
+        let ended = credits(told(&store, &mail.message_id, &WHAT).await);
+        let wanted: Vec<_> = wanted.iter().map(|(what, credits)| ((*what).to_owned(), *credits)).collect();
+        assert_eq!(ended, wanted, "{sent:?} {failed:?}");
+        assert_audit(&store).await;
+    }
+}
