@@ -1,7 +1,8 @@
 //! Which road a message takes: its parts, fixed when it is accepted.
 //!
 //! What Resend cannot carry goes by the SMTP server where the operator has
-//! configured one as fallback, and is refused otherwise: never carried in part (P6).
+//! configured one as fallback, and is refused otherwise: never carried in part (P6). Where
+//! that is Resend's own SMTP service, what Resend takes in no way is refused too.
 //! A version of the text that Resend does not know takes that road too; without one it
 //! is carried as a file, which is whole and noted.
 
@@ -95,7 +96,8 @@ impl Routing {
     /// # Errors
     /// None does: the reason is that of Resend.
     pub fn check_address(&self, mailbox: &Mailbox) -> Result<(), CannotCarry> {
-        let has_other_road = self.has_smtp_server() || self.has_fallback() && mailbox.fits_ascii();
+        let has_other_road =
+            self.has_smtp_server() || self.fallback != Fallback::None && mailbox.fits_ascii();
         if has_other_road { Ok(()) } else { translate::takes(mailbox) }
     }
 
@@ -127,32 +129,45 @@ impl Routing {
             Ok(route) => route.notes.iter().find_map(Note::why_unchanged),
             Err(reason) => Some(reason.what.clone()),
         };
-        match why_not.filter(|_| self.has_fallback()) {
-            Some(why) => Ok(unchanged(&why, recipients)),
-            None => by_resend,
+        let Some((why, taken)) = why_not.zip(self.takes_unchanged((bytes, bytes.len()))) else {
+            return by_resend;
+        };
+        match (taken, by_resend) {
+            (Ok(()), Err(reason)) if self.fallback == Fallback::ResendSmtp && !reason.is_of_the_api() => {
+                Err(reason)
+            }
+            (Ok(()), _) => Ok(unchanged(&why, recipients)),
+            (Err(_), Ok(with_losses)) => Ok(with_losses),
+            (Err(reason), Err(_)) => Err(reason),
         }
     }
 
     /// The way of a message for which its envelope sender decides it, whatever
     /// is in it: Resend has no null sender, and whoever answers automatically would be
-    /// answered in turn.
+    /// answered in turn. Of the message its header is needed, and how many octets it has.
     pub fn by_sender(
         &self,
         reverse_path: &ReversePath,
+        message: (&[u8], usize),
         recipients: &[Mailbox],
     ) -> Option<Result<Route, CannotCarry>> {
         if *reverse_path != ReversePath::Null || self.kind == UpstreamKind::Smtp {
             return None;
         }
         let reason = CannotCarry::null_sender();
-        Some(if self.has_fallback() { Ok(unchanged(&reason.what, recipients)) } else { Err(reason) })
+        Some(match self.takes_unchanged(message) {
+            None => Err(reason),
+            Some(taken) => taken.map(|()| unchanged(&reason.what, recipients)),
+        })
     }
 
-    /// Whether what Resend's API cannot carry goes by SMTP.
-    fn has_fallback(&self) -> bool {
+    /// Whether what Resend's API cannot carry goes by SMTP, and this message can; of it the
+    /// beginning with its header is needed, and how many octets it has. `None`: nothing does.
+    fn takes_unchanged(&self, (message, octets): (&[u8], usize)) -> Option<Result<(), CannotCarry>> {
         match self.fallback {
-            Fallback::None => false,
-            Fallback::Smtp | Fallback::ResendSmtp => true,
+            Fallback::None => None,
+            Fallback::Smtp => Some(Ok(())),
+            Fallback::ResendSmtp => Some(translate::takes_by_smtp(message, octets)),
         }
     }
 
@@ -256,6 +271,47 @@ mod tests {
     }
 
     #[test]
+    fn p6_what_resends_own_smtp_service_does_not_take_either_is_refused_at_once() {
+        let id = MessageId::parse("m").unwrap();
+        let signed = String::from_utf8(SIGNED.to_vec()).unwrap();
+        let replying = |to: &str| format!("Reply-To: {to}\r\n");
+        let umlaut = replying("gr\u{fc}n@x.example");
+        let plain = "From: a@x.example\r\nTo: b@y.example\r\n\r\nhi\r\n";
+        let program = "From: a@x.example\r\nContent-Type: application/octet-stream; name=a.exe\r\n\r\nx\r\n";
+        let third = "From: a@x.example\r\nContent-Type: multipart/alternative; boundary=b\r\n\r\n\
+            --b\r\n\r\nx\r\n--b\r\nContent-Type: text/enriched\r\n\r\nx\r\n--b--\r\n";
+        let large = format!("{signed}{}", "x".repeat(MAX_EMAIL_BYTES));
+        let table = [
+            (umlaut.clone() + plain, Err("5.6.7")),
+            (umlaut.clone() + &signed, Err("5.6.7")),
+            (replying("\"a b\"@x.example") + plain, Ok(Road::Smtp)),
+            (replying("Gr\u{fc}n <a@x.example>") + &signed, Ok(Road::Smtp)),
+            (replying("a@x.example") + third, Ok(Road::Smtp)),
+            // Where the API carries it with a note, that is better than nothing.
+            ("To: gr\u{fc}n@y.example\r\n".to_owned() + third, Ok(Road::Resend)),
+            (program.to_owned(), Err("5.7.1")),
+            (large, Err("5.3.4")),
+        ];
+        for (bytes, want) in table {
+            let route = |fallback| routing(fallback).route(&id, bytes.as_bytes(), &recipients());
+            let road = route(Fallback::ResendSmtp).map(|route| route.parts[0].road);
+            let shown: String = bytes.chars().take(120).collect();
+            assert_eq!(road.map_err(|reason| reason.status), want, "{shown}");
+            assert_eq!(route(Fallback::Smtp).unwrap().parts[0].road, Road::Smtp, "{shown}");
+        }
+        let null = |bytes: &str| {
+            let routed = routing(Fallback::ResendSmtp).by_sender(
+                &ReversePath::Null,
+                (bytes.as_bytes(), bytes.len()),
+                &recipients(),
+            );
+            routed.unwrap().map(|route| route.parts[0].road).map_err(|reason| reason.status)
+        };
+        assert_eq!(null(&(umlaut + plain)), Err("5.6.7"));
+        assert_eq!(null(plain), Ok(Road::Smtp));
+    }
+
+    #[test]
     fn p6_a_version_that_resend_does_not_know_takes_the_other_road_or_becomes_a_file() {
         let with_third = |kind: &str| {
             let versions: String = ["text/plain", "text/html", kind]
@@ -316,11 +372,12 @@ mod tests {
     #[test]
     fn p6_a_null_sender_is_not_given_another() {
         let null = ReversePath::Null;
-        let by_sender = |fallback| routing(fallback).by_sender(&null, &recipients());
+        let plain = b"From: a@x.example\r\n\r\nhi\r\n";
+        let by_sender = |fallback| routing(fallback).by_sender(&null, (plain, plain.len()), &recipients());
         assert_eq!(by_sender(Fallback::None).unwrap().unwrap_err().status, "5.6.1");
         assert_eq!(by_sender(Fallback::Smtp).unwrap().unwrap().parts, [by_smtp(&recipients())]);
         let somebody = ReversePath::parse("a@x.example").unwrap();
-        assert!(routing(Fallback::None).by_sender(&somebody, &recipients()).is_none());
+        assert!(routing(Fallback::None).by_sender(&somebody, (plain, plain.len()), &recipients()).is_none());
     }
 
     #[test]

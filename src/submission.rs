@@ -367,7 +367,9 @@ impl Submission {
         let everybody = submitted.envelope.recipients().iter();
         let recipients: Vec<Mailbox> = everybody.filter(|to| !served.contains(to)).cloned().collect();
         let spool = submitted.spool.as_ref();
-        let null_sender = self.0.tools.routing.by_sender(submitted.envelope.reverse_path(), &recipients);
+        let size = bytes.len().saturating_add(spool.map_or(0, Spool::octets));
+        let reverse_path = submitted.envelope.reverse_path();
+        let null_sender = self.0.tools.routing.by_sender(reverse_path, (&bytes, size), &recipients);
         let (route, first) = match null_sender {
             Some(route) => (route.map_err(not_carried)?, None),
             None => self.route(who, &message_id, (&bytes, spool), &recipients).await?,

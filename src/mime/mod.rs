@@ -19,6 +19,7 @@ pub mod encoded_word;
 pub mod entity;
 pub mod header;
 pub mod inspect;
+pub mod internationalized;
 pub mod media;
 pub mod notice;
 mod parameters;

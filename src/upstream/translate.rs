@@ -33,6 +33,7 @@ use crate::domain::ids::PartId;
 use crate::mime::address_list::NamedMailbox;
 use crate::mime::entity::{Broken, Entity};
 use crate::mime::header::{Header, Malformed};
+use crate::mime::internationalized::address_beyond_ascii;
 
 /// Recipients of one call, over To, Cc and Bcc together: the limit of Amazon SES,
 /// by which Resend sends.
@@ -75,6 +76,13 @@ impl CannotCarry {
     /// It is beyond [`MAX_EMAIL_BYTES`].
     pub fn too_large() -> Self {
         Self::new("5.3.4", "the message is larger than the 40 MB that Resend takes")
+    }
+
+    /// Whether its reason is the API, which writes every message anew. It is not for SMTPUTF8
+    /// and for the kinds of files that Resend refuses, by whatever way they come
+    /// (resend.com/docs, "What attachment types are not supported").
+    pub fn is_of_the_api(&self) -> bool {
+        !matches!(self.status, "5.6.7" | "5.7.1")
     }
 
     fn non_ascii(mailbox: &Mailbox) -> Self {
@@ -309,6 +317,20 @@ impl io::Write for Count {
 fn written(named: &NamedMailbox) -> Result<String, CannotCarry> {
     takes(&named.mailbox)?;
     Ok(named.to_ascii_domain())
+}
+
+/// Whether Resend's own SMTP service takes a message whole: one that needs SMTPUTF8 it does not,
+/// nor one that is larger than mail may be at Amazon SES, by which it sends. Its beginning
+/// is enough, if the whole header is in it.
+///
+/// # Errors
+/// Why it does not.
+pub fn takes_by_smtp(message: &[u8], octets: usize) -> Result<(), CannotCarry> {
+    match address_beyond_ascii(message) {
+        Some(mailbox) => Err(CannotCarry::non_ascii(&mailbox)),
+        None if octets >= MAX_EMAIL_BYTES => Err(CannotCarry::too_large()),
+        None => Ok(()),
+    }
 }
 
 /// Whether Resend takes an address.

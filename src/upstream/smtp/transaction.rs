@@ -9,6 +9,7 @@ use super::connection::{Connection, Trouble};
 use super::reply::{Offered, Reply};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::{MAX_ORCPT_OCTETS, RecipientDsn};
+use crate::mime::internationalized::{address_beyond_ascii, is_header_in_utf8};
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
 /// How an attempt over one connection ended.
@@ -112,8 +113,7 @@ fn meant(reply: Result<Reply, Trouble>) -> Result<RecipientAnswer, Ended> {
         Ok(_) => Ok(RecipientAnswer::Accepted),
         Err(Trouble::Reply { code: 421, answer } | Trouble::Lost(answer)) => Err(Ended::Early(answer)),
         Err(Trouble::Reply { code, answer }) if is_about_us(code) => Err(unwanted(&answer)),
-        // Too many recipients for one message, said the old way (RFC 5321 §4.5.3.1.10).
-        Err(Trouble::Reply { code: 552, answer }) => {
+        Err(Trouble::Reply { code: 552, answer }) if is_of_many(&answer) => {
             Ok(RecipientAnswer::Deferred(Answer::new("4.5.3", &answer.text)))
         }
         Err(Trouble::Reply { code: 500.., answer }) if is_of_nobody(&answer) => {
@@ -121,6 +121,14 @@ fn meant(reply: Result<Reply, Trouble>) -> Result<RecipientAnswer, Ended> {
         }
         Err(Trouble::Reply { code, answer }) => Ok(negative(code, answer)),
     }
+}
+
+/// Whether a 552 is about too many recipients for one message, said the old way, which is to
+/// be taken for 452 (RFC 5321 §4.5.3.1.10): its code says so (RFC 3463 §3.6, 5.5.3), or it has
+/// none. Any other code says what it is about, as 5.2.2 does of a full mailbox; RFC 3463 §3.3
+/// would have a server say 4.2.2 there, but one that says 5 asks not to be tried again (§2).
+fn is_of_many(answer: &Answer) -> bool {
+    matches!(answer.status.as_str(), "5.5.3" | "5.0.0")
 }
 
 /// Whether a refusal says that nobody has the address, or not any more, or that its domain
@@ -243,10 +251,11 @@ impl Plan {
 
 /// How to say MAIL to a server that offers this, or why it cannot carry the message.
 ///
-/// - SMTPUTF8 is asked for when an address needs it; header fields in UTF-8
-///   alone do not ask for it, since a next hop without it would then refuse
-///   mail that it takes today.
-/// - Without SMTPUTF8 a domain travels as punycode; a local part cannot.
+/// - SMTPUTF8 is asked for when an address or the header needs it (RFC 6531 §3.4).
+/// - Without SMTPUTF8 a domain travels as punycode; a local part cannot, be it in the
+///   envelope or in the header (§3.2). Other raw UTF-8 in a header is what many clients write
+///   that know nothing of RFC 6531, and servers take it as 8-bit text: it is not
+///   refused for them, since it would be lost where it is read today.
 /// - Octets above 127 need 8BITMIME: to re-encode them would change a message
 ///   that may be signed.
 fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Result<String, Answer> {
@@ -254,12 +263,16 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
     if is_eight_bit && !offered.eight_bit_mime {
         return Err(Answer::new("5.6.3", "the upstream does not take 8-bit messages"));
     }
+    if !offered.smtputf8 && address_beyond_ascii(&outgoing.bytes).is_some() {
+        return Err(not_ascii());
+    }
     let reverse_path = match &outgoing.reverse_path {
         ReversePath::Null => String::new(),
         ReversePath::Mailbox(mailbox) => carried(mailbox, offered)?,
     };
-    let is_ascii = outgoing.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
-        && outgoing.recipients.iter().all(Mailbox::is_ascii);
+    let is_internationalized = !outgoing.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
+        || !outgoing.recipients.iter().all(Mailbox::is_ascii)
+        || is_header_in_utf8(&outgoing.bytes);
     let mut mail = format!("MAIL FROM:<{reverse_path}>");
     if offered.size {
         mail.push_str(&format!(" SIZE={}", head.len() + outgoing.bytes.len()));
@@ -267,7 +280,7 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
     if is_eight_bit {
         mail.push_str(" BODY=8BITMIME");
     }
-    if offered.smtputf8 && !is_ascii {
+    if offered.smtputf8 && is_internationalized {
         mail.push_str(" SMTPUTF8");
     }
     if let Some(ret) = outgoing.dsn.ret().filter(|_| offered.dsn) {
@@ -306,7 +319,11 @@ fn carried(mailbox: &Mailbox, offered: Offered) -> Result<String, Answer> {
     if mailbox.fits_ascii() {
         return Ok(mailbox.to_ascii());
     }
-    Err(Answer::new("5.6.7", "the upstream does not take non-ASCII addresses"))
+    Err(not_ascii())
+}
+
+fn not_ascii() -> Answer {
+    Answer::new("5.6.7", "the upstream does not take non-ASCII addresses")
 }
 
 #[cfg(test)]
@@ -341,6 +358,10 @@ mod tests {
         let none = Offered::default();
         let (ascii, umlaut) = ("a@x.example", "ü@x.example");
         let (plain, eight): (&[u8], &[u8]) = (b"\r\n", "Subject: x\r\n\r\ngrün\r\n".as_bytes());
+        let eight_only = Offered { eight_bit_mime: true, ..none };
+        let (subject, latin) = ("Subject: grün\r\n\r\n".as_bytes(), b"Subject: gr\xfcn\r\n\r\n");
+        let reply_to = "Reply-To: grün@x.example\r\n\r\n".as_bytes();
+        let domain = "Reply-To: a@grün.example\r\n\r\n".as_bytes();
         let table = [
             (all, ascii, ascii, plain, Ok("MAIL FROM:<a@x.example> SIZE=2")),
             (none, ascii, ascii, plain, Ok("MAIL FROM:<a@x.example>")),
@@ -351,6 +372,13 @@ mod tests {
             (none, umlaut, ascii, plain, Err("5.6.7")),
             (all, ascii, umlaut, plain, Ok("MAIL FROM:<a@x.example> SIZE=2 SMTPUTF8")),
             (none, "a@bücher.example", ascii, plain, Ok("MAIL FROM:<a@xn--bcher-kva.example>")),
+            // RFC 6531 §3.4: the message may need it where the envelope does not.
+            (all, ascii, ascii, subject, Ok("MAIL FROM:<a@x.example> SIZE=18 BODY=8BITMIME SMTPUTF8")),
+            (eight_only, ascii, ascii, subject, Ok("MAIL FROM:<a@x.example> BODY=8BITMIME")),
+            (all, ascii, ascii, latin, Ok("MAIL FROM:<a@x.example> SIZE=17 BODY=8BITMIME")),
+            (all, ascii, ascii, reply_to, Ok("MAIL FROM:<a@x.example> SIZE=29 BODY=8BITMIME SMTPUTF8")),
+            (eight_only, ascii, ascii, reply_to, Err("5.6.7")),
+            (eight_only, ascii, ascii, domain, Ok("MAIL FROM:<a@x.example> BODY=8BITMIME")),
         ];
         for (offered, from, to, bytes, want) in table {
             let said = mail_command(offered, mail(&part(from, &[to], bytes)));
