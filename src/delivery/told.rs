@@ -21,10 +21,10 @@
 //! nobody says which of them an event is of: only a part of one recipient is proven by it,
 //! and only if that one may have got it from an attempt without an answer.
 //!
-//! Then the news is written down with what follows from it. A hard bounce, a
-//! recipient whom Resend left out since the address is on its own list, and a mail
-//! that it gave up after all are late failures: the sender gets a bounce, and perhaps
-//! a credit back. Where it is not told whose a bounce is, it is written down on the part, the
+//! Then the news is written down with what follows from it. A bounce of which it is known
+//! that nothing comes after it, a recipient whom Resend left out since the address is on its
+//! own list, and a mail that it gave up after all are late failures: the sender gets a bounce,
+//! and perhaps a credit back. Where it is not told whose a bounce is, it is written down on the part, the
 //! sender is told once whom it may be, and nothing is given back. `email.failed` closes no gate, not even for a quota:
 //! the event may be hours old when it comes, and the next call is answered with the
 //! quota as it stands then, which closes the gate for as long as that lasts.
@@ -323,7 +323,7 @@ impl Subject<'_> {
             told_at: event.created_at.unwrap_or(now),
             recipients: about.map(|(mailbox, _)| (*mailbox).clone()).collect(),
             words: news.reply.clone(),
-            is_of_the_address: news.is_of_the_address,
+            blame: news.blame,
         }
     }
 

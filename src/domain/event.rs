@@ -9,7 +9,7 @@ pub enum EventKind {
     Sent,
     /// The recipient's server put it off; it is tried again.
     DeliveryDelayed,
-    /// It came back for a reason that may pass.
+    /// Something came back of which nobody knows that it failed: perhaps somebody is out of the office.
     SoftBounced,
     /// The recipient's server took it.
     Delivered,
@@ -17,7 +17,7 @@ pub enum EventKind {
     Failed,
     /// The upstream left the recipient out: the address is on its own list.
     Suppressed,
-    /// The recipient's server refused it for good.
+    /// It came back: the recipient's server will not have it, and it is not tried again.
     Bounced,
     /// The recipient called it spam.
     Complained,
@@ -59,6 +59,17 @@ impl EventKind {
     pub const fn is_late_failure(self) -> bool {
         matches!(self, Self::Failed | Self::Suppressed | Self::Bounced)
     }
+}
+
+/// What a failure is laid to; it decides what follows from it besides the report to the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The address: another mail to it would fare no better, so that none is taken for it.
+    Address,
+    /// This mail, or the mailbox as it was: another mail may fare better, and nobody did harm.
+    Mail,
+    /// The server, its rules, the sender or the way: it counts, and the address may be good.
+    Unclear,
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{Store, StoreError, dsn, header, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::answer::PerhapsFailed;
 use crate::domain::dsn::Dsn;
-use crate::domain::event::EventKind;
+use crate::domain::event::{Blame, EventKind};
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::reputation::Thresholds;
 use crate::domain::suppression::Cause;
@@ -43,8 +43,8 @@ pub struct Told {
     pub recipients: Vec<Mailbox>,
     /// What was said, in one bounded line.
     pub words: Option<String>,
-    /// Whether another mail to the same address would fare no better.
-    pub is_of_the_address: bool,
+    /// What a failure is laid to.
+    pub blame: Blame,
 }
 
 /// A message that our own mail is about.
@@ -358,14 +358,14 @@ impl Told {
             EventKind::Complained => (Cause::Complaint, self.first_told(tx, new).await?),
             _ => return Ok(()),
         };
-        if self.is_of_the_address {
+        if self.blame == Blame::Address {
             let new = New { cause, detail: self.words.as_deref(), message_id: Some(&self.message_id), now };
             heard.suppressed = suppression::insert(tx, &self.customer_id, &whose, &new).await?;
         }
         let unattributed = new.iter().filter(|address| address.is_empty()).count();
         let count = i64::try_from(whose.len() + unattributed).unwrap_or(i64::MAX);
         let counted = match self.kind {
-            EventKind::Bounced => Counted { bounced: count, complained: 0 },
+            EventKind::Bounced if self.blame != Blame::Mail => Counted { bounced: count, complained: 0 },
             EventKind::Complained => Counted { bounced: 0, complained: count },
             _ => return Ok(()),
         };

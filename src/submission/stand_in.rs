@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::envelope::Draft;
-use crate::domain::event::EventKind;
+use crate::domain::event::{Blame, EventKind};
 use crate::domain::ids::{CustomerId, MessageId, Username};
 use crate::domain::sender::SenderPattern;
 use crate::handover::{Handed, Handover};
@@ -163,7 +163,7 @@ pub(crate) async fn bounced(
         told_at: now,
         recipients: recipients.to_vec(),
         words: Some("Permanent General: smtp; 550 5.1.1 user unknown".to_owned()),
-        is_of_the_address: false,
+        blame: Blame::Unclear,
     };
     let thresholds = Config::default().reputation;
     let letters = Letters { bounce: &|_, _| None, somebody_failed: &|_, _| None, pause: &|_, _| None };

@@ -198,6 +198,35 @@ fn a_late_bounce_is_told_to_the_sender_once_and_refuses_the_next_mail() {
     assert_eq!(meter.post_send(&body).status, 200);
 }
 
+#[test]
+fn what_a_mailbox_will_not_have_comes_back_and_is_held_against_nobody() {
+    let meter = harsh().set("billing", "refund_bounced = true").start();
+    let soft = |sub_type: &str| json!({ "type": "Transient", "subType": sub_type, "message": "not today" });
+    let subjects = ["MailboxFull", "MessageTooLarge", "ContentRejected", "AttachmentRejected", "General"];
+    for (nth, subject) in subjects.into_iter().enumerate() {
+        let mail = sent(&meter, subject);
+        meter.drain();
+        let mut bounced = event(&mail, "bounced", &[BOB], 1);
+        bounced["data"]["bounce"] = soft(subject);
+        post(&meter, &format!("m{nth}"), &bounced);
+    }
+    until("the bounces", || (bounces(&meter).len() == 4).then_some(()));
+    meter.drain();
+    let kinds = subjects.map(|subject| events(&meter, subject).remove(0).0);
+    assert_eq!(kinds, ["bounced", "bounced", "bounced", "bounced", "soft_bounced"]);
+    let full = bounces(&meter)
+        .into_iter()
+        .find(|mail| mail.email.subject.as_deref() == Some("Undelivered: MailboxFull"));
+    let text = full.unwrap().email.text.unwrap();
+    assert!(text.contains("mailbox is full") && text.contains("Transient MailboxFull: not today"), "{text}");
+    assert_eq!(message(&meter, "General")["recipients"][0]["bounced_at"], Value::Null);
+    let refunds = subjects.map(|subject| message(&meter, subject)["refunds"].as_array().unwrap().len());
+    assert_eq!(refunds, [1, 1, 1, 1, 0], "decided as for any late failure");
+    assert_eq!(meter.get("/suppressions").json(), json!([]), "another mail may fare better");
+    assert_eq!(meter.number("SELECT coalesce(sum(bounced), 0) FROM reputation"), 0);
+    assert!(meter.signed_in().say("MAIL FROM:<ann@example.com>").starts_with("250 "), "nobody is paused");
+}
+
 /// Python's email package takes it apart, as the sender's own program would.
 #[test]
 fn a_late_bounce_returns_the_header_and_belongs_to_its_thread_as_any_other() {

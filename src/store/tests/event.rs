@@ -1,6 +1,6 @@
 use super::*;
 use crate::domain::answer::PerhapsFailed;
-use crate::domain::event::EventKind;
+use crate::domain::event::{Blame, EventKind};
 use crate::domain::reputation::Thresholds;
 use crate::domain::suppression::Cause;
 use crate::store::event::{Heard, Letters, Original, Rules, Told};
@@ -30,7 +30,7 @@ fn told(of: &Acceptance, kind: EventKind, to: &[&str], seconds: i64) -> Told {
         told_at: at(seconds),
         recipients: to.iter().map(|to| mailbox(to)).collect(),
         words: Some("said".to_owned()),
-        is_of_the_address: true,
+        blame: Blame::Address,
     }
 }
 
@@ -269,8 +269,9 @@ async fn each_cause_puts_an_address_on_the_list_and_the_first_stays() {
     hear(&store, &told(&mail, EventKind::Bounced, &to[..1], 1), &NEVER).await;
     hear(&store, &told(&mail, EventKind::Complained, &to[..2], 1), &NEVER).await;
     hear(&store, &told(&mail, EventKind::Suppressed, &to[2..3], 1), &NEVER).await;
-    let full = Told { is_of_the_address: false, ..told(&mail, EventKind::Bounced, &to[3..], 1) };
-    hear(&store, &full, &NEVER).await;
+    let full = Told { blame: Blame::Mail, ..told(&mail, EventKind::Bounced, &to[3..], 1) };
+    assert_eq!(hear(&store, &full, &NEVER).await.newly_failed.len(), 1);
+    assert_eq!(count(&store, "SELECT sum(bounced) FROM reputation").await, 1, "and not for a full mailbox");
     assert!(store.suppress(&ann, &mailbox("z@y.example"), Some("asked to"), at(3)).await.unwrap());
     assert!(!store.suppress(&ann, &mailbox("Z@y.example"), None, at(4)).await.unwrap());
     let list = store.suppressions(&ann, None, 10).await.unwrap();

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::dsn::{Dsn, Notify, RecipientDsn};
-use crate::domain::event::EventKind;
+use crate::domain::event::{Blame, EventKind};
 use crate::domain::reputation::Thresholds;
 use crate::store::event::{Letters, Rules, Told};
 use crate::store::relayed::Relayed;
@@ -43,7 +43,7 @@ fn event(of: &Acceptance, (part_no, kind): (u32, EventKind), to: &str, second: i
         told_at: at(second),
         recipients: vec![mailbox(to)],
         words: Some("550 5.1.1 unknown".to_owned()),
-        is_of_the_address: true,
+        blame: Blame::Address,
     }
 }
 

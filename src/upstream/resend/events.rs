@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::answer::enhanced_status;
-use crate::domain::event::EventKind;
+use crate::domain::event::{Blame, EventKind};
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
 use crate::upstream::smtp::PART_FIELD;
@@ -18,8 +18,9 @@ use crate::upstream::translate::TAG;
 
 /// Most characters of a server's words that are kept.
 const MAX_REPLY_CHARS: usize = 500;
-/// What is wrong with a message, and not with the address that it went to.
-const OF_THE_MESSAGE: [&str; 4] = ["MailboxFull", "MessageTooLarge", "ContentRejected", "AttachmentRejected"];
+/// What is wrong with a mail or a mailbox that day, and not with the address. Resend calls these
+/// transient, since another mail may fare better; this one is not tried again.
+const OF_THE_MAIL: [&str; 4] = ["MailboxFull", "MessageTooLarge", "ContentRejected", "AttachmentRejected"];
 
 /// Why a body is not an event that can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,8 +70,8 @@ pub struct News {
     pub reply: Option<String>,
     /// Enhanced status code (RFC 3463), as said or as the kind of it suggests: `5.1.1`.
     pub status: String,
-    /// Whether another mail to the same address would fare no better.
-    pub is_of_the_address: bool,
+    /// What a failure is laid to.
+    pub blame: Blame,
     /// The words as they came: of each recipient that it is about, if Resend says so much.
     words: Vec<String>,
     /// Whether they are a server's, one for each recipient.
@@ -138,9 +139,7 @@ fn meaning(event_type: &str, data: &Value) -> Meaning {
         "email.sent" => (EventKind::Sent, "/sent"),
         "email.delivered" => (EventKind::Delivered, "/delivered"),
         "email.delivery_delayed" => (EventKind::DeliveryDelayed, "/delivery_delayed"),
-        "email.bounced" if text(data, "/bounce/type").as_deref() == Some("Permanent") => {
-            (EventKind::Bounced, "/bounce")
-        }
+        "email.bounced" if has_failed(data) => (EventKind::Bounced, "/bounce"),
         "email.bounced" => (EventKind::SoftBounced, "/bounce"),
         "email.complained" => (EventKind::Complained, "/complained"),
         "email.failed" => (EventKind::Failed, "/failed"),
@@ -149,6 +148,13 @@ fn meaning(event_type: &str, data: &Value) -> Meaning {
         _ => return Meaning::Other,
     };
     Meaning::News(news(kind, data.pointer(details).unwrap_or(&Value::Null)))
+}
+
+/// Whether a bounce is a failure. Of others it is not known: an answer that somebody is out of
+/// the office is one of them.
+fn has_failed(data: &Value) -> bool {
+    text(data, "/bounce/type").as_deref() == Some("Permanent")
+        || text(data, "/bounce/subType").is_some_and(|kind| OF_THE_MAIL.contains(&kind.as_str()))
 }
 
 fn news(kind: EventKind, details: &Value) -> News {
@@ -171,13 +177,20 @@ fn news(kind: EventKind, details: &Value) -> News {
     News {
         kind,
         status: said.clone().unwrap_or_else(|| status_of(kind, &sub_type).to_owned()),
-        is_of_the_address: kind == EventKind::Suppressed
-            || kind != EventKind::Failed
-                && !OF_THE_MESSAGE.contains(&sub_type.as_str())
-                && said.is_none_or(|code| is_of_the_address(&code)),
+        blame: blame(kind, &sub_type, said.as_deref()),
         reply: Some(reply).filter(|reply| !reply.is_empty()),
         words,
         are_of_each,
+    }
+}
+
+fn blame(kind: EventKind, sub_type: &str, said: Option<&str>) -> Blame {
+    match kind {
+        EventKind::Suppressed => Blame::Address,
+        EventKind::Failed => Blame::Unclear,
+        EventKind::Bounced if OF_THE_MAIL.contains(&sub_type) => Blame::Mail,
+        _ if said.is_none_or(is_of_the_address) => Blame::Address,
+        _ => Blame::Unclear,
     }
 }
 
@@ -293,7 +306,7 @@ mod tests {
         let Meaning::News(news) = &event.meaning else { panic!("no news: {event:?}") };
         assert_eq!((news.kind, news.status.as_str()), (EventKind::Bounced, "5.1.1"));
         assert_eq!(news.reply.as_deref(), Some("Permanent NoEmail: smtp; 550 5.1.1 user unknown"));
-        assert!(news.is_of_the_address);
+        assert_eq!(news.blame, Blame::Address);
         assert_eq!(event.about(&["bob@example.net", "cid@example.net"]), ["bob@example.net"]);
     }
 
@@ -308,6 +321,11 @@ mod tests {
             ("email.bounced", bounce("Permanent"), Some(EventKind::Bounced)),
             ("email.bounced", bounce("Transient"), Some(EventKind::SoftBounced)),
             ("email.bounced", bounce("Undetermined"), Some(EventKind::SoftBounced)),
+            (
+                "email.bounced",
+                json!({ "bounce": { "type": "Transient", "subType": "General" } }),
+                Some(EventKind::SoftBounced),
+            ),
             ("email.bounced", json!({}), Some(EventKind::SoftBounced)),
             ("email.sent", json!({}), Some(EventKind::Sent)),
             ("email.delivered", json!(null), Some(EventKind::Delivered)),
@@ -397,58 +415,87 @@ mod tests {
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550-5.7.26 no"] }),
-                ("5.7.26", false),
+                ("5.7.26", Blame::Unclear),
             ),
             (
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.2.2. 10.0.5.1.2"] }),
-                ("5.2.2", false),
+                ("5.2.2", Blame::Unclear),
             ),
-            ("bounced", "bounce", json!({ "type": "Permanent", "subType": "NoEmail" }), ("5.1.1", true)),
-            ("bounced", "bounce", json!({ "type": "Permanent", "subType": "General" }), ("5.0.0", true)),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "subType": "NoEmail" }),
+                ("5.1.1", Blame::Address),
+            ),
+            (
+                "bounced",
+                "bounce",
+                json!({ "type": "Permanent", "subType": "General" }),
+                ("5.0.0", Blame::Address),
+            ),
             (
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.1.1 user unknown"] }),
-                ("5.1.1", true),
+                ("5.1.1", Blame::Address),
             ),
             (
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "diagnosticCode": ["smtp; 550 5.4.4 no route"] }),
-                ("5.4.4", false),
+                ("5.4.4", Blame::Unclear),
             ),
             (
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "subType": "ContentRejected" }),
-                ("5.6.0", false),
+                ("5.6.0", Blame::Mail),
             ),
             (
                 "bounced",
                 "bounce",
                 json!({ "type": "Permanent", "subType": "MailboxFull", "message": "4.2.2" }),
-                ("5.2.2", false),
+                ("5.2.2", Blame::Mail),
             ),
-            ("failed", "failed", json!({ "reason": "reached_daily_quota" }), ("5.3.0", false)),
+            ("failed", "failed", json!({ "reason": "reached_daily_quota" }), ("5.3.0", Blame::Unclear)),
             (
                 "suppressed",
                 "suppressed",
                 json!({ "type": "Suppressed", "reason": "previous_bounce" }),
-                ("5.1.1", true),
+                ("5.1.1", Blame::Address),
             ),
         ];
         for (name, details, said, wanted) in table {
             let event = event(&json!({ "type": format!("email.{name}"), "data": { details: said } }));
             let Meaning::News(news) = event.meaning else { panic!("no news: {said}") };
-            assert_eq!((news.status.as_str(), news.is_of_the_address), wanted, "{said}");
+            assert_eq!((news.status.as_str(), news.blame), wanted, "{said}");
         }
         let failed = event(
             &json!({ "type": "email.failed", "data": { "failed": { "reason": "reached_daily_quota" } } }),
         );
         let Meaning::News(news) = failed.meaning else { panic!("no news") };
         assert_eq!(news.reply.as_deref(), Some("reached_daily_quota"));
+    }
+
+    #[test]
+    fn what_a_mailbox_will_not_have_has_failed_whatever_the_bounce_is_called() {
+        let table = [
+            ("MailboxFull", "smtp; 452 4.2.2 mailbox full", "5.2.2"),
+            ("MailboxFull", "smtp; 552 5.1.1 full", "5.1.1"),
+            ("MessageTooLarge", "", "5.3.4"),
+            ("ContentRejected", "smtp; 554 5.7.1 spam", "5.7.1"),
+            ("AttachmentRejected", "", "5.6.0"),
+        ];
+        for (sub_type, said, status) in table {
+            for kind in ["Transient", "Temporary", "Undetermined", "Permanent"] {
+                let bounce = json!({ "type": kind, "subType": sub_type, "diagnosticCode": [said] });
+                let Meaning::News(news) = bounced(&bounce, &json!(null)).meaning else { panic!("no news") };
+                let found = (news.kind, news.status.as_str(), news.blame);
+                assert_eq!(found, (EventKind::Bounced, status, Blame::Mail), "{bounce}");
+            }
+        }
     }
 
     #[test]
