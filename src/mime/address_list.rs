@@ -145,11 +145,41 @@ fn parsed(value: &[u8]) -> Result<(Option<Address<'static>>, Hidden), Unreadable
     if value.matches("=?").count().saturating_mul(value.len()) > MAX_STEPS {
         return Err(UnreadableList::TooLong);
     }
+    let value = with_spaces_kept(&value);
     let address = match MessageStream::new(value.as_bytes()).parse_address().into_owned() {
         HeaderValue::Address(address) => Some(address),
         _ => None,
     };
     Ok((address, hidden))
+}
+
+/// The value with the space that stands between a word and a quoted string moved into the
+/// latter: mail-parser loses it there, and `Ann "Lee" Smith` would be called `AnnLee Smith`.
+fn with_spaces_kept(value: &str) -> String {
+    let mut kept = String::with_capacity(value.len());
+    let (mut is_quoted, mut is_escaped, mut comments) = (false, false, 0_usize);
+    let mut is_after_word = false;
+    for c in value.chars() {
+        let is_mark = !is_escaped && c == '"' && comments == 0;
+        let words = kept.trim_end().len();
+        if is_mark && !is_quoted && is_after_word && words < kept.len() {
+            kept.truncate(words);
+            kept.push_str("\" ");
+        } else {
+            kept.push(c);
+        }
+        is_quoted ^= is_mark;
+        match c {
+            '(' if !is_escaped && !is_quoted => comments = comments.saturating_add(1),
+            ')' if !is_escaped && !is_quoted => comments = comments.saturating_sub(1),
+            _ => {}
+        }
+        if !c.is_whitespace() {
+            is_after_word = is_quoted || comments == 0 && !matches!(c, ',' | ';' | ':' | '<' | '>' | ')');
+        }
+        is_escaped = c == '\\' && !is_escaped;
+    }
+    kept
 }
 
 fn members(address: Option<Address<'_>>) -> Vec<Addr<'_>> {
@@ -178,7 +208,7 @@ mod tests {
 
     #[test]
     fn lists_of_addresses() {
-        let table: [(&str, &[&str]); 18] = [
+        let table: [(&str, &[&str]); 20] = [
             ("a@x.example", &["a@x.example"]),
             ("=?utf-8?q?Doe,_John?= <a@x.example>", &["\"Doe, John\" <a@x.example>"]),
             ("=?utf-8?q?<b@y.example>?= <a@x.example>", &["\"<b@y.example>\" <a@x.example>"]),
@@ -195,6 +225,8 @@ mod tests {
             ("a@x.example <b@y.example>", &["\"a@x.example\" <b@y.example>"]),
             ("Ann\r\n <a@x.example>\r\n", &["\"Ann\" <a@x.example>"]),
             ("<\"a b\"@x.example>", &["\"a b\"@x.example"]),
+            ("Ann \"Lee\" Smith <a@x.example>", &["\"Ann Lee Smith\" <a@x.example>"]),
+            ("Ann\r\n\t\"L. \\\"(\" \"S.\" <a@x.example>", &["\"Ann L. \\\"( S.\" <a@x.example>"]),
             ("=?utf-8?q?a=0D=0ABcc:_x?= <a@x.example>", &["\"a Bcc: x\" <a@x.example>"]),
             ("", &[]),
         ];
@@ -211,6 +243,8 @@ mod tests {
             "<a@x.example> b@y.example",
             "<a@x.example><b@y.example>",
             "a@x.example b@y.example",
+            "a@x.example \"b\"@y.example",
+            "Ann\"Lee\", \"B\" <a@x.example>",
             "a@x.example; b@y.example",
             "undisclosed-recipients:;",
             "friends: a@x.example;",

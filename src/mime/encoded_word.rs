@@ -181,6 +181,8 @@ impl<'t> Word<'t> {
         let data = rest.get(3..)?;
         let length = end_of_data(data.as_bytes())?;
         let data = data.get(..length)?;
+        // Characters that stand there as they are were read before; they are of no set.
+        let charset = if data.is_ascii() { charset } else { "utf-8" };
         let charset = charset.split('*').next().unwrap_or_default();
         Some(Self { charset, is_base64, data, length: 2 + charset_end + 3 + length + 2 })
     }
@@ -253,6 +255,8 @@ mod tests {
             ("=?utf-8?q?=E9?=", "=?utf-8?q?=E9?="),
             ("=?utf-8?q?=zz?=", "=?utf-8?q?=zz?="),
             ("=?utf-8?b?!!?=", "=?utf-8?b?!!?="),
+            ("=?iso-8859-1?q?gr\u{fc}n?=", "gr\u{fc}n"),
+            ("=?iso-8859-1?q?gr\u{fc}=FC?=", "=?iso-8859-1?q?gr\u{fc}=FC?="),
             ("=?utf-8?b?Z?=", "=?utf-8?b?Z?="),
             ("=?x-odd?q?=FF?=", "=?x-odd?q?=FF?="),
             ("=?utf-8?x?a?=", "=?utf-8?x?a?="),

@@ -114,6 +114,8 @@ impl<'e, 'a> Walk<'e, 'a> {
             }
             Content::Parts(parts) => {
                 self.notes.extend(dissolved(entity));
+                let is_lost = |name: &str| !READ_OF_MULTIPARTS.contains(&name);
+                self.notes.extend(Note::parameters_lost(entity, is_lost));
                 self.notes.extend(lost_fields(entity));
                 match entity.media.subtype() {
                     "signed" | "encrypted" | "report" => {
@@ -372,6 +374,10 @@ const MAX_LOST_FIELDS: usize = 20;
 /// Parameters of a text's type that say how it is to be read, and its name, which is noted
 /// for itself.
 const READ_OF_TEXTS: [&str; 5] = ["charset", "format", "delsp", "boundary", "name"];
+
+/// Those of a multipart's type that say where its parts are and which of them is its root,
+/// and its name. A character set says nothing there (RFC 2046 §5.1).
+const READ_OF_MULTIPARTS: [&str; 5] = ["boundary", "charset", "start", "type", "name"];
 
 /// The type of what only the text holds.
 const PLAIN: &str = "text/plain";

@@ -112,12 +112,19 @@ pub(super) fn reply_to(header: &Header<'_>, notes: &mut Vec<Note>) -> Result<Vec
     list.iter().map(written).collect()
 }
 
-/// Fields whose character set is a guess, since their octets are no UTF-8 or have escapes,
+/// What octets beyond ASCII are read as where they are no UTF-8.
+const GUESS: &str = "Windows-1252";
+
+fn is_guess(field: &Field<'_>) -> bool {
+    std::str::from_utf8(field.value()).is_err()
+}
+
+/// Those fields written as something else whose character set is a guess, since their octets are no UTF-8 or have escapes,
 /// and those that have characters which no line has.
 pub(super) fn guessed(header: &Header<'_>, notes: &mut Vec<Note>) {
     for field in header.fields.iter().filter(|field| TRANSLATED.iter().any(|name| field.is(name))) {
-        if std::str::from_utf8(field.value()).is_err() && !field.starts_with("Content-") {
-            notes.push(Note::field(field.name(), Change::ReadAs("Windows-1252".to_owned())));
+        if is_guess(field) && !field.starts_with("Content-") {
+            notes.push(Note::field(field.name(), Change::ReadAs(GUESS.to_owned())));
         }
         if field.is("Subject") && charset::iso_2022_jp(field.value()).is_some() {
             notes.push(Note::field(field.name(), Change::ReadAs("ISO-2022-JP".to_owned())));
@@ -161,6 +168,7 @@ pub(super) fn custom(header: &Header<'_>, notes: &mut Vec<Note>) -> Vec<(String,
             () if value != unfolded => notes.push(note(Change::FieldEncoded)),
             () => {}
         }
+        notes.extend(is_guess(field).then(|| note(Change::ReadAs(GUESS.to_owned()))));
         notes.extend(field.has_controls().then(|| note(Change::ControlsReplaced)));
         match carried.iter_mut().find(|known| field.is(&known.name)) {
             _ if value.is_empty() => {}

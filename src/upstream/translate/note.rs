@@ -25,6 +25,8 @@ pub const EVERY_MAIL: [&str; 8] = [
 
 /// Addresses or parts that a note names, at most; the others are counted.
 const MAX_NAMED: usize = 5;
+/// The field of the message that says its type.
+const TYPE: &str = "Content-Type";
 /// Characters of a type or of a field's name.
 const MAX_NAME_CHARS: usize = 80;
 
@@ -168,7 +170,9 @@ impl Note {
     pub(super) fn parameters_lost(entity: &Entity<'_>, is_lost: impl Fn(&str) -> bool) -> Option<Self> {
         let lost = entity.media.parameter_names().filter(|name| is_lost(name));
         let lost: Vec<String> = lost.map(short).collect();
-        (!lost.is_empty()).then(|| Self::part(entity, Change::ParametersLost(lost)))
+        let change = (!lost.is_empty()).then_some(Change::ParametersLost(lost))?;
+        // The message has no number where it has parts.
+        Some(if entity.number.is_empty() { Self::field(TYPE, change) } else { Self::part(entity, change) })
     }
 
     /// The message goes by SMTP, and why.

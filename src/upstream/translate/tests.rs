@@ -246,6 +246,19 @@ fn what_the_type_of_a_shown_text_says_beyond_how_it_is_read_is_noted() {
     assert_eq!(lost("text/plain; charset=utf-8; format=flowed; delsp=yes; name=a.txt"), none);
     assert_eq!(lost("text/plain; charset=utf-8; reply-type=original; x-foo=bar"), ["reply-type", "x-foo"]);
     assert_eq!(lost("text/html; charset=utf-8; version=3.2"), ["version"]);
+    let parts = "boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--";
+    assert_eq!(lost(&format!("multipart/mixed; charset=utf-8; name=a; {parts}")), none);
+    assert_eq!(lost(&format!("multipart/mixed; x-foo=bar; {parts}")), ["x-foo"]);
+}
+
+#[test]
+fn octets_that_are_no_utf_8_are_noted_as_guessed_in_every_field_that_is_carried() {
+    let mail = [&b"X-A: \xfc\r\nX-B: \xc3\xbc\r\nSender: \xfc@x\r\n"[..], &with("Subject: \u{fc}\r\n", "x")]
+        .concat();
+    let notes = Translatable::parse(&mail).unwrap().notes(&bob(), &[bob()]);
+    let read_as = |note: &&Note| matches!(&note.change, Change::ReadAs(charset) if charset == "Windows-1252");
+    let guessed: Vec<&Place> = notes.iter().filter(read_as).map(|note| &note.place).collect();
+    assert_eq!(guessed, [&Place::Field("X-A".to_owned())]);
 }
 
 #[test]
