@@ -4,9 +4,15 @@
 //! Neither says "unknown" where it would have to guess, so that is decided here:
 //! whoever asks can tell the sender what was assumed or lost.
 
+#[cfg(test)]
+mod labels;
+
 use std::borrow::Cow;
 
-use encoding_rs::{EUC_KR, Encoding, ISO_2022_JP, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+use encoding_rs::{
+    EUC_KR, Encoding, ISO_2022_JP, ISO_8859_16, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_874,
+    WINDOWS_1252, WINDOWS_1254, X_USER_DEFINED,
+};
 use mail_parser::decoders::charsets::map::charset_decoder;
 
 use super::transfer::sextet;
@@ -41,25 +47,22 @@ pub struct Text {
 /// `None`: it is not known, and the octets are not UTF-8 either.
 pub fn decode(name: &str, bytes: &[u8]) -> Option<Text> {
     let name = name.trim().to_ascii_lowercase();
-    match name.as_str() {
+    match name.replace('_', "-").as_str() {
         "" => return Some(of_meta(bytes).unwrap_or_else(|| assumed(bytes))),
-        "us-ascii" | "ascii" | "ansi_x3.4-1968" => return Some(assumed(bytes)),
+        "us-ascii" | "ascii" | "ansi-x3.4-1968" => return Some(assumed(bytes)),
         "utf-32" | "utf-32le" | "utf-32be" => return Some(utf_32(&name, bytes)),
+        "utf-7" | "unicode-1-1-utf-7" | "csutf7" => return Some(utf_7(bytes)),
         _ => {}
-    }
-    if name == "utf-7" || name == "unicode-1-1-utf-7" {
-        let (text, is_exact) = utf_7(bytes);
-        return Some(Text { text, reading: if is_exact { Reading::Exact } else { Reading::Replaced } });
     }
     if let Some(encoding) = known(&name) {
         return Some(decode_with(encoding, &name, bytes));
     }
     // Their octets look like ASCII and mean something else.
-    let is_shifted = Encoding::for_label(name.as_bytes()) == Some(REPLACEMENT) || bytes.contains(&ESCAPE);
-    if is_shifted {
+    let label = labelled(&name);
+    if label == Some(REPLACEMENT) || bytes.contains(&ESCAPE) {
         return None;
     }
-    match charset_decoder(name.as_bytes()) {
+    match charset_decoder(name.as_bytes()).filter(|_| label.is_none()) {
         Some(decode) => {
             let text = decode(bytes);
             let reading =
@@ -146,22 +149,37 @@ fn assumed(bytes: &[u8]) -> Text {
     }
 }
 
-/// Names are written with hyphens or underscores, some with the year of the standard.
 /// Whether octets of ASCII are the same text in the character set of that name (any case);
 /// of one that is not known they need not be.
 pub fn extends_ascii(name: &str) -> bool {
     known(&name.trim().to_ascii_lowercase()).is_some_and(Encoding::is_ascii_compatible)
 }
 
+/// What can be read of those that have a name: a replacement stands for what is not, and
+/// a set that each user defines says something to that user alone.
 fn known(name: &str) -> Option<&'static Encoding> {
+    labelled(name).filter(|encoding| ![REPLACEMENT, X_USER_DEFINED].contains(encoding))
+}
+
+/// Names are written with hyphens or underscores, some with the year of the standard.
+fn labelled(name: &str) -> Option<&'static Encoding> {
     let without_year = name.split(':').next().unwrap_or_default();
-    if matches!(without_year, "cp949" | "ms949" | "uhc" | "x-windows-949") {
-        // The web's EUC-KR is this superset of it.
-        return Some(EUC_KR);
-    }
-    let writings = [Cow::Borrowed(without_year), without_year.replace('_', "-").into()];
+    let writings = [without_year.to_owned(), without_year.replace('_', "-"), without_year.replace('-', "_")];
     let found = writings.iter().find_map(|writing| Encoding::for_label(writing.as_bytes()));
-    found.filter(|encoding| *encoding != REPLACEMENT)
+    found.or_else(|| of_mail(&without_year.replace('_', "-")))
+}
+
+/// Names that mail has and the web has not.
+fn of_mail(name: &str) -> Option<&'static Encoding> {
+    match name {
+        // The web's EUC-KR is this superset of it.
+        "cp949" | "ms949" | "uhc" | "x-windows-949" => Some(EUC_KR),
+        "csutf16" | "csutf16le" => Some(UTF_16LE),
+        "csutf16be" => Some(UTF_16BE),
+        // mail-parser has two quotation marks of it the wrong way round.
+        "csiso885916" | "iso-ir-226" | "l10" | "latin10" => Some(ISO_8859_16),
+        _ => None,
+    }
 }
 
 fn decode_with(encoding: &'static Encoding, name: &str, bytes: &[u8]) -> Text {
@@ -170,18 +188,28 @@ fn decode_with(encoding: &'static Encoding, name: &str, bytes: &[u8]) -> Text {
     let is_unordered = encoding == UTF_16LE && !name.ends_with("le");
     let encoding = if is_unordered { order.unwrap_or(encoding) } else { encoding };
     let (text, had_errors) = encoding.decode_without_bom_handling(bytes);
-    // The web reads ISO 8859-1 as Windows-1252, and so do readers of mail.
-    let is_windows = encoding == WINDOWS_1252
-        && !name.contains("1252")
-        && bytes.iter().any(|octet| (0x80..0xa0).contains(octet));
-    let reading = match () {
-        () if had_errors => Reading::Replaced,
-        () if is_windows => Reading::Assumed("Windows-1252"),
-        () if is_unordered && order.is_none() && !bytes.is_empty() => Reading::Assumed("UTF-16LE"),
-        () => Reading::Exact,
+    let is_beyond_iso = bytes.iter().any(|octet| (0x80..0xa0).contains(octet));
+    let windows = windows(encoding, name).filter(|_| is_beyond_iso);
+    let reading = match windows {
+        _ if had_errors => Reading::Replaced,
+        Some(windows) => Reading::Assumed(windows),
+        None if is_unordered && order.is_none() && !bytes.is_empty() => Reading::Assumed("UTF-16LE"),
+        None => Reading::Exact,
     };
     let text = if encoding == UTF_8 && !had_errors { text } else { Cow::Owned(text.into_owned()) };
     Text { text: text.into_owned(), reading }
+}
+
+/// The web reads three sets of ISO as those of Windows that have more, and so do readers of
+/// mail: which it is, where the name is that of ISO.
+fn windows(encoding: &'static Encoding, name: &str) -> Option<&'static str> {
+    let sets = [
+        (WINDOWS_1252, "1252", "Windows-1252"),
+        (WINDOWS_1254, "1254", "Windows-1254"),
+        (WINDOWS_874, "874", "Windows-874"),
+    ];
+    let of_iso = sets.into_iter().find(|(windows, number, _)| encoding == *windows && !name.contains(number));
+    of_iso.map(|(_, _, windows)| windows)
 }
 
 /// Without an order by name or mark: in the one in which it means something.
@@ -208,8 +236,8 @@ fn utf_32(name: &str, bytes: &[u8]) -> Text {
     Text { text, reading }
 }
 
-/// RFC 2152; `false`: something in it means nothing.
-fn utf_7(bytes: &[u8]) -> (String, bool) {
+/// RFC 2152.
+fn utf_7(bytes: &[u8]) -> Text {
     let mut out = String::with_capacity(bytes.len());
     let mut is_exact = bytes.is_ascii();
     let mut rest = bytes;
@@ -232,7 +260,7 @@ fn utf_7(bytes: &[u8]) -> (String, bool) {
             out.push(unit.unwrap_or(char::REPLACEMENT_CHARACTER));
         }
     }
-    (out, is_exact)
+    Text { text: out, reading: if is_exact { Reading::Exact } else { Reading::Replaced } }
 }
 
 /// The UTF-16 units in Base64 without padding.

@@ -13,7 +13,7 @@ seconds="${1:-600}"
 shift || true
 targets=("$@")
 if ((${#targets[@]} == 0)); then
-    targets=(line data bdat command sasl proxy session mime tree)
+    targets=(line data bdat command sasl proxy session mime envelope tree)
 fi
 binaries="target/$(rustc -vV | sed -n 's/^host: //p')/debug"
 

@@ -13,6 +13,7 @@
 pub mod bdat;
 pub mod command;
 pub mod data;
+pub mod envelope;
 mod large;
 pub mod line;
 pub mod mime;

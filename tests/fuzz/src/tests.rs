@@ -257,10 +257,11 @@ fn config() -> ProptestConfig {
 #[test]
 fn p7_every_property_holds_for_its_seeds() {
     type Property = fn(&[u8]);
-    let rooms: [(&str, Property); 9] = [
+    let rooms: [(&str, Property); 10] = [
         ("bdat", bdat::check),
         ("command", command::check),
         ("data", data::check),
+        ("envelope", envelope::check),
         ("line", line::check),
         ("mime", mime::check),
         ("proxy", proxy::check),
@@ -273,6 +274,26 @@ fn p7_every_property_holds_for_its_seeds() {
         let seeds: Vec<_> = fs::read_dir(&seeds).unwrap().map(|seed| seed.unwrap().path()).collect();
         assert!(!seeds.is_empty(), "{room}");
         seeds.iter().for_each(|seed| check(&fs::read(seed).unwrap()));
+    }
+}
+
+/// Each kind alone, and beside a text in each kind of multipart: what can be sent is taken,
+/// what cannot is refused.
+#[test]
+fn p6_every_kind_of_part_is_taken_or_refused_wherever_it_stands() {
+    const SEALED_TOO: u8 = 0;
+    const TWO_PARTS: u8 = 4;
+    const TEXT: [u8; 2] = [0, 0];
+    for kind in 0..u8::try_from(tree::LEAVES.len()).unwrap() {
+        for encoding in [0, 3, 6] {
+            let leaf = [encoding, kind];
+            tree::check(&[&[SEALED_TOO], leaf.as_slice()].concat());
+            for subtype in 0..u8::try_from(tree::SUBTYPES.len()).unwrap() {
+                let root = [SEALED_TOO, TWO_PARTS, subtype];
+                tree::check(&[root.as_slice(), &TEXT, &leaf].concat());
+                tree::check(&[root.as_slice(), &leaf, &TEXT].concat());
+            }
+        }
     }
 }
 
@@ -332,6 +353,13 @@ proptest! {
     fn p5_whatever_a_message_says_its_envelope_decides(message in messages(MESSAGES, 40)) {
         mime::check(&message);
         mime::check(&[b"From: a@x.example\r\n".as_slice(), &message].concat());
+    }
+
+    #[test]
+    fn p5_an_envelope_of_any_size_is_served_whole_and_nobody_else_is(
+        pairs in prop::collection::vec(any::<[u8; 2]>(), 0..=envelope::MOST + 20),
+    ) {
+        envelope::check(pairs.as_flattened());
     }
 
     #[test]
