@@ -11,6 +11,7 @@
 //! answered as the first time (`retried`). Sign-ins that fail are slowed down and in
 //! the end not looked at (`sign_in`).
 
+mod bounds;
 mod retried;
 mod sign_in;
 mod spool;
@@ -40,7 +41,7 @@ pub use crate::domain::message::CHUNK_BYTES;
 use crate::domain::refusal::Refusal;
 use crate::domain::sender::{SenderPattern, SenderPolicy};
 use crate::handover::{Handover, Room};
-use crate::mime::inspect::{Inspection, inspect};
+use crate::mime::inspect::Inspection;
 use crate::mime::trace::{Stamp, prepare};
 use crate::routing::{Routing, new_message_id};
 use crate::store::Store;
@@ -52,12 +53,10 @@ use crate::throttle::sign_in::SignIns;
 use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note};
 use crate::upstream::translating::{First, Translating};
+pub use bounds::Bounds;
 use retried::Look;
 pub use spool::Spool;
 
-/// A message that passed through more hands than this goes in circles: the threshold
-/// is large, "normally at least 100 Received entries" (RFC 5321 §6.3).
-const MAX_RECEIVED: usize = 100;
 /// Notes of one message that are kept for its log.
 const MAX_NOTES: usize = 50;
 /// Characters of each.
@@ -95,8 +94,7 @@ struct Inner {
     may_prove: bool,
     unit: Unit,
     hostname: String,
-    max_message_bytes: usize,
-    max_recipients: usize,
+    bounds: Bounds,
     lease: Duration,
     sign_ins: SignIns,
     /// `None`: as fast as they come.
@@ -172,8 +170,7 @@ impl Submission {
             may_prove: config.senders.proof != ProofBy::None,
             unit: config.billing.unit,
             hostname: config.smtp.hostname.clone(),
-            max_message_bytes: config.smtp.max_message_bytes,
-            max_recipients: config.smtp.max_recipients,
+            bounds: Bounds::new(&config.smtp),
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits),
             pace: pace(&config.limits),
@@ -333,22 +330,12 @@ impl Submission {
 
     fn inspect(&self, submitted: &Submitted) -> Result<Inspection, Refusal> {
         let spooled = submitted.spool.as_ref().map_or(0, Spool::octets);
-        if submitted.bytes.len().saturating_add(spooled) > self.0.max_message_bytes {
-            return Err(Refusal::TooLarge { limit_bytes: self.0.max_message_bytes });
-        }
-        if submitted.envelope.recipients().len() > self.0.max_recipients {
-            return Err(self.too_many_recipients());
-        }
-        let inspection = inspect(&submitted.bytes)
-            .map_err(|e| Refusal::Unacceptable { status: "5.6.0", what: e.to_string() })?;
-        if inspection.received > MAX_RECEIVED {
-            return Err(Refusal::Looping);
-        }
-        Ok(inspection)
+        let octets = submitted.bytes.len().saturating_add(spooled);
+        self.0.bounds.inspect(&submitted.bytes, octets, submitted.envelope.recipients().len())
     }
 
     fn too_many_recipients(&self) -> Refusal {
-        Refusal::TooManyRecipients { limit: self.0.max_recipients }
+        self.0.bounds.too_many_recipients()
     }
 
     /// What asks to be accepted: the message to those who do not have it under its key.
@@ -466,7 +453,7 @@ impl Submission {
 }
 
 /// Why no road can carry a message, as the customer is told.
-fn not_carried(reason: CannotCarry) -> Refusal {
+pub(crate) fn not_carried(reason: CannotCarry) -> Refusal {
     match (reason.status, reason.address) {
         ("5.6.7", Some(address)) => Refusal::AddressNotCarried { address },
         ("5.3.4", _) => Refusal::TooLarge { limit_bytes: MAX_EMAIL_BYTES },

@@ -1,6 +1,8 @@
 //! `postmeter explain`: what becomes of a message, without sending it.
 //!
-//! It needs neither a database nor secrets, and no configuration either.
+//! It needs neither a database nor secrets, and no configuration either. What submission
+//! would refuse is refused by the same code and in the words of the SMTP server, as far as
+//! it does not depend on the customer: senders, credit, suppressed addresses.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +13,17 @@ use serde_json::Value;
 
 use super::print::plain;
 use super::{Format, Place, Printout};
-use crate::config::Config;
-use crate::domain::address::Mailbox;
+use crate::config::{Config, OutOfCreditReply};
+use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::ids::MessageId;
 use crate::domain::message::Road;
+use crate::domain::refusal::Refusal;
 use crate::mime::address_list::readable_addresses;
 use crate::mime::header::Header;
-use crate::mime::inspect::inspect;
-use crate::routing::Routing;
+use crate::routing::{Route, Routing};
+use crate::smtp::data::Flaw;
+use crate::smtp::reply::Reply;
+use crate::submission::{Bounds, not_carried};
 use crate::upstream::translate::{CannotCarry, Change, EVERY_MAIL, Note, Place as NotePlace, Translatable};
 
 /// Stands for the id that a message gets when it is accepted.
@@ -30,6 +35,9 @@ pub struct ExplainArgs {
     /// How it is printed.
     #[command(flatten)]
     pub format: Format,
+    /// The sender of the envelope; '' is the null sender [default: one that any road takes]
+    #[arg(long, value_name = "ADDRESS", value_parser = ReversePath::parse)]
+    pub from: Option<ReversePath>,
     /// A recipient of the envelope; several with several --to [default: those of To, Cc and Bcc]
     #[arg(long, value_name = "ADDRESS", value_parser = Mailbox::parse)]
     pub to: Vec<Mailbox>,
@@ -68,15 +76,26 @@ struct NoteObject {
 #[derive(Serialize)]
 struct RefusalObject {
     code: u16,
-    status: &'static str,
+    status: String,
     text: String,
 }
 
+/// As which envelope, and under which configuration.
+struct Asked<'a> {
+    from: Option<&'a ReversePath>,
+    /// Empty: to those whom the header names.
+    to: &'a [Mailbox],
+    routing: Routing,
+    bounds: Bounds,
+}
+
 pub(super) fn run(args: &ExplainArgs, place: &Place<'_>) -> anyhow::Result<Printout> {
-    let routing = Routing::new(&Config::load(place.config_path)?);
+    let config = Config::load(place.config_path)?;
+    let (routing, bounds) = (Routing::new(&config), Bounds::new(&config.smtp));
+    let asked = Asked { from: args.from.as_ref(), to: &args.to, routing, bounds };
     let mut printout = Printout { text: String::new(), is_success: true };
     for file in &args.files {
-        let explained = explained(file, &args.to, &routing)?;
+        let explained = explained(file, &asked)?;
         printout.is_success &= matches!(explained, Explained::Sent { .. });
         printout.text += &if args.format.json {
             serde_json::to_string(&explained)? + "\n"
@@ -87,13 +106,13 @@ pub(super) fn run(args: &ExplainArgs, place: &Place<'_>) -> anyhow::Result<Print
     Ok(printout)
 }
 
-fn explained(path: &Path, to: &[Mailbox], routing: &Routing) -> anyhow::Result<Explained> {
+fn explained(path: &Path, asked: &Asked<'_>) -> anyhow::Result<Explained> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {file}"))?;
-    let sent = way(&as_submitted(&bytes), to, routing);
+    let sent = way(&as_submitted(&bytes), asked);
     Ok(match sent {
         Ok((parts, notes)) => Explained::Sent { file, parts, notes, every_mail: &EVERY_MAIL },
-        Err(reason) => Explained::Refused { file, refused: reason.into() },
+        Err(reply) => Explained::Refused { file, refused: (&reply).into() },
     })
 }
 
@@ -112,29 +131,53 @@ fn as_submitted(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn way(
-    bytes: &[u8],
-    to: &[Mailbox],
-    routing: &Routing,
-) -> Result<(Vec<PartObject>, Vec<NoteObject>), CannotCarry> {
+type Way = (Vec<PartObject>, Vec<NoteObject>);
+
+fn way(bytes: &[u8], asked: &Asked<'_>) -> Result<Way, Reply> {
     // What end of data refuses before anything is looked at.
     let is_bare = |pair: &[u8]| matches!(pair, [b'\r', other] if *other != b'\n');
-    if bytes.contains(&0) || bytes.windows(2).any(is_bare) || bytes.ends_with(b"\r") {
-        return Err(CannotCarry::malformed("the message holds a bare CR or a NUL"));
+    if bytes.contains(&0) {
+        return Err(Reply::malformed_body(Flaw::Nul));
     }
-    let inspection = inspect(bytes).map_err(|unsound| CannotCarry::malformed(&unsound.to_string()))?;
+    if bytes.windows(2).any(is_bare) || bytes.ends_with(b"\r") {
+        return Err(Reply::malformed_body(Flaw::BareCr));
+    }
+    // Nothing here is refused for lack of credit.
+    taken_in(bytes, asked).map_err(|refusal| Reply::refusal(&refusal, OutOfCreditReply::Temporary))
+}
+
+fn taken_in(bytes: &[u8], asked: &Asked<'_>) -> Result<Way, Refusal> {
+    let Asked { from, routing, bounds, .. } = asked;
     let named: Vec<Mailbox>;
-    let recipients = if to.is_empty() {
-        named = in_header(bytes)?;
+    let recipients = if asked.to.is_empty() {
+        named = in_header(bytes).map_err(not_carried)?;
         named.as_slice()
     } else {
-        to
+        asked.to
     };
+    let mut addresses = from.and_then(ReversePath::mailbox).into_iter().chain(recipients);
+    addresses.try_for_each(|address| routing.check_address(address)).map_err(not_carried)?;
+    let inspection = bounds.inspect(bytes, bytes.len(), recipients.len())?;
     if recipients.is_empty() {
-        return Err(CannotCarry::malformed("the header names no recipient; say --to ADDRESS"));
+        let nobody = CannotCarry::malformed("the header names no recipient; say --to ADDRESS");
+        return Err(not_carried(nobody));
     }
+    let by_sender = from.and_then(|from| routing.by_sender(from, (bytes, bytes.len()), recipients));
+    let (parts, notes) = sent(bytes, recipients, routing, by_sender).map_err(not_carried)?;
+    // The translation has met them, since nothing was taken out before it.
+    let is_translated = parts.iter().any(|part| part.email.is_some());
+    let withheld = inspection.withheld.iter().filter(|_| !is_translated).map(|name| Note::withheld(name));
+    Ok((parts, withheld.chain(notes).map(NoteObject::from).collect()))
+}
+
+fn sent(
+    bytes: &[u8],
+    recipients: &[Mailbox],
+    routing: &Routing,
+    by_sender: Option<Result<Route, CannotCarry>>,
+) -> Result<(Vec<PartObject>, Vec<Note>), CannotCarry> {
     let message_id = MessageId::parse(MESSAGE_ID).map_err(|_| CannotCarry::malformed("no message id"))?;
-    let route = routing.route(&message_id, bytes, recipients)?;
+    let route = by_sender.unwrap_or_else(|| routing.route(&message_id, bytes, recipients))?;
     let mut parts = Vec::with_capacity(route.parts.len());
     for (part_no, part) in (0..).zip(route.parts) {
         let email = match part.road {
@@ -148,10 +191,7 @@ fn way(
         let recipients = part.recipients.iter().map(ToString::to_string).collect();
         parts.push(PartObject { road: part.road.as_str(), recipients, email });
     }
-    // The translation has met them, since nothing was taken out before it.
-    let is_translated = parts.iter().any(|part| part.email.is_some());
-    let withheld = inspection.withheld.iter().filter(|_| !is_translated).map(|name| Note::withheld(name));
-    Ok((parts, withheld.chain(route.notes).map(NoteObject::from).collect()))
+    Ok((parts, route.notes))
 }
 
 /// Each address once, in the order of the header.
@@ -180,14 +220,12 @@ impl From<Note> for NoteObject {
     }
 }
 
-impl From<CannotCarry> for RefusalObject {
-    fn from(reason: CannotCarry) -> Self {
-        let code = match reason.status {
-            "5.3.4" => 552,
-            "5.6.7" => 550,
-            _ => 554,
-        };
-        Self { code, status: reason.status, text: reason.what }
+impl From<&Reply> for RefusalObject {
+    fn from(reply: &Reply) -> Self {
+        let line = reply.to_string();
+        let (code, rest) = line.split_once(' ').unwrap_or_default();
+        let (status, text) = rest.split_once(' ').unwrap_or_default();
+        Self { code: code.parse().unwrap_or_default(), status: status.to_owned(), text: text.to_owned() }
     }
 }
 

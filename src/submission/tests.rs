@@ -4,6 +4,7 @@ use std::task::Poll;
 use super::stand_in::{signed_in, submitted, submitted_to, with_handover};
 use super::*;
 use crate::mime::entity::MAX_PARTS;
+use crate::mime::inspect::inspect;
 
 #[tokio::test]
 async fn p1_a_client_that_hangs_up_during_the_commit_has_its_mail_sent_at_once_all_the_same() {

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::json;
 
 use super::*;
-use crate::config::{Fallback, UpstreamKind};
+use crate::config::{Fallback, Smtp, UpstreamKind};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
 
@@ -17,6 +17,12 @@ fn routing(kind: UpstreamKind, fallback: Fallback) -> Routing {
     let mut config = Config::default();
     (config.upstream.kind, config.upstream.fallback) = (kind, fallback);
     Routing::new(&config)
+}
+
+/// Of anybody to these, under bounds that are no matter.
+fn asked<'a>(to: &'a [Mailbox], routing: &Routing) -> Asked<'a> {
+    let smtp = Smtp { max_recipients: 100, ..Smtp::default() };
+    Asked { from: None, to, routing: *routing, bounds: Bounds::new(&smtp) }
 }
 
 fn messages() -> Vec<PathBuf> {
@@ -35,7 +41,7 @@ fn envelope(bytes: &[u8]) -> Vec<Mailbox> {
 
 fn said(path: &Path, routing: &Routing) -> Value {
     let to = envelope(&as_submitted(&std::fs::read(path).unwrap()));
-    let mut said = serde_json::to_value(explained(path, &to, routing).unwrap()).unwrap();
+    let mut said = serde_json::to_value(explained(path, &asked(&to, routing)).unwrap()).unwrap();
     for same_for_all in ["file", "every_mail"] {
         said.as_object_mut().unwrap().remove(same_for_all);
     }
@@ -102,7 +108,7 @@ fn people_read_what_is_lost_and_what_is_refused() {
     let routing = routing(UpstreamKind::Resend, Fallback::None);
     let shown = |name: &str| {
         let path = Path::new(CORPUS).join(name);
-        shown(&explained(&path, &[], &routing).unwrap(), false)
+        shown(&explained(&path, &asked(&[], &routing)).unwrap(), false)
     };
     let text = shown("file-no-name.eml");
     assert!(text.starts_with("part 0 by resend to bob@y.example\n{\n"), "{text}");
@@ -119,11 +125,52 @@ fn people_read_what_is_lost_and_what_is_refused() {
 fn a_message_that_smtp_would_not_take_is_refused_here_too() {
     let routing = routing(UpstreamKind::Resend, Fallback::None);
     let to = [Mailbox::parse("bob@y.example").unwrap()];
-    for bytes in
-        ["From: a@x.example\r\n\r\na\rb", "From: a@x.example\r\n\r\na\0b", "To: a@x.example\r\n\r\n", ""]
-    {
-        assert_eq!(way(bytes.as_bytes(), &to, &routing).err().map(|reason| reason.status), Some("5.6.0"));
+    let refused = |bytes: &[u8], asked: &Asked<'_>| {
+        way(bytes, asked).err().map(|reply| reply.to_string()).unwrap_or_default()
+    };
+    let everybody: Vec<Mailbox> =
+        (0..51).map(|n| Mailbox::parse(&format!("b{n}@y.example")).unwrap()).collect();
+    let bounds = Bounds::new(&Smtp::default());
+    let by_default = |to| Asked { bounds, ..asked(to, &routing) };
+    let large = format!("From: a@x.example\r\n\r\n{}", "x".repeat(28_800_000));
+    let looping = "Received: x\r\n".repeat(101) + "From: a@x.example\r\n\r\n";
+    let hello = "From: a@x.example\r\n\r\nhi\r\n";
+    let table: [(&str, &[Mailbox], &str); 7] = [
+        ("From: a@x.example\r\n\r\na\rb", &to, "554 5.6.0 Message holds a CR without LF; lines end in CRLF"),
+        ("From: a@x.example\r\n\r\na\0b", &to, "554 5.6.0 Message holds a NUL octet"),
+        ("To: a@x.example\r\n\r\n", &to, "554 5.6.0 the message has no From header"),
+        ("", &to, "554 5.6.0 the message has no From header"),
+        (&large, &to, "552 5.3.4 Message is larger than 26214400 octets"),
+        (&looping, &to, "554 5.4.6 Message is looping: too many Received headers"),
+        (hello, &everybody, "452 4.5.3 Too many recipients, at most 50 a message; send the rest in another"),
+    ];
+    for (bytes, to, want) in table {
+        assert_eq!(refused(bytes.as_bytes(), &by_default(to)), want);
     }
-    assert!(way(&as_submitted(b"From: a@x.example\n\nhi\n"), &to, &routing).is_ok());
-    assert!(way(b"From: a@x.example\r\n\r\nhi", &[], &routing).is_err());
+    assert!(way(looping.split_once("\r\n").unwrap().1.as_bytes(), &by_default(&to)).is_ok());
+    assert!(way(hello.as_bytes(), &by_default(&everybody[1..])).is_ok());
+    assert!(way(&as_submitted(b"From: a@x.example\n\nhi\n"), &by_default(&to)).is_ok());
+    assert!(way(hello.as_bytes(), &by_default(&[])).is_err());
+}
+
+#[test]
+fn the_sender_of_the_envelope_decides_as_it_does_at_mail() {
+    let to = [Mailbox::parse("bob@y.example").unwrap()];
+    let hello = b"From: a@x.example\r\n\r\nhi\r\n";
+    let not_ascii = "550 5.6.7 Mail to or from gr\\x{FC}n@x.example cannot be carried: not ASCII";
+    let null = "554 5.6.1 a message from <> cannot be sent through Resend, which has no null sender";
+    let table = [
+        (Fallback::None, "a@x.example", Ok("resend")),
+        (Fallback::None, "", Err(null)),
+        (Fallback::None, "gr\u{fc}n@x.example", Err(not_ascii)),
+        (Fallback::ResendSmtp, "", Ok("smtp")),
+        (Fallback::ResendSmtp, "gr\u{fc}n@x.example", Err(not_ascii)),
+        (Fallback::Smtp, "gr\u{fc}n@x.example", Ok("resend")),
+    ];
+    for (fallback, from, want) in table {
+        let from = ReversePath::parse(from).unwrap();
+        let asked = Asked { from: Some(&from), ..asked(&to, &routing(UpstreamKind::Resend, fallback)) };
+        let way = way(hello, &asked).map(|(parts, _)| parts[0].road).map_err(|reply| reply.to_string());
+        assert_eq!(way, want.map_err(str::to_owned), "{fallback:?} {from:?}");
+    }
 }

@@ -1,3 +1,5 @@
+mod by_smtp;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
