@@ -422,6 +422,41 @@ fn a_customer_whose_mail_is_called_spam_is_paused_however_little_was_sent() {
 }
 
 #[test]
+fn a_customer_puts_an_address_on_their_own_list_over_http() {
+    let meter = Meter::resend().start();
+    meter.says(&["customer", "add", "cus_other"]);
+    let made = meter.says(&["credential", "create", "--customer", "cus_other", "--json"]);
+    let other: Value = serde_json::from_str(&made).unwrap();
+    let add = |body: &Value| ask(meter.as_customer(reqwest::Method::POST, "/suppressions").json(body));
+    let of_zoe = |reason: &str| json!({ "address": "Zoe@example.org", "reason": reason });
+    for reason in ["x".repeat(161), "two\nlines".to_owned(), "\u{1b}[31mred".to_owned()] {
+        add(&of_zoe(&reason)).is_error(422, "invalid");
+    }
+    for body in [json!({ "address": "zoe" }), json!({}), json!({ "address": "z@example.org", "extra": 1 })] {
+        add(&body).is_error(422, "invalid");
+    }
+    let mut of_ann = of_zoe("not theirs");
+    of_ann["customer_id"] = CUSTOMER_ID.into();
+    let request = meter.request(reqwest::Method::POST, "/suppressions");
+    let as_other = request.bearer_auth(other["secret"].as_str().unwrap()).json(&of_ann);
+    ask(as_other).is_error(403, "forbidden");
+    assert_eq!(meter.get("/suppressions").json(), json!([]), "what is refused leaves no trace");
+
+    let added = add(&of_zoe("asked us to"));
+    assert_eq!(added.status, 201, "{added:?}");
+    let shown = ["address", "reason", "detail"].map(|field| added.json()[field].clone());
+    assert_eq!(shown, [json!("zoe@example.org"), json!("manual"), json!("asked us to")]);
+    let again = add(&of_zoe("another reason"));
+    assert_eq!((again.status, again.json()), (200, added.json()), "what is there stays");
+    assert_eq!(meter.get("/suppressions").json(), json!([added.json()]));
+    let mut smtp = meter.signed_in();
+    smtp.say("MAIL FROM:<ann@example.com>");
+    let reply = smtp.say("RCPT TO:<zoe@example.org>");
+    assert!(reply.starts_with("550 5.1.1 zoe@example.org is on the suppression list"), "{reply}");
+    assert!(reply.contains("asked us to"), "{reply}");
+}
+
+#[test]
 fn the_operator_lists_adds_and_removes_beside_a_running_server() {
     let meter = Meter::resend().start();
     let suppression = |args: &[&str]| {
