@@ -10,11 +10,12 @@ const WHOLE: u64 = 10_000;
 pub struct Thresholds {
     /// UTC days that count, today among them.
     pub window_days: u32,
-    /// Fewer recipients than this in the window prove nothing.
+    /// The shares are of what was sent to in the window, and of this where that was less: a few
+    /// who bounce prove nothing, and many do so whatever else was sent.
     pub min_recipients: u64,
     /// Fewer bounces than this prove nothing.
     pub min_bounced: u64,
-    /// More bounces than this of ten thousand recipients are too many.
+    /// More bounces than this of ten thousand recipients are too many; of ten thousand: none are.
     pub max_bounced_per_10000: u64,
     /// Fewer complaints than this prove nothing.
     pub min_complained: u64,
@@ -51,33 +52,32 @@ impl Thresholds {
     /// Why the customer has to be paused, if so; in words that the customer reads.
     pub fn verdict(&self, sums: Sums) -> Option<String> {
         let Sums { sent, bounced, complained } = sums;
-        if sent < self.min_recipients {
-            return None;
-        }
+        let whole = sent.max(self.min_recipients);
         let too_many = |count: u64, least: u64, most: u64| {
-            count >= least && u128::from(count) * u128::from(WHOLE) > u128::from(most) * u128::from(sent)
+            let is_above = u128::from(count) * u128::from(WHOLE) > u128::from(most) * u128::from(whole);
+            count >= least && most < WHOLE && is_above
         };
         let days = self.window_days;
         if too_many(complained, self.min_complained, self.max_complained_per_10000) {
-            let share = percent(complained, sent);
-            return Some(format!(
-                "paused because {complained} of {sent} recipients ({share} %) called its mail spam within {days} days"
-            ));
+            let who = share(complained, sent);
+            return Some(format!("paused because {who} called its mail spam within {days} days"));
         }
         if too_many(bounced, self.min_bounced, self.max_bounced_per_10000) {
-            let share = percent(bounced, sent);
-            return Some(format!(
-                "paused because mail to {bounced} of {sent} recipients ({share} %) bounced within {days} days"
-            ));
+            let who = share(bounced, sent);
+            return Some(format!("paused because mail to {who} bounced within {days} days"));
         }
         None
     }
 }
 
-/// Hundredths of a percent, rounded down: `4.05`.
-fn percent(count: u64, of: u64) -> String {
+/// `40 of 988 recipients (4.04 %)`, rounded down. What was sent before the window may come back
+/// within it, and then there is no share.
+fn share(count: u64, of: u64) -> String {
+    if count > of {
+        return format!("{count} recipients");
+    }
     let share = u128::from(count) * u128::from(WHOLE) / u128::from(of.max(1));
-    format!("{}.{:02}", share / 100, share % 100)
+    format!("{count} of {of} recipients ({}.{:02} %)", share / 100, share % 100)
 }
 
 #[cfg(test)]
@@ -97,7 +97,11 @@ mod tests {
     fn a_customer_is_paused_for_a_share_that_is_large_and_sure() {
         let table = [
             ((10, 1, 0), false),
-            ((199, 199, 199), false),
+            ((0, 0, 0), false),
+            ((199, 199, 199), true),
+            ((10, 10, 0), true),
+            ((30, 0, 2), false),
+            ((30, 0, 3), true),
             ((200, 9, 0), false),
             ((200, 10, 0), true),
             ((1_000, 30, 0), false),
@@ -107,6 +111,7 @@ mod tests {
             ((5_000, 0, 3), false),
             ((4_999, 0, 3), true),
             ((u64::MAX, u64::MAX, 0), true),
+            ((0, 10, 0), true),
         ];
         for ((sent, bounced, complained), is_paused) in table {
             let verdict = THRESHOLDS.verdict(Sums { sent, bounced, complained });
@@ -115,9 +120,27 @@ mod tests {
     }
 
     #[test]
+    fn who_sends_little_has_as_much_room_as_the_least_that_a_share_is_of() {
+        let thresholds = Thresholds { min_recipients: 500, max_bounced_per_10000: 500, ..THRESHOLDS };
+        for sent in [0, 30, 499, 500] {
+            let is_paused = |bounced| thresholds.verdict(Sums { sent, bounced, complained: 0 }).is_some();
+            assert_eq!((is_paused(25), is_paused(26)), (false, true), "{sent}");
+        }
+        assert!(thresholds.verdict(Sums { sent: 519, bounced: 26, complained: 0 }).is_some());
+        assert_eq!(thresholds.verdict(Sums { sent: 520, bounced: 26, complained: 0 }), None);
+        let never =
+            Thresholds { max_bounced_per_10000: 10_000, max_complained_per_10000: 10_000, ..thresholds };
+        assert_eq!(never.verdict(Sums { sent: 1, bounced: 9_000, complained: 9_000 }), None);
+    }
+
+    #[test]
     fn the_reason_says_how_much_of_what() {
         let said = |bounced, complained| THRESHOLDS.verdict(Sums { sent: 988, bounced, complained }).unwrap();
         assert_eq!(said(40, 0), "paused because mail to 40 of 988 recipients (4.04 %) bounced within 7 days");
         assert!(said(40, 9).contains("9 of 988 recipients (0.91 %) called its mail spam"));
+        let said = |sent| THRESHOLDS.verdict(Sums { sent, bounced: 16, complained: 0 }).unwrap();
+        assert_eq!(said(30), "paused because mail to 16 of 30 recipients (53.33 %) bounced within 7 days");
+        assert_eq!(said(16), "paused because mail to 16 of 16 recipients (100.00 %) bounced within 7 days");
+        assert_eq!(said(9), "paused because mail to 16 recipients bounced within 7 days");
     }
 }

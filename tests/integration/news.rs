@@ -18,6 +18,16 @@ fn sent(meter: &Meter, subject: &str) -> Mail {
     at_resend(meter, subject)
 }
 
+/// Sends one mail, `many`, to all of them.
+fn sent_to_all(meter: &Meter, to: &[&str]) -> Mail {
+    let message = json!({ "from": "ann@example.com", "to": to, "subject": "many", "text": "Hello" });
+    let answer = meter.post_send(&message);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mail = at_resend(meter, "many");
+    meter.drain();
+    mail
+}
+
 fn at_resend(meter: &Meter, subject: &str) -> Mail {
     until("the mail at Resend", || {
         meter.mails().into_iter().find(|mail| mail.email.subject.as_deref() == Some(subject))
@@ -359,12 +369,7 @@ fn harsh() -> Plan {
 fn a_customer_whose_mail_comes_back_is_paused_told_once_and_resumed_by_the_operator() {
     let meter = harsh().start();
     let to = ["b@example.net", "c@example.net", "d@example.net", "e@example.net"];
-    let answer = meter.post_send(&json!({
-        "from": "ann@example.com", "to": to, "subject": "many", "text": "Hello",
-    }));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let mail = at_resend(&meter, "many");
-    meter.drain();
+    let mail = sent_to_all(&meter, &to);
     for address in &to[..3] {
         tell(&meter, &mail, &[address], &News::hard_bounce());
     }
@@ -389,6 +394,66 @@ fn a_customer_whose_mail_comes_back_is_paused_told_once_and_resumed_by_the_opera
     until("it to be heard", || (events(&meter, "many").len() == 4).then_some(()));
     let reply = meter.signed_in().say("MAIL FROM:<ann@example.com>");
     assert!(reply.starts_with("250 "), "what was sent before does not count again: {reply}");
+}
+
+#[test]
+fn a_customer_whose_mail_is_called_spam_is_paused_however_little_was_sent() {
+    let thresholds = "min_recipients = 100\nmin_complained = 2";
+    let meter = Meter::resend().set("reputation", thresholds).start();
+    let to = ["b@example.net", "c@example.net", "d@example.net", "e@example.net"];
+    let mail = sent_to_all(&meter, &to);
+    for (id, second) in [("m1", 1), ("m2", 2)] {
+        post(&meter, id, &event(&mail, "complained", &to[..1], second));
+    }
+    let reply = meter.signed_in().say("MAIL FROM:<ann@example.com>");
+    assert!(reply.starts_with("250 "), "one recipient has complained, however often it is told: {reply}");
+    post(&meter, "m3", &event(&mail, "complained", &to[1..2], 3));
+    let reply = meter.signed_in().say("MAIL FROM:<ann@example.com>");
+    let why = "550 5.7.1 Account suspended: paused because 2 of 4 recipients (50.00 %) called its mail spam";
+    assert!(reply.starts_with(why), "{reply}");
+    post(&meter, "m4", &event(&mail, "complained", &to[2..3], 4));
+    meter.drain();
+    let notices = meter.mails().into_iter().map(|mail| mail.email);
+    let notices: Vec<_> =
+        notices.filter(|email| email.subject.as_deref() == Some("Your account is paused")).collect();
+    assert_eq!(notices.len(), 1, "the customer is told once");
+    assert_eq!(notices[0].recipients().collect::<Vec<_>>(), ["ann@example.com"]);
+    assert!(notices[0].text.as_deref().unwrap().contains("2 of 4 recipients"), "{notices:?}");
+}
+
+#[test]
+fn a_customer_puts_an_address_on_their_own_list_over_http() {
+    let meter = Meter::resend().start();
+    meter.says(&["customer", "add", "cus_other"]);
+    let made = meter.says(&["credential", "create", "--customer", "cus_other", "--json"]);
+    let other: Value = serde_json::from_str(&made).unwrap();
+    let add = |body: &Value| ask(meter.as_customer(reqwest::Method::POST, "/suppressions").json(body));
+    let of_zoe = |reason: &str| json!({ "address": "Zoe@example.org", "reason": reason });
+    for reason in ["x".repeat(161), "two\nlines".to_owned(), "\u{1b}[31mred".to_owned()] {
+        add(&of_zoe(&reason)).is_error(422, "invalid");
+    }
+    for body in [json!({ "address": "zoe" }), json!({}), json!({ "address": "z@example.org", "extra": 1 })] {
+        add(&body).is_error(422, "invalid");
+    }
+    let mut of_ann = of_zoe("not theirs");
+    of_ann["customer_id"] = CUSTOMER_ID.into();
+    let request = meter.request(reqwest::Method::POST, "/suppressions");
+    let as_other = request.bearer_auth(other["secret"].as_str().unwrap()).json(&of_ann);
+    ask(as_other).is_error(403, "forbidden");
+    assert_eq!(meter.get("/suppressions").json(), json!([]), "what is refused leaves no trace");
+
+    let added = add(&of_zoe("asked us to"));
+    assert_eq!(added.status, 201, "{added:?}");
+    let shown = ["address", "reason", "detail"].map(|field| added.json()[field].clone());
+    assert_eq!(shown, [json!("zoe@example.org"), json!("manual"), json!("asked us to")]);
+    let again = add(&of_zoe("another reason"));
+    assert_eq!((again.status, again.json()), (200, added.json()), "what is there stays");
+    assert_eq!(meter.get("/suppressions").json(), json!([added.json()]));
+    let mut smtp = meter.signed_in();
+    smtp.say("MAIL FROM:<ann@example.com>");
+    let reply = smtp.say("RCPT TO:<zoe@example.org>");
+    assert!(reply.starts_with("550 5.1.1 zoe@example.org is on the suppression list"), "{reply}");
+    assert!(reply.contains("asked us to"), "{reply}");
 }
 
 #[test]
