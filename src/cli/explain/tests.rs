@@ -71,21 +71,36 @@ fn the_corpus_becomes_what_is_written_beside_it() {
 
 #[test]
 fn p6_another_reader_of_mail_finds_everything_in_the_corpus() {
+    let Some(told) = told_by("judge.py", &[CORPUS, "--snapshots"]) else { return };
+    let counted = told.lines().find(|line| line.contains(" messages: ")).unwrap();
+    let counts: Vec<&str> = counted.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).collect();
+    let [all, judged @ ..] = counts.as_slice() else { panic!("{counted}") };
+    let row = format!("| `tests/corpus` ({all}) | {} |", judged.join(" | "));
+    for said in [row, format!("`tests/corpus` holds {all} mails")] {
+        assert!(include_str!("../../../README.md").contains(&said), "the README says {said}");
+    }
+}
+
+#[test]
+fn p6_that_reader_notices_whatever_is_taken_out_or_changed() {
+    told_by("judge_test.py", &[]);
+}
+
+/// What a script beside the corpus says, unless Python or what it reads is not there.
+fn told_by(script: &str, args: &[&str]) -> Option<String> {
     if std::env::var_os("POSTMETER_UPDATE_CORPUS").is_some() {
-        return;
+        return None;
     }
-    let judge = format!("{CORPUS}/judge.py");
-    let judged = Command::new("python3").args([&judge, CORPUS, "--snapshots"]).output();
-    match judged {
-        Err(_) if std::env::var_os("POSTMETER_REQUIRE_TOOLS").is_none() => {
-            eprintln!("note: python3 is not there, so the corpus is not judged");
-        }
-        judged => {
-            let judged = judged.unwrap();
-            let told = [judged.stdout, judged.stderr].concat();
-            assert!(judged.status.success(), "{}", String::from_utf8_lossy(&told));
-        }
+    let output = Command::new("python3").arg(format!("{CORPUS}/{script}")).args(args).output();
+    if output.is_err() && std::env::var_os("POSTMETER_REQUIRE_TOOLS").is_none() {
+        eprintln!("note: python3 is not there, so the corpus is not judged");
+        return None;
     }
+    let output = output.unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    let told = String::from_utf8_lossy(&told);
+    assert!(output.status.success(), "{told}");
+    Some(told.into_owned())
 }
 
 #[test]
