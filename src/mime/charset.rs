@@ -146,13 +146,13 @@ fn assumed(bytes: &[u8]) -> Text {
     }
 }
 
-/// Names are written with hyphens or underscores, some with the year of the standard.
 /// Whether octets of ASCII are the same text in the character set of that name (any case);
 /// of one that is not known they need not be.
 pub fn extends_ascii(name: &str) -> bool {
     known(&name.trim().to_ascii_lowercase()).is_some_and(Encoding::is_ascii_compatible)
 }
 
+/// Names are written with hyphens or underscores, some with the year of the standard.
 fn known(name: &str) -> Option<&'static Encoding> {
     let without_year = name.split(':').next().unwrap_or_default();
     if matches!(without_year, "cp949" | "ms949" | "uhc" | "x-windows-949") {
