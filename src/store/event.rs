@@ -319,9 +319,13 @@ impl Told {
         const FIRST: &str = "
             UPDATE part SET somebody_failed_at = $3
             WHERE message_id = $1 AND part_no = $2 AND somebody_failed_at IS NULL";
+        // By SMTP whoever waits had no mail. The API takes all or nobody, and may tell before it answers.
         const WHO: &str = "
-            SELECT address, bounced_at IS NOT NULL AS has_failed FROM recipient
-            WHERE message_id = $1 AND part_no = $2 AND state <> 'failed' ORDER BY ordinal";
+            SELECT r.address, r.bounced_at IS NOT NULL AS has_failed
+            FROM recipient r JOIN part p ON p.message_id = r.message_id AND p.part_no = r.part_no
+            WHERE r.message_id = $1 AND r.part_no = $2
+              AND (r.state = 'sent' OR r.state = 'queued' AND p.road = 'resend')
+            ORDER BY r.ordinal";
         let (id, words) = (self.message_id.as_str(), self.words.as_deref().unwrap_or(self.kind.as_str()));
         let error = format!("one of its recipients bounced, which one is not told: {words}");
         sqlx::query(NOTE).bind(id).bind(self.part_no).bind(error).execute(&mut *tx).await?;
