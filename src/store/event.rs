@@ -128,9 +128,8 @@ impl Store {
     /// Writes an event down and does what follows from it. A message that has left
     /// takes none. From most nothing follows: those gather, since every mail makes a few.
     pub async fn hear(&self, told: &Told, rules: &Rules<'_>, now: Timestamp) -> Result<Heard, StoreError> {
-        if !(told.kind.is_late_failure() || told.kind == EventKind::Complained) {
-            let told = Box::new(told.clone());
-            return gather(&self.hot, |answer| Member::News(told, answer)).await;
+        if !told.kind.has_consequences() {
+            return self.keep_event(told).await;
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
@@ -149,6 +148,12 @@ impl Store {
         }
         tx.commit().await?;
         Ok(heard)
+    }
+
+    /// Writes an event down from which nothing follows, whatever its kind is.
+    pub async fn keep_event(&self, told: &Told) -> Result<Heard, StoreError> {
+        let told = Box::new(told.clone());
+        gather(&self.hot, |answer| Member::News(told, answer)).await
     }
 
     /// What a report says of a message.
