@@ -158,7 +158,8 @@
 //!   marked for it. Sums of what came back are kept with the steps that they count.
 //! - **News is about the mail that carries a part's id on that part's own road**: by Resend's
 //!   API in a tag, bound to the id that Resend gave; by its SMTP service in a field, bound to
-//!   the recipients. Clients can write neither: their fields of such names do not leave.
+//!   the recipients who are known to have that very mail; otherwise nothing follows from it.
+//!   Clients can write neither: their fields of such names do not leave.
 //! - **An address that a mail server calls nobody's** is suppressed and counted with the
 //!   report of that answer ([`store`]'s `nobody`); the pause that may follow is judged in the
 //!   transaction after it, and a crash between leaves it to whatever is counted next.

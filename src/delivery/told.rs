@@ -18,8 +18,12 @@
 //! which fields a mail has. No id of Resend's binds it, and whoever else sends with the same
 //! account could write such a field: so the news must name one of the part's recipients, or
 //! nobody. The part may have left as several mails, each for some of its recipients, and
-//! nobody says which of them an event is of: only a part of one recipient is proven by it,
-//! and only if that one may have got it from an attempt without an answer.
+//! nobody says who was in the one that an event is of: only a part of one recipient is proven
+//! by it, and only if that one may have got it from an attempt without an answer. The field
+//! tells the mails apart, so that what became of an earlier copy is not taken for the fate of the
+//! one that counts: late failures and complaints have consequences for those alone who are known
+//! to have that mail, and are written down otherwise. While its answer is under way they are not
+//! heard: whoever tells them tells them again.
 //!
 //! Then the news is written down with what follows from it. A bounce of which it is known
 //! that nothing comes after it, a recipient whom Resend left out since the address is on its
@@ -49,7 +53,7 @@ use crate::domain::message::{PartState, RecipientState, Road};
 use crate::domain::reputation::Thresholds;
 use crate::mime::bounce::{About, Failure, Left};
 use crate::store::accept::{Acceptance, Kind};
-use crate::store::bounced::{KnownCall, KnownPart};
+use crate::store::bounced::{KnownCall, KnownPart, KnownRecipient};
 use crate::store::event::{Heard, Letters, Original, Rules, Told};
 use crate::store::relayed::Relayed;
 use crate::store::report::{self, Answered, Recorded, Report};
@@ -84,6 +88,17 @@ pub struct Tools {
     pub is_resend_smtp: bool,
 }
 
+/// What an event came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hearing {
+    /// It was about this customer's message.
+    Of(CustomerId),
+    /// It is about none of ours, or of no consequence.
+    OfNobody,
+    /// The answer to its mail is under way, and decides what follows from it: it is to be told again.
+    Early,
+}
+
 /// A part that an event is about.
 struct Subject<'a> {
     part_id: &'a PartId,
@@ -98,20 +113,26 @@ impl Ears {
         Self(Arc::new(tools))
     }
 
-    /// Does what an event asks for; hearing it again changes nothing. Returns whose
-    /// message it was about; `None`: none of ours, or of no consequence.
-    pub async fn hear(&self, event: &ResendEvent) -> Result<Option<CustomerId>, StoreError> {
+    /// Does what an event asks for; hearing it again changes nothing.
+    pub async fn hear(&self, event: &ResendEvent) -> Result<Hearing, StoreError> {
         if event.meaning == Meaning::Other {
-            return Ok(None);
+            return Ok(Hearing::OfNobody);
         }
-        let Some(subject) = self.subject(event).await? else { return Ok(None) };
+        let Some(mut subject) = self.subject(event).await? else { return Ok(Hearing::OfNobody) };
         if is_told_more(&subject.part) {
             self.prove(&subject, event.email_id.clone()).await?;
+            let proven = self.0.store.known_part(&subject.message_id, subject.part_no).await?;
+            subject.part = proven.unwrap_or(subject.part);
         }
         if let Meaning::News(news) = &event.meaning {
-            self.take(&subject, event, news).await?;
+            let told = subject.told(event, news, self.0.clock.now());
+            match subject.is_obeyed(event, &told) {
+                true => self.take(&subject, &told, news).await?,
+                false if subject.is_early(event, news.kind) => return Ok(Hearing::Early),
+                false => self.tell(&subject, &told, &self.0.store.keep_event(&told).await?),
+            }
         }
-        Ok(Some(subject.part.customer_id))
+        Ok(Hearing::Of(subject.part.customer_id))
     }
 
     /// The part, by the mark that its mail carries.
@@ -132,7 +153,7 @@ impl Ears {
         match part.road {
             Road::Resend => part.upstream_id.is_none() || event.email_id == part.upstream_id,
             Road::Smtp => {
-                let is_named = |(of, _): &(Mailbox, RecipientState)| event.names(&of.to_ascii());
+                let is_named = |of: &KnownRecipient| event.names(&of.mailbox.to_ascii());
                 self.0.is_resend_smtp && (event.to.is_empty() || part.recipients.iter().any(is_named))
             }
         }
@@ -211,8 +232,8 @@ impl Ears {
         upstream_id: Option<String>,
         at: Timestamp,
     ) -> Result<Report, StoreError> {
-        let unsent = part.recipients.iter().filter(|(_, state)| *state != RecipientState::Sent);
-        let sent: Vec<Mailbox> = unsent.map(|(mailbox, _)| mailbox.clone()).collect();
+        let unsent = part.recipients.iter().filter(|of| of.state != RecipientState::Sent);
+        let sent: Vec<Mailbox> = unsent.map(|of| of.mailbox.clone()).collect();
         let original = match self.0.postmaster.success_reports {
             true => self.0.store.original(message_id).await?,
             false => None,
@@ -237,10 +258,9 @@ impl Ears {
     }
 
     /// Writes news down, with what follows from it.
-    async fn take(&self, subject: &Subject<'_>, event: &ResendEvent, news: &News) -> Result<(), StoreError> {
+    async fn take(&self, subject: &Subject<'_>, told: &Told, news: &News) -> Result<(), StoreError> {
         let Tools { store, billing, clock, thresholds, .. } = &*self.0;
         let now = clock.now();
-        let told = subject.told(event, news, now);
         let is_late_failure = news.kind.is_late_failure();
         let allowance = match is_late_failure {
             true => billing.refund_allowance(&told.customer_id, now).await?,
@@ -259,12 +279,12 @@ impl Ears {
             |email: &str, reason: &str| self.0.postmaster.paused(&told.customer_id, email, reason, now);
         let letters = Letters { bounce: &bounce, somebody_failed: &somebody_failed, pause: &pause };
         let rules = Rules { allowance: allowance.as_ref(), thresholds, letters };
-        let heard = store.hear(&told, &rules, now).await?;
+        let heard = store.hear(told, &rules, now).await?;
         if is_late_failure {
             store.pass(CrashPoint::BounceRecorded);
         }
         billing.refunds_decided(&heard.refunds);
-        self.tell(subject, &told, &heard);
+        self.tell(subject, told, &heard);
         Ok(())
     }
 
@@ -309,9 +329,13 @@ impl Ears {
 }
 
 impl Subject<'_> {
-    /// The event as it is written down.
+    /// The event as it is written down. That a mail by SMTP of one of several recipients was
+    /// given up is nobody's, unless it names one alone: the others may have got another.
     fn told(&self, event: &ResendEvent, news: &News, now: Timestamp) -> Told {
-        let among = self.among(event, news.kind);
+        let mut among = self.among(event, news.kind);
+        if self.part.road == Road::Smtp && news.kind == EventKind::Failed && among.len() > 1 {
+            among.clear();
+        }
         let addresses: Vec<&str> = among.iter().map(|(_, address)| address.as_str()).collect();
         let about = event.about(&addresses);
         let about = among.iter().filter(|(_, address)| about.contains(&address.as_str()));
@@ -328,16 +352,52 @@ impl Subject<'_> {
     }
 
     /// Whom the event can be about. Who failed before the upstream had a word is nobody of
-    /// them, unless there is nobody else. One of several mails by SMTP that was given up is
-    /// theirs whom the event names, and not theirs who wait while others have it.
+    /// them, unless there is nobody else. By SMTP it is about those who have that mail, unless
+    /// it names others alone.
     fn among(&self, event: &ResendEvent, kind: EventKind) -> Vec<(&Mailbox, String)> {
-        let mut among: Vec<&(Mailbox, RecipientState)> = self.part.recipients.iter().collect();
-        prefer(&mut among, |(_, state)| *state != RecipientState::Failed);
-        if self.part.road == Road::Smtp && kind == EventKind::Failed {
-            prefer(&mut among, |(of, _)| event.names(&of.to_ascii()));
-            prefer(&mut among, |(_, state)| *state == RecipientState::Sent);
+        let mut among: Vec<&KnownRecipient> = self.part.recipients.iter().collect();
+        prefer(&mut among, |of| of.state != RecipientState::Failed);
+        if self.part.road == Road::Smtp {
+            let is_named = |of: &KnownRecipient| event.names(&of.mailbox.to_ascii());
+            let names_nobody = !among.iter().any(|of| is_named(of));
+            if names_nobody || among.iter().any(|of| is_named(of) && self.has_mail_of(event, of)) {
+                prefer(&mut among, |of| self.has_mail_of(event, of));
+            }
+            if kind == EventKind::Failed {
+                prefer(&mut among, is_named);
+            }
         }
-        among.into_iter().map(|(of, _)| (of, of.to_ascii())).collect()
+        among.into_iter().map(|of| (&of.mailbox, of.mailbox.to_ascii())).collect()
+    }
+
+    /// Whether it is known of a recipient by SMTP that they have the mail that an event is of.
+    /// Where every attempt was answered that is any mail under a key that is used no more. Where
+    /// one was not, it is the last one of a part that is through with all, or the one that ended
+    /// the doubt: an earlier key may be that of a copy beside the mail that was answered for.
+    fn has_mail_of(&self, event: &ResendEvent, of: &KnownRecipient) -> bool {
+        let KnownPart { key_no, state, upstream_id, recipients, .. } = &self.part;
+        let has_copies = recipients.iter().any(|of| of.maybe_taken);
+        let is_answered = |of: i64| match has_copies {
+            true => *state == PartState::Sent && key_no.checked_sub(1) == Some(of),
+            false => of < *key_no,
+        };
+        let has_ended_doubt = event.email_id.is_some() && event.email_id == *upstream_id;
+        of.state == RecipientState::Sent && (has_ended_doubt || event.key_no.is_some_and(is_answered))
+    }
+
+    /// Whether that has consequences: by SMTP for those alone who have that mail. What is told
+    /// of another copy, or before anybody is known to have one, is written down and no more.
+    fn is_obeyed(&self, event: &ResendEvent, told: &Told) -> bool {
+        let is_about =
+            |of: &&KnownRecipient| told.recipients.is_empty() || told.recipients.contains(&of.mailbox);
+        let mut about = self.part.recipients.iter().filter(is_about);
+        self.part.road == Road::Resend || about.any(|of| self.has_mail_of(event, of))
+    }
+
+    /// Whether it may have consequences as soon as the call that is being made is answered.
+    fn is_early(&self, event: &ResendEvent, kind: EventKind) -> bool {
+        let is_under_way = matches!(self.part.state, PartState::Sending { .. });
+        is_under_way && event.key_no == Some(self.part.key_no) && kind.has_consequences()
     }
 }
 
@@ -371,6 +431,9 @@ fn is_told_more(part: &KnownPart) -> bool {
     match part.state {
         _ if part.road == Road::Smtp && part.recipients.len() != 1 => false,
         PartState::Held | PartState::Queued { .. } => part.road == Road::Resend || part.is_unknown,
+        PartState::Failed if part.road == Road::Smtp => {
+            part.upstream_id.is_none() && part.recipients.iter().any(|of| of.maybe_taken)
+        }
         PartState::Failed => true,
         PartState::Sending { .. } => part.is_unknown,
         PartState::Sent => part.upstream_id.is_none(),

@@ -59,6 +59,11 @@ impl EventKind {
     pub const fn is_late_failure(self) -> bool {
         matches!(self, Self::Failed | Self::Suppressed | Self::Bounced)
     }
+
+    /// Whether anything follows from it but that it is shown.
+    pub const fn has_consequences(self) -> bool {
+        self.is_late_failure() || matches!(self, Self::Complained)
+    }
 }
 
 /// What a failure is laid to; it decides what follows from it besides the report to the sender.

@@ -35,6 +35,8 @@ pub struct KnownPart {
     pub attempt: u32,
     /// Whether the outcome of that, or of an earlier one, is unknown.
     pub is_unknown: bool,
+    /// The number of the key of its next call: that of the last one that was answered, and one.
+    pub key_no: i64,
     /// The upstream's id, once it has answered.
     pub upstream_id: Option<String>,
     /// When the first call under its key was made.
@@ -42,7 +44,18 @@ pub struct KnownPart {
     /// The call that it is fixed to.
     pub call: Option<KnownCall>,
     /// Its recipients, in their order.
-    pub recipients: Vec<(Mailbox, RecipientState)>,
+    pub recipients: Vec<KnownRecipient>,
+}
+
+/// A recipient of such a part.
+#[derive(Debug, Clone)]
+pub struct KnownRecipient {
+    /// The address.
+    pub mailbox: Mailbox,
+    /// Where it stands.
+    pub state: RecipientState,
+    /// Whether it may have got a copy by an attempt without an answer, besides what the state says.
+    pub maybe_taken: bool,
 }
 
 /// The call of a part.
@@ -64,6 +77,7 @@ struct PartRow {
     attempt: u32,
     time: i64,
     unknown: i64,
+    key_no: i64,
     upstream_id: Option<String>,
     first_try_at: Option<i64>,
     batch_id: Option<String>,
@@ -71,7 +85,7 @@ struct PartRow {
 }
 
 impl PartRow {
-    fn with(self, recipients: Vec<(Mailbox, RecipientState)>) -> Result<KnownPart, StoreError> {
+    fn with(self, recipients: Vec<KnownRecipient>) -> Result<KnownPart, StoreError> {
         let batch_id = stored(self.batch_id.as_deref().map(BatchId::parse).transpose())?;
         Ok(KnownPart {
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
@@ -79,6 +93,7 @@ impl PartRow {
             state: part_state(&self.state, self.attempt, self.time)?,
             attempt: self.attempt,
             is_unknown: self.unknown == 1,
+            key_no: self.key_no,
             upstream_id: self.upstream_id,
             first_try_at: self.first_try_at.map(timestamp).transpose()?,
             call: batch_id.zip(self.batch_size).map(|(id, size)| KnownCall { id, size }),
@@ -134,26 +149,26 @@ impl Store {
                    coalesce(p.due_at, p.lease_until, 0) AS time,
                    p.unknown = 1 OR EXISTS (SELECT 1 FROM recipient r WHERE r.message_id = p.message_id
                        AND r.part_no = p.part_no AND r.state = 'queued' AND r.maybe_taken = 1) AS unknown,
-                   p.upstream_id, p.first_try_at, p.batch_id, b.size AS batch_size
+                   p.key_no, p.upstream_id, p.first_try_at, p.batch_id, b.size AS batch_size
             FROM part p JOIN message m ON m.message_id = p.message_id
                  LEFT JOIN batch b ON b.batch_id = p.batch_id
             WHERE (p.message_id, p.part_no) IN
                 (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
             ORDER BY p.message_id, p.part_no";
         const RECIPIENTS: &str = "
-            SELECT message_id, part_no, address, state FROM recipient
+            SELECT message_id, part_no, address, state, maybe_taken = 1 AS maybe_taken FROM recipient
             WHERE (message_id, part_no) IN
                 (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
             ORDER BY ordinal";
         let names = json(&names)?;
         let rows: Vec<PartRow> = sqlx::query_as(PARTS).bind(&names).fetch_all(&self.readers).await?;
-        let of_all: Vec<(String, u32, String, String)> =
+        let of_all: Vec<(String, u32, String, String, bool)> =
             sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(&self.readers).await?;
         let mut recipients: BTreeMap<(String, u32), Vec<_>> = BTreeMap::new();
-        for (message_id, part_no, address, state) in of_all {
+        for (message_id, part_no, address, state, maybe_taken) in of_all {
             let state = RecipientState::parse(&state).ok_or_else(|| unknown_name(&state))?;
             let of_part = recipients.entry((message_id, part_no)).or_default();
-            of_part.push((stored(Mailbox::parse(&address))?, state));
+            of_part.push(KnownRecipient { mailbox: stored(Mailbox::parse(&address))?, state, maybe_taken });
         }
         rows.into_iter()
             .map(|row| {

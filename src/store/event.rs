@@ -128,9 +128,8 @@ impl Store {
     /// Writes an event down and does what follows from it. A message that has left
     /// takes none. From most nothing follows: those gather, since every mail makes a few.
     pub async fn hear(&self, told: &Told, rules: &Rules<'_>, now: Timestamp) -> Result<Heard, StoreError> {
-        if !(told.kind.is_late_failure() || told.kind == EventKind::Complained) {
-            let told = Box::new(told.clone());
-            return gather(&self.hot, |answer| Member::News(told, answer)).await;
+        if !told.kind.has_consequences() {
+            return self.keep_event(told).await;
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
@@ -149,6 +148,12 @@ impl Store {
         }
         tx.commit().await?;
         Ok(heard)
+    }
+
+    /// Writes an event down from which nothing follows, whatever its kind is.
+    pub async fn keep_event(&self, told: &Told) -> Result<Heard, StoreError> {
+        let told = Box::new(told.clone());
+        gather(&self.hot, |answer| Member::News(told, answer)).await
     }
 
     /// What a report says of a message.
@@ -319,9 +324,13 @@ impl Told {
         const FIRST: &str = "
             UPDATE part SET somebody_failed_at = $3
             WHERE message_id = $1 AND part_no = $2 AND somebody_failed_at IS NULL";
+        // By SMTP whoever waits had no mail. The API takes all or nobody, and may tell before it answers.
         const WHO: &str = "
-            SELECT address, bounced_at IS NOT NULL AS has_failed FROM recipient
-            WHERE message_id = $1 AND part_no = $2 AND state <> 'failed' ORDER BY ordinal";
+            SELECT r.address, r.bounced_at IS NOT NULL AS has_failed
+            FROM recipient r JOIN part p ON p.message_id = r.message_id AND p.part_no = r.part_no
+            WHERE r.message_id = $1 AND r.part_no = $2
+              AND (r.state = 'sent' OR r.state = 'queued' AND p.road = 'resend')
+            ORDER BY r.ordinal";
         let (id, words) = (self.message_id.as_str(), self.words.as_deref().unwrap_or(self.kind.as_str()));
         let error = format!("one of its recipients bounced, which one is not told: {words}");
         sqlx::query(NOTE).bind(id).bind(self.part_no).bind(error).execute(&mut *tx).await?;

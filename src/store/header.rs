@@ -2,8 +2,10 @@
 //! other does.
 //!
 //! It is written in the commit that deletes the message's bytes, and only where somebody may
-//! hear of it later: of mail that left by Resend, since over SMTP nobody tells, and that has a
-//! sender to be told. It leaves with the message's row. Nobody reads it but who writes a report.
+//! hear of it later: of mail that left by Resend's API and has a sender to be told. Nobody tells
+//! of what left over SMTP but Resend's own service, and which it was is not known here: a late
+//! bounce of such mail comes without its header. It leaves with the message's row. Nobody reads
+//! it but who writes a report.
 
 use sqlx::SqliteConnection;
 

@@ -382,8 +382,11 @@ impl Ledger {
         if part.upstream_id.is_none() {
             part.upstream_id = answered.upstream_id.clone();
         }
-        let before = part.last_error.take().map(|error| format!("{error}; ")).unwrap_or_default();
-        part.last_error = Some(format!("{before}{TOOK_IT}"));
+        part.last_error = Some(match part.last_error.take() {
+            Some(error) if error.ends_with(TOOK_IT) => error,
+            Some(error) => format!("{error}; {TOOK_IT}"),
+            None => TOOK_IT.to_owned(),
+        });
         self.too_late.push(TooLate {
             message_id: key.0.clone(),
             part_no: key.1,

@@ -25,9 +25,10 @@ use translating::Translating;
 /// One part of a message, ready to leave.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The part; Resend carries it as the tag `postmeter`, or by SMTP in [`smtp::PART_FIELD`].
+    /// The part; Resend carries it as the tag `postmeter`.
     pub part_id: PartId,
-    /// The `Idempotency-Key` of the call; the same for every try of the same bytes.
+    /// The `Idempotency-Key` of the call; the same for every try of the same bytes. By SMTP
+    /// Resend carries it in [`smtp::PART_FIELD`].
     pub idempotency_key: String,
     /// The envelope sender.
     pub reverse_path: ReversePath,

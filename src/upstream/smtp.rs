@@ -40,7 +40,9 @@ use url::SmtpUrl;
 
 /// How long to leave a door alone that only the operator can open.
 const OPERATOR_RETRY: Duration = Duration::from_secs(300);
-/// The field by which webhooks name the part of a mail that left by Resend's own service. No
+/// The field by which webhooks name a mail that left by Resend's own service: its value is the
+/// key of the part's call. A part may leave as several mails, for some of its recipients each or
+/// since an answer was lost, and each definite answer ends a key: so it says which mail it is. No
 /// client can set it: their fields of such a name do not leave.
 pub const PART_FIELD: &str = "X-Postmeter-Part";
 /// A message of more octets is not signed where others wait for their turn.
@@ -189,10 +191,10 @@ impl SmtpUpstream {
         checked
     }
 
-    /// The fields to put in front of the message: for Resend its key and the part, or our signatures.
+    /// The fields to put in front of the message: for Resend its key and ours, or our signatures.
     async fn head(&self, outgoing: &Outgoing) -> Result<Vec<u8>, Unsigned> {
         if self.0.is_resend {
-            let part_field = format!("{PART_FIELD}: {}\r\n", outgoing.part_id);
+            let part_field = format!("{PART_FIELD}: {}\r\n", outgoing.idempotency_key);
             Ok((key_field(outgoing) + &part_field).into_bytes())
         } else {
             self.signatures(&outgoing.bytes).await

@@ -95,6 +95,10 @@ fn bounced(meter: &Meter) -> Vec<String> {
     bounces.filter_map(|mail| mail.text).collect()
 }
 
+fn failed() -> News {
+    News::Failed { reason: "reached_daily_quota".to_owned() }
+}
+
 fn until_ignored(meter: &Meter, count: usize) {
     let line = format!("postmeter_webhooks_total{{source=\"resend\",result=\"ignored\"}} {count}\n");
     until("it to be ignored", || meter.get_as_operator("/metrics").body.contains(&line).then_some(()));
@@ -107,7 +111,11 @@ fn a_bounce_of_mail_that_left_by_resends_smtp_is_kept_told_and_suppressed() {
     let mail = arrived(&meter, "gone", 1).remove(0);
     meter.drain();
     let id = message(&meter, "gone")["message_id"].as_str().unwrap().to_owned();
-    assert_eq!(fields(&mail, "X-Postmeter-"), [(FIELD.to_owned(), format!("{id}-0"))], "ours, and only ours");
+    assert_eq!(
+        fields(&mail, "X-Postmeter-"),
+        [(FIELD.to_owned(), format!("{id}-0-0"))],
+        "ours, and only ours"
+    );
     tell(&meter, &mail, &[BOB], &News::Sent);
     tell(&meter, &mail, &[BOB], &News::hard_bounce());
     let bounce = until("the bounce", || bounced(&meter).pop());
@@ -152,7 +160,7 @@ fn the_field_speaks_only_for_a_part_of_its_road_and_for_its_recipients() {
     let plain = format!("From: ann@example.com\r\nTo: {BOB}\r\nSubject: by the API\r\n\r\nhi\r\n");
     hand_in(&meter, &[BOB], plain.as_bytes());
     meter.drain();
-    let part = |subject: &str| format!("{}-0", message(&meter, subject)["message_id"].as_str().unwrap());
+    let part = |subject: &str| format!("{}-0-0", message(&meter, subject)["message_id"].as_str().unwrap());
     let by_field = |part: String| BTreeMap::from([(FIELD.to_owned(), part)]);
     tell(&meter, &mail, &["eve@example.net"], &News::hard_bounce());
     until_ignored(&meter, 1);
@@ -168,7 +176,7 @@ fn the_field_speaks_only_for_a_part_of_its_road_and_for_its_recipients() {
     hand_in(&other, &[BOB], &signed("elsewhere"));
     other.drain();
     let id = message(&other, "elsewhere")["message_id"].as_str().unwrap().to_owned();
-    tell_of(&other, by_field(format!("{id}-0")), &[BOB], &News::hard_bounce());
+    tell_of(&other, by_field(format!("{id}-0-0")), &[BOB], &News::hard_bounce());
     until_ignored(&other, 1);
     assert_eq!(events(&other, "elsewhere"), json!([]));
 }
@@ -211,12 +219,35 @@ fn a_mail_that_was_never_taken_is_not_proven() {
     let meter = started("resend-smtp");
     meter.sink().reply("RCPT", "450 4.2.0 come again");
     hand_in(&meter, &[BOB], &signed("waits"));
-    let part = format!("{}-0", message(&meter, "waits")["message_id"].as_str().unwrap());
-    tell_of(&meter, BTreeMap::from([(FIELD.to_owned(), part)]), &[BOB], &News::Delivered);
-    until_is("the event", json!([["delivered", BOB]]), || events(&meter, "waits"));
+    let part = format!("{}-0-0", message(&meter, "waits")["message_id"].as_str().unwrap());
+    let kept = [json!(["delivered", BOB]), json!(["bounced", BOB]), json!(["failed", BOB])];
+    for (nth, news) in [News::Delivered, News::hard_bounce(), failed()].iter().enumerate() {
+        tell_of(&meter, BTreeMap::from([(FIELD.to_owned(), part.clone())]), &[BOB], news);
+        until_is("the events", json!(kept[..=nth]), || events(&meter, "waits"));
+    }
     assert_ne!(message(&meter, "waits")["state"], "sent");
     meter.sink().behave();
     arrived(&meter, "waits", 1);
+    meter.drain();
+    assert_eq!((bounced(&meter).len(), meter.dodo().debited(CUSTOMER_ID)), (0, 1));
+    hand_in(&meter, &[BOB], &signed("he is not suppressed"));
+}
+
+#[test]
+fn a_mail_that_was_refused_did_not_leave_because_an_event_says_so() {
+    let meter = started("resend-smtp");
+    meter.sink().reply("RCPT", "550 5.7.1 not for you");
+    hand_in(&meter, &[BOB], &signed("refused"));
+    until_is("the state", json!("failed"), || message(&meter, "refused")["state"].clone());
+    let part = format!("{}-0-0", message(&meter, "refused")["message_id"].as_str().unwrap());
+    for news in [News::Delivered, News::hard_bounce()] {
+        tell_of(&meter, BTreeMap::from([(FIELD.to_owned(), part.clone())]), &[BOB], &news);
+    }
+    until_is("the events", 2, || events(&meter, "refused").as_array().unwrap().len());
+    let error = message(&meter, "refused")["parts"][0]["last_error"].clone();
+    assert_eq!(error, "5.7.1 550 5.7.1 not for you");
+    meter.drain();
+    assert_eq!(bounced(&meter).len(), 1, "that of the refusal");
 }
 
 #[test]
@@ -227,15 +258,99 @@ fn one_of_several_mails_that_is_given_up_is_told_of_those_who_were_in_it() {
     let first = arrived(&meter, "in two", 1).remove(0);
     assert_eq!(first.to, [BOB]);
     until_is("Bob", json!("sent"), || message(&meter, "in two")["recipients"][0]["state"].clone());
-    tell(&meter, &first, &[BOB, CID], &News::Failed { reason: "reached_daily_quota".to_owned() });
+    tell(&meter, &first, &[BOB, CID], &News::Delivered);
+    until_is("it to be his who has it", json!([["delivered", BOB]]), || events(&meter, "in two"));
+    tell(&meter, &first, &[BOB, CID], &failed());
     let bounce = until("the bounce", || bounced(&meter).pop());
     assert!(bounce.contains(BOB) && !bounce.contains(CID), "{bounce}");
     meter.sink().behave();
     let second = arrived(&meter, "in two", 2).pop().unwrap();
     assert_eq!(second.to, [CID]);
     until_is("Cid", json!("sent"), || message(&meter, "in two")["recipients"][1]["state"].clone());
-    tell(&meter, &second, &[CID], &News::Failed { reason: "reached_daily_quota".to_owned() });
+    tell(&meter, &second, &[CID], &failed());
     until("the other bounce", || bounced(&meter).iter().any(|text| text.contains(CID)).then_some(()));
     meter.drain();
     assert_eq!(bounced(&meter).len(), 2);
+}
+
+#[test]
+fn a_failure_told_before_the_retry_is_theirs_alone_who_surely_have_that_mail() {
+    let meter = started("resend-smtp");
+    let mail = lost(&meter, &[BOB, CID], "lost of two");
+    tell(&meter, &mail, &[BOB], &News::hard_bounce());
+    until_is("the bounce", json!([["bounced", BOB]]), || events(&meter, "lost of two"));
+    tell(&meter, &mail, &[BOB], &failed());
+    let kept = json!([["bounced", BOB], ["failed", BOB]]);
+    until_is("the events", kept, || events(&meter, "lost of two"));
+    meter.sink().behave();
+    meter.drain();
+    let copies = arrived(&meter, "lost of two", 2);
+    assert_eq!((bounced(&meter).len(), meter.dodo().debited(CUSTOMER_ID)), (0, 1));
+
+    tell(&meter, &copies[0], &[BOB, CID], &failed());
+    let kept = json!([["bounced", BOB], ["failed", BOB], ["failed", null]]);
+    until_is("the event of the first copy", kept, || events(&meter, "lost of two"));
+    meter.drain();
+    assert_eq!(bounced(&meter).len(), 0, "the other copy may have arrived");
+    tell(&meter, &copies[1], &[CID], &failed());
+    let bounce = until("the bounce", || bounced(&meter).pop());
+    assert!(bounce.contains(CID) && !bounce.contains(BOB), "{bounce}");
+    hand_in(&meter, &[BOB], &signed("he is not suppressed"));
+}
+
+#[test]
+fn a_failure_that_ends_the_doubt_is_obeyed_and_so_is_what_comes_of_that_mail_later() {
+    let meter = started("resend-smtp");
+    let mail = lost(&meter, &[BOB], "bounces");
+    tell(&meter, &mail, &[BOB], &News::hard_bounce());
+    let bounce = until("the bounce", || bounced(&meter).pop());
+    assert!(bounce.contains(BOB), "{bounce}");
+    assert_eq!(message(&meter, "bounces")["state"], "sent");
+
+    meter.sink().behave();
+    let mail = lost(&meter, &[CID], "arrives first");
+    tell(&meter, &mail, &[CID], &News::Delivered);
+    until_is("the state", json!("sent"), || message(&meter, "arrives first")["state"].clone());
+    tell(&meter, &mail, &[CID], &failed());
+    until("the bounce", || bounced(&meter).iter().any(|text| text.contains(CID)).then_some(()));
+}
+
+#[test]
+fn a_failure_told_while_the_mails_answer_is_under_way_is_to_be_told_again() {
+    let mut meter = started("resend-smtp");
+    meter.sink().hang("DOT");
+    hand_in(&meter, &[BOB], &signed("slow"));
+    until("the upstream to hold its answer back", || (meter.sink().unanswered() == 1).then_some(()));
+    let id = message(&meter, "slow")["message_id"].as_str().unwrap().to_owned();
+    let headers = json!([{ "name": FIELD, "value": format!("{id}-0-0") }]);
+    let data = json!({ "to": [BOB], "headers": headers, "bounce": { "type": "Permanent" } });
+    let told = |meter: &Meter, kind: &str| {
+        meter.resend_webhook(kind, &json!({ "type": kind, "data": data }).to_string()).status
+    };
+    for (kind, status) in [("email.bounced", 409), ("email.complained", 409), ("email.delivered", 200)] {
+        assert_eq!(told(&meter, kind), status, "{kind}");
+    }
+    assert_eq!(events(&meter, "slow"), json!([["delivered", BOB]]));
+    meter.kill();
+    meter.sink().behave();
+    meter.serve();
+    meter.drain();
+    assert_eq!(told(&meter, "email.bounced"), 200);
+    until("the bounce", || bounced(&meter).pop());
+}
+
+#[test]
+fn who_of_several_failed_is_not_told_by_a_mail_that_names_all_of_them_or_nobody() {
+    let meter = started("resend-smtp");
+    for (subject, named) in [("all", &[BOB, CID][..]), ("none", &[])] {
+        hand_in(&meter, &[BOB, CID], &signed(subject));
+        let mail = arrived(&meter, subject, 1).remove(0);
+        meter.drain();
+        tell(&meter, &mail, named, &failed());
+        until_is("the event", json!([["failed", null]]), || events(&meter, subject));
+        meter.drain();
+    }
+    let bounces = bounced(&meter);
+    let is_of_somebody = |text: &String| text.contains("does not say which") && text.contains(BOB);
+    assert_eq!((bounces.len(), bounces.iter().filter(|text| is_of_somebody(text)).count()), (2, 2));
 }

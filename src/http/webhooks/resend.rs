@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Outcome, Source};
 use crate::billing::events::MalformedEvent;
+use crate::delivery::told::Hearing;
 use crate::http::body;
 use crate::http::error::HttpError;
 use crate::http::signature::HeaderNames;
@@ -48,7 +49,12 @@ async fn act(site: &Site, bytes: &[u8]) -> Result<Outcome, HttpError> {
             events::MalformedEvent::NoType => MalformedEvent::Missing("type"),
         })
     })?;
-    let customer_id = site.ears.hear(&event).await?;
-    let result = if customer_id.is_some() { WebhookResult::Accepted } else { WebhookResult::Ignored };
+    let (result, customer_id) = match site.ears.hear(&event).await? {
+        Hearing::Of(customer_id) => (WebhookResult::Accepted, Some(customer_id)),
+        Hearing::OfNobody => (WebhookResult::Ignored, None),
+        Hearing::Early => {
+            return Err(HttpError::Conflict("The answer to this mail is under way: tell it again."));
+        }
+    };
     Ok(Outcome { result, event_type: event.event_type, customer_id })
 }

@@ -185,6 +185,25 @@ async fn that_somebody_failed_is_told_once_a_part_and_changes_nothing_else() {
 }
 
 #[tokio::test]
+async fn that_somebody_failed_is_told_of_those_alone_whom_the_mail_went_to() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let to = [TO, "c@y.example"];
+    let by_smtp = accepted(&store, message(&ann, &to)).await;
+    store.report(report(&by_smtp, 1, answered(&[TO], &[]))).await.unwrap();
+    // A call to Resend's API is for all or for nobody, and news may be sooner than its answer.
+    let recipients = to.map(mailbox).to_vec();
+    let part = NewPart { road: Road::Resend, recipients, request_hash: None, batch_max: 1 };
+    let by_the_api = accepted(&store, Acceptance { parts: vec![part], ..message(&ann, &[]) }).await;
+    let table = [(by_smtp, "b@y.example false"), (by_the_api, "b@y.example false, c@y.example false")];
+    for (mail, want) in table {
+        let heard = hear(&store, &told(&mail, EventKind::Bounced, &[], 1), &NEVER).await;
+        let letter = store.message(&heard.bounce.unwrap()).await.unwrap().unwrap();
+        assert_eq!(letter.subject.as_deref(), Some(want));
+    }
+}
+
+#[tokio::test]
 async fn that_somebody_failed_is_told_where_no_more_events_are_kept_and_to_no_null_sender() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;

@@ -283,6 +283,10 @@ async fn p3_mail_that_left_after_it_was_given_up_is_told_once_and_kept_with_it()
         assert!(error.ends_with("; the upstream took it all the same"), "{error}");
         assert_eq!(upstream_id.as_deref(), Some("up-1"));
     }
+    let other_copy =
+        Answered { upstream_id: Some("up-2".to_owned()), sent: vec![mailbox(A)], ..Answered::default() };
+    store.report(report(&message, 1, News::Answered(other_copy))).await.unwrap();
+    assert_eq!(traces(&store, &message).await.0.matches("took it all the same").count(), 1);
     assert_eq!(sums(&store, &ann).await, (Some(5), 0, 0), "nobody is billed for it");
     assert_audit(&store).await;
 }

@@ -42,6 +42,8 @@ pub struct ResendEvent {
     pub created_at: Option<Timestamp>,
     /// The part of ours that it is about, and the road on which mail carries the mark that says so.
     pub part: Option<(PartId, Road)>,
+    /// By SMTP: under which of the part's keys that mail left.
+    pub key_no: Option<i64>,
     /// Resend's id of the mail.
     pub email_id: Option<String>,
     /// The addresses that it is about, as far as it says so.
@@ -87,6 +89,7 @@ impl ResendEvent {
         let created_at = text(&event, "/created_at").and_then(|at| at.parse().ok());
         Ok(Self {
             part: part(data),
+            key_no: part_field(data).map(|(_, key_no)| key_no),
             email_id: text(data, "/email_id"),
             to: texts(data.get("to")).into_iter().map(|to| bare(&to).to_owned()).collect(),
             meaning: meaning(&event_type, data),
@@ -232,17 +235,21 @@ fn names(text: &str, address: &str) -> bool {
 /// What is not by the API has no tag; what is has no such field.
 fn part(data: &Value) -> Option<(PartId, Road)> {
     let marked = |text: Option<String>, road| Some((PartId::parse(&text?).ok()?, road));
-    marked(tag(data), Road::Resend).or_else(|| marked(part_field(data), Road::Smtp))
+    let by_field = || marked(part_field(data).map(|(part_id, _)| part_id), Road::Smtp);
+    marked(tag(data), Road::Resend).or_else(by_field)
 }
 
-/// The one field with the id of a part. Two of them would be nobody's: we write one.
-fn part_field(data: &Value) -> Option<String> {
+/// The one field with the key of a part's call: the part's id and the number of the key. Two
+/// of them would be nobody's: we write one.
+fn part_field(data: &Value) -> Option<(String, i64)> {
     let is_ours = |header: &&Value| {
         text(header, "/name").is_some_and(|name| name.trim().eq_ignore_ascii_case(PART_FIELD))
     };
     let mut ours = data.get("headers")?.as_array()?.iter().filter(is_ours);
     let (only, None) = (ours.next()?, ours.next()) else { return None };
-    text(only, "/value").map(|value| value.trim().to_owned())
+    let value = text(only, "/value")?;
+    let (part_id, key_no) = value.trim().rsplit_once('-')?;
+    Some((part_id.to_owned(), key_no.parse().ok()?))
 }
 
 /// The tags come back as a flat object; as a list they were given.
@@ -509,19 +516,26 @@ mod tests {
     #[test]
     fn mail_by_smtp_is_known_by_one_field_of_ours_and_mail_by_the_api_by_its_tag() {
         let field = |name: &str, value: &str| json!({ "name": name, "value": value });
-        let ours = field("X-Postmeter-Part", "p-1");
+        let ours = field("X-Postmeter-Part", "p-1-7");
         let part = |id: &str, road| Some((PartId::parse(id).unwrap(), road));
         let table = [
             (json!({ "headers": [field("X-A", "b"), ours] }), part("p-1", Road::Smtp)),
-            (json!({ "headers": [field("x-postmeter-part", " p-1 ")], "tags": {} }), part("p-1", Road::Smtp)),
+            (
+                json!({ "headers": [field("x-postmeter-part", " p-1-7 ")], "tags": {} }),
+                part("p-1", Road::Smtp),
+            ),
             (json!({ "headers": [ours], "tags": { "postmeter": "p-2" } }), part("p-2", Road::Resend)),
-            (json!({ "headers": [ours, field("X-POSTMETER-PART", "p-2")] }), None),
-            (json!({ "headers": [field("X-Postmeter-Part", "not an id")] }), None),
-            (json!({ "headers": [field("X-Postmeter-Part-Of", "p-1"), 7, {}] }), None),
-            (json!({ "headers": { "X-Postmeter-Part": "p-1" } }), None),
+            (json!({ "headers": [ours, field("X-POSTMETER-PART", "p-2-7")] }), None),
+            (json!({ "headers": [field("X-Postmeter-Part", "not an id-7")] }), None),
+            (json!({ "headers": [field("X-Postmeter-Part", "p-x")] }), None),
+            (json!({ "headers": [field("X-Postmeter-Part-Of", "p-1-7"), 7, {}] }), None),
+            (json!({ "headers": { "X-Postmeter-Part": "p-1-7" } }), None),
         ];
         for (data, wanted) in table {
-            assert_eq!(event(&json!({ "type": "email.sent", "data": data })).part, wanted, "{data}");
+            let event = event(&json!({ "type": "email.sent", "data": data }));
+            let is_by_smtp = event.part.as_ref().is_some_and(|(_, road)| *road == Road::Smtp);
+            assert_eq!(event.key_no.filter(|_| is_by_smtp), is_by_smtp.then_some(7), "{data}");
+            assert_eq!(event.part, wanted, "{data}");
         }
     }
 }

@@ -75,13 +75,19 @@ impl Reply {
     pub(super) fn answer(&self) -> Answer {
         let class = self.code / 100;
         let first = self.lines.first().and_then(|line| line.split_ascii_whitespace().next());
-        let Some(status) = first.and_then(|word| enhanced_status(word, class)) else {
+        let Some(status) = first.and_then(|word| status_of(word, class)) else {
             return Answer::new(&format!("{class}.0.0"), &self.text());
         };
         let texts = self.lines.iter().map(|line| line.strip_prefix(status).unwrap_or(line));
         let text = texts.collect::<Vec<_>>().join(" ");
         Answer::new(status, &format!("{} {status} {text}", self.code))
     }
+}
+
+/// The code that a word is. What only holds the digits of one, such as an address, is none.
+fn status_of(word: &str, class: u16) -> Option<&str> {
+    let code = word.strip_prefix('#').unwrap_or(word).trim_end_matches([':', ';', ',', '.']);
+    enhanced_status(code, class).filter(|status| *status == code)
 }
 
 impl Offered {
@@ -139,13 +145,17 @@ mod tests {
 
     #[test]
     fn a_refusal_has_a_status_and_a_text() {
-        let table: [(u16, &[&str], &str, &str); 9] = [
+        let table: [(u16, &[&str], &str, &str); 13] = [
             (550, &["5.1.1 no such user"], "5.1.1", "550 5.1.1 no such user"),
             (550, &["5.1.1 no", "5.1.1 such user"], "5.1.1", "550 5.1.1 no such user"),
             (452, &["4.2.2 mailbox", "full"], "4.2.2", "452 4.2.2 mailbox full"),
             (550, &["4.1.1 codes disagree"], "5.0.0", "550 4.1.1 codes disagree"),
             (550, &["5.1.1: no", "5.1.1: such user"], "5.1.1", "550 5.1.1 : no : such user"),
             (550, &["#5.1.0 Address rejected."], "5.1.0", "550 5.1.0 #5.1.0 Address rejected."),
+            (550, &["5.2.2. It is full"], "5.2.2", "550 5.2.2 . It is full"),
+            (550, &["<v5.1.1@y.example>: denied"], "5.0.0", "550 <v5.1.1@y.example>: denied"),
+            (550, &["10.5.1.1: denied"], "5.0.0", "550 10.5.1.1: denied"),
+            (550, &["##5.1.1 denied"], "5.0.0", "550 ##5.1.1 denied"),
             (451, &["later"], "4.0.0", "451 later"),
             (451, &["4.1 later"], "4.0.0", "451 4.1 later"),
             (451, &[], "4.0.0", "451"),

@@ -124,8 +124,12 @@ impl Writer<'_> {
         };
         let mut taken: HashSet<&str> = HashSet::new();
         let (mut new_ids, mut new_locations) = (HashMap::new(), HashMap::new());
-        for (index, (entity, referred)) in entities.iter().zip(&mut referred).enumerate() {
-            let given = self.new_ids.get(entity.number.as_str()).cloned();
+        // A group's HTML refers to its own files already: what is left of their names is others' first.
+        let given = |entity: &Entity<'_>| self.new_ids.get(entity.number.as_str()).cloned();
+        let mut claims: Vec<_> = entities.iter().zip(&mut referred).enumerate().collect();
+        claims.sort_by_key(|(_, (entity, _))| given(entity).is_some());
+        for (index, (entity, referred)) in claims {
+            let given = given(entity);
             let is_given = given.is_some();
             let id = entity.content_id.as_deref().filter(|_| !is_given);
             let writings = entity.location.iter().flat_map(|location| writings(location, self.bases));

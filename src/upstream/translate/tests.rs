@@ -222,12 +222,17 @@ fn each_group_shows_its_own_pictures() {
             shows("inline-2.postmeter"),
         ),
     ];
-    for ([first, second], want) in table {
-        let email = translated(&message(&multipart("mixed", &[&first, &second]))).unwrap();
-        assert_eq!(email["html"], want, "{first}");
+    let mut table =
+        table.map(|([first, second], want)| (multipart("mixed", &[&first, &second]), want)).to_vec();
+    let picture = format!("Content-Type: image/png\r\n{at}\r\n\r\nTWO");
+    let around = multipart("related", &[&by_location, &group(&by_location, at, "ONE"), &picture]);
+    table.push((around, [shows("inline-2.postmeter"), shows("inline-1.postmeter")].join("\n")));
+    for (mail, want) in table {
+        let email = translated(&message(&mail)).unwrap();
+        assert_eq!(email["html"], want, "{mail}");
         let files = email["attachments"].as_array().unwrap();
         let octets: Vec<_> = files.iter().map(|file| file["content"].as_str().unwrap()).collect();
-        assert_eq!(octets, ["T05F", "VFdP"], "{first}");
+        assert_eq!(octets, ["T05F", "VFdP"], "{mail}");
     }
 }
 

@@ -242,7 +242,7 @@ impl World {
         let mut reports = vec![proof(message_id.clone(), part_no, attempt, sent)];
         if let Some(call) = call.and_then(|part| part.call) {
             for (id, no, part) in store.known_batch(&call.id).await? {
-                let sent = part.recipients.into_iter().map(|(mailbox, _)| mailbox).collect();
+                let sent = part.recipients.into_iter().map(|to| to.mailbox).collect();
                 if (&id, no) != (&message_id, part_no) {
                     reports.push(proof(id, no, part.attempt, sent));
                 }
