@@ -163,11 +163,11 @@ const READ: [Set; 41] = [
     ("cswindows874 dos_874 windows_874", b"Hi 42 \xe4\xb7\xc2", "Hi 42 \u{e44}\u{e17}\u{e22}"),
     (
         "csunicode csutf16 iso_10646_ucs_2 ucs_2 unicode unicodefeff utf_16",
-        b"\xff\xfeH\0i\0 \04\02\0 \0\xfc\0\xe5e",
+        b"\xff\xfeH\0i\0 \x004\x002\0 \0\xfc\0\xe5e",
         "Hi 42 \u{fc}\u{65e5}",
     ),
-    ("csutf16be unicodefffe utf_16be", b"\0H\0i\0 \04\02\0 \0\xfce\xe5", "Hi 42 \u{fc}\u{65e5}"),
-    ("csutf16le utf_16le", b"H\0i\0 \04\02\0 \0\xfc\0\xe5e", "Hi 42 \u{fc}\u{65e5}"),
+    ("csutf16be unicodefffe utf_16be", b"\0H\0i\0 \x004\x002\0 \0\xfce\xe5", "Hi 42 \u{fc}\u{65e5}"),
+    ("csutf16le utf_16le", b"H\0i\0 \x004\x002\0 \0\xfc\0\xe5e", "Hi 42 \u{fc}\u{65e5}"),
     ("csutf7 utf_7", b"Hi 42 +APxl5Q-", "Hi 42 \u{fc}\u{65e5}"),
 ];
 

@@ -142,7 +142,8 @@ async fn attempts_and_events_of_a_story_name_their_part() {
 #[tokio::test]
 async fn a_story_tells_the_hold_and_what_of_it_was_captured_and_released() {
     const C: &str = "c@y.example";
-    let cases: [(&[&str], &[&str], &[(&str, i64)]); 3] = [
+    type Case<'c> = (&'c [&'c str], &'c [&'c str], &'c [(&'c str, i64)]);
+    let cases: [Case<'_>; 3] = [
         (&[A, B, C], &[], &[("accepted", 3), ("captured", 3)]),
         (&[A], &[B, C], &[("accepted", 3), ("captured", 1), ("released", 2)]),
         (&[], &[A, B, C], &[("accepted", 3), ("released", 3)]),
