@@ -101,7 +101,7 @@ def changed_texts(text):
     for at in places(len(text)):
         if text[at].strip():
             yield text[:at] + ("x" if text[at] != "x" else "y") + text[at + 1:]
-        if text[at].strip() or not re.search(r"\s\s|^\s|\s$", text[at - 1:at + 2]):
+        if text[at].strip() or not re.search(r"\s\s|^\s|\s$", text[max(0, at - 1):at + 2]):
             yield text[:at] + text[at + 1:]
 
 
