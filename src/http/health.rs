@@ -7,6 +7,7 @@ use axum::{Json, Router, routing};
 use serde_json::{Value, json};
 
 use super::Shared;
+use crate::domain::closure::Closure;
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
 
 /// `GET /healthz`: the process answers.
@@ -15,9 +16,9 @@ pub(super) async fn healthz() -> Json<Value> {
 }
 
 /// `GET /readyz`: 200 when mail is taken in and leaves, 503 when it does not;
-/// `problems` says what is wrong either way. While Dodo does not answer, customers
-/// with known credit go on sending, so that alone is told and does not take the
-/// node out of service (P8).
+/// `problems` says what is wrong either way, and never what a service told us: anyone
+/// may ask. While Dodo does not answer, customers with known credit go on sending, so
+/// that alone is told and does not take the node out of service (P8).
 pub(super) async fn readyz(State(site): State<Shared>) -> Response {
     let mut problems = Vec::new();
     let mut is_ready = true;
@@ -34,7 +35,8 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
                     "upstream": gate.road.as_str(),
                     "since": gate.since,
                     "try_again_at": gate.try_again_at,
-                    "problem": "the upstream takes no mail from us; messages wait. The log says why",
+                    "reason": Closure::of(&gate.reason).as_str(),
+                    "problem": "the upstream takes no mail from us; messages wait. The log and `postmeter queue list` say more",
                 }));
             }
         }

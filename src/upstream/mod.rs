@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::domain::address::{Mailbox, ReversePath};
 pub use crate::domain::answer::Answer;
+use crate::domain::closure::Closure;
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
@@ -68,7 +69,7 @@ pub enum Outcome {
     },
     /// The upstream's door is closed for everyone: a bad key, a spent quota. Nothing was accepted.
     Closed {
-        /// Why, for the operator.
+        /// Why, for the operator; it begins with the words of a [`Closure`].
         reason: String,
         /// When it is worth trying again.
         retry_after: Duration,
@@ -148,7 +149,8 @@ impl Upstreams {
                 Ok(Ready::Smtp(smtp, outgoing, resend.as_ref().filter(|_| smtp.is_resend())))
             }
             _ => Err(Outcome::Closed {
-                reason: format!("the upstream `{}` of this part is no longer configured", road.as_str()),
+                reason: Closure::NotConfigured
+                    .because(&format!("`{}` is where this part is to go", road.as_str())),
                 retry_after: Duration::from_secs(300),
             }),
         }

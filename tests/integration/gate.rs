@@ -20,6 +20,7 @@ fn waits_for_the_right_key(bad_key_status: u16) {
     let answer = until("readyz to say it", || Some(ready()).filter(|answer| answer.status == 503));
     let problem = &answer.json()["problems"][0];
     assert_eq!((&problem["what"], &problem["upstream"]), (&"upstream".into(), &"resend".into()), "{problem}");
+    assert_eq!(problem["reason"], "api_key", "{problem}");
     until("all parts to wait", || {
         (meter.number("SELECT count(*) FROM part WHERE state = 'queued'") == 3).then_some(())
     });
@@ -52,7 +53,9 @@ fn mail_waits_for_the_right_password_of_the_smtp_upstream() {
     let mut meter = Meter::smtp().start();
     meter.sink().reply("AUTH", "535 5.7.8 who are you?");
     assert!(meter.signed_in().deliver(&letter("waits")).starts_with("250 "));
-    until("readyz to say it", || (ask(meter.request(Method::GET, "/readyz")).status == 503).then_some(()));
+    let ready = || ask(meter.request(Method::GET, "/readyz"));
+    let answer = until("readyz to say it", || Some(ready()).filter(|answer| answer.status == 503));
+    assert_eq!(answer.json()["problems"][0]["reason"], "smtp_sign_in", "{answer:?}");
     until("the part to wait", || {
         (meter.number("SELECT count(*) FROM part WHERE state = 'queued'") == 1).then_some(())
     });

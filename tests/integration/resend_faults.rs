@@ -42,6 +42,12 @@ fn readyz(meter: &Meter) -> u16 {
     ask(meter.request(Method::GET, "/readyz")).status
 }
 
+/// Whether the metric says that Resend's gate is closed.
+fn is_gate_shown(meter: &Meter) -> bool {
+    let metrics = meter.get_as_operator("/metrics").body;
+    metrics.contains("postmeter_gate_closed{upstream=\"resend\"} 1")
+}
+
 /// Each of these befalls a mail of its own, which is then sent once for one credit.
 fn is_sent_once_after(name: &str, table: &[&[Misbehaviour]]) {
     // Most of this is waiting for the next attempt.
@@ -170,8 +176,9 @@ fn p3_what_resend_refuses_comes_back_once_and_costs_nothing() {
 
 /// Mail waits behind the gate, unharmed and without growing old, and leaves when
 /// the operator has mended it.
-fn waits_behind_the_gate(fault: &Misbehaviour, reason: &str) {
+fn waits_behind_the_gate(fault: &Misbehaviour, (class, reason): (&str, &str)) {
     let mut meter = upstream();
+    assert!(!is_gate_shown(&meter));
     let faults = meter.resend_stand_in().faults().clone();
     faults.push(Fault::new(fault.clone()).on("POST", "/emails").always());
     let mut smtp = meter.signed_in();
@@ -184,6 +191,10 @@ fn waits_behind_the_gate(fault: &Misbehaviour, reason: &str) {
     assert_eq!(faults.struck(), 1, "one call was enough");
     let told: String = meter.read("SELECT reason FROM gate").remove(0);
     assert!(told.contains(reason), "{told}");
+    let ready = ask(meter.request(Method::GET, "/readyz"));
+    assert_eq!(ready.json()["problems"][0]["reason"], class, "{ready:?}");
+    assert!(!ready.body.contains(&told), "P9: anyone may ask, and is not told what was said: {ready:?}");
+    assert!(is_gate_shown(&meter), "{fault:?}");
     meter.stop();
     faults.clear();
     // The gate has been closed for an hour, which the messages must not feel.
@@ -194,28 +205,31 @@ fn waits_behind_the_gate(fault: &Misbehaviour, reason: &str) {
     assert_eq!((arrivals(&meter, "first"), arrivals(&meter, "second")), ((1, 0), (1, 0)), "{fault:?}");
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), 2);
     assert_eq!(readyz(&meter), 200);
+    until_is("whether the gate is shown as closed", false, || is_gate_shown(&meter));
     assert_eq!(meter.number("SELECT sum(attempt) FROM part"), 2, "to be put off by a gate is no attempt");
     meter.finish();
 }
 
 #[test]
 fn what_only_the_operator_can_mend_closes_the_gate_and_bounces_nothing() {
-    let table: [(Misbehaviour, &str); 11] = [
-        (Refusal::bad_key(400).into(), "API key"),
-        (Refusal::bad_key(401).into(), "API key"),
-        (Refusal::bad_key(403).into(), "API key"),
-        (Refusal::missing_key().into(), "API key"),
-        (Refusal::restricted_key().into(), "API key"),
-        (Refusal::inactive_key().into(), "API key"),
-        (Refusal::suspended_key().into(), "API key"),
-        (Refusal::no_permission().into(), "API key"),
-        (Refusal::daily_quota().into(), "daily quota"),
-        (Refusal::monthly_quota().into(), "monthly quota"),
-        (Refusal::not_found("Route").into(), "address"),
+    let (key, day) = (("api_key", "API key"), ("daily_quota", "daily quota"));
+    let (month, address) = (("monthly_quota", "monthly quota"), ("api_address", "address"));
+    let table: [(Misbehaviour, (&str, &str)); 11] = [
+        (Refusal::bad_key(400).into(), key),
+        (Refusal::bad_key(401).into(), key),
+        (Refusal::bad_key(403).into(), key),
+        (Refusal::missing_key().into(), key),
+        (Refusal::restricted_key().into(), key),
+        (Refusal::inactive_key().into(), key),
+        (Refusal::suspended_key().into(), key),
+        (Refusal::no_permission().into(), key),
+        (Refusal::daily_quota().into(), day),
+        (Refusal::monthly_quota().into(), month),
+        (Refusal::not_found("Route").into(), address),
     ];
     std::thread::scope(|scope| {
-        for (fault, reason) in &table {
-            scope.spawn(move || waits_behind_the_gate(fault, reason));
+        for (fault, why) in &table {
+            scope.spawn(move || waits_behind_the_gate(fault, *why));
         }
     });
 }

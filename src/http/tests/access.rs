@@ -218,14 +218,15 @@ async fn health_says_what_is_wrong() {
     let now = town.clock.now();
     let gate = crate::store::gate::Gate {
         road: crate::domain::message::Road::Resend,
-        reason: "the key re_secret is bad".to_owned(),
+        reason: "Resend refused the API key: the key re_secret is bad".to_owned(),
         since: now,
         try_again_at: now,
     };
     town.store.close_gate(&gate).await.unwrap();
     let ready = town.call(get("/readyz")).await;
     assert_eq!((ready.status, &ready.json()["problems"][0]["upstream"]), (503, &Value::from("resend")));
-    assert!(!ready.body.contains("re_secret"), "the reason is the operator's");
+    assert_eq!(ready.json()["problems"][0]["reason"], "api_key");
+    assert!(!ready.body.contains("re_secret"), "its words are the operator's");
 
     let metrics = town.call(get("/metrics")).await;
     assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));

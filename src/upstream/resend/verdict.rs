@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::batch::Together;
 use super::{KeyRights, ResendUnusable, SendingDomain, name_and_message};
+use crate::domain::closure::Closure;
 use crate::outbound::HttpAnswer;
 use crate::upstream::{Answer, Outcome, RecipientAnswer};
 
@@ -45,7 +46,7 @@ pub(crate) fn of(answer: &HttpAnswer, recipients: usize, now: Timestamp) -> Outc
     match answer.status {
         200..300 => verdict.accepted(),
         400 | 401 | 403 => verdict.key_or_content(),
-        404 | 405 | 300..400 => verdict.closed("Resend's address is wrong", OPERATOR_RETRY),
+        404 | 405 | 300..400 => verdict.closed(Closure::ApiAddress, OPERATOR_RETRY),
         409 => verdict.conflict(),
         413 => verdict.refused("5.3.4"),
         422 => verdict.invalid(),
@@ -153,7 +154,7 @@ impl Verdict<'_> {
             );
         let without_user_agent = self.error.is_none() && self.text().contains("1010");
         if key_is_bad || without_user_agent {
-            return self.closed("Resend refused the API key", OPERATOR_RETRY);
+            return self.closed(Closure::ApiKey, OPERATOR_RETRY);
         }
         match self.name() {
             "validation_error" if self.says("is not verified") || self.says("testing emails") => {
@@ -202,8 +203,8 @@ impl Verdict<'_> {
 
     fn limited(&self, now: Timestamp) -> Outcome {
         match self.name() {
-            DAILY => self.closed("Resend's daily quota is spent", until_midnight(now).min(DAILY_RETRY)),
-            MONTHLY => self.closed("Resend's monthly quota is spent", MONTHLY_RETRY),
+            DAILY => self.closed(Closure::DailyQuota, until_midnight(now).min(DAILY_RETRY)),
+            MONTHLY => self.closed(Closure::MonthlyQuota, MONTHLY_RETRY),
             _ => {
                 let reset = self.answer.rate.reset.map(Duration::from_secs);
                 let wait = self.answer.rate.retry_after.or(reset).unwrap_or(Duration::from_secs(1));
@@ -226,8 +227,8 @@ impl Verdict<'_> {
         }
     }
 
-    fn closed(&self, why: &str, retry_after: Duration) -> Outcome {
-        Outcome::Closed { reason: one_line(&format!("{why}: {}", self.text())), retry_after }
+    fn closed(&self, why: Closure, retry_after: Duration) -> Outcome {
+        Outcome::Closed { reason: one_line(&why.because(&self.text())), retry_after }
     }
 
     fn unknown(&self, retry_after: Option<Duration>) -> Outcome {

@@ -17,6 +17,7 @@ use super::reply::{Offered, Reply};
 use super::stuffing::Stuffing;
 use super::url::{Credentials, Security, SmtpUrl};
 use super::wire::{Wire, not_now};
+use crate::domain::closure::Closure;
 use crate::upstream::Answer;
 
 /// Longest wait for the end of a message and the reply to it (RFC 5321 §4.5.3.2.6).
@@ -34,7 +35,7 @@ const MAX_PIPELINED: usize = 64;
 pub(super) enum Unconnected {
     /// The server is away or asks to come back.
     NotNow(Answer),
-    /// Only the operator can mend it: certificate, credentials, no TLS.
+    /// Only the operator can mend it, for a reason of a [`Closure`].
     Misconfigured(String),
     /// The server cannot carry the mail to everybody.
     Unfit,
@@ -137,8 +138,8 @@ impl Connection {
 
     async fn upgraded(mut self, to: &Destination) -> Result<Self, Unconnected> {
         if !self.offered.starttls {
-            let reason = "the upstream does not offer STARTTLS, and TLS is required";
-            return Err(Unconnected::Misconfigured(reason.to_owned()));
+            let reason = Closure::SmtpTls.because("it does not offer STARTTLS, and TLS is required");
+            return Err(Unconnected::Misconfigured(reason));
         }
         self.ask("STARTTLS\r\n").await.map_err(|trouble| not_greeted(&trouble))?;
         let wire = self.wire.secured(&to.url.host, &to.tls).await?;
@@ -155,8 +156,8 @@ impl Connection {
             let line = |text: &str| format!("{}\r\n", BASE64.encode(text));
             vec!["AUTH LOGIN\r\n".to_owned(), line(user), line(password)]
         } else {
-            let reason = "the upstream offers neither AUTH PLAIN nor LOGIN";
-            return Err(Unconnected::Misconfigured(reason.to_owned()));
+            let reason = Closure::SmtpSignIn.because("it offers neither AUTH PLAIN nor LOGIN");
+            return Err(Unconnected::Misconfigured(reason));
         };
         for step in steps {
             self.ask(&step).await.map_err(not_signed_in)?;
@@ -289,7 +290,7 @@ fn lost(reason: &str) -> Trouble {
 fn not_greeted(trouble: &Trouble) -> Unconnected {
     match trouble {
         Trouble::Reply { code: 500.., answer } => {
-            Unconnected::Misconfigured(format!("the upstream does not want us: {}", answer.text))
+            Unconnected::Misconfigured(Closure::SmtpRefused.because(&answer.text))
         }
         Trouble::Reply { answer, .. } | Trouble::Lost(answer) => Unconnected::NotNow(answer.clone()),
     }
@@ -297,9 +298,9 @@ fn not_greeted(trouble: &Trouble) -> Unconnected {
 
 fn not_signed_in(trouble: Trouble) -> Unconnected {
     match trouble {
-        Trouble::Reply { code: 500.., answer } => {
-            Unconnected::Misconfigured(format!("the upstream refused the credentials: {}", answer.text))
-        }
+        Trouble::Reply { code: 500.., answer } => Unconnected::Misconfigured(
+            Closure::SmtpSignIn.because(&format!("it refused the credentials: {}", answer.text)),
+        ),
         Trouble::Reply { answer, .. } | Trouble::Lost(answer) => Unconnected::NotNow(answer),
     }
 }

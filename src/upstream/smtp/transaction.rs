@@ -8,6 +8,7 @@
 use super::connection::{Connection, Trouble};
 use super::reply::{Offered, Reply};
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::closure::Closure;
 use crate::domain::dsn::{MAX_ORCPT_OCTETS, RecipientDsn};
 use crate::mime::internationalized::{address_beyond_ascii, is_header_in_utf8};
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
@@ -160,7 +161,7 @@ fn is_about_us(code: u16) -> bool {
 }
 
 fn unwanted(answer: &Answer) -> Ended {
-    Ended::Unwanted(format!("the upstream wants us to sign in: {}", answer.text))
+    Ended::Unwanted(Closure::SmtpSignIn.because(&format!("it wants one: {}", answer.text)))
 }
 
 /// The whole message was refused, after some of the recipients were.

@@ -16,6 +16,7 @@ use tokio_util::either::Either;
 
 use super::connection::Unconnected;
 use super::reply::{Line, Reply};
+use crate::domain::closure::Closure;
 use crate::upstream::Answer;
 
 /// Longest wait for one address of several to let us in.
@@ -40,7 +41,7 @@ impl Wire {
     /// is nobody's word: it could come from whoever sits in between.
     pub(super) async fn secured(self, host: &str, config: &Arc<ClientConfig>) -> Result<Self, Unconnected> {
         if !self.0.buffer().is_empty() {
-            return Err(Unconnected::Misconfigured("the upstream says too much before TLS".to_owned()));
+            return Err(Unconnected::Misconfigured(Closure::SmtpTls.because("it says too much before")));
         }
         match self.0.into_inner() {
             Either::Left(tcp) => Ok(Self(BufReader::new(Either::Right(tls(host, tcp, config).await?)))),
@@ -101,13 +102,13 @@ async fn tls(
     config: &Arc<ClientConfig>,
 ) -> Result<Box<TlsStream<TcpStream>>, Unconnected> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-        Unconnected::Misconfigured("the upstream's name cannot stand in a certificate".into())
+        Unconnected::Misconfigured(Closure::SmtpTls.because("its name cannot stand in a certificate"))
     })?;
     let connected = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await;
     connected.map(Box::new).map_err(|error| {
         // A certificate or a server that does not speak TLS, rather than the network.
         if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-            Unconnected::Misconfigured(format!("no TLS with the upstream: {error}"))
+            Unconnected::Misconfigured(Closure::SmtpTls.because(&error.to_string()))
         } else {
             not_now(&format!("no TLS: {error}"))
         }
