@@ -138,12 +138,13 @@ pub(crate) fn repeats(part: &LeasedPart) -> Option<String> {
 /// Turns what the upstream said into what is written down.
 pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
     // A call under the same key may have been accepted before: "not now" is no answer to that.
-    let stays_unknown = part.unknown && part.road == Road::Resend;
+    // Over SMTP nobody is asked, but Resend's own service knows a copy by the key, which stays.
+    let is_asked_again = part.unknown && part.road == Road::Resend;
     match outcome {
         Outcome::Answered { upstream_id, answers, host } => {
             answered(part, (upstream_id, host), answers, moment)
         }
-        Outcome::Barred(answer) if stays_unknown => {
+        Outcome::Barred(answer) if is_asked_again => {
             let error = format!("{} {}", answer.status, answer.text);
             put_off(true, moment.next_attempt(part, None), error, true)
         }
@@ -159,12 +160,12 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
                 Some(wait) if !counts => moment.after(wait),
                 _ => moment.next_attempt(part, retry_after),
             };
-            let due = if stays_unknown { due } else { within_lifetime(part, due, moment.now) };
+            let due = if is_asked_again { due } else { within_lifetime(part, due, moment.now) };
             let error = format!("{} {}", answer.status, answer.text);
-            put_off(stays_unknown, due, error, counts)
+            put_off(part.unknown, due, error, counts)
         }
         Outcome::Closed { reason, retry_after } => {
-            News::Gated { until: moment.after(retry_after), error: reason, unknown: stays_unknown }
+            News::Gated { until: moment.after(retry_after), error: reason, unknown: part.unknown }
         }
         Outcome::Unrepeatable => News::Hold { reason: ANOTHER_REQUEST.to_owned() },
         Outcome::Unknown { reason, .. } if reason.starts_with(KEY_USED_FOR_OTHER_BYTES) => {
@@ -174,7 +175,10 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
             // Told when to ask again for the answer, it asks then, however often it has tried.
             let due = retry_after.map_or_else(|| moment.next_attempt(part, None), |wait| moment.after(wait));
             let maybe_taken = beyond_asking(part, &left_out);
-            News::Retry { due, error: reason, unknown: true, maybe_taken, counts: true, batch_max: None }
+            // The next try is of more than this one was: under the same key whoever was left out
+            // would be taken for served.
+            let unknown = left_out.is_empty();
+            News::Retry { due, error: reason, unknown, maybe_taken, counts: true, batch_max: None }
         }
     }
 }

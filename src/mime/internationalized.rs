@@ -1,4 +1,4 @@
-//! What in a header asks for SMTPUTF8 (RFC 6531, RFC 6532).
+//! The addresses in a header that ask for SMTPUTF8 (RFC 6531, RFC 6532).
 
 use super::address_list::readable_addresses;
 use super::header::{Header, header_length};
@@ -9,8 +9,8 @@ const OF_ADDRESSES: [&str; 9] =
     ["From", "Sender", "Reply-To", "To", "Cc", "Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc"];
 
 /// Whether the header of a message is internationalized: it holds UTF-8 beyond ASCII. Octets
-/// in another character set are no reason to announce UTF-8.
-pub fn is_header_in_utf8(message: &[u8]) -> bool {
+/// in another character set are no address in any.
+fn is_header_in_utf8(message: &[u8]) -> bool {
     let header = message.get(..header_length(message).unwrap_or(message.len())).unwrap_or_default();
     !header.is_ascii() && std::str::from_utf8(header).is_ok()
 }

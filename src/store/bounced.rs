@@ -35,7 +35,7 @@ pub struct KnownPart {
     pub attempt: u32,
     /// Whether the outcome of that, or of an earlier one, is unknown.
     pub is_unknown: bool,
-    /// The number of the key of its next call: that of the last one that was answered, and one.
+    /// The number of the key of its next call: one more than that of the last one whose end is known.
     pub key_no: i64,
     /// The upstream's id, once it has answered.
     pub upstream_id: Option<String>,

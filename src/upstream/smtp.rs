@@ -42,8 +42,8 @@ use url::SmtpUrl;
 const OPERATOR_RETRY: Duration = Duration::from_secs(300);
 /// The field by which webhooks name a mail that left by Resend's own service: its value is the
 /// key of the part's call. A part may leave as several mails, for some of its recipients each or
-/// since an answer was lost, and each definite answer ends a key: so it says which mail it is. No
-/// client can set it: their fields of such a name do not leave.
+/// since an answer was lost, and what ends a doubt, or a try of fewer than are asked for, ends a
+/// key: so it says which mail it is. No client can set it: their fields of such a name do not leave.
 pub const PART_FIELD: &str = "X-Postmeter-Part";
 /// A message of more octets is not signed where others wait for their turn.
 const LARGE_BYTES: usize = 256 << 10;

@@ -10,7 +10,7 @@ use super::reply::{Offered, Reply};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::closure::Closure;
 use crate::domain::dsn::{MAX_ORCPT_OCTETS, RecipientDsn};
-use crate::mime::internationalized::{address_beyond_ascii, is_header_in_utf8};
+use crate::mime::internationalized::address_beyond_ascii;
 use crate::upstream::{Answer, Outcome, Outgoing, RecipientAnswer};
 
 /// How an attempt over one connection ended.
@@ -252,7 +252,9 @@ impl Plan {
 
 /// How to say MAIL to a server that offers this, or why it cannot carry the message.
 ///
-/// - SMTPUTF8 is asked for when an address or the header needs it (RFC 6531 §3.4).
+/// - SMTPUTF8 is asked for when an address needs it, in the envelope or in the header. Not for
+///   other raw UTF-8 in a header (RFC 6531 §3.4 would have it): a server that was asked returns
+///   such mail where the next one does not offer it, and passes it on if it was not.
 /// - Without SMTPUTF8 a domain travels as punycode; a local part cannot, be it in the
 ///   envelope or in the header (§3.2). Other raw UTF-8 in a header is what many clients write
 ///   that know nothing of RFC 6531, and servers take it as 8-bit text: it is not
@@ -264,7 +266,8 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
     if is_eight_bit && !offered.eight_bit_mime {
         return Err(Answer::new("5.6.3", "the upstream does not take 8-bit messages"));
     }
-    if !offered.smtputf8 && address_beyond_ascii(&outgoing.bytes).is_some() {
+    let has_address_beyond_ascii = address_beyond_ascii(&outgoing.bytes).is_some();
+    if !offered.smtputf8 && has_address_beyond_ascii {
         return Err(not_ascii());
     }
     let reverse_path = match &outgoing.reverse_path {
@@ -273,7 +276,7 @@ fn mail_command(offered: Offered, Mail { outgoing, head, .. }: Mail<'_>) -> Resu
     };
     let is_internationalized = !outgoing.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
         || !outgoing.recipients.iter().all(Mailbox::is_ascii)
-        || is_header_in_utf8(&outgoing.bytes);
+        || has_address_beyond_ascii;
     let mut mail = format!("MAIL FROM:<{reverse_path}>");
     if offered.size {
         mail.push_str(&format!(" SIZE={}", head.len() + outgoing.bytes.len()));
@@ -373,8 +376,7 @@ mod tests {
             (none, umlaut, ascii, plain, Err("5.6.7")),
             (all, ascii, umlaut, plain, Ok("MAIL FROM:<a@x.example> SIZE=2 SMTPUTF8")),
             (none, "a@bücher.example", ascii, plain, Ok("MAIL FROM:<a@xn--bcher-kva.example>")),
-            // RFC 6531 §3.4: the message may need it where the envelope does not.
-            (all, ascii, ascii, subject, Ok("MAIL FROM:<a@x.example> SIZE=18 BODY=8BITMIME SMTPUTF8")),
+            (all, ascii, ascii, subject, Ok("MAIL FROM:<a@x.example> SIZE=18 BODY=8BITMIME")),
             (eight_only, ascii, ascii, subject, Ok("MAIL FROM:<a@x.example> BODY=8BITMIME")),
             (all, ascii, ascii, latin, Ok("MAIL FROM:<a@x.example> SIZE=17 BODY=8BITMIME")),
             (all, ascii, ascii, reply_to, Ok("MAIL FROM:<a@x.example> SIZE=29 BODY=8BITMIME SMTPUTF8")),
