@@ -49,8 +49,7 @@ pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Optio
     if let Door::Closed(gate) = door {
         return Some(closed(part, gate));
     }
-    if part.unknown
-        && part.road == Road::Resend
+    if is_asked_again(part)
         && let Some(reason) = unrepeatable(part, now)
     {
         return Some(News::Hold { reason });
@@ -58,9 +57,7 @@ pub(crate) fn before(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Optio
     if expires_at(part, now, door) > now {
         return None;
     }
-    // The same call again is harmless, and the only way to an answer.
-    let is_asked_again = part.unknown && part.road == Road::Resend;
-    (!is_asked_again).then(|| expired(part))
+    (!is_asked_again(part)).then(|| expired(part))
 }
 
 /// The gate is closed to the part.
@@ -117,6 +114,12 @@ fn expires_at(part: &LeasedPart, now: Timestamp, door: Door<'_>) -> Timestamp {
     part.expires_at.checked_add(stood_still).unwrap_or(Timestamp::MAX)
 }
 
+/// Whether the same call is made again for its answer: that is harmless, and the only way to
+/// one. Over SMTP nobody can be asked, and another try is another mail.
+fn is_asked_again(part: &LeasedPart) -> bool {
+    part.unknown && part.road == Road::Resend
+}
+
 /// Why a call whose outcome is unknown must not be made again, if it must not.
 fn unrepeatable(part: &LeasedPart, now: Timestamp) -> Option<String> {
     if !is_key_known(part.first_try_at, now) {
@@ -132,19 +135,18 @@ pub(super) fn is_key_known(first_try_at: Timestamp, now: Timestamp) -> bool {
 
 /// The hash of the request that must be made again, if it must.
 pub(crate) fn repeats(part: &LeasedPart) -> Option<String> {
-    part.request_hash.clone().filter(|_| part.unknown && part.road == Road::Resend)
+    part.request_hash.clone().filter(|_| is_asked_again(part))
 }
 
 /// Turns what the upstream said into what is written down.
 pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
     // A call under the same key may have been accepted before: "not now" is no answer to that.
-    // Over SMTP nobody is asked, but Resend's own service knows a copy by the key, which stays.
-    let is_asked_again = part.unknown && part.road == Road::Resend;
+    // By SMTP too the key stays meanwhile: Resend's own service knows a copy by it.
     match outcome {
         Outcome::Answered { upstream_id, answers, host } => {
             answered(part, (upstream_id, host), answers, moment)
         }
-        Outcome::Barred(answer) if is_asked_again => {
+        Outcome::Barred(answer) if is_asked_again(part) => {
             let error = format!("{} {}", answer.status, answer.text);
             put_off(true, moment.next_attempt(part, None), error, true)
         }
@@ -160,7 +162,7 @@ pub(crate) fn of(part: &LeasedPart, outcome: Outcome, moment: Moment) -> News {
                 Some(wait) if !counts => moment.after(wait),
                 _ => moment.next_attempt(part, retry_after),
             };
-            let due = if is_asked_again { due } else { within_lifetime(part, due, moment.now) };
+            let due = if is_asked_again(part) { due } else { within_lifetime(part, due, moment.now) };
             let error = format!("{} {}", answer.status, answer.text);
             put_off(part.unknown, due, error, counts)
         }

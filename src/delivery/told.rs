@@ -28,10 +28,11 @@
 //! Then the news is written down with what follows from it. A bounce of which it is known
 //! that nothing comes after it, a recipient whom Resend left out since the address is on its
 //! own list, and a mail that it gave up after all are late failures: the sender gets a bounce,
-//! and perhaps a credit back. Where it is not told whose a bounce is, it is written down on the part, the
-//! sender is told once whom it may be, and nothing is given back. `email.failed` closes no gate, not even for a quota:
-//! the event may be hours old when it comes, and the next call is answered with the
-//! quota as it stands then, which closes the gate for as long as that lasts.
+//! and perhaps a credit back. Where it is not told whose a bounce is, it is written down on the
+//! part, the sender is told once whom it may be, and nothing is given back. `email.failed`
+//! closes no gate, not even for a quota: the event may be hours old when it comes, and the next
+//! call is answered with the quota as it stands then, which closes the gate for as long as that
+//! lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
