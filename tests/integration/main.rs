@@ -59,6 +59,7 @@ mod resend_smtp;
 mod retention;
 mod retry;
 mod sandbox;
+mod schema;
 mod settlement;
 mod slow;
 mod smtp_faults;

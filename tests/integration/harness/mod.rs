@@ -7,6 +7,7 @@ pub(crate) mod disk;
 pub(crate) mod dns;
 pub(crate) mod meter;
 pub(crate) mod plan;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod sink;
 pub(crate) mod smtp;

@@ -1,0 +1,125 @@
+//! A PostgreSQL of tests' own: a cluster in a directory of its own, reached through a
+//! socket there and no port, and gone with whoever started it, however that ends.
+//!
+//! PostgreSQL does not run as root: there its processes are those of the user
+//! `postgres`, whom Debian's package makes. What is lost with the machine is nobody's:
+//! it does not wait for the disk.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Who owns the databases.
+const ROLE: &str = "postmeter";
+/// Whose the processes are, where a test is root.
+const USER: &str = "postgres";
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Runs the server until nobody holds the other end of the standard input, and clears up.
+const KEEPER: &str = r#"
+    "$1/postgres" -D "$2/data" -k "$2" -h "" -F -c full_page_writes=off -c max_connections=400 &
+    read _
+    kill -QUIT $!
+    wait
+    rm -rf "$2""#;
+
+/// A running cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    programs: PathBuf,
+    /// Where its socket is, too.
+    pub(crate) home: PathBuf,
+    keeper: Child,
+}
+
+impl Cluster {
+    /// Makes one and waits until it answers. `None`: this machine has no PostgreSQL.
+    pub(crate) fn start() -> Option<Self> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let programs = programs()?;
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let home = std::env::temp_dir().join(format!("postmeter-pg-{}-{number}", std::process::id()));
+        make_home(&home);
+        let mut initdb = as_its_user(&programs.join("initdb"));
+        initdb.args(["--username", ROLE, "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
+        succeed(initdb.args(["--no-sync", "--pgdata"]).arg(home.join("data")));
+        let mut keeper = as_its_user(Path::new("sh"));
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home);
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let cluster = Self { programs, home, keeper: keeper.spawn().unwrap() };
+        let since = Instant::now();
+        while !cluster.psql("postgres", "SELECT 1").output().is_ok_and(|said| said.status.success()) {
+            assert!(since.elapsed() < PATIENCE, "PostgreSQL does not answer");
+        }
+        Some(cluster)
+    }
+
+    /// Makes an empty database.
+    pub(crate) fn create(&self, database: &str) {
+        self.read("postgres", &format!("CREATE DATABASE {database}"));
+    }
+
+    /// What a query returns: a line for each row, its columns divided by `|`.
+    pub(crate) fn read(&self, database: &str, query: &str) -> Vec<String> {
+        let said = succeed(&mut self.psql(database, query));
+        String::from_utf8(said.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// A client that runs these statements, all or none where they are more than one.
+    pub(crate) fn psql(&self, database: &str, statements: &str) -> Command {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.arg("--host").arg(&self.home).args(["--username", ROLE, "--dbname", database]);
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]);
+        psql.args(["--set", "ON_ERROR_STOP=1", "--command", statements]);
+        psql
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Where the newest PostgreSQL's programs lie: Debian keeps them out of the path.
+fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+    let newest =
+        versions.map(|version| version.path()).filter(|path| number(path).is_some()).max_by_key(number);
+    newest.map(|version| version.join("bin")).filter(|bin| bin.join("initdb").exists())
+}
+
+/// The directory of a cluster, its user's own.
+fn make_home(home: &Path) {
+    let mut install = Command::new("install");
+    install.args(["--directory", "--mode", "700"]);
+    if is_root() {
+        install.args(["--owner", USER]);
+    }
+    succeed(install.arg(home));
+}
+
+fn as_its_user(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", USER, "--regid", USER, "--init-groups"]).arg(program);
+    // Wherever the test stands, that user may not.
+    command.current_dir("/");
+    command
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[track_caller]
+pub(crate) fn succeed(command: &mut Command) -> Output {
+    let said = command.stdin(Stdio::null()).output().unwrap();
+    assert!(said.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&said.stderr));
+    said
+}
