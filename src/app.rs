@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
@@ -180,6 +181,7 @@ async fn open_store(config: &Config, maker: Maker, crash_at: CrashAt) -> anyhow:
     let metrics = Metrics::new();
     let settings = StoreSettings {
         data_dir: config.data_dir.clone(),
+        database_url: config.database_url.clone().map(SecretString::from),
         maker,
         low_balance_credits: config.billing.low_balance_credits,
         min_free_bytes: config.queue.min_free_bytes,

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
 
 use crate::clock::Clock;
 use crate::config::{Config, Secrets};
@@ -230,6 +231,7 @@ impl Desk {
     async fn with(config: Config, place: &Place<'_>) -> anyhow::Result<Self> {
         let settings = StoreSettings {
             data_dir: config.data_dir.clone(),
+            database_url: config.database_url.clone().map(SecretString::from),
             maker: Maker::Command,
             low_balance_credits: config.billing.low_balance_credits,
             min_free_bytes: 0,

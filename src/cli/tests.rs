@@ -307,6 +307,7 @@ async fn commands_work_on_the_sandbox_database_too() {
     let office = Office::new("");
     let settings = StoreSettings {
         data_dir: office.directory.join("data"),
+        database_url: None,
         maker: Maker::Sandbox,
         low_balance_credits: 0,
         min_free_bytes: 0,

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
+use super::account::lock_accounts;
 use super::idempotency::{Keys, Meaning};
 use super::spool::Spooled;
+use super::sql::{Session, query, query_as};
 use super::suppression::{find, suspect};
 use super::{StoreError, changed, json, millis};
 use crate::domain::account::Account;
@@ -174,7 +175,7 @@ struct Standing {
 
 /// Decides a batch and writes what was accepted. `low_mark` is `billing.low_balance_credits`.
 pub(super) async fn accept_batch(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     batch: &[&Acceptance],
     low_mark: i64,
 ) -> Result<Vec<Accepted>, StoreError> {
@@ -255,29 +256,30 @@ impl Standing {
 }
 
 async fn read_standings(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     batch: &[&Acceptance],
 ) -> Result<BTreeMap<String, Standing>, StoreError> {
     const READ: &str = "
         SELECT a.customer_id, c.suspended_reason, a.balance, a.held, a.owed, a.low_armed,
                EXISTS (SELECT 1 FROM suppression s WHERE s.customer_id = a.customer_id) AS suppresses,
-               (SELECT group_concat(k.username, char(10)) FROM credential k
+               (SELECT string_agg(k.username, '\n') FROM credential k
                 WHERE k.customer_id = a.customer_id AND k.revoked_at IS NOT NULL
-                  AND k.username IN (SELECT value FROM json_each(?2))) AS revoked
+                  AND k.username IN (SELECT atom FROM json_each($2))) AS revoked
         FROM account a JOIN customer c ON c.customer_id = a.customer_id
-        WHERE a.customer_id IN (SELECT value FROM json_each(?1))";
+        WHERE a.customer_id IN (SELECT atom FROM json_each($1))";
     let ids: BTreeSet<&str> = batch.iter().map(|a| a.customer_id.as_str()).collect();
     let names: BTreeSet<&str> =
         batch.iter().filter_map(|a| a.username.as_ref().map(Username::as_str)).collect();
-    let rows: Vec<Standing> =
-        sqlx::query_as(READ).bind(json(&ids)?).bind(json(&names)?).fetch_all(tx).await?;
+    let ids = json(&ids)?;
+    lock_accounts(tx, &ids).await?;
+    let rows: Vec<Standing> = query_as(READ).bind(ids).bind(json(&names)?).fetch_all(tx).await?;
     Ok(rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect())
 }
 
 /// Recipients of the batch who are on their customer's list. Nobody is looked for
 /// where the lists are empty.
 async fn read_suppressed(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     batch: &[&Acceptance],
     standings: &BTreeMap<String, Standing>,
 ) -> Result<Suppressed, StoreError> {
@@ -315,35 +317,39 @@ fn recipients(acceptance: &Acceptance) -> impl Iterator<Item = &Mailbox> {
 /// ahead is named, and must be there whole and belong to nobody (P1). Parameters are `$N`, which
 /// keep their numbers across statements; `?N` would not.
 async fn write(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     holds: &BTreeMap<&CustomerId, i64>,
     taken: &[&Acceptance],
 ) -> Result<(), StoreError> {
     const WRITE: &str = "
         UPDATE account SET held = held + h.amount
-        FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS amount FROM json_each($1)) AS h
+        FROM (SELECT value ->> 0 AS customer_id, CAST(value ->> 1 AS BIGINT) AS amount FROM json_each($1)) AS h
         WHERE account.customer_id = h.customer_id
           AND account.balance - account.held - account.owed >= h.amount;
 
         INSERT INTO message (message_id, customer_id, username, kind, reverse_path, header_from, subject,
                              size, body_sha256, unit, price, accepted_at, expires_at, notes, ret, envid)
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
+               CAST(value ->> 7 AS BIGINT), value ->> 8, value ->> 9, CAST(value ->> 10 AS BIGINT),
+               CAST(value ->> 11 AS BIGINT), CAST(value ->> 12 AS BIGINT), value ->> 13,
                value ->> 14, value ->> 15
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
                           request_hash, batch_max, customer_id)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-               value ->> 7, value ->> 8, value ->> 9, value ->> 10
+        SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), value ->> 2, value ->> 3,
+               CAST(value ->> 4 AS BIGINT), CAST(value ->> 5 AS BIGINT), CAST(value ->> 6 AS BIGINT),
+               CAST(value ->> 7 AS BIGINT), value ->> 8, CAST(value ->> 9 AS BIGINT), value ->> 10
         FROM json_each($3);
 
         INSERT INTO recipient (message_id, address, part_no, ordinal, state, notify, orcpt)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 'queued', value ->> 4, value ->> 5
+        SELECT value ->> 0, value ->> 1, CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT), 'queued',
+               value ->> 4, value ->> 5
         FROM json_each($4);
 
         INSERT INTO body (message_id, chunk_no, bytes)
-        SELECT value ->> 0, 0, substr($6, (value ->> 1) + 1, value ->> 2) FROM json_each($5)";
+        SELECT value ->> 0, 0, substr($6, CAST(value ->> 1 AS BIGINT) + 1, CAST(value ->> 2 AS BIGINT))
+        FROM json_each($5)";
     if taken.is_empty() {
         return Ok(());
     }
@@ -352,7 +358,7 @@ async fn write(
     let messages: Vec<MessageRow> = taken.iter().map(|a| MessageRow::of(a)).collect();
     let (parts, recipients) = part_rows(taken);
     let (bodies, octets) = bodies(taken);
-    let done = sqlx::query(WRITE)
+    let done = query(WRITE)
         .bind(json(&holds)?)
         .bind(json(&messages)?)
         .bind(json(&parts)?)
@@ -369,14 +375,15 @@ async fn write(
 }
 
 /// Gives messages what was written ahead for them: whole, and nobody's yet.
-async fn name_spools(tx: &mut SqliteConnection, spools: &[SpoolRow<'_>]) -> Result<(), StoreError> {
+async fn name_spools(tx: &mut Session<'_>, spools: &[SpoolRow<'_>]) -> Result<(), StoreError> {
     const NAME: &str = "
         UPDATE spool SET message_id = s.message_id, octets = s.octets, sha256 = s.sha256
-        FROM (SELECT value ->> 0 AS spool_id, value ->> 1 AS message_id, value ->> 2 AS octets,
-                     value ->> 3 AS sha256 FROM json_each(?1)) AS s
+        FROM (SELECT value ->> 0 AS spool_id, value ->> 1 AS message_id, CAST(value ->> 2 AS BIGINT) AS octets,
+                     value ->> 3 AS sha256 FROM json_each($1)) AS s
         WHERE spool.spool_id = s.spool_id AND spool.message_id IS NULL AND spool.left_at IS NULL
-          AND (SELECT sum(length(c.bytes)) FROM chunk c WHERE c.spool_id = s.spool_id) = s.octets";
-    let named = sqlx::query(NAME).bind(json(&spools)?).execute(tx).await?;
+          AND (SELECT CAST(sum(length(c.bytes)) AS BIGINT) FROM chunk c
+               WHERE c.spool_id = s.spool_id) = s.octets";
+    let named = query(NAME).bind(json(&spools)?).execute(tx).await?;
     changed("acceptance", named.rows_affected(), spools.len())
 }
 
@@ -499,7 +506,7 @@ fn spools<'a>(taken: &[&'a Acceptance]) -> Vec<SpoolRow<'a>> {
 /// the message that it reports on; `false`: it is a report to an address on the customer's
 /// suppression list, and is dropped.
 pub(super) async fn insert_own(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     own: &Acceptance,
     about: Option<&MessageId>,
 ) -> Result<bool, StoreError> {
@@ -520,7 +527,7 @@ pub(super) async fn insert_own(
     write(tx, &BTreeMap::new(), &[own]).await?;
     if let Some(about) = about {
         let (id, about) = (own.message_id.as_str(), about.as_str());
-        let done = sqlx::query(ABOUT).bind(id).bind(about).execute(tx).await?;
+        let done = query(ABOUT).bind(id).bind(about).execute(tx).await?;
         changed("what a report is about", done.rows_affected(), 1)?;
     }
     Ok(true)

@@ -1,9 +1,9 @@
 //! Balances: what Dodo said, applied only where nothing of ours came between.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, insert_own};
+use super::sql::{Session, query, query_as};
 use super::{Store, StoreError, changed, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
@@ -88,13 +88,13 @@ const READ: &str = "
            e.tries AS open_tries, e.unknown_tries AS open_unknown, e.kind AS open_kind,
            CASE e.kind WHEN 'debit' THEN e.amount ELSE 0 END AS open_debit
     FROM account a LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open'
-    WHERE a.customer_id = ?1";
+    WHERE a.customer_id = $1";
 
 impl Store {
     /// The account of a customer.
     pub async fn account(&self, customer_id: &CustomerId) -> Result<Option<Account>, StoreError> {
         let row: Option<AccountRow> =
-            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
+            query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
         row.map(|row| row.account()).transpose()
     }
 
@@ -107,7 +107,7 @@ impl Store {
         customer_id: &CustomerId,
     ) -> Result<Option<BalanceRead>, StoreError> {
         let row: Option<AccountRow> =
-            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
+            query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
         let is_first_call = |row: &AccountRow| (row.open_tries, row.open_unknown) == (Some(1), Some(0));
         Ok(row.filter(|row| !is_first_call(row)).map(|row| BalanceRead {
             customer_id: customer_id.clone(),
@@ -126,13 +126,13 @@ impl Store {
     ) -> Result<BalanceApplied, StoreError> {
         // The version decides: a read that an entry or another read overtook says nothing.
         const APPLY: &str = "
-            UPDATE account SET balance = ?2, balance_read_at = ?3, version = version + 1
-            WHERE customer_id = ?1 AND version = ?4";
-        const CONFIRM: &str = "UPDATE account SET balance_read_at = ?2 WHERE customer_id = ?1";
+            UPDATE account SET balance = $2, balance_read_at = $3, version = version + 1
+            WHERE customer_id = $1 AND version = $4";
+        const CONFIRM: &str = "UPDATE account SET balance_read_at = $2 WHERE customer_id = $1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let id = read.customer_id.as_str();
-        let row: AccountRow = sqlx::query_as(READ).bind(id).fetch_one(&mut *tx).await?;
+        let row: AccountRow = query_as(READ).bind(id).fetch_one(&mut *tx).await?;
         let lowers = row.balance.is_some_and(|old| balance < old);
         let outcome = if row.version != read.version {
             ReadOutcome::Overtaken
@@ -140,12 +140,12 @@ impl Store {
             // What the entry in doubt explains is what was known, and known as of now.
             let explained = balance.saturating_add(row.open_debit.unwrap_or(0));
             if row.balance.is_some_and(|old| explained >= old) {
-                let done = sqlx::query(CONFIRM).bind(id).bind(millis(now)).execute(&mut *tx).await?;
+                let done = query(CONFIRM).bind(id).bind(millis(now)).execute(&mut *tx).await?;
                 changed("confirm balance", done.rows_affected(), 1)?;
             }
             ReadOutcome::NotRaised
         } else {
-            let done = sqlx::query(APPLY)
+            let done = query(APPLY)
                 .bind(id)
                 .bind(balance)
                 .bind(millis(now))
@@ -167,14 +167,11 @@ impl Store {
         // One notice a crossing: whoever disarms the mark mails.
         const DISARM: &str = "
             UPDATE account SET low_armed = 0
-            WHERE customer_id = ?1 AND low_armed = 1 AND balance - held - owed < ?2";
+            WHERE customer_id = $1 AND low_armed = 1 AND balance - held - owed < $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(DISARM)
-            .bind(notice.customer_id.as_str())
-            .bind(self.low_mark)
-            .execute(&mut *tx)
-            .await?;
+        let done =
+            query(DISARM).bind(notice.customer_id.as_str()).bind(self.low_mark).execute(&mut *tx).await?;
         if done.rows_affected() == 0 {
             return Ok(false);
         }
@@ -186,38 +183,38 @@ impl Store {
     /// Disarms the low-balance mark of a customer who cannot be told, so that
     /// nobody tries again until the next crossing.
     pub async fn disarm_low_balance(&self, customer_id: &CustomerId) -> Result<(), StoreError> {
-        const DISARM: &str = "UPDATE account SET low_armed = 0 WHERE customer_id = ?1";
+        const DISARM: &str = "UPDATE account SET low_armed = 0 WHERE customer_id = $1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(DISARM).bind(customer_id.as_str()).execute(&mut *tx).await?;
+        query(DISARM).bind(customer_id.as_str()).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
     /// Sums for the metrics.
     pub async fn totals(&self) -> Result<Totals, StoreError> {
         const SUMS: &str = "
-            SELECT (SELECT coalesce(sum(held), 0) FROM account) AS held,
-                   (SELECT coalesce(sum(owed), 0) FROM account) AS owed,
+            SELECT (SELECT coalesce(CAST(sum(held) AS BIGINT), 0) FROM account) AS held,
+                   (SELECT coalesce(CAST(sum(owed) AS BIGINT), 0) FROM account) AS owed,
                    (SELECT count(*) FROM part WHERE state = 'queued')
                    + (SELECT count(*) FROM part WHERE state = 'sending') AS parts_queued,
                    (SELECT count(*) FROM part WHERE state = 'held') AS parts_held,
                    (SELECT count(*) FROM entry WHERE state = 'open') AS entries_open";
-        Ok(sqlx::query_as(SUMS).fetch_one(&self.readers).await?)
+        Ok(query_as(SUMS).fetch_one(&self.readers).await?)
     }
 }
 
 /// Arms the low-balance mark again when available is back above it, and says
 /// whether an armed mark has been crossed.
 pub(super) async fn arm(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     low_mark: i64,
 ) -> Result<(Account, bool), StoreError> {
     const ARM: &str = "
         UPDATE account SET low_armed = 1
-        WHERE customer_id = ?1 AND low_armed = 0 AND balance - held - owed >= ?2";
-    sqlx::query(ARM).bind(customer_id.as_str()).bind(low_mark).execute(&mut *tx).await?;
-    let row: AccountRow = sqlx::query_as(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
+        WHERE customer_id = $1 AND low_armed = 0 AND balance - held - owed >= $2";
+    query(ARM).bind(customer_id.as_str()).bind(low_mark).execute(&mut *tx).await?;
+    let row: AccountRow = query_as(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
     let account = row.account()?;
     let is_below = account.available().is_some_and(|available| available < low_mark);
     Ok((account, is_below && row.low_armed == 1))
@@ -226,4 +223,18 @@ pub(super) async fn arm(
 /// A credit count read back from a column.
 pub(super) fn credits(count: i64) -> Result<Credits, StoreError> {
     stored(Credits::from_i64(count).ok_or_else(|| format!("{count} is not a number of credits")))
+}
+
+/// Locks the accounts of these customers, a JSON list, in their order: the first step of
+/// whoever decides about a customer, and a statement of its own, since what is read in the
+/// statement that waits for a lock is older than the lock. SQLite has one writer, and
+/// nothing to lock.
+pub(super) async fn lock_accounts(tx: &mut Session<'_>, customers: &str) -> Result<(), StoreError> {
+    const LOCK: &str = "
+        SELECT customer_id FROM account WHERE customer_id IN (SELECT atom FROM json_each($1))
+        ORDER BY customer_id FOR NO KEY UPDATE";
+    if matches!(tx, Session::Postgres(_)) {
+        query(LOCK).bind(customers).execute(tx).await?;
+    }
+    Ok(())
 }

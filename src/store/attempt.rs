@@ -3,9 +3,9 @@
 //! and is told by its part.
 
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use super::report::{News, Report, Rest};
+use super::sql::{Session, query};
 use super::{StoreError, json, millis};
 use crate::domain::answer::Answer;
 
@@ -47,20 +47,20 @@ impl AttemptRow {
 }
 
 /// Keeps attempts. One by one, since they are rare and a part may have several.
-pub(super) async fn write(tx: &mut SqliteConnection, rows: &[AttemptRow]) -> Result<(), StoreError> {
+pub(super) async fn write(tx: &mut Session<'_>, rows: &[AttemptRow]) -> Result<(), StoreError> {
     const INSERT: &str = "
         INSERT INTO attempt (message_id, part_no, number, attempt, at, outcome, upstream_id, words)
-        SELECT value ->> 0, value ->> 1,
+        SELECT value ->> 0, CAST(value ->> 1 AS BIGINT),
                (SELECT coalesce(max(a.number), 0) + 1 FROM attempt a
-                WHERE a.message_id = value ->> 0 AND a.part_no = value ->> 1),
-               value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
-        FROM json_each(?1)";
+                WHERE a.message_id = value ->> 0 AND a.part_no = CAST(value ->> 1 AS BIGINT)),
+               CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT), value ->> 4, value ->> 5, value ->> 6
+        FROM json_each($1)";
     const LEAVE: &str = "
-        DELETE FROM attempt WHERE message_id = ?1 AND part_no = ?2 AND number <=
-            (SELECT max(a.number) FROM attempt a WHERE a.message_id = ?1 AND a.part_no = ?2) - ?3";
+        DELETE FROM attempt WHERE message_id = $1 AND part_no = $2 AND number <=
+            (SELECT max(a.number) FROM attempt a WHERE a.message_id = $1 AND a.part_no = $2) - $3";
     for row in rows {
-        sqlx::query(INSERT).bind(json(&[row])?).execute(&mut *tx).await?;
-        sqlx::query(LEAVE).bind(&row.0).bind(row.1).bind(MAX_ATTEMPTS).execute(&mut *tx).await?;
+        query(INSERT).bind(json(&[row])?).execute(&mut *tx).await?;
+        query(LEAVE).bind(&row.0).bind(row.1).bind(MAX_ATTEMPTS).execute(&mut *tx).await?;
     }
     Ok(())
 }

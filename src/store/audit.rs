@@ -11,10 +11,10 @@
 mod checks;
 
 use sha2::{Digest, Sha256};
-use sqlx::{Connection, Row, SqliteConnection};
 
 use self::checks::{CHECKS, Check};
 use super::spool::chunk_of;
+use super::sql::{On, query_as, query_scalar};
 use super::{Store, StoreError};
 use crate::domain::digest::{hex, sha256_hex};
 
@@ -47,18 +47,16 @@ const SHOWN: usize = 20;
 impl Store {
     /// Runs every check on one snapshot. An empty answer is the proof.
     pub async fn audit(&self) -> Result<Vec<Finding>, StoreError> {
-        let mut reader = self.readers.acquire().await?;
-        let mut tx = reader.begin().await?;
-        findings(&mut tx).await
+        let mut tx = self.readers.begin().await?;
+        findings(&mut On::from(&mut tx)).await
     }
 
     /// Runs the checks of sums alone, on one snapshot: cheap enough for now and then.
     pub async fn drift(&self) -> Result<Drift, StoreError> {
-        let mut reader = self.readers.acquire().await?;
-        let mut tx = reader.begin().await?;
+        let mut tx = self.readers.begin().await?;
         let mut drift = Drift::default();
         for check in CHECKS.iter().filter(|check| check.is_of_sums) {
-            let offenders = check.offenders(&mut tx).await?;
+            let offenders = check.offenders(&mut On::from(&mut tx)).await?;
             let credits = offenders.iter().filter_map(|offender| offender.credits);
             drift.credits = credits.fold(drift.credits, i64::saturating_add);
             drift.findings.extend(offenders.into_iter().take(SHOWN));
@@ -68,7 +66,7 @@ impl Store {
 }
 
 /// Runs every check inside a transaction.
-pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
+pub(super) async fn findings(tx: &mut On<'_>) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     for check in CHECKS {
         findings.extend(check.offenders(tx).await?.into_iter().take(SHOWN));
@@ -80,41 +78,42 @@ pub(super) async fn findings(tx: &mut SqliteConnection) -> Result<Vec<Finding>, 
 /// Every check but that of the bodies' octets as one statement, for tests that
 /// audit after every step: a line for each offender.
 #[cfg(test)]
-pub(super) fn in_one_statement() -> String {
+pub(super) static IN_ONE_STATEMENT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     let one = |Check { table, problem, offenders, is_of_sums }: &Check| {
         let problem = problem.replace('\'', "''");
-        let columns = if *is_of_sums { "NULL AS offender, NULL" } else { "NULL AS offender" };
+        let columns = if *is_of_sums { "'' AS offender, 0" } else { "'' AS offender" };
         format!(
             "SELECT '{table} ' || offender || ': {problem}'
-             FROM (SELECT {columns} WHERE 0 UNION ALL SELECT * FROM ({offenders}))"
+             FROM (SELECT {columns} WHERE false UNION ALL SELECT * FROM ({offenders}) AS o) AS f"
         )
     };
     CHECKS.iter().map(one).collect::<Vec<_>>().join(" UNION ALL ")
-}
+});
 
 impl Check {
-    async fn offenders(&self, tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
-        let rows = sqlx::query(self.offenders).fetch_all(tx).await?;
-        let read = |row: &sqlx::sqlite::SqliteRow| {
-            let credits = if self.is_of_sums { row.try_get(1)? } else { None };
-            Ok(Finding { table: self.table, row: row.try_get(0)?, problem: self.problem, credits })
-        };
-        rows.iter().map(read).collect()
+    async fn offenders(&self, tx: &mut On<'_>) -> Result<Vec<Finding>, StoreError> {
+        let found = |row, credits| Finding { table: self.table, row, problem: self.problem, credits };
+        if self.is_of_sums {
+            let rows: Vec<(String, Option<i64>)> = query_as(self.offenders).fetch_all(tx).await?;
+            return Ok(rows.into_iter().map(|(row, credits)| found(row, credits)).collect());
+        }
+        let rows: Vec<String> = query_scalar(self.offenders).fetch_all(tx).await?;
+        Ok(rows.into_iter().map(|row| found(row, None)).collect())
     }
 }
 
 /// Bodies whose octets are not those that were accepted.
-async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, StoreError> {
+async fn changed_bodies(tx: &mut On<'_>) -> Result<Vec<Finding>, StoreError> {
     /// Message, size, hash of its body; octets and hash of its spool.
     type Named = (String, i64, String, Option<i64>, Option<String>);
     const NAMES: &str = "
         SELECT m.message_id, m.size, m.body_sha256, s.octets, s.sha256
         FROM message m LEFT JOIN spool s ON s.message_id = m.message_id WHERE m.final_at IS NULL";
-    const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
+    const BODY: &str = "SELECT bytes FROM body WHERE message_id = $1 ORDER BY chunk_no";
     let mut findings = Vec::new();
-    let names: Vec<Named> = sqlx::query_as(NAMES).fetch_all(&mut *tx).await?;
+    let names: Vec<Named> = query_as(NAMES).fetch_all(&mut *tx).await?;
     for (message_id, size, hash, octets, spool_hash) in names {
-        let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
+        let rows: Vec<Vec<u8>> = query_scalar(BODY).bind(&message_id).fetch_all(&mut *tx).await?;
         let bytes = rows.concat();
         let spooled = octets.unwrap_or(0);
         let other_size = i64::try_from(bytes.len()).is_ok_and(|len| len + spooled != size);
@@ -139,7 +138,7 @@ async fn changed_bodies(tx: &mut SqliteConnection) -> Result<Vec<Finding>, Store
 }
 
 /// Octets and hash of what a message has in its spool; one chunk in memory at a time.
-async fn hash_of_chunks(tx: &mut SqliteConnection, message_id: &str) -> Result<(i64, String), StoreError> {
+async fn hash_of_chunks(tx: &mut On<'_>, message_id: &str) -> Result<(i64, String), StoreError> {
     let (mut hash, mut octets) = (Sha256::new(), 0);
     let mut chunk_no = 0;
     while let Some(chunk) = chunk_of(&mut *tx, message_id, chunk_no).await? {

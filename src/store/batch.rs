@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::queue::{Batched, DuePart, LeasedPart, read_waiting, take};
+use super::sql::{Session, Whole, query, query_as, query_scalar};
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::ids::{BatchId, MessageId};
 
@@ -45,8 +45,10 @@ pub(super) struct Leaver<'a> {
 #[derive(Debug, sqlx::FromRow)]
 struct Members {
     /// How many it was composed of.
-    size: Option<u32>,
+    size: Option<Whole>,
+    #[sqlx(try_from = "i64")]
     waiting: u32,
+    #[sqlx(try_from = "i64")]
     under_way: u32,
 }
 
@@ -64,16 +66,17 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<Option<Batched>>, StoreError> {
         const THERE: &str = "
-            SELECT w.key FROM json_each(?1) AS w CROSS JOIN part p
-            WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND p.state = 'sending'
-              AND p.attempt = w.value ->> 2 AND p.batch_id IS NULL
-            ORDER BY w.key";
-        let name = |of: &Candidate| (of.message_id.to_string(), of.part_no, of.attempt);
-        let names: Vec<_> = members.iter().map(name).collect();
+            SELECT CAST(w.value ->> 3 AS BIGINT) AS nth FROM json_each($1) AS w CROSS JOIN part p
+            WHERE p.message_id = w.value ->> 0 AND p.part_no = CAST(w.value ->> 1 AS BIGINT)
+            AND p.state = 'sending'
+              AND p.attempt = CAST(w.value ->> 2 AS BIGINT) AND p.batch_id IS NULL
+            ORDER BY nth";
+        let name = |(nth, of): (u32, &Candidate)| (of.message_id.to_string(), of.part_no, of.attempt, nth);
+        let names: Vec<_> = (0..).zip(members).map(name).collect();
         let mut places = vec![None; members.len()];
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let there: Vec<u32> = sqlx::query_scalar(THERE).bind(json(&names)?).fetch_all(&mut *tx).await?;
+        let there: Vec<i64> = query_scalar(THERE).bind(json(&names)?).fetch_all(&mut *tx).await?;
         let size = u32::try_from(there.len()).unwrap_or(u32::MAX);
         if size == 0 {
             return Ok(places);
@@ -117,13 +120,13 @@ impl Store {
         let mut leased = read_waiting(&mut tx, waiting, Some(id), now).await?;
         let members = Members::read(&mut tx, id).await?;
         let read = u32::try_from(leased.parts.len()).unwrap_or(u32::MAX);
-        if members.size == Some(read) {
+        if members.size == Some(Whole(read)) {
             leased.parts.sort_by_key(|part| part.batch.as_ref().map(|batch| batch.no));
             take(&mut tx, &leased.parts, now, until).await?;
             tx.commit().await?;
             return Ok(leased.parts);
         }
-        let is_whole = members.size == Some(members.waiting + members.under_way);
+        let is_whole = members.size == Some(Whole(members.waiting + members.under_way));
         let why = match leased.unreadable.pop() {
             Some((part, why)) if !is_whole || members.under_way == 0 => {
                 format!("a part of the same call, {}, cannot be read: {why}", part.message_id)
@@ -156,7 +159,7 @@ impl Store {
               AND state IN ('queued', 'sending')";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(TAKEN)
+        query(TAKEN)
             .bind(id.as_str())
             .bind(message_id.as_str())
             .bind(part_no)
@@ -172,11 +175,11 @@ impl Store {
         const READ: &str = "
             SELECT p.message_id, p.part_no, p.batch_max, m.size
             FROM part p JOIN message m ON m.message_id = p.message_id
-            WHERE p.batch_id = ?1 AND p.state = 'queued' ORDER BY p.batch_no";
-        let rows: Vec<(String, u32, u32, i64)> =
-            sqlx::query_as(READ).bind(id.as_str()).fetch_all(&self.readers).await?;
+            WHERE p.batch_id = $1 AND p.state = 'queued' ORDER BY p.batch_no";
+        let rows: Vec<(String, Whole, Whole, i64)> =
+            query_as(READ).bind(id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
-            .map(|(message_id, part_no, batch_max, size)| {
+            .map(|(message_id, Whole(part_no), Whole(batch_max), size)| {
                 let message_id = stored(MessageId::parse(&message_id))?;
                 let size = usize::try_from(size).unwrap_or(0);
                 Ok(DuePart { message_id, part_no, size, batch_max, batch_id: Some(id.clone()) })
@@ -186,93 +189,90 @@ impl Store {
 }
 
 impl Members {
-    async fn read(tx: &mut SqliteConnection, id: &BatchId) -> Result<Self, StoreError> {
+    async fn read(tx: &mut Session<'_>, id: &BatchId) -> Result<Self, StoreError> {
         const READ: &str = "
-            SELECT (SELECT size FROM batch WHERE batch_id = ?1) AS size,
+            SELECT (SELECT size FROM batch WHERE batch_id = $1) AS size,
                    count(*) FILTER (WHERE state = 'queued') AS waiting,
                    count(*) FILTER (WHERE state = 'sending') AS under_way
-            FROM part WHERE batch_id = ?1";
-        Ok(sqlx::query_as(READ).bind(id.as_str()).fetch_one(tx).await?)
+            FROM part WHERE batch_id = $1";
+        Ok(query_as(READ).bind(id.as_str()).fetch_one(tx).await?)
     }
 }
 
 /// Writes a call and the places in it: message, part, place, hash of the request.
 async fn write(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     (id, size): (&BatchId, u32),
     seats: &[(&str, u32, u32, &str)],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    const CALL: &str = "INSERT INTO batch (batch_id, size, composed_at) VALUES (?1, ?2, ?3)";
+    const CALL: &str = "INSERT INTO batch (batch_id, size, composed_at) VALUES ($1, $2, $3)";
     const SEAT: &str = "
-        UPDATE part SET batch_id = ?2, batch_no = s.batch_no, first_try_at = ?4, request_hash = s.hash
-        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS batch_no,
+        UPDATE part SET batch_id = $2, batch_no = s.batch_no, first_try_at = $4, request_hash = s.hash
+        FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
+                     CAST(value ->> 2 AS BIGINT) AS batch_no,
                      value ->> 3 AS hash
-              FROM json_each(?1)) AS s
+              FROM json_each($1)) AS s
         WHERE part.message_id = s.message_id AND part.part_no = s.part_no AND part.state = 'sending'
-          AND part.batch_id IS NULL AND part.unknown = 0 AND part.batch_max >= max(?3, 2)";
-    let done = sqlx::query(CALL).bind(id.as_str()).bind(size).bind(millis(now)).execute(&mut *tx).await?;
+          AND part.batch_id IS NULL AND part.unknown = 0 AND part.batch_max >= max($3, 2)";
+    let done = query(CALL).bind(id.as_str()).bind(size).bind(millis(now)).execute(&mut *tx).await?;
     changed("call", done.rows_affected(), 1)?;
-    let done = sqlx::query(SEAT)
-        .bind(json(&seats)?)
-        .bind(id.as_str())
-        .bind(size)
-        .bind(millis(now))
-        .execute(tx)
-        .await?;
+    let done =
+        query(SEAT).bind(json(&seats)?).bind(id.as_str()).bind(size).bind(millis(now)).execute(tx).await?;
     changed("members of a call", done.rows_affected(), seats.len())
 }
 
 /// Holds the members of a call that wait, whose outcome nobody can tell any more.
-async fn hold_rest(tx: &mut SqliteConnection, id: &BatchId, reason: &str) -> Result<u64, StoreError> {
+async fn hold_rest(tx: &mut Session<'_>, id: &BatchId, reason: &str) -> Result<u64, StoreError> {
     const HOLD: &str = "
         UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
-               last_error = ?2
-        WHERE batch_id = ?1 AND state = 'queued'";
-    let held = sqlx::query(HOLD).bind(id.as_str()).bind(reason).execute(&mut *tx).await?.rows_affected();
+               last_error = $2
+        WHERE batch_id = $1 AND state = 'queued'";
+    let held = query(HOLD).bind(id.as_str()).bind(reason).execute(&mut *tx).await?.rows_affected();
     forget(tx, &BTreeSet::from([id.as_str()])).await?;
     Ok(held)
 }
 
 /// Parts leave their calls, or have less company from now on. Mostly there is none, and
 /// nothing is asked.
-pub(super) async fn leave(tx: &mut SqliteConnection, leavers: Vec<Leaver<'_>>) -> Result<(), StoreError> {
+pub(super) async fn leave(tx: &mut Session<'_>, leavers: Vec<Leaver<'_>>) -> Result<(), StoreError> {
     const LEAVE: &str = "
         UPDATE part SET batch_max = l.batch_max, batch_id = NULL, batch_no = NULL
-        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS batch_max
-              FROM json_each(?1)) AS l
+        FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
+                     CAST(value ->> 2 AS BIGINT) AS batch_max
+              FROM json_each($1)) AS l
         WHERE part.message_id = l.message_id AND part.part_no = l.part_no";
     if leavers.is_empty() {
         return Ok(());
     }
     let rows: Vec<_> = leavers.iter().map(|of| (of.message_id, of.part_no, of.batch_max)).collect();
-    let done = sqlx::query(LEAVE).bind(json(&rows)?).execute(&mut *tx).await?;
+    let done = query(LEAVE).bind(json(&rows)?).execute(&mut *tx).await?;
     changed("members that leave a call", done.rows_affected(), rows.len())?;
     forget(tx, &leavers.iter().filter_map(|of| of.call).map(BatchId::as_str).collect()).await
 }
 
 /// The members of a call are due together: when one of them is hastened, so are the others.
 pub(super) async fn hasten(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     calls: &BTreeSet<&str>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const HASTEN: &str = "
-        UPDATE part SET due_at = ?2
-        WHERE batch_id IN (SELECT value FROM json_each(?1)) AND state = 'queued' AND due_at > ?2";
+        UPDATE part SET due_at = $2
+        WHERE batch_id IN (SELECT atom FROM json_each($1)) AND state = 'queued' AND due_at > $2";
     if !calls.is_empty() {
-        sqlx::query(HASTEN).bind(json(&calls)?).bind(millis(now)).execute(tx).await?;
+        query(HASTEN).bind(json(&calls)?).bind(millis(now)).execute(tx).await?;
     }
     Ok(())
 }
 
 /// Calls that nobody is in any more are forgotten.
-pub(super) async fn forget(tx: &mut SqliteConnection, calls: &BTreeSet<&str>) -> Result<(), StoreError> {
+pub(super) async fn forget(tx: &mut Session<'_>, calls: &BTreeSet<&str>) -> Result<(), StoreError> {
     const FORGET: &str = "
-        DELETE FROM batch WHERE batch_id IN (SELECT value FROM json_each(?1))
+        DELETE FROM batch WHERE batch_id IN (SELECT atom FROM json_each($1))
             AND NOT EXISTS (SELECT 1 FROM part p WHERE p.batch_id = batch.batch_id)";
     if !calls.is_empty() {
-        sqlx::query(FORGET).bind(json(&calls)?).execute(tx).await?;
+        query(FORGET).bind(json(&calls)?).execute(tx).await?;
     }
     Ok(())
 }

@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::ledger::part_state;
 use super::refund::{self, Allowance, Claim, Decision};
+use super::sql::{Session, Whole, query_as};
 use super::{Store, StoreError, json, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{BatchId, CustomerId, MessageId};
@@ -70,18 +70,20 @@ pub struct KnownCall {
 #[derive(sqlx::FromRow)]
 struct PartRow {
     message_id: String,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
     customer_id: String,
     road: String,
     state: String,
+    #[sqlx(try_from = "i64")]
     attempt: u32,
     time: i64,
-    unknown: i64,
+    unknown: bool,
     key_no: i64,
     upstream_id: Option<String>,
     first_try_at: Option<i64>,
     batch_id: Option<String>,
-    batch_size: Option<u32>,
+    batch_size: Option<Whole>,
 }
 
 impl PartRow {
@@ -92,11 +94,11 @@ impl PartRow {
             road: Road::parse(&self.road).ok_or_else(|| unknown_name(&self.road))?,
             state: part_state(&self.state, self.attempt, self.time)?,
             attempt: self.attempt,
-            is_unknown: self.unknown == 1,
+            is_unknown: self.unknown,
             key_no: self.key_no,
             upstream_id: self.upstream_id,
             first_try_at: self.first_try_at.map(timestamp).transpose()?,
-            call: batch_id.zip(self.batch_size).map(|(id, size)| KnownCall { id, size }),
+            call: batch_id.zip(self.batch_size).map(|(id, Whole(size))| KnownCall { id, size }),
             recipients,
         })
     }
@@ -132,10 +134,10 @@ impl Store {
         batch_id: &BatchId,
     ) -> Result<Vec<(MessageId, u32, KnownPart)>, StoreError> {
         const MEMBERS: &str = "SELECT message_id, part_no FROM part WHERE batch_id = $1";
-        let rows: Vec<(String, u32)> =
-            sqlx::query_as(MEMBERS).bind(batch_id.as_str()).fetch_all(&self.readers).await?;
+        let rows: Vec<(String, Whole)> =
+            query_as(MEMBERS).bind(batch_id.as_str()).fetch_all(&self.readers).await?;
         let names: Vec<_> =
-            rows.iter().map(|(message_id, part_no)| (message_id.as_str(), *part_no)).collect();
+            rows.iter().map(|(message_id, part_no)| (message_id.as_str(), part_no.0)).collect();
         self.known_parts(&names).await
     }
 
@@ -161,11 +163,11 @@ impl Store {
                 (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
             ORDER BY ordinal";
         let names = json(&names)?;
-        let rows: Vec<PartRow> = sqlx::query_as(PARTS).bind(&names).fetch_all(&self.readers).await?;
-        let of_all: Vec<(String, u32, String, String, bool)> =
-            sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(&self.readers).await?;
+        let rows: Vec<PartRow> = query_as(PARTS).bind(&names).fetch_all(&self.readers).await?;
+        let of_all: Vec<(String, Whole, String, String, bool)> =
+            query_as(RECIPIENTS).bind(&names).fetch_all(&self.readers).await?;
         let mut recipients: BTreeMap<(String, u32), Vec<_>> = BTreeMap::new();
-        for (message_id, part_no, address, state, maybe_taken) in of_all {
+        for (message_id, Whole(part_no), address, state, maybe_taken) in of_all {
             let state = RecipientState::parse(&state).ok_or_else(|| unknown_name(&state))?;
             let of_part = recipients.entry((message_id, part_no)).or_default();
             of_part.push(KnownRecipient { mailbox: stored(Mailbox::parse(&address))?, state, maybe_taken });
@@ -188,9 +190,8 @@ impl Store {
             FROM refund f JOIN message m ON m.message_id = f.message_id
             WHERE f.state = 'waiting' AND (m.final_at IS NOT NULL OR EXISTS (SELECT 1 FROM recipient r
                 WHERE r.message_id = f.message_id AND r.address = f.address AND r.state <> 'queued'))
-            GROUP BY f.message_id ORDER BY min(f.decided_at), f.message_id LIMIT ?1";
-        let rows: Vec<(String, String)> =
-            sqlx::query_as(READ).bind(MAX_WAITING).fetch_all(&self.readers).await?;
+            GROUP BY f.message_id, f.customer_id ORDER BY min(f.decided_at), f.message_id LIMIT $1";
+        let rows: Vec<(String, String)> = query_as(READ).bind(MAX_WAITING).fetch_all(&self.readers).await?;
         rows.iter()
             .map(|(id, customer_id)| {
                 Ok((stored(MessageId::parse(id))?, stored(CustomerId::parse(customer_id))?))
@@ -226,23 +227,23 @@ enum Ruling {
 
 /// Decides what a message's late failures give back; doing it again changes nothing.
 pub(super) async fn evaluate(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     message_id: &MessageId,
     allowance: &Allowance,
     now: Timestamp,
 ) -> Result<Vec<Decision>, StoreError> {
     const MESSAGE: &str =
-        "SELECT customer_id, unit FROM message WHERE message_id = ?1 AND kind = 'submission'";
+        "SELECT customer_id, unit FROM message WHERE message_id = $1 AND kind = 'submission'";
     const RECIPIENTS: &str = "
         SELECT r.address, r.state, r.bounced_at IS NOT NULL AS has_bounced, f.state AS refund
         FROM recipient r LEFT JOIN refund f
-            ON f.message_id = r.message_id AND f.address = CASE ?2 WHEN 'message' THEN '' ELSE r.address END
-        WHERE r.message_id = ?1 ORDER BY r.ordinal";
+            ON f.message_id = r.message_id AND f.address = CASE $2 WHEN 'message' THEN '' ELSE r.address END
+        WHERE r.message_id = $1 ORDER BY r.ordinal";
     let id = message_id.as_str();
-    let message: Option<(String, String)> = sqlx::query_as(MESSAGE).bind(id).fetch_optional(&mut *tx).await?;
+    let message: Option<(String, String)> = query_as(MESSAGE).bind(id).fetch_optional(&mut *tx).await?;
     let Some((customer_id, unit)) = message else { return Ok(Vec::new()) };
     let customer_id = stored(CustomerId::parse(&customer_id))?;
-    let rows: Vec<RecipientRow> = sqlx::query_as(RECIPIENTS).bind(id).bind(&unit).fetch_all(&mut *tx).await?;
+    let rows: Vec<RecipientRow> = query_as(RECIPIENTS).bind(id).bind(&unit).fetch_all(&mut *tx).await?;
     let mut decisions = Vec::new();
     for (address, ruling) in rulings(unit == "recipient", &rows) {
         let claim = Claim { message_id: message_id.clone(), customer_id: customer_id.clone(), address };

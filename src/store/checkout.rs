@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 
 use super::customer::{ChangeError, Credential, insert_credential, insert_customer};
+use super::sql::{query, query_as};
 use super::{Store, StoreError, millis, stored};
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::CustomerId;
@@ -47,27 +48,27 @@ impl Store {
     /// Remembers a checkout that a browser began.
     pub async fn begin_checkout(&self, token_hash: &str, now: Timestamp) -> Result<(), StoreError> {
         const INSERT: &str =
-            "INSERT INTO checkout (token_hash, state, created_at) VALUES (?1, 'pending', ?2)";
+            "INSERT INTO checkout (token_hash, state, created_at) VALUES ($1, 'pending', $2)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(INSERT).bind(token_hash).bind(millis(now)).execute(&mut *tx).await?;
+        query(INSERT).bind(token_hash).bind(millis(now)).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
     /// Adds Dodo's session to it.
     pub async fn set_checkout_session(&self, token_hash: &str, session_id: &str) -> Result<(), StoreError> {
-        const SET: &str = "UPDATE checkout SET session_id = ?2 WHERE token_hash = ?1";
+        const SET: &str = "UPDATE checkout SET session_id = $2 WHERE token_hash = $1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(SET).bind(token_hash).bind(session_id).execute(&mut *tx).await?;
+        query(SET).bind(token_hash).bind(session_id).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
     /// Where a checkout stands; `None`: nobody began it here.
     pub async fn checkout(&self, token_hash: &str) -> Result<Option<Checkout>, StoreError> {
-        const READ: &str = "SELECT state, customer_id, session_id FROM checkout WHERE token_hash = ?1";
+        const READ: &str = "SELECT state, customer_id, session_id FROM checkout WHERE token_hash = $1";
         let row: Option<(String, Option<String>, Option<String>)> =
-            sqlx::query_as(READ).bind(token_hash).fetch_optional(&self.readers).await?;
+            query_as(READ).bind(token_hash).fetch_optional(&self.readers).await?;
         let Some((state, customer_id, session_id)) = row else { return Ok(None) };
         let Some(customer_id) = customer_id else { return Ok(Some(Checkout::Pending { session_id })) };
         let customer_id = stored(CustomerId::parse(&customer_id))?;
@@ -83,17 +84,17 @@ impl Store {
     pub async fn record_payment(&self, payment: &Payment, now: Timestamp) -> Result<bool, StoreError> {
         // Only a pending checkout is bound; 'paid' is for a customer that this payment made.
         const BIND: &str = "
-            UPDATE checkout SET state = CASE WHEN ?3 = 1 THEN 'paid' ELSE 'known' END, customer_id = ?2
-            WHERE token_hash = ?1 AND state = 'pending'";
+            UPDATE checkout SET state = CASE WHEN $3 = 1 THEN 'paid' ELSE 'known' END, customer_id = $2
+            WHERE token_hash = $1 AND state = 'pending'";
         const STARTER: &str = "
-            INSERT INTO sender (customer_id, pattern, created_at, origin) VALUES (?1, ?2, ?3, 'starter')
+            INSERT INTO sender (customer_id, pattern, created_at, origin) VALUES ($1, $2, $3, 'starter')
             ON CONFLICT DO NOTHING";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let (email, name) = (payment.email.as_deref(), payment.name.as_deref());
         let is_new = insert_customer(&mut tx, &payment.customer_id, email, name, now).await?;
         if let (true, Some(starter)) = (is_new, &payment.starter) {
-            sqlx::query(STARTER)
+            query(STARTER)
                 .bind(payment.customer_id.as_str())
                 .bind(starter.to_string())
                 .bind(millis(now))
@@ -101,7 +102,7 @@ impl Store {
                 .await?;
         }
         if let Some(token_hash) = &payment.token_hash {
-            sqlx::query(BIND)
+            query(BIND)
                 .bind(token_hash)
                 .bind(payment.customer_id.as_str())
                 .bind(i64::from(is_new))
@@ -123,14 +124,11 @@ impl Store {
         // Compare-and-set: shown once.
         const CLAIM: &str = "
             UPDATE checkout SET state = 'claimed'
-            WHERE token_hash = ?1 AND state = 'paid' AND customer_id = ?2";
+            WHERE token_hash = $1 AND state = 'paid' AND customer_id = $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(CLAIM)
-            .bind(token_hash)
-            .bind(credential.customer_id.as_str())
-            .execute(&mut *tx)
-            .await?;
+        let done =
+            query(CLAIM).bind(token_hash).bind(credential.customer_id.as_str()).execute(&mut *tx).await?;
         if done.rows_affected() == 0 {
             return Ok(false);
         }

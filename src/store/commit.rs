@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
@@ -16,6 +15,7 @@ use super::event::{Heard, Told};
 use super::leftovers::Leftover;
 use super::report::{Aftermath, Recorded, Report, report_batch};
 use super::spool::{NewChunk, Reserve, remove_some, write_chunk};
+use super::sql::{Session, query_scalar};
 use super::webhook::{Handled, remember};
 use super::writer::Writer;
 use super::{Store, StoreError};
@@ -316,7 +316,7 @@ async fn write(writer: &mut Writer, batch: &Batch, settings: &Settings) -> Resul
 }
 
 async fn apply(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     batch: &Batch,
     low_mark: i64,
 ) -> Result<(Decided, Aftermath), StoreError> {
@@ -388,9 +388,7 @@ async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
 }
 
 async fn is_accepted(writer: &mut Writer, acceptance: &Acceptance) -> Result<bool, StoreError> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM message WHERE message_id = ?1")
-        .bind(acceptance.message_id.as_str())
-        .fetch_optional(writer.connection())
-        .await?;
-    Ok(found.is_some())
+    const READ: &str = "SELECT EXISTS (SELECT 1 FROM message WHERE message_id = $1)";
+    let read = query_scalar(READ).bind(acceptance.message_id.as_str());
+    Ok(read.fetch_one(writer.connection()).await?)
 }

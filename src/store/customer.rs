@@ -1,9 +1,9 @@
 //! Customers, their credentials and their senders.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::proof::{deny, pardon};
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{Store, StoreError, millis, reputation, stored, timestamp};
 use crate::domain::account::Account;
 use crate::domain::credential::SecretHash;
@@ -127,9 +127,9 @@ impl Store {
         const READ: &str = "
             SELECT c.customer_id, c.email, c.name, c.suspended_reason, c.created_at,
                    a.balance, a.balance_read_at, a.held, a.owed, a.version
-            FROM customer c JOIN account a ON a.customer_id = c.customer_id WHERE c.customer_id = ?1";
+            FROM customer c JOIN account a ON a.customer_id = c.customer_id WHERE c.customer_id = $1";
         let row: Option<CustomerRow> =
-            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
+            query_as(READ).bind(customer_id.as_str()).fetch_optional(&self.readers).await?;
         row.map(CustomerRow::read).transpose()
     }
 
@@ -139,7 +139,7 @@ impl Store {
             SELECT c.customer_id, c.email, c.name, c.suspended_reason, c.created_at,
                    a.balance, a.balance_read_at, a.held, a.owed, a.version
             FROM customer c JOIN account a ON a.customer_id = c.customer_id ORDER BY c.customer_id";
-        let rows: Vec<CustomerRow> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
+        let rows: Vec<CustomerRow> = query_as(READ).fetch_all(&self.readers).await?;
         rows.into_iter().map(CustomerRow::read).collect()
     }
 
@@ -185,10 +185,10 @@ impl Store {
     pub async fn credentials(&self, customer_id: Option<&CustomerId>) -> Result<Vec<Credential>, StoreError> {
         const READ: &str = "
             SELECT username, customer_id, label, created_at, revoked_at FROM credential
-            WHERE customer_id = ?1 OR ?1 IS NULL ORDER BY customer_id, created_at, username";
+            WHERE customer_id = $1 OR $1 IS NULL ORDER BY customer_id, created_at, username";
         type Row = (String, String, Option<String>, i64, Option<i64>);
         let rows: Vec<Row> =
-            sqlx::query_as(READ).bind(customer_id.map(CustomerId::as_str)).fetch_all(&self.readers).await?;
+            query_as(READ).bind(customer_id.map(CustomerId::as_str)).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|(username, customer_id, label, created_at, revoked_at)| {
                 Ok(Credential {
@@ -210,11 +210,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), ChangeError> {
         const REVOKE: &str = "
-            UPDATE credential SET revoked_at = ?3
-            WHERE username = ?1 AND (customer_id = ?2 OR ?2 IS NULL) AND revoked_at IS NULL";
+            UPDATE credential SET revoked_at = $3
+            WHERE username = $1 AND (customer_id = $2 OR $2 IS NULL) AND revoked_at IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(REVOKE)
+        let done = query(REVOKE)
             .bind(username.as_str())
             .bind(of.map(CustomerId::as_str))
             .bind(millis(now))
@@ -228,11 +228,9 @@ impl Store {
 
     /// The username whose secret has this hash: `Authorization: Bearer SECRET`.
     pub async fn username_of(&self, secret_hash: &SecretHash) -> Result<Option<Username>, StoreError> {
-        const READ: &str = "SELECT username FROM credential WHERE secret_hash = ?1";
-        let found: Option<String> = sqlx::query_scalar(READ)
-            .bind(secret_hash.as_bytes().as_slice())
-            .fetch_optional(&self.readers)
-            .await?;
+        const READ: &str = "SELECT username FROM credential WHERE secret_hash = $1";
+        let found: Option<String> =
+            query_scalar(READ).bind(secret_hash.as_bytes().as_slice()).fetch_optional(&self.readers).await?;
         found.map(|username| stored(Username::parse(&username))).transpose()
     }
 
@@ -246,14 +244,14 @@ impl Store {
     ) -> Result<(), ChangeError> {
         const ALLOW: &str = "
             INSERT INTO sender (customer_id, pattern, created_at)
-            SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?1)
-            ON CONFLICT DO UPDATE SET origin = 'operator'";
+            SELECT $1, $2, $3 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = $1)
+            ON CONFLICT (customer_id, pattern) DO UPDATE SET origin = 'operator'";
         if self.customer(customer_id).await?.is_none() {
             return Err(ChangeError::NoCustomer(customer_id.clone()));
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(ALLOW)
+        query(ALLOW)
             .bind(customer_id.as_str())
             .bind(pattern.to_string())
             .bind(millis(now))
@@ -270,11 +268,10 @@ impl Store {
         customer_id: &CustomerId,
         pattern: &SenderPattern,
     ) -> Result<(), ChangeError> {
-        const DENY: &str = "DELETE FROM sender WHERE customer_id = ?1 AND pattern = ?2";
+        const DENY: &str = "DELETE FROM sender WHERE customer_id = $1 AND pattern = $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done =
-            sqlx::query(DENY).bind(customer_id.as_str()).bind(pattern.to_string()).execute(&mut *tx).await?;
+        let done = query(DENY).bind(customer_id.as_str()).bind(pattern.to_string()).execute(&mut *tx).await?;
         let was_claimed = deny(&mut tx, customer_id, pattern).await?;
         if done.rows_affected() == 0 && !was_claimed {
             return Err(ChangeError::NoSender(pattern.clone()));
@@ -284,20 +281,20 @@ impl Store {
 
     /// A customer's senders.
     pub async fn senders(&self, customer_id: &CustomerId) -> Result<Vec<SenderPattern>, StoreError> {
-        const READ: &str = "SELECT pattern FROM sender WHERE customer_id = ?1 ORDER BY pattern";
+        const READ: &str = "SELECT pattern FROM sender WHERE customer_id = $1 ORDER BY pattern";
         let rows: Vec<String> =
-            sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
+            query_scalar(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         rows.iter().map(|pattern| stored(SenderPattern::parse(pattern))).collect()
     }
 }
 
 async fn set_suspended(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     reason: Option<&str>,
 ) -> Result<(), ChangeError> {
-    const SET: &str = "UPDATE customer SET suspended_reason = ?2 WHERE customer_id = ?1";
-    let done = sqlx::query(SET).bind(customer_id.as_str()).bind(reason).execute(tx).await?;
+    const SET: &str = "UPDATE customer SET suspended_reason = $2 WHERE customer_id = $1";
+    let done = query(SET).bind(customer_id.as_str()).bind(reason).execute(tx).await?;
     if done.rows_affected() == 0 {
         return Err(ChangeError::NoCustomer(customer_id.clone()));
     }
@@ -306,17 +303,17 @@ async fn set_suspended(
 
 /// Makes a customer and an empty account; `false`: the customer is there already.
 pub(super) async fn insert_customer(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     email: Option<&str>,
     name: Option<&str>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     const CUSTOMER: &str = "
-        INSERT INTO customer (customer_id, email, name, created_at) VALUES (?1, ?2, ?3, ?4)
+        INSERT INTO customer (customer_id, email, name, created_at) VALUES ($1, $2, $3, $4)
         ON CONFLICT DO NOTHING";
-    const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES (?1)";
-    let done = sqlx::query(CUSTOMER)
+    const ACCOUNT: &str = "INSERT INTO account (customer_id) VALUES ($1)";
+    let done = query(CUSTOMER)
         .bind(customer_id.as_str())
         .bind(email)
         .bind(name)
@@ -326,21 +323,21 @@ pub(super) async fn insert_customer(
     if done.rows_affected() == 0 {
         return Ok(false);
     }
-    sqlx::query(ACCOUNT).bind(customer_id.as_str()).execute(tx).await?;
+    query(ACCOUNT).bind(customer_id.as_str()).execute(tx).await?;
     Ok(true)
 }
 
 /// Keeps a credential; `false`: the username is taken, or there is no such customer.
 pub(super) async fn insert_credential(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     credential: &Credential,
     secret_hash: &SecretHash,
 ) -> Result<bool, StoreError> {
     const INSERT: &str = "
         INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
-        SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = ?2)
+        SELECT $1, $2, $3, $4, $5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = $2)
         ON CONFLICT (username) DO NOTHING";
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(credential.username.as_str())
         .bind(credential.customer_id.as_str())
         .bind(secret_hash.as_bytes().as_slice())

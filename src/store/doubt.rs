@@ -9,10 +9,10 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use sqlx::{Connection, SqliteConnection};
 
 use super::account::credits;
 use super::entry::{Entry, EntryRow, Settled, has_none_of_it};
+use super::sql::{Session, query, query_as};
 use super::{Store, StoreError, changed, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
@@ -170,14 +170,14 @@ impl Store {
         // Whoever doubts knows of a call without an answer, and when the last one began,
         // whether that could be noted or not.
         const DOUBT: &str = "
-            UPDATE entry SET doubtful_since = coalesce(doubtful_since, ?2), last_error = ?3,
+            UPDATE entry SET doubtful_since = coalesce(doubtful_since, $2), last_error = $3,
                    unknown_tries = CASE unknown_tries WHEN 0 THEN 1 ELSE unknown_tries END,
                    first_unknown_at = coalesce(first_unknown_at, opened_at),
-                   last_tried_at = max(coalesce(last_tried_at, ?4, ?2), coalesce(?4, last_tried_at, ?2))
-            WHERE entry_id = ?1 AND state = 'open'";
+                   last_tried_at = max(coalesce(last_tried_at, $4, $2), coalesce($4, last_tried_at, $2))
+            WHERE entry_id = $1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(DOUBT)
+        let done = query(DOUBT)
             .bind(entry.entry_id.as_str())
             .bind(millis(now))
             .bind(why)
@@ -194,7 +194,7 @@ impl Store {
             SELECT entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, first_unknown_at,
                    last_tried_at, expires_at, doubtful_since, last_error
             FROM entry WHERE state = 'open' AND doubtful_since IS NOT NULL ORDER BY doubtful_since, entry_id";
-        let rows: Vec<DoubtfulRow> = sqlx::query_as(DOUBTFUL).fetch_all(&self.readers).await?;
+        let rows: Vec<DoubtfulRow> = query_as(DOUBTFUL).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|row| {
                 let DoubtfulRow { entry, last_error } = row;
@@ -206,10 +206,10 @@ impl Store {
     /// Why a lookup did not tell what became of a doubtful entry. `false`: somebody
     /// has decided it meanwhile.
     pub async fn note_lookup(&self, entry_id: &EntryId, why: &str) -> Result<bool, StoreError> {
-        const NOTE: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1 AND state = 'open'";
+        const NOTE: &str = "UPDATE entry SET last_error = $2 WHERE entry_id = $1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(NOTE).bind(entry_id.as_str()).bind(why).execute(&mut *tx).await?;
+        let done = query(NOTE).bind(entry_id.as_str()).bind(why).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
     }
@@ -220,9 +220,9 @@ impl Store {
         const BEFORE: &str = "
             SELECT entry_id, kind = 'credit' AS is_credit, amount, state, opened_at, closed_at,
                    coalesce(decided_by, '') = 'operator' AS is_by_operator
-            FROM entry WHERE customer_id = ?1 AND state = 'done' AND opened_at <= ?2
-            ORDER BY opened_at DESC, entry_id DESC LIMIT ?3";
-        let rows: Vec<BookedRow> = sqlx::query_as(BEFORE)
+            FROM entry WHERE customer_id = $1 AND state = 'done' AND opened_at <= $2
+            ORDER BY opened_at DESC, entry_id DESC LIMIT $3";
+        let rows: Vec<BookedRow> = query_as(BEFORE)
             .bind(entry.customer_id.as_str())
             .bind(millis(entry.opened_at))
             .bind(limit)
@@ -236,14 +236,13 @@ impl Store {
         const ALL: &str = "
             SELECT entry_id, kind = 'credit' AS is_credit, amount, state, opened_at, closed_at,
                    coalesce(decided_by, '') = 'operator' AS is_by_operator
-            FROM entry WHERE customer_id = ?1 ORDER BY opened_at, entry_id";
+            FROM entry WHERE customer_id = $1 ORDER BY opened_at, entry_id";
         // Whatever was captured and is not owed any more was settled, its rows still there or not.
-        const GONE: &str = "SELECT closed_settled, closed_credited FROM account WHERE customer_id = ?1";
-        let mut reader = self.readers.acquire().await?;
-        let mut tx = reader.begin().await?;
-        let rows: Vec<BookedRow> = sqlx::query_as(ALL).bind(customer_id.as_str()).fetch_all(&mut *tx).await?;
+        const GONE: &str = "SELECT closed_settled, closed_credited FROM account WHERE customer_id = $1";
+        let mut tx = self.readers.begin().await?;
+        let rows: Vec<BookedRow> = query_as(ALL).bind(customer_id.as_str()).fetch_all(&mut *tx).await?;
         let gone: Option<(i64, i64)> =
-            sqlx::query_as(GONE).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
+            query_as(GONE).bind(customer_id.as_str()).fetch_optional(&mut *tx).await?;
         let entries = rows.into_iter().map(BookedRow::read).collect::<Result<Vec<_>, _>>()?;
         let (gone, gone_back) = gone.unwrap_or_default();
         Ok(Books { entries, gone, gone_back })
@@ -290,22 +289,21 @@ impl Store {
 /// Compare-and-set: a doubtful entry ends once, and who said so stands in the same
 /// write. `None`: it ended here and now.
 async fn decide(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     entry: &Entry,
     (state, by): (Standing, Decider),
     now: Timestamp,
 ) -> Result<Option<NotDecided>, StoreError> {
     const DECIDE: &str = "
-        UPDATE entry SET state = ?2, closed_at = ?3, decided_by = ?4
-        WHERE entry_id = ?1 AND state = 'open' AND doubtful_since IS NOT NULL";
-    const READ: &str = "SELECT state, decided_by FROM entry WHERE entry_id = ?1 AND state <> 'open'";
+        UPDATE entry SET state = $2, closed_at = $3, decided_by = $4
+        WHERE entry_id = $1 AND state = 'open' AND doubtful_since IS NOT NULL";
+    const READ: &str = "SELECT state, decided_by FROM entry WHERE entry_id = $1 AND state <> 'open'";
     let id = entry.entry_id.as_str();
-    let query = sqlx::query(DECIDE).bind(id).bind(state.as_str()).bind(millis(now)).bind(by.as_str());
+    let query = query(DECIDE).bind(id).bind(state.as_str()).bind(millis(now)).bind(by.as_str());
     if query.execute(&mut *tx).await?.rows_affected() == 1 {
         return Ok(None);
     }
-    let ended: Option<(String, Option<String>)> =
-        sqlx::query_as(READ).bind(id).fetch_optional(&mut *tx).await?;
+    let ended: Option<(String, Option<String>)> = query_as(READ).bind(id).fetch_optional(&mut *tx).await?;
     let entry_id = entry.entry_id.clone();
     let Some((state, Some(by))) = ended else { return Ok(Some(NotDecided::NotInDoubt(entry_id))) };
     let state = Standing::parse(&state)?;

@@ -1,8 +1,8 @@
 //! What the sender of a message asks to be told (RFC 3461), out of its columns.
 
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
+use super::sql::{Session, query_as};
 use super::{Store, StoreError, stored};
 use crate::domain::address::Mailbox;
 use crate::domain::dsn::{Dsn, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Ret};
@@ -39,9 +39,9 @@ impl Store {
             WHERE message_id = $1 AND (notify IS NOT NULL OR orcpt IS NOT NULL) ORDER BY address";
         let id = message_id.as_str();
         let message: Option<(Option<String>, Option<String>)> =
-            sqlx::query_as(MESSAGE).bind(id).fetch_optional(&self.readers).await?;
+            query_as(MESSAGE).bind(id).fetch_optional(&self.readers).await?;
         let (ret, envid) = message.unwrap_or_default();
-        let recipients: Vec<AskedOf> = sqlx::query_as(RECIPIENTS).bind(id).fetch_all(&self.readers).await?;
+        let recipients: Vec<AskedOf> = query_as(RECIPIENTS).bind(id).fetch_all(&self.readers).await?;
         let is_asked = ret.is_some() || envid.is_some() || !recipients.is_empty();
         Ok(is_asked.then_some(Asked { ret, envid, recipients }))
     }
@@ -62,14 +62,14 @@ pub(super) fn of_recipient(notify: Option<&str>, orcpt: Option<&str>) -> Result<
 /// Adds what is asked about the recipients of a message.
 pub(super) async fn ask(
     dsn: &mut Dsn,
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     message_id: &MessageId,
 ) -> Result<(), StoreError> {
     const READ: &str = "
         SELECT address, notify, orcpt FROM recipient
-        WHERE message_id = ?1 AND (notify IS NOT NULL OR orcpt IS NOT NULL)";
+        WHERE message_id = $1 AND (notify IS NOT NULL OR orcpt IS NOT NULL)";
     let rows: Vec<(String, Option<String>, Option<String>)> =
-        sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(tx).await?;
+        query_as(READ).bind(message_id.as_str()).fetch_all(tx).await?;
     for (address, notify, orcpt) in rows {
         let asked = of_recipient(notify.as_deref(), orcpt.as_deref())?;
         dsn.ask(&stored(Mailbox::parse(&address))?, asked);

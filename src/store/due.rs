@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::queue::DuePart;
+use super::sql::{Session, Whole, query_as};
 use super::{Store, StoreError, json, millis, stored};
 use crate::domain::ids::{BatchId, MessageId};
 use crate::domain::message::Road;
@@ -66,7 +66,7 @@ macro_rules! customers {
     ($batch_max:literal) => {
         concat!(
             "WITH RECURSIVE line (customer_id, nth) AS
-                (SELECT min(p.customer_id), 1 FROM part p
+                (SELECT min(p.customer_id), CAST(1 AS BIGINT) FROM part p
                  WHERE p.state = 'queued' AND p.customer_id > $3 AND p.batch_max ",
             $batch_max,
             "    UNION ALL
@@ -103,7 +103,9 @@ const TOGETHER: Texts = Texts {
 #[derive(sqlx::FromRow)]
 struct DueRow {
     message_id: String,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
+    #[sqlx(try_from = "i64")]
     batch_max: u32,
     batch_id: Option<String>,
     road: String,
@@ -125,7 +127,7 @@ struct Reading<'a> {
     now: Timestamp,
     /// Open roads; once the longest waiting were asked for, those on which anybody is due.
     roads: Vec<Road>,
-    tx: &'a mut SqliteConnection,
+    tx: &'a mut Session<'static>,
 }
 
 impl Store {
@@ -182,12 +184,8 @@ impl Store {
                    AND p.message_id = s.message_id AND (p.state = 'sending'
                      OR p.state = 'queued' AND p.due_at <= $1 AND p.road IN (SELECT atom FROM json_each($2)))) AS large
             WHERE state = 'queued' ORDER BY nth, due_at LIMIT $3";
-        let rows: Vec<DueRow> = sqlx::query_as(DUE)
-            .bind(millis(now))
-            .bind(names(roads)?)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows: Vec<DueRow> =
+            query_as(DUE).bind(millis(now)).bind(names(roads)?).bind(limit).fetch_all(&self.readers).await?;
         rows.into_iter().map(DueRow::into_part).collect()
     }
 }
@@ -220,7 +218,7 @@ impl Reading<'_> {
         let mut rows = Vec::new();
         for road in &self.roads {
             let text = if customer_id.is_some() { self.texts.parts_of } else { self.texts.parts };
-            let query = sqlx::query_as(text).bind(millis(self.now)).bind(road.as_str()).bind(most);
+            let query = query_as(text).bind(millis(self.now)).bind(road.as_str()).bind(most);
             let query = if let Some(id) = customer_id { query.bind(id) } else { query };
             let found: Vec<DueRow> = query.fetch_all(&mut *self.tx).await?;
             rows.extend(found);
@@ -254,7 +252,7 @@ impl Reading<'_> {
         last: &str,
         limit: usize,
     ) -> Result<(Vec<String>, bool), StoreError> {
-        let rows: Vec<(String, u32)> = sqlx::query_as(self.texts.customers)
+        let rows: Vec<(String, Whole)> = query_as(self.texts.customers)
             .bind(millis(self.now))
             .bind(names(&self.roads)?)
             .bind(last)
@@ -262,7 +260,7 @@ impl Reading<'_> {
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *self.tx)
             .await?;
-        let is_end = rows.len() < limit && rows.last().is_none_or(|(_, nth)| *nth < MOST_VISITED);
+        let is_end = rows.len() < limit && rows.last().is_none_or(|(_, nth)| nth.0 < MOST_VISITED);
         Ok((rows.into_iter().map(|(customer_id, _)| customer_id).collect(), is_end))
     }
 

@@ -6,10 +6,10 @@
 //! it names a range of capture numbers and takes the account's `owed`.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::account::{arm, credits};
 use super::refund::{give_back, keep_back};
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
@@ -73,7 +73,9 @@ pub(super) struct EntryRow {
     kind: String,
     amount: i64,
     reason: String,
+    #[sqlx(try_from = "i64")]
     tries: u32,
+    #[sqlx(try_from = "i64")]
     unknown_tries: u32,
     opened_at: i64,
     expires_at: Option<i64>,
@@ -120,11 +122,11 @@ impl Store {
             SELECT a.customer_id FROM account a
                  JOIN capture c ON c.customer_id = a.customer_id AND c.number = a.last_entered + 1
             WHERE a.owed > 0 AND (a.balance IS NULL OR a.balance >= c.amount)
-              AND a.customer_id NOT IN (SELECT value FROM json_each(?2))
+              AND a.customer_id NOT IN (SELECT atom FROM json_each($2))
               AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.customer_id = a.customer_id AND e.state = 'open')
-            ORDER BY c.captured_at LIMIT ?1";
+            ORDER BY c.captured_at LIMIT $1";
         let rows: Vec<String> =
-            sqlx::query_scalar(OWING).bind(limit).bind(json(&except)?).fetch_all(&self.readers).await?;
+            query_scalar(OWING).bind(limit).bind(json(&except)?).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
@@ -132,8 +134,8 @@ impl Store {
     /// balance was read the longest ago.
     pub async fn uncovered(&self, limit: u32) -> Result<Vec<CustomerId>, StoreError> {
         const UNCOVERED: &str = "
-            SELECT customer_id FROM account WHERE owed > 0 AND balance < owed ORDER BY balance_read_at LIMIT ?1";
-        let rows: Vec<String> = sqlx::query_scalar(UNCOVERED).bind(limit).fetch_all(&self.readers).await?;
+            SELECT customer_id FROM account WHERE owed > 0 AND balance < owed ORDER BY balance_read_at LIMIT $1";
+        let rows: Vec<String> = query_scalar(UNCOVERED).bind(limit).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
@@ -141,14 +143,15 @@ impl Store {
     pub async fn debts(&self) -> Result<Debts, StoreError> {
         // What is owed begins with the open entry's captures, or with the first that is in none.
         const DEBTS: &str = "
-            SELECT coalesce(sum(max(a.owed - max(coalesce(a.balance, a.owed), 0), 0)), 0) AS uncovered,
+            SELECT coalesce(CAST(sum(max(a.owed - max(coalesce(a.balance, a.owed), 0), 0)) AS BIGINT),
+                   0) AS uncovered,
                    min(c.captured_at) AS oldest_capture_at
             FROM account a
                  LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open' AND e.kind = 'debit'
                  LEFT JOIN capture c ON c.customer_id = a.customer_id
                        AND c.number = coalesce(e.first_capture, a.last_entered + 1)
             WHERE a.owed > 0";
-        Ok(sqlx::query_as(DEBTS).fetch_one(&self.readers).await?)
+        Ok(query_as(DEBTS).fetch_one(&self.readers).await?)
     }
 
     /// Entries that are open: after a restart they are tried again, or looked up if
@@ -158,7 +161,7 @@ impl Store {
             SELECT entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at,
                    first_unknown_at, last_tried_at, doubtful_since
             FROM entry WHERE state = 'open' ORDER BY entry_id";
-        let rows: Vec<EntryRow> = sqlx::query_as(OPEN).fetch_all(&self.readers).await?;
+        let rows: Vec<EntryRow> = query_as(OPEN).fetch_all(&self.readers).await?;
         rows.into_iter().map(EntryRow::read).collect()
     }
 
@@ -167,12 +170,12 @@ impl Store {
     /// long ago may Dodo have got to know the key; it may have lasted until now.
     pub async fn distrust_open_entries(&self, now: Timestamp) -> Result<u64, StoreError> {
         const DISTRUST: &str = "
-            UPDATE entry SET unknown_tries = unknown_tries + 1, last_tried_at = ?1,
+            UPDATE entry SET unknown_tries = unknown_tries + 1, last_tried_at = $1,
                    first_unknown_at = coalesce(first_unknown_at, last_tried_at, opened_at)
             WHERE state = 'open' AND doubtful_since IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(DISTRUST).bind(millis(now)).execute(&mut *tx).await?;
+        let done = query(DISTRUST).bind(millis(now)).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(done.rows_affected())
     }
@@ -188,8 +191,8 @@ impl Store {
     ) -> Result<Option<Entry>, StoreError> {
         // The version moves, so that a balance read which began before says nothing.
         const MARK: &str = "
-            UPDATE account SET last_entered = ?2, version = version + 1
-            WHERE customer_id = ?1 AND last_entered = ?3 - 1 AND last_capture >= ?2 AND owed >= ?4";
+            UPDATE account SET last_entered = $2, version = version + 1
+            WHERE customer_id = $1 AND last_entered = $3 - 1 AND last_capture >= $2 AND owed >= $4";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         if is_lane_taken(&mut tx, customer_id).await? {
@@ -201,7 +204,7 @@ impl Store {
         };
         let Some(range) = range else { return Ok(None) };
         let reason = reason(&range, entry_id);
-        let done = sqlx::query(MARK)
+        let done = query(MARK)
             .bind(customer_id.as_str())
             .bind(range.last)
             .bind(range.first)
@@ -239,26 +242,26 @@ impl Store {
     /// never changes what is available.
     pub(super) async fn has_it(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         entry: &Entry,
         settled: Settled,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         const PAY: &str = "
-            UPDATE account SET balance = balance - ?2, owed = owed - ?2, version = version + 1
-            WHERE customer_id = ?1 AND owed >= ?2";
-        const READ: &str = "UPDATE account SET balance = ?2, balance_read_at = ?3 WHERE customer_id = ?1";
+            UPDATE account SET balance = balance - $2, owed = owed - $2, version = version + 1
+            WHERE customer_id = $1 AND owed >= $2";
+        const READ: &str = "UPDATE account SET balance = $2, balance_read_at = $3 WHERE customer_id = $1";
         let id = entry.customer_id.as_str();
         let amount = entry.amount.to_i64();
         match entry.kind {
             EntryKind::Debit => {
-                let done = sqlx::query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
+                let done = query(PAY).bind(id).bind(amount).execute(&mut *tx).await?;
                 changed("pay debt", done.rows_affected(), 1)?;
             }
             EntryKind::Credit => give_back(tx, entry, now).await?,
         }
         if let Settled::Now { balance_after } = settled {
-            sqlx::query(READ).bind(id).bind(balance_after).bind(millis(now)).execute(&mut *tx).await?;
+            query(READ).bind(id).bind(balance_after).bind(millis(now)).execute(&mut *tx).await?;
         }
         let (_, low) = arm(tx, &entry.customer_id, self.low_mark).await?;
         Ok(low)
@@ -286,13 +289,13 @@ impl Store {
         began: Timestamp,
     ) -> Result<(), StoreError> {
         const NOTE: &str = "
-            UPDATE entry SET tries = tries + 1, unknown_tries = unknown_tries + ?2, last_error = ?3,
-                   last_tried_at = ?4,
-                   first_unknown_at = CASE WHEN ?2 = 1 THEN coalesce(first_unknown_at, ?4) ELSE first_unknown_at END
-            WHERE entry_id = ?1 AND state = 'open'";
+            UPDATE entry SET tries = tries + 1, unknown_tries = unknown_tries + $2, last_error = $3,
+                   last_tried_at = $4,
+                   first_unknown_at = CASE WHEN $2 = 1 THEN coalesce(first_unknown_at, $4) ELSE first_unknown_at END
+            WHERE entry_id = $1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(NOTE)
+        let done = query(NOTE)
             .bind(entry.entry_id.as_str())
             .bind(i64::from(is_unknown))
             .bind(error)
@@ -321,17 +324,17 @@ pub(super) struct Draft<'a> {
 /// Writes an entry that is open, with the account's version as it is by now: its
 /// opening has moved it.
 pub(super) async fn write(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     draft: Draft<'_>,
     now: Timestamp,
 ) -> Result<Entry, StoreError> {
     const INSERT: &str = "
         INSERT INTO entry (entry_id, customer_id, kind, first_capture, last_capture, amount, reason, state,
                            tries, opened_at, expires_at, version)
-        SELECT ?1, customer_id, ?3, ?4, ?5, ?6, ?7, 'open', 1, ?8, ?9, version
-        FROM account WHERE customer_id = ?2";
+        SELECT $1, customer_id, $3, $4, $5, $6, $7, 'open', 1, $8, $9, version
+        FROM account WHERE customer_id = $2";
     let Draft { entry_id, customer_id, kind, captures, amount, reason, expires_at } = draft;
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(entry_id.as_str())
         .bind(customer_id.as_str())
         .bind(kind.as_str())
@@ -362,39 +365,36 @@ pub(super) async fn write(
 
 /// Whether an entry of the customer's is open.
 pub(super) async fn is_lane_taken(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
 ) -> Result<bool, StoreError> {
-    const READ: &str = "SELECT count(*) FROM entry WHERE customer_id = ?1 AND state = 'open'";
-    let open: i64 = sqlx::query_scalar(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
+    const READ: &str = "SELECT count(*) FROM entry WHERE customer_id = $1 AND state = 'open'";
+    let open: i64 = query_scalar(READ).bind(customer_id.as_str()).fetch_one(tx).await?;
     Ok(open > 0)
 }
 
 /// Everything that is owed and in no entry, at a cost that does not grow with it.
-async fn whole_debt(
-    tx: &mut SqliteConnection,
-    customer_id: &CustomerId,
-) -> Result<Option<Range>, StoreError> {
+async fn whole_debt(tx: &mut Session<'_>, customer_id: &CustomerId) -> Result<Option<Range>, StoreError> {
     const READ: &str = "
         SELECT a.last_entered + 1 AS first, a.last_capture AS last, a.owed AS amount, c.message_id
         FROM account a JOIN capture c ON c.customer_id = a.customer_id AND c.number = a.last_entered + 1
-        WHERE a.customer_id = ?1 AND a.owed > 0";
-    Ok(sqlx::query_as(READ).bind(customer_id.as_str()).fetch_optional(tx).await?)
+        WHERE a.customer_id = $1 AND a.owed > 0";
+    Ok(query_as(READ).bind(customer_id.as_str()).fetch_optional(tx).await?)
 }
 
 /// The oldest captures whose sum is at most `limit`.
 async fn part_of_debt(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     limit: Credits,
 ) -> Result<Option<Range>, StoreError> {
     const READ: &str = "
         SELECT min(number) AS first, max(number) AS last, max(total) AS amount, min(message_id) AS message_id
-        FROM (SELECT c.number, c.message_id, sum(c.amount) OVER (ORDER BY c.number) AS total
+        FROM (SELECT c.number, c.message_id, CAST(sum(c.amount) OVER (ORDER BY c.number) AS BIGINT) AS total
               FROM capture c JOIN account a ON a.customer_id = c.customer_id
-              WHERE c.customer_id = ?1 AND c.number > a.last_entered)
-        WHERE total <= ?2 HAVING count(*) > 0";
-    Ok(sqlx::query_as(READ).bind(customer_id.as_str()).bind(limit.to_i64()).fetch_optional(tx).await?)
+              WHERE c.customer_id = $1 AND c.number > a.last_entered) AS c
+        WHERE total <= $2 HAVING count(*) > 0";
+    Ok(query_as(READ).bind(customer_id.as_str()).bind(limit.to_i64()).fetch_optional(tx).await?)
 }
 
 /// What a person reads in Dodo's ledger: the message where it is one, their number otherwise.
@@ -407,20 +407,20 @@ fn reason(range: &Range, entry_id: &EntryId) -> String {
 
 /// What follows in the transaction that closes an entry as void.
 pub(super) async fn has_none_of_it(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     entry: &Entry,
     error: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const BACK: &str = "
         UPDATE account SET version = version + 1,
-               last_entered = (SELECT first_capture - 1 FROM entry WHERE entry_id = ?2)
-        WHERE customer_id = ?1";
-    const ERROR: &str = "UPDATE entry SET last_error = ?2 WHERE entry_id = ?1";
-    sqlx::query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
+               last_entered = (SELECT first_capture - 1 FROM entry WHERE entry_id = $2)
+        WHERE customer_id = $1";
+    const ERROR: &str = "UPDATE entry SET last_error = $2 WHERE entry_id = $1";
+    query(ERROR).bind(entry.entry_id.as_str()).bind(error).execute(&mut *tx).await?;
     match entry.kind {
         EntryKind::Debit => {
-            let query = sqlx::query(BACK).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
+            let query = query(BACK).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
             changed("void entry", query.execute(&mut *tx).await?.rows_affected(), 1)
         }
         EntryKind::Credit => keep_back(tx, entry, error, now).await,
@@ -429,20 +429,15 @@ pub(super) async fn has_none_of_it(
 
 /// Compare-and-set: an entry ends once. `false`: it has ended so already, which
 /// is how a commit in doubt looks to whoever does it again.
-async fn close(
-    tx: &mut SqliteConnection,
-    entry: &Entry,
-    state: &str,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
-    const CLOSE: &str = "UPDATE entry SET state = ?2, closed_at = ?3 WHERE entry_id = ?1 AND state = 'open'";
-    const READ: &str = "SELECT state FROM entry WHERE entry_id = ?1";
+async fn close(tx: &mut Session<'_>, entry: &Entry, state: &str, now: Timestamp) -> Result<bool, StoreError> {
+    const CLOSE: &str = "UPDATE entry SET state = $2, closed_at = $3 WHERE entry_id = $1 AND state = 'open'";
+    const READ: &str = "SELECT state FROM entry WHERE entry_id = $1";
     let id = entry.entry_id.as_str();
-    let done = sqlx::query(CLOSE).bind(id).bind(state).bind(millis(now)).execute(&mut *tx).await?;
+    let done = query(CLOSE).bind(id).bind(state).bind(millis(now)).execute(&mut *tx).await?;
     if done.rows_affected() == 1 {
         return Ok(true);
     }
-    let known: Option<String> = sqlx::query_scalar(READ).bind(id).fetch_optional(tx).await?;
+    let known: Option<String> = query_scalar(READ).bind(id).fetch_optional(tx).await?;
     match known {
         Some(known) if known == state => Ok(false),
         _ => Err(StoreError::Corrupt(format!("the entry {id} cannot become {state}: it is {known:?}"))),

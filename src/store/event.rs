@@ -6,13 +6,13 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, Kind, insert_own};
 use super::bounced::evaluate;
 use super::commit::{Member, gather};
 use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted, PauseLetter};
+use super::sql::{Session, Whole, query, query_as, query_scalar};
 use super::suppression::{self, New};
 use super::{Store, StoreError, dsn, header, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
@@ -158,9 +158,9 @@ impl Store {
 
     /// What a report says of a message.
     pub async fn original(&self, message_id: &MessageId) -> Result<Option<Original>, StoreError> {
-        let mut reader = self.readers.acquire().await?;
-        let Some((mut original, _)) = Original::read(&mut reader, message_id).await? else { return Ok(None) };
-        original.header = header::read(&mut reader, message_id.as_str()).await?;
+        let mut tx = self.readers.begin().await?;
+        let Some((mut original, _)) = Original::read(&mut tx, message_id).await? else { return Ok(None) };
+        original.header = header::read(&mut tx, message_id.as_str()).await?;
         Ok(Some(original))
     }
 
@@ -169,10 +169,10 @@ impl Store {
         const READ: &str = "
             SELECT part_no, address, kind, told_at, words FROM event WHERE message_id = $1
             ORDER BY told_at, part_no, address";
-        let rows: Vec<(u32, String, String, i64, String)> =
-            sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
+        let rows: Vec<(Whole, String, String, i64, String)> =
+            query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
-            .map(|(part_no, address, kind, told_at, words)| {
+            .map(|(Whole(part_no), address, kind, told_at, words)| {
                 let unknown = || StoreError::Corrupt(format!("{kind} is no event"));
                 Ok(EventLog {
                     part_no,
@@ -195,7 +195,7 @@ impl Original {
     /// Inserts the report that is written of the message with its header.
     async fn report(
         &mut self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         write: impl FnOnce(&Self) -> Option<Acceptance>,
     ) -> Result<Option<MessageId>, StoreError> {
         self.header = header::read(tx, self.message_id.as_str()).await?;
@@ -204,18 +204,14 @@ impl Original {
     }
 
     /// The message without its header, and how many events it has.
-    async fn read(
-        tx: &mut SqliteConnection,
-        message_id: &MessageId,
-    ) -> Result<Option<(Self, i64)>, StoreError> {
+    async fn read(tx: &mut Session<'_>, message_id: &MessageId) -> Result<Option<(Self, i64)>, StoreError> {
         const READ: &str = "
             SELECT kind, reverse_path, header_from, subject, accepted_at, ret, envid,
-                   (SELECT count(*) FROM event e WHERE e.message_id = ?1)
-            FROM message WHERE message_id = ?1";
+                   (SELECT count(*) FROM event e WHERE e.message_id = $1)
+            FROM message WHERE message_id = $1";
         type Text = Option<String>;
         type Row = (String, String, String, Text, i64, Text, Text, i64);
-        let row: Option<Row> =
-            sqlx::query_as(READ).bind(message_id.as_str()).fetch_optional(&mut *tx).await?;
+        let row: Option<Row> = query_as(READ).bind(message_id.as_str()).fetch_optional(&mut *tx).await?;
         let Some((kind, reverse_path, header_from, subject, accepted_at, ret, envid, count)) = row else {
             return Ok(None);
         };
@@ -238,11 +234,11 @@ impl Original {
 
 impl Told {
     /// Writes an event down from which nothing follows.
-    pub(super) async fn keep(&self, tx: &mut SqliteConnection) -> Result<Heard, StoreError> {
+    pub(super) async fn keep(&self, tx: &mut Session<'_>) -> Result<Heard, StoreError> {
         const COUNT: &str = "
-            SELECT (SELECT count(*) FROM event e WHERE e.message_id = ?1)
-            FROM part WHERE message_id = ?1 AND part_no = ?2";
-        let count: Option<i64> = sqlx::query_scalar(COUNT)
+            SELECT (SELECT count(*) FROM event e WHERE e.message_id = $1)
+            FROM part WHERE message_id = $1 AND part_no = $2";
+        let count: Option<i64> = query_scalar(COUNT)
             .bind(self.message_id.as_str())
             .bind(self.part_no)
             .fetch_optional(&mut *tx)
@@ -255,14 +251,14 @@ impl Told {
     }
 
     /// Writes the event down, a row for each whom it is about. Returns the new ones' addresses.
-    async fn insert(&self, tx: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    async fn insert(&self, tx: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
         const INSERT: &str = "
             INSERT INTO event (message_id, part_no, address, kind, told_at, words)
-            SELECT ?1, ?2, value, ?3, ?4, ?5 FROM json_each(?6) WHERE true ON CONFLICT DO NOTHING
+            SELECT $1, $2, atom, $3, $4, $5 FROM json_each($6) WHERE true ON CONFLICT DO NOTHING
             RETURNING address";
         let nobody = self.recipients.is_empty().then(String::new);
         let addresses: Vec<String> = self.recipients.iter().map(ToString::to_string).chain(nobody).collect();
-        Ok(sqlx::query_scalar(INSERT)
+        Ok(query_scalar(INSERT)
             .bind(self.message_id.as_str())
             .bind(self.part_no)
             .bind(self.kind.as_str())
@@ -276,14 +272,14 @@ impl Told {
     /// Marks who failed, tells the sender and decides what is given back.
     async fn fail(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         original: &mut Original,
         (rules, now): (&Rules<'_>, Timestamp),
         heard: &mut Heard,
     ) -> Result<(), StoreError> {
         const MARK: &str = "
-            UPDATE recipient SET bounced_at = ?3, bounce = ?4
-            WHERE message_id = ?1 AND address IN (SELECT value FROM json_each(?2))
+            UPDATE recipient SET bounced_at = $3, bounce = $4
+            WHERE message_id = $1 AND address IN (SELECT atom FROM json_each($2))
               AND bounced_at IS NULL AND state <> 'failed'
             RETURNING address";
         let (id, words) = (self.message_id.as_str(), self.words.as_deref().unwrap_or(self.kind.as_str()));
@@ -291,7 +287,7 @@ impl Told {
             return self.fail_somebody(tx, original, (rules, now), heard).await;
         }
         let addresses: Vec<String> = self.recipients.iter().map(ToString::to_string).collect();
-        let marked: Vec<String> = sqlx::query_scalar(MARK)
+        let marked: Vec<String> = query_scalar(MARK)
             .bind(id)
             .bind(json(&addresses)?)
             .bind(millis(now))
@@ -314,7 +310,7 @@ impl Told {
     /// unless they were told of all of them by name. Nobody is marked: it is not known who.
     async fn fail_somebody(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         original: &mut Original,
         (rules, now): (&Rules<'_>, Timestamp),
         heard: &mut Heard,
@@ -333,15 +329,13 @@ impl Told {
             ORDER BY r.ordinal";
         let (id, words) = (self.message_id.as_str(), self.words.as_deref().unwrap_or(self.kind.as_str()));
         let error = format!("one of its recipients bounced, which one is not told: {words}");
-        sqlx::query(NOTE).bind(id).bind(self.part_no).bind(error).execute(&mut *tx).await?;
+        query(NOTE).bind(id).bind(self.part_no).bind(error).execute(&mut *tx).await?;
         let is_heard_again = !heard.is_new && !heard.is_dropped;
         if is_heard_again || !original.has_sender_to_tell() {
             return Ok(());
         }
-        let first =
-            sqlx::query(FIRST).bind(id).bind(self.part_no).bind(millis(now)).execute(&mut *tx).await?;
-        let rows: Vec<(String, bool)> =
-            sqlx::query_as(WHO).bind(id).bind(self.part_no).fetch_all(&mut *tx).await?;
+        let first = query(FIRST).bind(id).bind(self.part_no).bind(millis(now)).execute(&mut *tx).await?;
+        let rows: Vec<(String, bool)> = query_as(WHO).bind(id).bind(self.part_no).fetch_all(&mut *tx).await?;
         if first.rows_affected() == 0 || rows.iter().all(|(_, has_failed)| *has_failed) {
             return Ok(());
         }
@@ -356,7 +350,7 @@ impl Told {
     /// Suppresses addresses, and pauses a customer of whose mail too much comes back.
     async fn judge(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         (original, new): (&Original, &[String]),
         (rules, now): (&Rules<'_>, Timestamp),
         heard: &mut Heard,
@@ -389,16 +383,12 @@ impl Told {
     }
 
     /// Those of the new rows' recipients of whom this was not told before at another time.
-    async fn first_told(
-        &self,
-        tx: &mut SqliteConnection,
-        new: &[String],
-    ) -> Result<Vec<Mailbox>, StoreError> {
+    async fn first_told(&self, tx: &mut Session<'_>, new: &[String]) -> Result<Vec<Mailbox>, StoreError> {
         const READ: &str = "
             SELECT address FROM event
-            WHERE message_id = ?1 AND kind = ?2 AND address IN (SELECT value FROM json_each(?3))
+            WHERE message_id = $1 AND kind = $2 AND address IN (SELECT atom FROM json_each($3))
             GROUP BY address HAVING count(*) = 1";
-        let first: Vec<String> = sqlx::query_scalar(READ)
+        let first: Vec<String> = query_scalar(READ)
             .bind(self.message_id.as_str())
             .bind(self.kind.as_str())
             .bind(json(&new)?)

@@ -1,8 +1,8 @@
 //! Gates: an upstream's closed door, kept so that a restart does not forget it.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{Store, StoreError, millis, timestamp};
 use crate::domain::message::Road;
 
@@ -23,7 +23,7 @@ impl Store {
     /// The gates that are closed.
     pub async fn gates(&self) -> Result<Vec<Gate>, StoreError> {
         const READ: &str = "SELECT road, reason, since, try_again_at FROM gate ORDER BY road";
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
+        let rows: Vec<(String, String, i64, i64)> = query_as(READ).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|(road, reason, since, again)| {
                 Ok(Gate {
@@ -39,11 +39,11 @@ impl Store {
     /// Closes a gate, or says when a closed one is tried again.
     pub async fn close_gate(&self, gate: &Gate) -> Result<(), StoreError> {
         const CLOSE: &str = "
-            INSERT INTO gate (road, reason, since, try_again_at) VALUES (?1, ?2, ?3, ?4)
+            INSERT INTO gate (road, reason, since, try_again_at) VALUES ($1, $2, $3, $4)
             ON CONFLICT (road) DO UPDATE SET reason = excluded.reason, try_again_at = excluded.try_again_at";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(CLOSE)
+        query(CLOSE)
             .bind(gate.road.as_str())
             .bind(&gate.reason)
             .bind(millis(gate.since))
@@ -57,14 +57,14 @@ impl Store {
     /// environment, so the operator may have mended it between stop and start.
     pub async fn try_gates_again(&self, now: Timestamp) -> Result<(), StoreError> {
         const DUE: &str = "
-            UPDATE part SET due_at = ?1 FROM gate AS g
-            WHERE part.road = g.road AND part.state = 'queued' AND part.due_at > ?1
+            UPDATE part SET due_at = $1 FROM gate AS g
+            WHERE part.road = g.road AND part.state = 'queued' AND part.due_at > $1
               AND (part.attempt = 0 OR part.due_at <= g.try_again_at + 60000)";
-        const TRY: &str = "UPDATE gate SET try_again_at = max(since, ?1)";
+        const TRY: &str = "UPDATE gate SET try_again_at = max(since, $1)";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(DUE).bind(millis(now)).execute(&mut *tx).await?;
-        sqlx::query(TRY).bind(millis(now)).execute(&mut *tx).await?;
+        query(DUE).bind(millis(now)).execute(&mut *tx).await?;
+        query(TRY).bind(millis(now)).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
@@ -73,27 +73,27 @@ impl Store {
     /// try, or for a moment longer. Who waits longer than that waits for itself.
     pub async fn open_gate(&self, road: Road, now: Timestamp) -> Result<(), StoreError> {
         const EXTEND: &str = "
-            UPDATE message SET expires_at = expires_at + ?2 - max(accepted_at, g.since)
+            UPDATE message SET expires_at = expires_at + $2 - max(accepted_at, g.since)
             FROM gate AS g
-            WHERE g.road = ?1 AND message.final_at IS NULL AND message.accepted_at < ?2
-              AND message.message_id IN (SELECT message_id FROM part WHERE road = ?1 AND state IN ('queued', 'sending'))";
+            WHERE g.road = $1 AND message.final_at IS NULL AND message.accepted_at < $2
+              AND message.message_id IN (SELECT message_id FROM part WHERE road = $1 AND state IN ('queued', 'sending'))";
         const DUE: &str = "
-            UPDATE part SET due_at = ?2 FROM gate AS g
-            WHERE g.road = ?1 AND part.road = ?1 AND part.state = 'queued' AND part.due_at > ?2
+            UPDATE part SET due_at = $2 FROM gate AS g
+            WHERE g.road = $1 AND part.road = $1 AND part.state = 'queued' AND part.due_at > $2
               AND (part.attempt = 0 OR part.due_at <= g.try_again_at + 60000)";
-        const OPEN: &str = "DELETE FROM gate WHERE road = ?1";
+        const OPEN: &str = "DELETE FROM gate WHERE road = $1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(EXTEND).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
-        sqlx::query(DUE).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
-        sqlx::query(OPEN).bind(road.as_str()).execute(&mut *tx).await?;
+        query(EXTEND).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
+        query(DUE).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
+        query(OPEN).bind(road.as_str()).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 }
 
 /// The roads whose gate is closed at this point of the transaction.
-pub(super) async fn closed_roads(tx: &mut SqliteConnection) -> Result<Vec<Road>, StoreError> {
-    let roads: Vec<String> = sqlx::query_scalar("SELECT road FROM gate").fetch_all(tx).await?;
+pub(super) async fn closed_roads(tx: &mut Session<'_>) -> Result<Vec<Road>, StoreError> {
+    let roads: Vec<String> = query_scalar("SELECT road FROM gate").fetch_all(tx).await?;
     roads.iter().map(|road| stored_road(road)).collect()
 }
 

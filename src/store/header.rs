@@ -7,8 +7,7 @@
 //! bounce of such mail comes without its header. It leaves with the message's row. Nobody reads
 //! it but who writes a report.
 
-use sqlx::SqliteConnection;
-
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{StoreError, changed, json};
 
 /// Octets that are kept at most: as much as a report returns.
@@ -16,7 +15,7 @@ const MAX_KEPT_BYTES: usize = 32 * 1024;
 
 /// Keeps the headers of these messages, whose bytes are about to go. Mostly one journey to the
 /// database reads all of them and one writes them; for none there is none.
-pub(super) async fn keep(tx: &mut SqliteConnection, message_ids: &[&str]) -> Result<(), StoreError> {
+pub(super) async fn keep(tx: &mut Session<'_>, message_ids: &[&str]) -> Result<(), StoreError> {
     // One octet more than is kept: it tells whether a field ends before it.
     const READ: &str = "
         SELECT b.message_id, substr(b.bytes, 1, 32769)
@@ -30,8 +29,7 @@ pub(super) async fn keep(tx: &mut SqliteConnection, message_ids: &[&str]) -> Res
     if message_ids.is_empty() {
         return Ok(());
     }
-    let heads: Vec<(String, Vec<u8>)> =
-        sqlx::query_as(READ).bind(json(&message_ids)?).fetch_all(&mut *tx).await?;
+    let heads: Vec<(String, Vec<u8>)> = query_as(READ).bind(json(&message_ids)?).fetch_all(&mut *tx).await?;
     let (mut rows, mut octets) = (Vec::with_capacity(heads.len()), Vec::new());
     for (message_id, head) in &heads {
         let header = fields_of(head);
@@ -43,18 +41,18 @@ pub(super) async fn keep(tx: &mut SqliteConnection, message_ids: &[&str]) -> Res
     if rows.is_empty() {
         return Ok(());
     }
-    let done = sqlx::query(WRITE).bind(json(&rows)?).bind(octets).execute(tx).await?;
+    let done = query(WRITE).bind(json(&rows)?).bind(octets).execute(tx).await?;
     changed("headers", done.rows_affected(), rows.len())
 }
 
 /// The header of a message: of its bytes while they are there, then what was kept; `None`: it
 /// was final before headers were kept, or there is no field of it that is short enough.
-pub(super) async fn read(tx: &mut SqliteConnection, message_id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) async fn read(tx: &mut Session<'_>, message_id: &str) -> Result<Option<Vec<u8>>, StoreError> {
     const READ: &str = "
         SELECT bytes FROM header WHERE message_id = $1
         UNION ALL
         SELECT substr(bytes, 1, 32769) FROM body WHERE message_id = $1 AND chunk_no = 0";
-    let head: Option<Vec<u8>> = sqlx::query_scalar(READ).bind(message_id).fetch_optional(tx).await?;
+    let head: Option<Vec<u8>> = query_scalar(READ).bind(message_id).fetch_optional(tx).await?;
     Ok(head.map(|head| fields_of(&head).to_vec()).filter(|header| !header.is_empty()))
 }
 

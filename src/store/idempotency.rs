@@ -11,9 +11,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::{SqliteConnection, SqliteExecutor};
 
 use super::accept::Acceptance;
+use super::sql::{On, Session, Whole, query, query_as, query_scalar};
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::address::Mailbox;
@@ -70,19 +70,19 @@ impl Store {
     /// Deletes keys that have expired, and who was served under them: `limit` of each
     /// at most. Returns how many rows that were; 0: there are none.
     pub async fn sweep_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        const ANY: &str = "SELECT EXISTS (SELECT 1 FROM idempotency_key WHERE expires_at <= ?1)";
+        const ANY: &str = "SELECT EXISTS (SELECT 1 FROM idempotency_key WHERE expires_at <= $1)";
         const RECIPIENTS: &str = "
             DELETE FROM idempotency_recipient WHERE (customer_id, key, address) IN
                 (SELECT r.customer_id, r.key, r.address
                  FROM idempotency_key k
                  JOIN idempotency_recipient r ON r.customer_id = k.customer_id AND r.key = k.key
-                 WHERE k.expires_at <= ?1 ORDER BY k.expires_at LIMIT ?2)";
+                 WHERE k.expires_at <= $1 ORDER BY k.expires_at LIMIT $2)";
         const KEYS: &str = "
             DELETE FROM idempotency_key WHERE (customer_id, key) IN
-                (SELECT customer_id, key FROM idempotency_key k WHERE expires_at <= ?1 AND NOT EXISTS
+                (SELECT customer_id, key FROM idempotency_key k WHERE expires_at <= $1 AND NOT EXISTS
                     (SELECT 1 FROM idempotency_recipient r WHERE r.customer_id = k.customer_id AND r.key = k.key)
-                 ORDER BY expires_at LIMIT ?2)";
-        let any: bool = sqlx::query_scalar(ANY).bind(millis(now)).fetch_one(&self.readers).await?;
+                 ORDER BY expires_at LIMIT $2)";
+        let any: bool = query_scalar(ANY).bind(millis(now)).fetch_one(&self.readers).await?;
         if !any {
             return Ok(0);
         }
@@ -90,7 +90,7 @@ impl Store {
         let mut tx = writer.begin().await?;
         let mut swept = 0;
         for delete in [RECIPIENTS, KEYS] {
-            let done = sqlx::query(delete).bind(millis(now)).bind(limit).execute(&mut *tx).await?;
+            let done = query(delete).bind(millis(now)).bind(limit).execute(&mut *tx).await?;
             swept += done.rows_affected();
         }
         tx.commit().await?;
@@ -113,26 +113,27 @@ struct KnownRow {
     customer_id: String,
     key: String,
     fingerprint: String,
+    #[sqlx(try_from = "i64")]
     messages: u32,
     expires_at: i64,
     address: Option<String>,
     message_id: Option<String>,
-    number: Option<u32>,
+    number: Option<Whole>,
 }
 
 /// Reads the keys of these (customer, key, recipient), and which of the recipients
 /// have it: what that costs does not grow with those who were served before.
 async fn read(
-    database: impl SqliteExecutor<'_>,
+    database: impl Into<On<'_>>,
     asked: Vec<(&str, &str, String)>,
 ) -> Result<BTreeMap<Name, Known>, StoreError> {
     const READ: &str = "
         SELECT k.customer_id, k.key, k.fingerprint, k.messages, k.expires_at, r.address, r.message_id, r.number
-        FROM json_each(?1) AS a
+        FROM json_each($1) AS a
         JOIN idempotency_key k ON k.customer_id = a.value ->> 0 AND k.key = a.value ->> 1
         LEFT JOIN idempotency_recipient r
              ON r.customer_id = k.customer_id AND r.key = k.key AND r.address = a.value ->> 2";
-    let rows: Vec<KnownRow> = sqlx::query_as(READ).bind(json(&asked)?).fetch_all(database).await?;
+    let rows: Vec<KnownRow> = query_as(READ).bind(json(&asked)?).fetch_all(database).await?;
     let mut keys: BTreeMap<Name, Known> = BTreeMap::new();
     for row in rows {
         let name = (stored(CustomerId::parse(&row.customer_id))?, stored(IdempotencyKey::parse(&row.key))?);
@@ -140,7 +141,9 @@ async fn read(
             used: Used::new(&row.fingerprint, row.messages),
             expires_at: row.expires_at,
         });
-        if let (Some(address), Some(message_id), Some(number)) = (row.address, row.message_id, row.number) {
+        if let (Some(address), Some(message_id), Some(Whole(number))) =
+            (row.address, row.message_id, row.number)
+        {
             let message_id = stored(MessageId::parse(&message_id))?;
             known.used.serve(stored(Mailbox::parse(&address))?, number, message_id);
         }
@@ -177,7 +180,7 @@ pub(super) enum Meaning {
 
 impl<'a> Keys<'a> {
     /// Reads what the batch's keys stand for.
-    pub(super) async fn read(tx: &mut SqliteConnection, batch: &[&Acceptance]) -> Result<Self, StoreError> {
+    pub(super) async fn read(tx: &mut Session<'_>, batch: &[&Acceptance]) -> Result<Self, StoreError> {
         let mut asked = Vec::new();
         for member in batch {
             let Some(keyed) = &member.keyed else { continue };
@@ -228,17 +231,19 @@ impl<'a> Keys<'a> {
     /// Writes what was taken, after its messages. A row is added to only where it
     /// says the same, and a recipient's is never replaced, so that no bug above can
     /// serve anybody twice under a key or make it stand for two contents.
-    pub(super) async fn write(self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+    pub(super) async fn write(self, tx: &mut Session<'_>) -> Result<(), StoreError> {
         const WRITE: &str = "
             INSERT INTO idempotency_key (customer_id, key, fingerprint, messages, expires_at)
-            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each($1) WHERE true
+            SELECT value ->> 0, value ->> 1, value ->> 2, CAST(value ->> 3 AS BIGINT),
+                   CAST(value ->> 4 AS BIGINT) FROM json_each($1) WHERE true
             ON CONFLICT (customer_id, key) DO UPDATE
             SET messages = excluded.messages, expires_at = excluded.expires_at
             WHERE idempotency_key.fingerprint = excluded.fingerprint
               AND idempotency_key.messages < excluded.messages;
 
             INSERT INTO idempotency_recipient (customer_id, key, address, message_id, number)
-            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each($2)";
+            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, CAST(value ->> 4 AS BIGINT)
+            FROM json_each($2)";
         self.remove_expired(tx).await?;
         let (mut keys, mut served) = (Vec::new(), Vec::new());
         for ((customer_id, name), key) in self.0.iter().filter(|(_, key)| !key.taken.is_empty()) {
@@ -252,16 +257,16 @@ impl<'a> Keys<'a> {
         if keys.is_empty() {
             return Ok(());
         }
-        let done = sqlx::query(WRITE).bind(json(&keys)?).bind(json(&served)?).execute(tx).await?;
+        let done = query(WRITE).bind(json(&keys)?).bind(json(&served)?).execute(tx).await?;
         changed("idempotency keys", done.rows_affected(), keys.len() + served.len())
     }
 
     /// Keys that are taken anew: who was served when they stood for something else
     /// goes with them.
-    async fn remove_expired(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn remove_expired(&self, tx: &mut Session<'_>) -> Result<(), StoreError> {
         const DELETE: &str = "
             DELETE FROM idempotency_key
-            WHERE (customer_id, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1)) AND expires_at <= ?2";
+            WHERE (customer_id, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1)) AND expires_at <= $2";
         let over = self.0.iter().filter(|(_, key)| key.is_over);
         let names: Vec<_> =
             over.map(|((customer_id, key), _)| (customer_id.as_str(), key.as_str())).collect();
@@ -270,7 +275,7 @@ impl<'a> Keys<'a> {
         }
         let taken = self.0.values().flat_map(|key| &key.taken);
         let latest = taken.map(|(_, member)| millis(member.accepted_at)).max();
-        let done = sqlx::query(DELETE).bind(json(&names)?).bind(latest).execute(tx).await?;
+        let done = query(DELETE).bind(json(&names)?).bind(latest).execute(tx).await?;
         changed("expired idempotency keys", done.rows_affected(), names.len())
     }
 }

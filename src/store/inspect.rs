@@ -7,7 +7,8 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
-use super::{BUSY_TIMEOUT, DATABASE_FILE, MIGRATOR, Maker, OpenError};
+use super::opening::{BUSY_TIMEOUT, MIGRATOR};
+use super::{DATABASE_FILE, Maker, OpenError};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub enum Found {
 /// newer version and no sandbox made it.
 pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
     let path = data_dir.join(DATABASE_FILE);
-    let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
+    let database = path.display().to_string();
+    let unusable = |reason: String| OpenError::Unusable { database: database.clone(), reason };
     if !path.try_exists().map_err(|error| unusable(error.to_string()))? {
         return Ok(Found::Nothing);
     }
@@ -40,12 +42,12 @@ pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
     };
     let (applied, made_by) = look.await.map_err(|error| unusable(error.to_string()))?;
     if let Some(migration) = applied.iter().copied().find(|version| !MIGRATOR.version_exists(*version)) {
-        return Err(OpenError::Newer { path, migration });
+        return Err(OpenError::Newer { database, migration });
     }
     if let (Some(made_by), Some(asked)) = (made_by, Maker::Serve.claims_as())
         && made_by != asked
     {
-        return Err(OpenError::MadeBy { path, made_by, asked });
+        return Err(OpenError::MadeBy { database, made_by, asked });
     }
     let is_complete = MIGRATOR.iter().all(|migration| applied.contains(&migration.version));
     Ok(if is_complete { Found::UpToDate } else { Found::Older })
@@ -75,8 +77,13 @@ mod tests {
     use crate::telemetry::Metrics;
 
     async fn open(data_dir: &Path, maker: Maker) -> Store {
-        let settings =
-            StoreSettings { data_dir: data_dir.to_owned(), maker, low_balance_credits: 0, min_free_bytes: 0 };
+        let settings = StoreSettings {
+            data_dir: data_dir.to_owned(),
+            database_url: None,
+            maker,
+            low_balance_credits: 0,
+            min_free_bytes: 0,
+        };
         Store::open(&settings, Metrics::new()).await.unwrap()
     }
 

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::SqliteConnection;
-
+use super::account::lock_accounts;
 use super::batch::{Leaver, leave};
 use super::report::TooLate;
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{StoreError, changed, header, json, millis, stored, timestamp};
 use crate::domain::batch::{Company, Ended};
 use crate::domain::ids::{BatchId, SpoolId};
@@ -92,9 +92,11 @@ struct Row {
     bodies: i64,
     is_spooled: bool,
     last_capture: i64,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
     road: String,
     part_state: String,
+    #[sqlx(try_from = "i64")]
     attempt: u32,
     time: i64,
     key_no: i64,
@@ -102,6 +104,7 @@ struct Row {
     first_try_at: Option<i64>,
     upstream_id: Option<String>,
     last_error: Option<String>,
+    #[sqlx(try_from = "i64")]
     batch_max: u32,
     batch_id: Option<String>,
     address: String,
@@ -109,21 +112,70 @@ struct Row {
     maybe_taken: bool,
 }
 
+/// What has changed, in one journey where the database takes several statements in one.
+const WRITE: &str = "
+    UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
+           key_no = p.key_no, unknown = p.unknown, first_try_at = p.first_try_at,
+           upstream_id = p.upstream_id, last_error = p.last_error
+    FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
+                 value ->> 2 AS state, CAST(value ->> 3 AS BIGINT) AS attempt,
+                 CAST(value ->> 4 AS BIGINT) AS due_at, CAST(value ->> 5 AS BIGINT) AS lease_until,
+                 CAST(value ->> 6 AS BIGINT) AS key_no, CAST(value ->> 7 AS BIGINT) AS unknown,
+                 CAST(value ->> 8 AS BIGINT) AS first_try_at,
+                 value ->> 9 AS upstream_id, value ->> 10 AS last_error FROM json_each($1)) AS p
+    WHERE part.message_id = p.message_id AND part.part_no = p.part_no;
+
+    UPDATE recipient SET maybe_taken = 1
+    FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address FROM json_each($8)) AS r
+    WHERE recipient.message_id = r.message_id AND recipient.address = r.address
+      AND recipient.state = 'queued';
+
+    UPDATE recipient SET state = r.state, status = r.status, reply = r.reply
+    FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address, value ->> 2 AS state,
+                 value ->> 3 AS status, value ->> 4 AS reply FROM json_each($2)) AS r
+    WHERE recipient.message_id = r.message_id AND recipient.address = r.address
+      AND recipient.state = 'queued';
+
+    UPDATE message SET captured = m.captured, released = m.released, final_at = m.final_at,
+           capture_no = coalesce(m.capture_no, message.capture_no)
+    FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS captured,
+                 CAST(value ->> 2 AS BIGINT) AS released, CAST(value ->> 3 AS BIGINT) AS final_at,
+                 CAST(value ->> 4 AS BIGINT) AS capture_no
+          FROM json_each($3)) AS m
+    WHERE message.message_id = m.message_id AND message.final_at IS NULL;
+
+    DELETE FROM body WHERE message_id IN (SELECT atom FROM json_each($4));
+
+    UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
+           last_capture = account.last_capture + m.count
+    FROM (SELECT value ->> 0 AS customer_id, CAST(value ->> 1 AS BIGINT) AS captured,
+                 CAST(value ->> 2 AS BIGINT) AS released, CAST(value ->> 3 AS BIGINT) AS count,
+                 CAST(value ->> 4 AS BIGINT) AS last_capture
+          FROM json_each($5)) AS m
+    WHERE account.customer_id = m.customer_id AND account.last_capture = m.last_capture;
+
+    INSERT INTO capture (customer_id, number, message_id, amount, captured_at)
+    SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), value ->> 2, CAST(value ->> 3 AS BIGINT), $7
+    FROM json_each($6)";
+
 impl Ledger {
     /// Reads the messages of the batch with everything below them, a row for each recipient.
-    pub(super) async fn read(tx: &mut SqliteConnection, message_ids: &[&str]) -> Result<Self, StoreError> {
+    pub(super) async fn read(tx: &mut Session<'_>, message_ids: &[&str]) -> Result<Self, StoreError> {
         const READ: &str = "
             SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
                    (SELECT count(*) FROM body b WHERE b.message_id = m.message_id) AS bodies,
                    EXISTS (SELECT 1 FROM spool s WHERE s.message_id = m.message_id) AS is_spooled,
                    a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
                    coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
-                   p.upstream_id, p.last_error, p.batch_max, p.batch_id, r.address, r.state, r.maybe_taken
+                   p.upstream_id, p.last_error, p.batch_max, p.batch_id, r.address, r.state,
+                   r.maybe_taken = 1 AS maybe_taken
             FROM message m JOIN account a ON a.customer_id = m.customer_id
                  JOIN part p ON p.message_id = m.message_id
                  JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
-            WHERE m.message_id IN (SELECT value FROM json_each(?1))";
-        let rows: Vec<Row> = sqlx::query_as(READ).bind(json(&message_ids)?).fetch_all(tx).await?;
+            WHERE m.message_id IN (SELECT atom FROM json_each($1))";
+        let ids = json(&message_ids)?;
+        lock(tx, &ids).await?;
+        let rows: Vec<Row> = query_as(READ).bind(&ids).fetch_all(tx).await?;
         let mut ledger = Self::default();
         for row in rows {
             ledger.add(row)?;
@@ -206,45 +258,8 @@ impl Ledger {
     /// to nobody from then on: it may be large, so its chunks are not deleted here; it is named to the caller, who has it removed once
     /// this is committed. Captures are numbered per customer without a gap, and the
     /// account must not have moved since it was read.
-    pub(super) async fn write(self, tx: &mut SqliteConnection, at: i64) -> Result<Vec<SpoolId>, StoreError> {
+    pub(super) async fn write(self, tx: &mut Session<'_>, at: i64) -> Result<Vec<SpoolId>, StoreError> {
         // Parameters are `$N`: unlike `?N` they keep their numbers across statements.
-        const WRITE: &str = "
-            UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
-                   key_no = p.key_no, unknown = p.unknown, first_try_at = p.first_try_at,
-                   upstream_id = p.upstream_id, last_error = p.last_error
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS state,
-                         value ->> 3 AS attempt, value ->> 4 AS due_at, value ->> 5 AS lease_until,
-                         value ->> 6 AS key_no, value ->> 7 AS unknown, value ->> 8 AS first_try_at,
-                         value ->> 9 AS upstream_id, value ->> 10 AS last_error FROM json_each($1)) AS p
-            WHERE part.message_id = p.message_id AND part.part_no = p.part_no;
-
-            UPDATE recipient SET maybe_taken = 1
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address FROM json_each($8)) AS r
-            WHERE recipient.message_id = r.message_id AND recipient.address = r.address
-              AND recipient.state = 'queued';
-
-            UPDATE recipient SET state = r.state, status = r.status, reply = r.reply
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS address, value ->> 2 AS state,
-                         value ->> 3 AS status, value ->> 4 AS reply FROM json_each($2)) AS r
-            WHERE recipient.message_id = r.message_id AND recipient.address = r.address
-              AND recipient.state = 'queued';
-
-            UPDATE message SET captured = m.captured, released = m.released, final_at = m.final_at,
-                   capture_no = coalesce(m.capture_no, message.capture_no)
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS captured, value ->> 2 AS released,
-                         value ->> 3 AS final_at, value ->> 4 AS capture_no FROM json_each($3)) AS m
-            WHERE message.message_id = m.message_id AND message.final_at IS NULL;
-
-            DELETE FROM body WHERE message_id IN (SELECT value FROM json_each($4));
-
-            UPDATE account SET held = held - m.captured - m.released, owed = owed + m.captured,
-                   last_capture = account.last_capture + m.count
-            FROM (SELECT value ->> 0 AS customer_id, value ->> 1 AS captured, value ->> 2 AS released,
-                         value ->> 3 AS count, value ->> 4 AS last_capture FROM json_each($5)) AS m
-            WHERE account.customer_id = m.customer_id AND account.last_capture = m.last_capture;
-
-            INSERT INTO capture (customer_id, number, message_id, amount, captured_at)
-            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $7 FROM json_each($6)";
         let parts: Vec<_> = self.parts.iter().map(|(key, part)| part.row(key)).collect();
         let touched: Vec<_> = self.messages.iter().filter(|(_, m)| m.touched).collect();
         let captures = self.numbered();
@@ -262,7 +277,7 @@ impl Ledger {
         header::keep(tx, &self.left_by_resend(&finished)).await?;
         let finished = json(&finished)?;
         let moves = self.moves();
-        let done = sqlx::query(WRITE)
+        let done = query(WRITE)
             .bind(json(&parts)?)
             .bind(json(&self.recipient_writes)?)
             .bind(json(&messages)?)
@@ -328,17 +343,36 @@ impl Ledger {
 
 /// Takes the spools of these messages from them, whose number must be that. `message_ids`: as JSON.
 async fn leave_spools(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     message_ids: &str,
     at: i64,
     want: usize,
 ) -> Result<Vec<SpoolId>, StoreError> {
     const LEAVE: &str = "
-        UPDATE spool SET message_id = NULL, octets = NULL, sha256 = NULL, left_at = ?2
-        WHERE message_id IN (SELECT value FROM json_each(?1)) RETURNING spool_id";
-    let left: Vec<String> = sqlx::query_scalar(LEAVE).bind(message_ids).bind(at).fetch_all(tx).await?;
+        UPDATE spool SET message_id = NULL, octets = NULL, sha256 = NULL, left_at = $2
+        WHERE message_id IN (SELECT atom FROM json_each($1)) RETURNING spool_id";
+    let left: Vec<String> = query_scalar(LEAVE).bind(message_ids).bind(at).fetch_all(tx).await?;
     changed("spool", u64::try_from(left.len()).unwrap_or(u64::MAX), want)?;
     left.iter().map(|spool_id| stored(SpoolId::parse(spool_id))).collect()
+}
+
+/// What is read of these messages is decided about, so it must stand still: first their
+/// customers' accounts, in that order, which is everybody's; then their parts. SQLite has
+/// one writer, and nothing to lock. Each is a statement of its own, since what is read in
+/// the statement that waits for a lock is older than the lock.
+async fn lock(tx: &mut Session<'_>, message_ids: &str) -> Result<(), StoreError> {
+    const CUSTOMERS: &str = "
+        SELECT DISTINCT customer_id FROM message WHERE message_id IN (SELECT atom FROM json_each($1))";
+    const PARTS: &str = "
+        SELECT message_id FROM part WHERE message_id IN (SELECT atom FROM json_each($1))
+        ORDER BY message_id, part_no FOR NO KEY UPDATE";
+    if matches!(tx, Session::Sqlite(_)) {
+        return Ok(());
+    }
+    let customers: Vec<String> = query_scalar(CUSTOMERS).bind(message_ids).fetch_all(&mut *tx).await?;
+    lock_accounts(tx, &json(&customers)?).await?;
+    query(PARTS).bind(message_ids).execute(tx).await?;
+    Ok(())
 }
 
 /// A part's state from its columns; `time` is when it is due or its lease lapses.

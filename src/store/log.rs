@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::ledger::part_state;
+use super::sql::query_as;
 use super::{Store, StoreError, json, stored, timestamp};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{CustomerId, MessageId};
@@ -142,9 +143,11 @@ pub(super) struct MessageRow {
 #[derive(sqlx::FromRow)]
 struct PartRow {
     message_id: String,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
     road: String,
     state: String,
+    #[sqlx(try_from = "i64")]
     attempt: u32,
     time: i64,
     due_at: Option<i64>,
@@ -157,6 +160,7 @@ struct PartRow {
 #[derive(sqlx::FromRow)]
 struct RecipientRow {
     message_id: String,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
     address: String,
     state: String,
@@ -185,9 +189,9 @@ impl Store {
             SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
                    accepted_at, expires_at, notes
             FROM message
-            WHERE (customer_id = ?1 OR ?1 IS NULL) AND (message_id < ?2 OR ?2 IS NULL)
-            ORDER BY message_id DESC LIMIT ?3";
-        let rows: Vec<MessageRow> = sqlx::query_as(READ)
+            WHERE (customer_id = $1 OR $1 IS NULL) AND (message_id < $2 OR $2 IS NULL)
+            ORDER BY message_id DESC LIMIT $3";
+        let rows: Vec<MessageRow> = query_as(READ)
             .bind(customer_id.map(CustomerId::as_str))
             .bind(before.map(MessageId::as_str))
             .bind(limit)
@@ -201,9 +205,8 @@ impl Store {
         const READ: &str = "
             SELECT message_id, customer_id, kind, header_from, subject, size, price, captured, released,
                    accepted_at, expires_at, notes
-            FROM message WHERE message_id = ?1";
-        let rows: Vec<MessageRow> =
-            sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
+            FROM message WHERE message_id = $1";
+        let rows: Vec<MessageRow> = query_as(READ).bind(message_id.as_str()).fetch_all(&self.readers).await?;
         Ok(self.with_details(rows).await?.pop())
     }
 
@@ -214,24 +217,23 @@ impl Store {
                    upstream_id, batch_id, last_error, unknown = 1 OR EXISTS (SELECT 1 FROM recipient r
                        WHERE r.message_id = part.message_id AND r.part_no = part.part_no
                          AND r.state = 'queued' AND r.maybe_taken = 1) AS is_unknown
-            FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, part_no";
+            FROM part WHERE message_id IN (SELECT atom FROM json_each($1)) ORDER BY message_id, part_no";
         const RECIPIENTS: &str = "
             SELECT message_id, part_no, address, state, status, reply,
                    maybe_taken = 1 AND state <> 'sent' AS may_have_it, bounced_at, bounce
-            FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
+            FROM recipient WHERE message_id IN (SELECT atom FROM json_each($1)) ORDER BY message_id, address";
         const REFUNDS: &str = "
             SELECT message_id, address, amount, state, reason, entry_id
-            FROM refund WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, address";
+            FROM refund WHERE message_id IN (SELECT atom FROM json_each($1)) ORDER BY message_id, address";
         const NEWS: &str = "
             SELECT DISTINCT message_id, address, kind FROM event
-            WHERE message_id IN (SELECT value FROM json_each(?1)) AND address <> ''";
+            WHERE message_id IN (SELECT atom FROM json_each($1)) AND address <> ''";
         let ids: Vec<&str> = rows.iter().map(|row| row.message_id.as_str()).collect();
         let ids = json(&ids)?;
-        let parts: Vec<PartRow> = sqlx::query_as(PARTS).bind(&ids).fetch_all(&self.readers).await?;
-        let recipients: Vec<RecipientRow> =
-            sqlx::query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
-        let refunds: Vec<RefundRow> = sqlx::query_as(REFUNDS).bind(&ids).fetch_all(&self.readers).await?;
-        let news: Vec<NewsRow> = sqlx::query_as(NEWS).bind(&ids).fetch_all(&self.readers).await?;
+        let parts: Vec<PartRow> = query_as(PARTS).bind(&ids).fetch_all(&self.readers).await?;
+        let recipients: Vec<RecipientRow> = query_as(RECIPIENTS).bind(&ids).fetch_all(&self.readers).await?;
+        let refunds: Vec<RefundRow> = query_as(REFUNDS).bind(&ids).fetch_all(&self.readers).await?;
+        let news: Vec<NewsRow> = query_as(NEWS).bind(&ids).fetch_all(&self.readers).await?;
         let news = last_words(news)?;
         let details = Details { parts, recipients, refunds, news };
         rows.into_iter().map(|row| row.with(&details)).collect()

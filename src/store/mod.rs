@@ -34,6 +34,7 @@ mod ledger;
 mod leftovers;
 pub mod log;
 mod nobody;
+mod opening;
 pub mod operator;
 pub mod proof;
 mod questions;
@@ -44,23 +45,20 @@ pub mod report;
 mod reputation;
 pub mod retention;
 pub mod spool;
+mod sql;
 pub mod standing;
 pub mod suppression;
 pub mod timeline;
 pub mod webhook;
 mod writer;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
+use serde_json::ser::{CharEscape, CompactFormatter};
 use sqlx::error::ErrorKind;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::crash::{CrashAt, CrashPoint};
@@ -70,21 +68,18 @@ use crate::telemetry::Metrics;
 use commit::Lanes;
 use due::Turns;
 use leftovers::{Exits, Leftover};
+use opening::Opened;
+pub use opening::make_private_dir;
 use questions::Questions;
 use spool::Reserve;
+use sql::Readers;
 use standing::Standing;
 use suppression::Suspect;
 use writer::Writer;
 
-static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
-
 /// Name of the database file in `data_dir`.
 pub const DATABASE_FILE: &str = "postmeter.sqlite";
 
-/// Readers at the same time; each costs a thread.
-const READERS: u32 = 4;
-/// How long a write waits for another process that is writing.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writes that may wait for the writer before senders are held back.
 const WRITES_WAITING: usize = 4096;
 
@@ -93,39 +88,39 @@ const WRITES_WAITING: usize = 4096;
 pub enum OpenError {
     /// The directory or the file cannot be used.
     #[error(
-        "the database {path} cannot be opened: {reason}; check that the directory exists and may be written"
+        "the database {database} cannot be opened: {reason}; check that the directory exists and may be written"
     )]
     Unusable {
-        /// The file.
-        path: PathBuf,
+        /// The file, or where the server is.
+        database: String,
         /// What the system said.
         reason: String,
     },
     /// A newer Postmeter made it.
     #[error(
-        "the database {path} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
+        "the database {database} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
     )]
     Newer {
-        /// The file.
-        path: PathBuf,
+        /// The file, or where the server is.
+        database: String,
         /// The migration that this version does not have.
         migration: i64,
     },
     /// A migration failed; nothing of it was kept.
-    #[error("the database {path} could not be brought up to date: {reason}")]
+    #[error("the database {database} could not be brought up to date: {reason}")]
     Migration {
-        /// The file.
-        path: PathBuf,
+        /// The file, or where the server is.
+        database: String,
         /// What the database said.
         reason: String,
     },
     /// The sandbox made it, or `serve` did; they do not share a database.
     #[error(
-        "the database {path} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir"
+        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir"
     )]
     MadeBy {
-        /// The file.
-        path: PathBuf,
+        /// The file, or where the server is.
+        database: String,
         /// Who made it.
         made_by: String,
         /// Who wants it.
@@ -179,8 +174,10 @@ impl Maker {
 /// How the database is opened.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
-    /// Where the file lies.
+    /// Where the file lies, if there is no `database_url`.
     pub data_dir: PathBuf,
+    /// Where PostgreSQL is, with its password: `postgres://…`.
+    pub database_url: Option<SecretString>,
     /// Who opens it.
     pub maker: Maker,
     /// `billing.low_balance_credits`.
@@ -192,7 +189,7 @@ pub struct StoreSettings {
 /// The database.
 #[derive(Debug, Clone)]
 pub struct Store {
-    readers: SqlitePool,
+    readers: Readers,
     writer: Arc<Mutex<Writer>>,
     hot: mpsc::Sender<commit::Member>,
     exits: Exits,
@@ -205,8 +202,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database in `data_dir`, makes it if there is none, and brings it
-    /// up to date. The writer ends when the last clone of the store is dropped.
+    /// Opens the database in `data_dir`, makes it if there is none, or the one at
+    /// `database_url`, and brings it up to date. The writer ends when the last clone of the store is dropped.
     pub async fn open(settings: &StoreSettings, metrics: Metrics) -> Result<Self, OpenError> {
         Self::open_with(settings, metrics, CrashAt::default()).await
     }
@@ -217,7 +214,9 @@ impl Store {
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
-        let reserve = Reserve::of_disk(&settings.data_dir, settings.min_free_bytes);
+        // Another machine's disk is not ours to measure.
+        let min_free_bytes = if settings.database_url.is_some() { 0 } else { settings.min_free_bytes };
+        let reserve = Reserve::of_disk(&settings.data_dir, min_free_bytes);
         Self::open_on(settings, reserve, metrics, crash_at).await
     }
 
@@ -227,37 +226,13 @@ impl Store {
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
-        let StoreSettings { data_dir, maker, low_balance_credits, min_free_bytes: _ } = settings;
-        let path = data_dir.join(DATABASE_FILE);
-        let unusable = |reason: String| OpenError::Unusable { path: path.clone(), reason };
-        make_private_dir(data_dir).map_err(|e| unusable(e.to_string()))?;
-        make_private_file(&path).map_err(|e| unusable(e.to_string()))?;
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(true)
-            .pragma("wal_autocheckpoint", "4000")
-            .pragma("journal_size_limit", "67108864")
-            .pragma("cache_size", "-32768")
-            .pragma("temp_store", "memory");
-        let options = sqlx::ConnectOptions::disable_statement_logging(options);
-        let mut connection =
-            SqliteConnection::connect_with(&options).await.map_err(|e| unusable(e.to_string()))?;
-        if maker.claims_as().is_some() {
-            writer::begin_anew(&mut connection).await;
-        }
-        migrate(&mut connection, &path).await?;
-        claim(&mut connection, &path, *maker).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .test_before_acquire(false)
-            .connect_with(options.clone().read_only(true))
-            .await
-            .map_err(|e| unusable(e.to_string()))?;
-        let writer = Arc::new(Mutex::new(Writer::new(connection, options)));
+        let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
+            settings;
+        let Opened { readers, writer } = match database_url {
+            Some(url) => opening::postgres(url, *maker).await?,
+            None => opening::sqlite(data_dir, *maker).await?,
+        };
+        let writer = Arc::new(Mutex::new(writer));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let (removals, removed) = mpsc::channel(WRITES_WAITING);
@@ -299,40 +274,6 @@ impl Store {
     }
 }
 
-/// Makes a directory that only its owner can enter: customers' mail lies in it.
-pub fn make_private_dir(path: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Makes the database's file, if there is none, for its owner alone; SQLite gives
-/// what it puts beside it the same rights.
-fn make_private_file(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
-}
-
-async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
-    MIGRATOR.run(connection).await.map_err(|error| match error {
-        MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
-            OpenError::Newer { path: path.to_owned(), migration }
-        }
-        other => OpenError::Migration { path: path.to_owned(), reason: other.to_string() },
-    })
-}
-
-async fn claim(connection: &mut SqliteConnection, path: &Path, maker: Maker) -> Result<(), OpenError> {
-    // The first to come writes its name; whoever comes later reads it.
-    const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', ?1) ON CONFLICT DO NOTHING";
-    const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
-    let failed = |e: sqlx::Error| OpenError::Unusable { path: path.to_owned(), reason: e.to_string() };
-    let Some(asked) = maker.claims_as() else { return Ok(()) };
-    sqlx::query(CLAIM).bind(asked).execute(&mut *connection).await.map_err(failed)?;
-    let made_by: String = sqlx::query_scalar(READ).fetch_one(&mut *connection).await.map_err(failed)?;
-    if made_by == asked {
-        return Ok(());
-    }
-    Err(OpenError::MadeBy { path: path.to_owned(), made_by, asked })
-}
-
 /// A time as the database keeps it.
 fn millis(time: Timestamp) -> i64 {
     time.as_millisecond()
@@ -349,9 +290,28 @@ fn stored<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, StoreError
 }
 
 /// Rows as one JSON parameter: a statement with `json_each` then writes any
-/// number of them, and its text never changes.
+/// number of them, and its text never changes. What is no text to PostgreSQL is
+/// replaced ([`sql::UNKNOWN`]).
 fn json<T: serde::Serialize>(rows: &T) -> Result<String, StoreError> {
-    serde_json::to_string(rows).map_err(|error| StoreError::Corrupt(error.to_string()))
+    let mut text = Vec::with_capacity(128);
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, WithoutNul);
+    rows.serialize(&mut serializer).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    stored(String::from_utf8(text))
+}
+
+struct WithoutNul;
+
+impl serde_json::ser::Formatter for WithoutNul {
+    fn write_char_escape<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        escape: CharEscape,
+    ) -> std::io::Result<()> {
+        match escape {
+            CharEscape::AsciiControl(0) => write!(writer, "{}", sql::UNKNOWN),
+            other => CompactFormatter.write_char_escape(writer, other),
+        }
+    }
 }
 
 /// A compare-and-set that must have changed exactly `want` rows.
@@ -362,5 +322,7 @@ fn changed(what: &str, got: u64, want: usize) -> Result<(), StoreError> {
     Err(StoreError::Corrupt(format!("{what}: {got} rows changed where {want} had to")))
 }
 
+#[cfg(test)]
+pub(crate) mod stand_in;
 #[cfg(test)]
 mod tests;

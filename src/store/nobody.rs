@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::accept::Kind;
 use super::report::Report;
 use super::reputation::{self, Counted, PauseLetter};
+use super::sql::{Session, query_as};
 use super::suppression::{self, New};
 use super::{Store, StoreError, millis, stored, timestamp};
 use crate::domain::address::Mailbox;
@@ -38,7 +38,7 @@ impl Store {
 /// Puts addresses on the list of the customer whose message a report is about, each with
 /// what was said of it, and counts them among the recipients that were written to in vain.
 pub(super) async fn suppress(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     report: &Report,
     nobody: &[(&Mailbox, &str)],
 ) -> Result<(), StoreError> {
@@ -47,7 +47,7 @@ pub(super) async fn suppress(
         return Ok(());
     }
     let (customer_id, kind, accepted_at): (String, String, i64) =
-        sqlx::query_as(READ).bind(report.message_id.as_str()).fetch_one(&mut *tx).await?;
+        query_as(READ).bind(report.message_id.as_str()).fetch_one(&mut *tx).await?;
     // A notice that nobody gets is nobody's fault but ours.
     if kind == Kind::Notice.as_str() {
         return Ok(());

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
+use super::sql::{Session, Whole, query, query_as, query_scalar};
 use super::{Store, StoreError, batch, changed, json, millis, stored, timestamp};
 use crate::crash::CrashPoint;
 use crate::domain::batch::Ended;
@@ -145,7 +145,7 @@ pub enum DecisionError {
     Store(#[from] StoreError),
 }
 
-type DecisionRow = (String, String, i64, String, u32);
+type DecisionRow = (String, String, i64, String, Whole);
 
 impl Store {
     /// Messages with a part that is not final, oldest first.
@@ -154,13 +154,13 @@ impl Store {
         const READ: &str = "
             SELECT m.message_id, m.customer_id, m.kind, m.header_from, m.subject, m.size, m.price, m.captured,
                    m.released, m.accepted_at, m.expires_at, m.notes
-            FROM (SELECT message_id FROM part WHERE state = 'held' AND (?1 IS NULL OR ?1 = 'held')
-                  UNION SELECT message_id FROM part WHERE state = 'sending' AND (?1 IS NULL OR ?1 = 'sending')
-                  UNION SELECT message_id FROM part WHERE state = 'queued' AND (?1 IS NULL OR ?1 = 'queued')) AS p
+            FROM (SELECT message_id FROM part WHERE state = 'held' AND ($1 IS NULL OR $1 = 'held')
+                  UNION SELECT message_id FROM part WHERE state = 'sending' AND ($1 IS NULL OR $1 = 'sending')
+                  UNION SELECT message_id FROM part WHERE state = 'queued' AND ($1 IS NULL OR $1 = 'queued')) AS p
                  JOIN message m ON m.message_id = p.message_id
-            WHERE ?2 IS NULL OR m.customer_id = ?2
-            ORDER BY m.message_id LIMIT ?3";
-        let rows: Vec<MessageRow> = sqlx::query_as(READ)
+            WHERE $2 IS NULL OR m.customer_id = $2
+            ORDER BY m.message_id LIMIT $3";
+        let rows: Vec<MessageRow> = query_as(READ)
             .bind(filter.state.map(Waiting::as_str))
             .bind(filter.customer_id.as_ref().map(CustomerId::as_str))
             .bind(filter.limit)
@@ -190,13 +190,13 @@ impl Store {
     /// Returns how many.
     pub async fn retry_all(&self, with_held: bool, order: &Order) -> Result<u64, StoreError> {
         const READ: &str = "
-            SELECT message_id FROM (SELECT message_id FROM part WHERE state = 'queued' AND due_at > ?1
-                                    UNION SELECT message_id FROM part WHERE state = 'held' AND ?2 = 1)
-            WHERE message_id > ?3 ORDER BY message_id LIMIT ?4";
+            SELECT message_id FROM (SELECT message_id FROM part WHERE state = 'queued' AND due_at > $1
+                                    UNION SELECT message_id FROM part WHERE state = 'held' AND $2 = 1) AS p
+            WHERE message_id > $3 ORDER BY message_id LIMIT $4";
         let mut retried = 0;
         let mut last = String::new();
         loop {
-            let ids: Vec<String> = sqlx::query_scalar(READ)
+            let ids: Vec<String> = query_scalar(READ)
                 .bind(millis(order.now))
                 .bind(i64::from(with_held))
                 .bind(&last)
@@ -252,9 +252,9 @@ impl Store {
     async fn with_decisions(&self, logs: Vec<MessageLog>) -> Result<Vec<QueueMessage>, StoreError> {
         const READ: &str = "
             SELECT message_id, choice, decided_at, via, held_parts FROM decision
-            WHERE message_id IN (SELECT value FROM json_each(?1)) ORDER BY message_id, number";
+            WHERE message_id IN (SELECT atom FROM json_each($1)) ORDER BY message_id, number";
         let ids: Vec<&str> = logs.iter().map(|log| log.message_id.as_str()).collect();
-        let rows: Vec<DecisionRow> = sqlx::query_as(READ).bind(json(&ids)?).fetch_all(&self.readers).await?;
+        let rows: Vec<DecisionRow> = query_as(READ).bind(json(&ids)?).fetch_all(&self.readers).await?;
         logs.into_iter()
             .map(|log| {
                 let own = rows.iter().filter(|row| row.0 == log.message_id.as_str());
@@ -274,14 +274,14 @@ fn decision((_, choice, decided_at, via, held_parts): &DecisionRow) -> Result<De
         choice: Choice::parse(choice).ok_or_else(|| unknown(choice))?,
         decided_at: timestamp(*decided_at)?,
         via: vias.into_iter().find(|known| known.as_str() == via).ok_or_else(|| unknown(via))?,
-        held_parts: *held_parts,
+        held_parts: held_parts.0,
     })
 }
 
 /// Keeps decisions, and gives the messages of held parts that are sent again the
 /// time for it: most of them have outlived their lifetime.
 async fn remember(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     decided: &[(&MessageId, u32)],
     order: &Order,
 ) -> Result<(), StoreError> {
@@ -289,13 +289,13 @@ async fn remember(
         INSERT INTO decision (message_id, number, decided_at, choice, via, held_parts)
         SELECT value ->> 0,
                (SELECT coalesce(max(d.number), 0) + 1 FROM decision d WHERE d.message_id = value ->> 0),
-               ?2, ?3, ?4, value ->> 1
-        FROM json_each(?1)";
+               $2, $3, $4, CAST(value ->> 1 AS BIGINT)
+        FROM json_each($1)";
     const EXTEND: &str = "
-        UPDATE message SET expires_at = max(expires_at, ?2)
-        WHERE message_id IN (SELECT value FROM json_each(?1))";
+        UPDATE message SET expires_at = max(expires_at, $2)
+        WHERE message_id IN (SELECT atom FROM json_each($1))";
     let rows: Vec<_> = decided.iter().map(|(id, held_parts)| (id.as_str(), held_parts)).collect();
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(json(&rows)?)
         .bind(millis(order.now))
         .bind(order.choice.as_str())
@@ -306,7 +306,7 @@ async fn remember(
     if order.choice == Choice::Retry {
         let held: Vec<_> = decided.iter().filter(|(_, held)| *held > 0).map(|(id, _)| id.as_str()).collect();
         let until = order.now.checked_add(order.lifetime).unwrap_or(Timestamp::MAX);
-        let done = sqlx::query(EXTEND).bind(json(&held)?).bind(millis(until)).execute(tx).await?;
+        let done = query(EXTEND).bind(json(&held)?).bind(millis(until)).execute(tx).await?;
         changed("lifetime", done.rows_affected(), held.len())?;
     }
     Ok(())

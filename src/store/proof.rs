@@ -5,8 +5,8 @@
 //! time, which a unique index keeps whatever runs beside it.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{Store, StoreError, millis, stored, timestamp};
 use crate::domain::address::Domain;
 use crate::domain::ids::CustomerId;
@@ -112,6 +112,7 @@ struct ProofRow {
     checked_at: Option<i64>,
     verified_at: Option<i64>,
     missing_since: Option<i64>,
+    #[sqlx(try_from = "i64")]
     tries: u32,
     next_check_at: Option<i64>,
     expires_at: Option<i64>,
@@ -149,14 +150,14 @@ impl ProofRow {
 impl Store {
     /// Writes a claim down, before anybody outside is told of it.
     pub async fn claim_domain(&self, new: &NewProof, now: Timestamp) -> Result<Claimed, StoreError> {
-        const COUNT: &str = "SELECT count(*) FROM proof WHERE customer_id = ?1";
+        const COUNT: &str = "SELECT count(*) FROM proof WHERE customer_id = $1";
         // Resend gives everybody the same records for a domain, so there only one may have them.
         const TAKEN: &str = "
             SELECT count(*) FROM proof
-            WHERE domain = ?1 AND customer_id <> ?2 AND ?3 = 'resend' AND (way = 'resend' OR state = 'verified')";
+            WHERE domain = $1 AND customer_id <> $2 AND $3 = 'resend' AND (way = 'resend' OR state = 'verified')";
         const INSERT: &str = "
             INSERT INTO proof (customer_id, domain, way, state, token, created_at, next_check_at, expires_at)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
         let state = if new.way == Way::Resend { ProofState::Adding } else { ProofState::Pending };
         let claim = Claim::new(state, now);
         let (customer, domain) = (new.customer_id.as_str(), new.domain.as_str());
@@ -165,7 +166,7 @@ impl Store {
         if let Some(known) = find(&mut tx, &new.customer_id, &new.domain).await? {
             return Ok(Claimed::Known(known));
         }
-        let taken: i64 = sqlx::query_scalar(TAKEN)
+        let taken: i64 = query_scalar(TAKEN)
             .bind(domain)
             .bind(customer)
             .bind(new.way.as_str())
@@ -174,11 +175,11 @@ impl Store {
         if taken > 0 {
             return Ok(Claimed::Taken);
         }
-        let count: i64 = sqlx::query_scalar(COUNT).bind(customer).fetch_one(&mut *tx).await?;
+        let count: i64 = query_scalar(COUNT).bind(customer).fetch_one(&mut *tx).await?;
         if count >= i64::from(new.limit) {
             return Ok(Claimed::TooMany);
         }
-        sqlx::query(INSERT)
+        query(INSERT)
             .bind(customer)
             .bind(domain)
             .bind(new.way.as_str())
@@ -214,9 +215,9 @@ impl Store {
     ) -> Result<Changed, StoreError> {
         // Compare-and-set: on the state, and on who is asked.
         const CHANGE: &str = "
-            UPDATE proof SET state = ?4, tries = ?5, missing_since = ?6, expires_at = ?7, next_check_at = ?8,
-                   resend_id = ?9, status = ?10, records = ?11, detail = ?12, checked_at = ?13, verified_at = ?14
-            WHERE customer_id = ?1 AND domain = ?2 AND state = ?3 AND created_at = ?15";
+            UPDATE proof SET state = $4, tries = $5, missing_since = $6, expires_at = $7, next_check_at = $8,
+                   resend_id = $9, status = $10, records = $11, detail = $12, checked_at = $13, verified_at = $14
+            WHERE customer_id = $1 AND domain = $2 AND state = $3 AND created_at = $15";
         let is_new = claim.state == ProofState::Verified && was.claim.state != ProofState::Verified;
         let verified_at = if is_new { Some(now) } else { was.verified_at };
         let mut writer = self.writer.lock().await;
@@ -224,7 +225,7 @@ impl Store {
         if is_new && let Some(owner) = owner(&mut tx, was).await? {
             return Ok(Changed::OwnedBy(owner));
         }
-        let done = sqlx::query(CHANGE)
+        let done = query(CHANGE)
             .bind(was.customer_id.as_str())
             .bind(was.domain.as_str())
             .bind(was.claim.state.as_str())
@@ -257,11 +258,11 @@ impl Store {
     /// Has the claim looked at as soon as may be; `false`: nobody has it.
     pub async fn hasten_proof(&self, resend_id: &str, now: Timestamp) -> Result<bool, StoreError> {
         const HASTEN: &str = "
-            UPDATE proof SET next_check_at = ?2
-            WHERE resend_id = ?1 AND state IN ('pending', 'verified', 'lost') AND next_check_at > ?2";
+            UPDATE proof SET next_check_at = $2
+            WHERE resend_id = $1 AND state IN ('pending', 'verified', 'lost') AND next_check_at > $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(HASTEN).bind(resend_id).bind(millis(now)).execute(&mut *tx).await?;
+        let done = query(HASTEN).bind(resend_id).bind(millis(now)).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(done.rows_affected() > 0)
     }
@@ -269,10 +270,10 @@ impl Store {
     /// Removes a claim and the line that it gave; `false`: it is not what it was.
     pub async fn forget_proof(&self, was: &Proof) -> Result<bool, StoreError> {
         const FORGET: &str = "
-            DELETE FROM proof WHERE customer_id = ?1 AND domain = ?2 AND state = ?3 AND created_at = ?4";
+            DELETE FROM proof WHERE customer_id = $1 AND domain = $2 AND state = $3 AND created_at = $4";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query(FORGET)
+        let done = query(FORGET)
             .bind(was.customer_id.as_str())
             .bind(was.domain.as_str())
             .bind(was.claim.state.as_str())
@@ -293,30 +294,29 @@ impl Store {
         customer_id: &CustomerId,
         domain: &Domain,
     ) -> Result<Option<Proof>, StoreError> {
-        find(&mut *self.readers.acquire().await?, customer_id, domain).await
+        find(&mut *self.readers.begin().await?, customer_id, domain).await
     }
 
     /// A customer's claims, by domain.
     pub async fn proofs(&self, customer_id: &CustomerId) -> Result<Vec<Proof>, StoreError> {
-        const READ: &str = "SELECT * FROM proof WHERE customer_id = ?1 ORDER BY domain";
-        let rows: Vec<ProofRow> =
-            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
+        const READ: &str = "SELECT * FROM proof WHERE customer_id = $1 ORDER BY domain";
+        let rows: Vec<ProofRow> = query_as(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter().map(ProofRow::read).collect()
     }
 
     /// Claims that are to be looked at now, the longest due first.
     pub async fn due_proofs(&self, now: Timestamp, limit: u32) -> Result<Vec<Proof>, StoreError> {
         const READ: &str = "
-            SELECT * FROM proof WHERE next_check_at <= ?1 ORDER BY next_check_at LIMIT ?2";
+            SELECT * FROM proof WHERE next_check_at <= $1 ORDER BY next_check_at LIMIT $2";
         let rows: Vec<ProofRow> =
-            sqlx::query_as(READ).bind(millis(now)).bind(limit).fetch_all(&self.readers).await?;
+            query_as(READ).bind(millis(now)).bind(limit).fetch_all(&self.readers).await?;
         rows.into_iter().map(ProofRow::read).collect()
     }
 
     /// How many claims stand where; those that nobody has are left out.
     pub async fn count_proofs(&self) -> Result<Vec<(ProofState, i64)>, StoreError> {
         const READ: &str = "SELECT state, count(*) FROM proof GROUP BY state";
-        let rows: Vec<(String, i64)> = sqlx::query_as(READ).fetch_all(&self.readers).await?;
+        let rows: Vec<(String, i64)> = query_as(READ).fetch_all(&self.readers).await?;
         let counted = |(state, count): (String, i64)| {
             let unknown = || StoreError::Corrupt(format!("{state} is nowhere that a proof stands"));
             Ok((ProofState::parse(&state).ok_or_else(unknown)?, count))
@@ -326,9 +326,9 @@ impl Store {
 
     /// A customer's list, with where each line came from.
     pub async fn sender_lines(&self, customer_id: &CustomerId) -> Result<Vec<SenderLine>, StoreError> {
-        const READ: &str = "SELECT pattern, origin FROM sender WHERE customer_id = ?1 ORDER BY pattern";
+        const READ: &str = "SELECT pattern, origin FROM sender WHERE customer_id = $1 ORDER BY pattern";
         let rows: Vec<(String, String)> =
-            sqlx::query_as(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
+            query_as(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         let line = |(pattern, origin): (String, String)| {
             let unknown = || StoreError::Corrupt(format!("{origin} is nowhere that senders come from"));
             let origin = Origin::parse(&origin).ok_or_else(unknown)?;
@@ -339,36 +339,30 @@ impl Store {
 }
 
 async fn find(
-    connection: &mut SqliteConnection,
+    connection: &mut Session<'_>,
     customer_id: &CustomerId,
     domain: &Domain,
 ) -> Result<Option<Proof>, StoreError> {
-    const READ: &str = "SELECT * FROM proof WHERE customer_id = ?1 AND domain = ?2";
-    let row: Option<ProofRow> = sqlx::query_as(READ)
-        .bind(customer_id.as_str())
-        .bind(domain.as_str())
-        .fetch_optional(connection)
-        .await?;
+    const READ: &str = "SELECT * FROM proof WHERE customer_id = $1 AND domain = $2";
+    let row: Option<ProofRow> =
+        query_as(READ).bind(customer_id.as_str()).bind(domain.as_str()).fetch_optional(connection).await?;
     row.map(ProofRow::read).transpose()
 }
 
 /// Another customer for whom the domain is verified.
-async fn owner(tx: &mut SqliteConnection, of: &Proof) -> Result<Option<Proof>, StoreError> {
-    const READ: &str = "SELECT * FROM proof WHERE domain = ?1 AND state = 'verified' AND customer_id <> ?2";
-    let row: Option<ProofRow> = sqlx::query_as(READ)
-        .bind(of.domain.as_str())
-        .bind(of.customer_id.as_str())
-        .fetch_optional(tx)
-        .await?;
+async fn owner(tx: &mut Session<'_>, of: &Proof) -> Result<Option<Proof>, StoreError> {
+    const READ: &str = "SELECT * FROM proof WHERE domain = $1 AND state = 'verified' AND customer_id <> $2";
+    let row: Option<ProofRow> =
+        query_as(READ).bind(of.domain.as_str()).bind(of.customer_id.as_str()).fetch_optional(tx).await?;
     row.map(ProofRow::read).transpose()
 }
 
 /// The line that a proof gives; one that the operator allowed stays the operator's.
-async fn give(tx: &mut SqliteConnection, proof: &Proof, now: Timestamp) -> Result<(), StoreError> {
+async fn give(tx: &mut Session<'_>, proof: &Proof, now: Timestamp) -> Result<(), StoreError> {
     const GIVE: &str = "
-        INSERT INTO sender (customer_id, pattern, created_at, origin) VALUES (?1, ?2, ?3, 'proof')
+        INSERT INTO sender (customer_id, pattern, created_at, origin) VALUES ($1, $2, $3, 'proof')
         ON CONFLICT DO NOTHING";
-    sqlx::query(GIVE)
+    query(GIVE)
         .bind(proof.customer_id.as_str())
         .bind(proof.domain.as_str())
         .bind(millis(now))
@@ -378,38 +372,38 @@ async fn give(tx: &mut SqliteConnection, proof: &Proof, now: Timestamp) -> Resul
 }
 
 /// Exactly the line that the proof gave.
-async fn take_back(tx: &mut SqliteConnection, proof: &Proof) -> Result<(), StoreError> {
-    const TAKE: &str = "DELETE FROM sender WHERE customer_id = ?1 AND pattern = ?2 AND origin = 'proof'";
-    sqlx::query(TAKE).bind(proof.customer_id.as_str()).bind(proof.domain.as_str()).execute(tx).await?;
+async fn take_back(tx: &mut Session<'_>, proof: &Proof) -> Result<(), StoreError> {
+    const TAKE: &str = "DELETE FROM sender WHERE customer_id = $1 AND pattern = $2 AND origin = 'proof'";
+    query(TAKE).bind(proof.customer_id.as_str()).bind(proof.domain.as_str()).execute(tx).await?;
     Ok(())
 }
 
 /// The operator denies a pattern: a claim to that domain ends, and is not made again
 /// before the operator allows it. `false`: there is none.
 pub(super) async fn deny(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     pattern: &SenderPattern,
 ) -> Result<bool, StoreError> {
     const DENY: &str = "
         UPDATE proof SET state = 'denied', next_check_at = NULL, expires_at = NULL, detail = NULL
-        WHERE customer_id = ?1 AND domain = ?2 AND state IN ('adding', 'pending', 'verified', 'lost')";
-    const TAKE: &str = "DELETE FROM sender WHERE customer_id = ?1 AND pattern = ?2";
+        WHERE customer_id = $1 AND domain = $2 AND state IN ('adding', 'pending', 'verified', 'lost')";
+    const TAKE: &str = "DELETE FROM sender WHERE customer_id = $1 AND pattern = $2";
     let SenderPattern::Domain(domain) = pattern else { return Ok(false) };
     let (customer, domain) = (customer_id.as_str(), domain.to_ascii());
-    let done = sqlx::query(DENY).bind(customer).bind(&domain).execute(&mut *tx).await?;
-    sqlx::query(TAKE).bind(customer).bind(&domain).execute(tx).await?;
+    let done = query(DENY).bind(customer).bind(&domain).execute(&mut *tx).await?;
+    query(TAKE).bind(customer).bind(&domain).execute(tx).await?;
     Ok(done.rows_affected() > 0)
 }
 
 /// The operator allows a pattern: a denial of that domain is over.
 pub(super) async fn pardon(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     pattern: &SenderPattern,
 ) -> Result<(), StoreError> {
-    const PARDON: &str = "DELETE FROM proof WHERE customer_id = ?1 AND domain = ?2 AND state = 'denied'";
+    const PARDON: &str = "DELETE FROM proof WHERE customer_id = $1 AND domain = $2 AND state = 'denied'";
     let SenderPattern::Domain(domain) = pattern else { return Ok(()) };
-    sqlx::query(PARDON).bind(customer_id.as_str()).bind(domain.to_ascii()).execute(tx).await?;
+    query(PARDON).bind(customer_id.as_str()).bind(domain.to_ascii()).execute(tx).await?;
     Ok(())
 }

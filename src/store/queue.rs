@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::accept::Kind;
+use super::sql::{QueryAs, Session, Whole, query, query_as};
 use super::{Store, StoreError, changed, dsn, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
@@ -116,18 +116,21 @@ pub struct DuePart {
 #[derive(sqlx::FromRow)]
 struct LeasedRow {
     message_id: String,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
     customer_id: String,
     kind: String,
     road: String,
+    #[sqlx(try_from = "i64")]
     attempt: u32,
     key_no: i64,
     first_try_at: i64,
     unknown: i64,
     request_hash: Option<String>,
+    #[sqlx(try_from = "i64")]
     batch_max: u32,
-    batch_no: Option<u32>,
-    batch_size: Option<u32>,
+    batch_no: Option<Whole>,
+    batch_size: Option<Whole>,
     reverse_path: String,
     size: i64,
     accepted_at: i64,
@@ -139,6 +142,7 @@ struct LeasedRow {
 #[derive(sqlx::FromRow)]
 struct RecipientRow {
     message_id: String,
+    #[sqlx(try_from = "i64")]
     part_no: u32,
     address: String,
     maybe_taken: bool,
@@ -152,10 +156,10 @@ impl Store {
     /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
         const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL,
+            UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
                    unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
             WHERE state = 'sending' RETURNING message_id, part_no, road";
-        self.lapse(sqlx::query_as(LAPSE).bind(millis(now))).await
+        self.lapse(query_as(LAPSE).bind(millis(now))).await
     }
 
     /// While running: leases that ran out without a word. Those that this process
@@ -167,50 +171,44 @@ impl Store {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = ?1, lease_until = NULL,
+            UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
                    unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
-            WHERE state = 'sending' AND lease_until <= ?1 AND NOT EXISTS
-                (SELECT 1 FROM json_each(?2) WHERE value ->> 0 = part.message_id
-                    AND value ->> 1 = part.part_no AND value ->> 2 = part.attempt)
+            WHERE state = 'sending' AND lease_until <= $1 AND NOT EXISTS
+                (SELECT 1 FROM json_each($2) WHERE value ->> 0 = part.message_id
+                    AND CAST(value ->> 1 AS BIGINT) = part.part_no
+                    AND CAST(value ->> 2 AS BIGINT) = part.attempt)
             RETURNING message_id, part_no, road";
-        self.lapse(sqlx::query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
+        self.lapse(query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
     }
 
     /// Sets a waiting part aside for the operator: what stands in the database
     /// about it cannot be read, and the parts behind it must not wait for that.
     pub async fn set_aside(&self, due: &DuePart, reason: &str) -> Result<(), StoreError> {
         const HOLD: &str = "
-            UPDATE part SET state = 'held', due_at = NULL, last_error = ?3
-            WHERE message_id = ?1 AND part_no = ?2 AND state = 'queued' AND batch_id IS NULL";
+            UPDATE part SET state = 'held', due_at = NULL, last_error = $3
+            WHERE message_id = $1 AND part_no = $2 AND state = 'queued' AND batch_id IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        sqlx::query(HOLD)
-            .bind(due.message_id.as_str())
-            .bind(due.part_no)
-            .bind(reason)
-            .execute(&mut *tx)
-            .await?;
+        query(HOLD).bind(due.message_id.as_str()).bind(due.part_no).bind(reason).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
     }
 
     /// Whatever an attempt had come to that is heard of no more: over SMTP its
     /// recipients may have the mail.
-    async fn lapse(
-        &self,
-        query: sqlx::query::QueryAs<'_, sqlx::Sqlite, (String, u32, String), sqlx::sqlite::SqliteArguments>,
-    ) -> Result<u64, StoreError> {
+    async fn lapse(&self, lapse: QueryAs<'_, (String, Whole, String)>) -> Result<u64, StoreError> {
         const DOUBT: &str = "
             UPDATE recipient SET maybe_taken = 1
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no FROM json_each(?1)) AS p
+            FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no
+                  FROM json_each($1)) AS p
             WHERE recipient.message_id = p.message_id AND recipient.part_no = p.part_no
               AND recipient.state = 'queued'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let lapsed = query.fetch_all(&mut *tx).await?;
+        let lapsed = lapse.fetch_all(&mut *tx).await?;
         let by_smtp = lapsed.iter().filter(|(_, _, road)| road == Road::Smtp.as_str());
-        let by_smtp: Vec<_> = by_smtp.map(|(id, part_no, _)| (id, part_no)).collect();
+        let by_smtp: Vec<_> = by_smtp.map(|(id, part_no, _)| (id, part_no.0)).collect();
         // As many rows as they have recipients: any number of them.
-        sqlx::query(DOUBT).bind(json(&by_smtp)?).execute(&mut *tx).await?;
+        query(DOUBT).bind(json(&by_smtp)?).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(u64::try_from(lapsed.len()).unwrap_or(u64::MAX))
     }
@@ -266,11 +264,11 @@ impl Store {
     /// Parts with the bytes of their messages, which have no spool.
     pub(super) async fn with_bodies(&self, due: &[DuePart]) -> Result<Vec<(DuePart, Bytes)>, StoreError> {
         const BODIES: &str = "
-            SELECT message_id, bytes FROM body WHERE message_id IN (SELECT value FROM json_each(?1))
+            SELECT message_id, bytes FROM body WHERE message_id IN (SELECT atom FROM json_each($1))
             ORDER BY message_id, chunk_no";
         let ids: BTreeSet<&str> = due.iter().map(|due| due.message_id.as_str()).collect();
         let rows: Vec<(String, Vec<u8>)> =
-            sqlx::query_as(BODIES).bind(json(&ids)?).fetch_all(&self.readers).await?;
+            query_as(BODIES).bind(json(&ids)?).fetch_all(&self.readers).await?;
         let mut bodies = BTreeMap::<String, Vec<u8>>::new();
         for (message_id, bytes) in rows {
             bodies.entry(message_id).or_default().extend_from_slice(&bytes);
@@ -288,18 +286,20 @@ impl Store {
         until: Timestamp,
     ) -> Result<Vec<(String, u32, u32)>, StoreError> {
         const RENEW: &str = "
-            UPDATE part SET lease_until = ?2
-            FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS attempt
-                  FROM json_each(?1)) AS l
+            UPDATE part SET lease_until = $2
+            FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
+                         CAST(value ->> 2 AS BIGINT) AS attempt
+                  FROM json_each($1)) AS l
             WHERE part.message_id = l.message_id AND part.part_no = l.part_no
               AND part.state = 'sending' AND part.attempt = l.attempt
             RETURNING part.message_id, part.part_no, part.attempt";
         let rows = lease_rows(leases)?;
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let kept = sqlx::query_as(RENEW).bind(rows).bind(millis(until)).fetch_all(&mut *tx).await?;
+        let kept: Vec<(String, Whole, Whole)> =
+            query_as(RENEW).bind(rows).bind(millis(until)).fetch_all(&mut *tx).await?;
         tx.commit().await?;
-        Ok(kept)
+        Ok(kept.into_iter().map(|(id, part_no, attempt)| (id, part_no.0, attempt.0)).collect())
     }
 }
 
@@ -312,33 +312,34 @@ fn lease_rows(leases: &[(MessageId, u32, u32)]) -> Result<String, StoreError> {
 /// Those of these parts that wait and are due, as they are once they are taken: the free
 /// ones, or those that a call has. Nothing is changed.
 pub(super) async fn read_waiting(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     waiting: Vec<(DuePart, Bytes)>,
     call: Option<&BatchId>,
     now: Timestamp,
 ) -> Result<Leased, StoreError> {
     const PARTS: &str = "
         SELECT p.message_id, p.part_no, m.customer_id, m.kind, p.road, p.attempt + 1 AS attempt, p.key_no,
-               coalesce(p.first_try_at, ?2) AS first_try_at, p.unknown, p.request_hash, p.batch_max, p.batch_no,
+               coalesce(p.first_try_at, $2) AS first_try_at, p.unknown, p.request_hash, p.batch_max, p.batch_no,
                b.size AS batch_size, m.reverse_path, m.size, m.accepted_at, m.expires_at, m.ret, m.envid
-        FROM json_each(?1) AS w CROSS JOIN part p CROSS JOIN message m LEFT JOIN batch b ON b.batch_id = p.batch_id
-        WHERE p.message_id = w.value ->> 0 AND p.part_no = w.value ->> 1 AND m.message_id = p.message_id
-          AND p.state = 'queued' AND p.batch_id IS ?3 AND p.due_at <= ?2";
+        FROM json_each($1) AS w CROSS JOIN part p CROSS JOIN message m LEFT JOIN batch b ON b.batch_id = p.batch_id
+        WHERE p.message_id = w.value ->> 0 AND p.part_no = CAST(w.value ->> 1 AS BIGINT)
+        AND m.message_id = p.message_id
+          AND p.state = 'queued' AND p.batch_id IS NOT DISTINCT FROM $3 AND p.due_at <= $2";
     const RECIPIENTS: &str = "
-        SELECT r.message_id, r.part_no, r.address, r.maybe_taken, r.notify, r.orcpt
-        FROM json_each(?1) AS w CROSS JOIN recipient r
-        WHERE r.message_id = w.value ->> 0 AND r.part_no = w.value ->> 1 AND r.state = 'queued'
+        SELECT r.message_id, r.part_no, r.address, r.maybe_taken = 1 AS maybe_taken, r.notify, r.orcpt
+        FROM json_each($1) AS w CROSS JOIN recipient r
+        WHERE r.message_id = w.value ->> 0 AND r.part_no = CAST(w.value ->> 1 AS BIGINT) AND r.state = 'queued'
         ORDER BY r.ordinal";
     let names: Vec<_> = waiting.iter().map(|(due, _)| (due.message_id.as_str(), due.part_no)).collect();
-    let names = json(&names)?;
-    let rows: Vec<LeasedRow> = sqlx::query_as(PARTS)
+    let names = unclaimed(tx, json(&names)?).await?;
+    let rows: Vec<LeasedRow> = query_as(PARTS)
         .bind(&names)
         .bind(millis(now))
         .bind(call.map(BatchId::as_str))
         .fetch_all(&mut *tx)
         .await?;
     let mut recipients = BTreeMap::<(String, u32), Vec<RecipientRow>>::new();
-    let found: Vec<RecipientRow> = sqlx::query_as(RECIPIENTS).bind(&names).fetch_all(tx).await?;
+    let found: Vec<RecipientRow> = query_as(RECIPIENTS).bind(&names).fetch_all(tx).await?;
     for row in found {
         recipients.entry((row.message_id.clone(), row.part_no)).or_default().push(row);
     }
@@ -357,25 +358,41 @@ pub(super) async fn read_waiting(
     Ok(leased)
 }
 
+/// Those of these parts that nobody else is deciding about, locked so that they stand still;
+/// what another has, another takes. SQLite has one writer, and nothing to lock.
+async fn unclaimed(tx: &mut Session<'_>, names: String) -> Result<String, StoreError> {
+    const LOCK: &str = "
+        SELECT message_id, part_no FROM part
+        WHERE state = 'queued' AND (message_id, part_no) IN
+            (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
+        ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED";
+    if matches!(tx, Session::Sqlite(_)) {
+        return Ok(names);
+    }
+    let locked: Vec<(String, Whole)> = query_as(LOCK).bind(&names).fetch_all(tx).await?;
+    let locked: Vec<_> = locked.iter().map(|(message_id, part_no)| (message_id, part_no.0)).collect();
+    json(&locked)
+}
+
 /// Takes parts that were just read in the same transaction. Compare-and-set: only a part
 /// that waits can be taken.
 pub(super) async fn take(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     parts: &[LeasedPart],
     now: Timestamp,
     until: Timestamp,
 ) -> Result<(), StoreError> {
     const LEASE: &str = "
-        UPDATE part SET state = 'sending', attempt = l.attempt, due_at = NULL, lease_until = ?2,
-               first_try_at = coalesce(first_try_at, ?3)
-        FROM (SELECT value ->> 0 AS message_id, value ->> 1 AS part_no, value ->> 2 AS attempt
-              FROM json_each(?1)) AS l
+        UPDATE part SET state = 'sending', attempt = l.attempt, due_at = NULL, lease_until = $2,
+               first_try_at = coalesce(first_try_at, $3)
+        FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
+                     CAST(value ->> 2 AS BIGINT) AS attempt
+              FROM json_each($1)) AS l
         WHERE part.message_id = l.message_id AND part.part_no = l.part_no AND part.state = 'queued'
           AND part.attempt + 1 = l.attempt";
     let leases: Vec<_> =
         parts.iter().map(|part| (part.message_id.as_str(), part.part_no, part.attempt)).collect();
-    let done =
-        sqlx::query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).execute(tx).await?;
+    let done = query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).execute(tx).await?;
     changed("lease", done.rows_affected(), parts.len())
 }
 
@@ -416,11 +433,9 @@ impl LeasedRow {
             accepted_at: timestamp(self.accepted_at)?,
             expires_at: timestamp(self.expires_at)?,
             batch_max: self.batch_max,
-            batch: call.zip(self.batch_no.zip(self.batch_size)).map(|(id, (no, size))| Batched {
-                id: id.clone(),
-                no,
-                size,
-            }),
+            batch: call
+                .zip(self.batch_no.zip(self.batch_size))
+                .map(|(id, (Whole(no), Whole(size)))| Batched { id: id.clone(), no, size }),
             bytes,
             dsn: Arc::new(dsn),
         })

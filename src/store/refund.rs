@@ -7,9 +7,9 @@
 //! debited or in no entry.
 
 use jiff::{SignedDuration, Timestamp};
-use sqlx::SqliteConnection;
 
 use super::entry::{Draft, Entry, is_lane_taken, write};
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{Store, StoreError, changed, json, millis, stored, timestamp};
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::telemetry::{EntryKind, RefundResult};
@@ -107,14 +107,15 @@ impl Store {
         // Those that have left count with the entry that was opened for them since
         // then: its id sorts by that time, and it stays for more than a day.
         const READ: &str = "
-            SELECT (SELECT coalesce(sum(amount), 0) FROM capture WHERE customer_id = ?1 AND number > coalesce(
-                        (SELECT number FROM capture WHERE customer_id = ?1 AND captured_at <= ?2
+            SELECT (SELECT coalesce(CAST(sum(amount) AS BIGINT), 0) FROM capture WHERE customer_id = $1
+                    AND number > coalesce(
+                        (SELECT number FROM capture WHERE customer_id = $1 AND captured_at <= $2
                          ORDER BY number DESC LIMIT 1), 0))
-                 + (SELECT coalesce(sum(closed), 0) FROM entry
-                    WHERE customer_id = ?1 AND entry_id > ?3 AND kind = 'debit')";
+                 + (SELECT coalesce(CAST(sum(closed) AS BIGINT), 0) FROM entry
+                    WHERE customer_id = $1 AND entry_id > $3 AND kind = 'debit')";
         let since = day_before(now);
         let first = EntryId::generate(since, [0; 16]);
-        let query = sqlx::query_scalar(READ).bind(customer_id.as_str()).bind(millis(since));
+        let query = query_scalar(READ).bind(customer_id.as_str()).bind(millis(since));
         let query = query.bind(first.as_str());
         Ok(Allowance { sent: query.fetch_one(&self.readers).await?, since })
     }
@@ -126,11 +127,11 @@ impl Store {
         const READ: &str = "
             SELECT f.customer_id FROM refund f
             WHERE f.state = 'due' AND f.entry_id IS NULL
-              AND f.customer_id NOT IN (SELECT value FROM json_each(?2))
+              AND f.customer_id NOT IN (SELECT atom FROM json_each($2))
               AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.customer_id = f.customer_id AND e.state = 'open')
-            GROUP BY f.customer_id ORDER BY min(f.decided_at), f.customer_id LIMIT ?1";
+            GROUP BY f.customer_id ORDER BY min(f.decided_at), f.customer_id LIMIT $1";
         let rows: Vec<String> =
-            sqlx::query_scalar(READ).bind(limit).bind(json(&except)?).fetch_all(&self.readers).await?;
+            query_scalar(READ).bind(limit).bind(json(&except)?).fetch_all(&self.readers).await?;
         rows.iter().map(|id| stored(CustomerId::parse(id))).collect()
     }
 
@@ -144,15 +145,15 @@ impl Store {
         const READ: &str = "
             SELECT f.message_id, f.address, coalesce(m.accepted_at, f.decided_at)
             FROM refund f LEFT JOIN message m ON m.message_id = f.message_id
-            WHERE f.customer_id = ?1 AND f.state = 'due' AND f.entry_id IS NULL
-            ORDER BY f.message_id LIMIT ?2";
+            WHERE f.customer_id = $1 AND f.state = 'due' AND f.entry_id IS NULL
+            ORDER BY f.message_id LIMIT $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         if is_lane_taken(&mut tx, customer_id).await? {
             return Ok(None);
         }
         let rows: Vec<(String, String, i64)> =
-            sqlx::query_as(READ).bind(customer_id.as_str()).bind(MAX_TOGETHER).fetch_all(&mut *tx).await?;
+            query_as(READ).bind(customer_id.as_str()).bind(MAX_TOGETHER).fetch_all(&mut *tx).await?;
         let mut due = DueRefunds::default();
         for (message_id, address, accepted_at) in rows {
             let claim = Claim {
@@ -179,8 +180,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Option<Entry>, Vec<Decision>), StoreError> {
         const CLAIM: &str = "
-            UPDATE refund SET entry_id = ?3
-            WHERE message_id = ?1 AND address = ?2 AND state = 'due' AND entry_id IS NULL";
+            UPDATE refund SET entry_id = $3
+            WHERE message_id = $1 AND address = $2 AND state = 'due' AND entry_id IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         if is_lane_taken(&mut tx, &opening.customer_id).await? {
@@ -195,7 +196,7 @@ impl Store {
                 lapsed.push(Decision { claim: claim.clone(), result: RefundResult::Expired });
                 continue;
             }
-            let query = sqlx::query(CLAIM).bind(claim.message_id.as_str()).bind(claim.key());
+            let query = query(CLAIM).bind(claim.message_id.as_str()).bind(claim.key());
             let done = query.bind(opening.entry_id.as_str()).execute(&mut *tx).await?;
             changed("claim refund", done.rows_affected(), 1)?;
             if let Lapse::At(at) = lapse {
@@ -215,19 +216,19 @@ impl Store {
 /// Writes the entry. The version moves, so that a balance read which began before
 /// says nothing; what it is then tells later whether a balance was read meanwhile.
 async fn insert(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     opening: &CreditOpening,
     (given, expires_at): (&[&Claim], Option<Timestamp>),
     now: Timestamp,
 ) -> Result<Entry, StoreError> {
-    const MARK: &str = "UPDATE account SET version = version + 1 WHERE customer_id = ?1";
+    const MARK: &str = "UPDATE account SET version = version + 1 WHERE customer_id = $1";
     let CreditOpening { customer_id, entry_id, .. } = opening;
     let amount = given.iter().map(|_| AMOUNT).sum();
     let reason = match given {
         [only] => format!("email refund {} {entry_id}", only.message_id),
         many => format!("email refund {} bounces {entry_id}", many.len()),
     };
-    let done = sqlx::query(MARK).bind(customer_id.as_str()).execute(&mut *tx).await?;
+    let done = query(MARK).bind(customer_id.as_str()).execute(&mut *tx).await?;
     changed("open credit", done.rows_affected(), 1)?;
     let draft = Draft {
         entry_id,
@@ -248,11 +249,11 @@ impl Claim {
     }
 
     /// Notes that it waits; `false`: it does already.
-    pub(super) async fn wait(&self, tx: &mut SqliteConnection, now: Timestamp) -> Result<bool, StoreError> {
+    pub(super) async fn wait(&self, tx: &mut Session<'_>, now: Timestamp) -> Result<bool, StoreError> {
         const INSERT: &str = "
             INSERT INTO refund (message_id, address, customer_id, amount, state, decided_at)
-            VALUES (?1, ?2, ?3, ?4, 'waiting', ?5) ON CONFLICT DO NOTHING";
-        let done = sqlx::query(INSERT)
+            VALUES ($1, $2, $3, $4, 'waiting', $5) ON CONFLICT DO NOTHING";
+        let done = query(INSERT)
             .bind(self.message_id.as_str())
             .bind(self.key())
             .bind(self.customer_id.as_str())
@@ -264,24 +265,24 @@ impl Claim {
     }
 
     /// Forgets that it waits.
-    pub(super) async fn withdraw(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+    pub(super) async fn withdraw(&self, tx: &mut Session<'_>) -> Result<(), StoreError> {
         const DELETE: &str =
-            "DELETE FROM refund WHERE message_id = ?1 AND address = ?2 AND state = 'waiting'";
-        sqlx::query(DELETE).bind(self.message_id.as_str()).bind(self.key()).execute(tx).await?;
+            "DELETE FROM refund WHERE message_id = $1 AND address = $2 AND state = 'waiting'";
+        query(DELETE).bind(self.message_id.as_str()).bind(self.key()).execute(tx).await?;
         Ok(())
     }
 
     /// Moves it on from `waiting` or `due`.
     async fn set(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         (result, reason): (RefundResult, Option<&str>),
         now: Timestamp,
     ) -> Result<(), StoreError> {
         const SET: &str = "
-            UPDATE refund SET state = ?3, reason = ?4, decided_at = ?5
-            WHERE message_id = ?1 AND address = ?2 AND entry_id IS NULL AND state IN ('waiting', 'due')";
-        let done = sqlx::query(SET)
+            UPDATE refund SET state = $3, reason = $4, decided_at = $5
+            WHERE message_id = $1 AND address = $2 AND entry_id IS NULL AND state IN ('waiting', 'due')";
+        let done = query(SET)
             .bind(self.message_id.as_str())
             .bind(self.key())
             .bind(result.as_str())
@@ -296,17 +297,18 @@ impl Claim {
 /// Decides a refund that nobody has decided: above the cap nothing is given, below
 /// it the capture is taken back if it is in no entry.
 pub(super) async fn decide(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     claim: &Claim,
     allowance: &Allowance,
     now: Timestamp,
 ) -> Result<RefundResult, StoreError> {
     const GIVEN: &str = "
-        SELECT coalesce(sum(amount), 0), coalesce(sum(CASE state WHEN 'released' THEN amount ELSE 0 END), 0)
+        SELECT coalesce(CAST(sum(amount) AS BIGINT), 0),
+               coalesce(CAST(sum(CASE state WHEN 'released' THEN amount ELSE 0 END) AS BIGINT), 0)
         FROM refund
-        WHERE customer_id = ?1 AND decided_at > ?2 AND state IN ('due', 'released', 'credited')";
+        WHERE customer_id = $1 AND decided_at > $2 AND state IN ('due', 'released', 'credited')";
     claim.wait(tx, now).await?;
-    let query = sqlx::query_as(GIVEN).bind(claim.customer_id.as_str()).bind(millis(allowance.since));
+    let query = query_as(GIVEN).bind(claim.customer_id.as_str()).bind(millis(allowance.since));
     let (given, released): (i64, i64) = query.fetch_one(&mut *tx).await?;
     let cap = (allowance.sent.saturating_add(released) / ONE_IN).max(1);
     if given.saturating_add(AMOUNT) > cap {
@@ -322,79 +324,75 @@ pub(super) async fn decide(
 
 /// Takes a capture back that is in no entry. Numbers keep no gap: the last capture
 /// moves to the number that becomes free. `false`: there is none.
-async fn take_back(tx: &mut SqliteConnection, claim: &Claim) -> Result<bool, StoreError> {
+async fn take_back(tx: &mut Session<'_>, claim: &Claim) -> Result<bool, StoreError> {
     const FIND: &str = "
         SELECT c.number, c.amount, a.last_capture FROM account a
              JOIN capture c ON c.customer_id = a.customer_id AND c.number > a.last_entered
-        WHERE a.customer_id = ?1 AND c.message_id = ?2 ORDER BY c.number DESC LIMIT 1";
-    const LESSEN: &str = "UPDATE capture SET amount = amount - ?3 WHERE customer_id = ?1 AND number = ?2";
-    const DELETE: &str = "DELETE FROM capture WHERE customer_id = ?1 AND number = ?2";
-    const MOVE: &str = "UPDATE capture SET number = ?2 WHERE customer_id = ?1 AND number = ?3";
+        WHERE a.customer_id = $1 AND c.message_id = $2 ORDER BY c.number DESC LIMIT 1";
+    const LESSEN: &str = "UPDATE capture SET amount = amount - $3 WHERE customer_id = $1 AND number = $2";
+    const DELETE: &str = "DELETE FROM capture WHERE customer_id = $1 AND number = $2";
+    const MOVE: &str = "UPDATE capture SET number = $2 WHERE customer_id = $1 AND number = $3";
     const ACCOUNT: &str = "
-        UPDATE account SET owed = owed - ?2, last_capture = last_capture - ?3
-        WHERE customer_id = ?1 AND owed >= ?2 AND last_capture = ?4";
+        UPDATE account SET owed = owed - $2, last_capture = last_capture - $3
+        WHERE customer_id = $1 AND owed >= $2 AND last_capture = $4";
     const MESSAGE: &str = "
-        UPDATE message SET captured = captured - ?2, released = released + ?2
-        WHERE message_id = ?1 AND captured >= ?2";
+        UPDATE message SET captured = captured - $2, released = released + $2
+        WHERE message_id = $1 AND captured >= $2";
     let (id, message_id) = (claim.customer_id.as_str(), claim.message_id.as_str());
     let found: Option<(i64, i64, i64)> =
-        sqlx::query_as(FIND).bind(id).bind(message_id).fetch_optional(&mut *tx).await?;
+        query_as(FIND).bind(id).bind(message_id).fetch_optional(&mut *tx).await?;
     let Some((number, amount, last)) = found else { return Ok(false) };
     let is_whole = amount == AMOUNT;
     let done = if is_whole {
-        sqlx::query(DELETE).bind(id).bind(number).execute(&mut *tx).await?
+        query(DELETE).bind(id).bind(number).execute(&mut *tx).await?
     } else {
-        sqlx::query(LESSEN).bind(id).bind(number).bind(AMOUNT).execute(&mut *tx).await?
+        query(LESSEN).bind(id).bind(number).bind(AMOUNT).execute(&mut *tx).await?
     };
     changed("take capture back", done.rows_affected(), 1)?;
     if is_whole && number < last {
-        let done = sqlx::query(MOVE).bind(id).bind(number).bind(last).execute(&mut *tx).await?;
+        let done = query(MOVE).bind(id).bind(number).bind(last).execute(&mut *tx).await?;
         changed("move capture", done.rows_affected(), 1)?;
     }
-    let query = sqlx::query(ACCOUNT).bind(id).bind(AMOUNT).bind(i64::from(is_whole)).bind(last);
-    changed("take debt back", query.execute(&mut *tx).await?.rows_affected(), 1)?;
-    let done = sqlx::query(MESSAGE).bind(message_id).bind(AMOUNT).execute(&mut *tx).await?;
+    let less = query(ACCOUNT).bind(id).bind(AMOUNT).bind(i64::from(is_whole)).bind(last);
+    changed("take debt back", less.execute(&mut *tx).await?.rows_affected(), 1)?;
+    let done = query(MESSAGE).bind(message_id).bind(AMOUNT).execute(&mut *tx).await?;
     changed("release", done.rows_affected(), 1)?;
     Ok(true)
 }
 
 /// Dodo has the credit. A balance that was read since the entry was opened may
 /// have had it in it: then nothing is added, and the next read tells.
-pub(super) async fn give_back(
-    tx: &mut SqliteConnection,
-    entry: &Entry,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+pub(super) async fn give_back(tx: &mut Session<'_>, entry: &Entry, now: Timestamp) -> Result<(), StoreError> {
     const ADD: &str = "
         UPDATE account SET version = version + 1, balance = balance + CASE
-            WHEN version = (SELECT e.version FROM entry e WHERE e.entry_id = ?2) THEN ?3 ELSE 0 END
-        WHERE customer_id = ?1";
+            WHEN version = (SELECT e.version FROM entry e WHERE e.entry_id = $2) THEN $3 ELSE 0 END
+        WHERE customer_id = $1";
     const CLOSE: &str = "
-        UPDATE refund SET state = 'credited', decided_at = max(decided_at, ?2)
-        WHERE entry_id = ?1 AND state = 'due'";
-    let query = sqlx::query(ADD).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
-    let done = query.bind(entry.amount.to_i64()).execute(&mut *tx).await?;
+        UPDATE refund SET state = 'credited', decided_at = max(decided_at, $2)
+        WHERE entry_id = $1 AND state = 'due'";
+    let add = query(ADD).bind(entry.customer_id.as_str()).bind(entry.entry_id.as_str());
+    let done = add.bind(entry.amount.to_i64()).execute(&mut *tx).await?;
     changed("give back", done.rows_affected(), 1)?;
-    sqlx::query(CLOSE).bind(entry.entry_id.as_str()).bind(millis(now)).execute(tx).await?;
+    query(CLOSE).bind(entry.entry_id.as_str()).bind(millis(now)).execute(tx).await?;
     Ok(())
 }
 
 /// Dodo surely has no such credit: its refunds are due again, some times, since
 /// what Dodo refuses for good would be posted for ever.
 pub(super) async fn keep_back(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     entry: &Entry,
     error: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    const BACK: &str = "UPDATE account SET version = version + 1 WHERE customer_id = ?1";
+    const BACK: &str = "UPDATE account SET version = version + 1 WHERE customer_id = $1";
     const AGAIN: &str = "
-        UPDATE refund SET entry_id = NULL, voids = voids + 1, reason = ?3, decided_at = max(decided_at, ?4),
-               state = CASE WHEN voids + 1 >= ?2 THEN 'refused' ELSE 'due' END
-        WHERE entry_id = ?1 AND state = 'due'";
-    let done = sqlx::query(BACK).bind(entry.customer_id.as_str()).execute(&mut *tx).await?;
+        UPDATE refund SET entry_id = NULL, voids = voids + 1, reason = $3, decided_at = max(decided_at, $4),
+               state = CASE WHEN voids + 1 >= $2 THEN 'refused' ELSE 'due' END
+        WHERE entry_id = $1 AND state = 'due'";
+    let done = query(BACK).bind(entry.customer_id.as_str()).execute(&mut *tx).await?;
     changed("void credit", done.rows_affected(), 1)?;
-    let query = sqlx::query(AGAIN).bind(entry.entry_id.as_str()).bind(MAX_VOIDS).bind(error);
+    let query = query(AGAIN).bind(entry.entry_id.as_str()).bind(MAX_VOIDS).bind(error);
     query.bind(millis(now)).execute(tx).await?;
     Ok(())
 }

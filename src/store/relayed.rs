@@ -7,9 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use sqlx::SqliteConnection;
-
 use super::accept::{Acceptance, insert_own};
+use super::sql::{Session, query_as};
 use super::{StoreError, stored};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::{HandedOn, Taker};
@@ -62,7 +61,7 @@ impl Relayed {
     /// back it is not said that it left.
     pub(super) async fn insert(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Session<'_>,
         message_id: &MessageId,
         finished: &BTreeSet<(String, String)>,
     ) -> Result<(), StoreError> {
@@ -70,7 +69,7 @@ impl Relayed {
             SELECT address, state, CASE WHEN bounced_at IS NULL THEN reply END FROM recipient
             WHERE message_id = $1 AND notify LIKE '%SUCCESS%' ORDER BY part_no, ordinal";
         let asked: Vec<(String, String, Option<String>)> =
-            sqlx::query_as(READ).bind(message_id.as_str()).fetch_all(&mut *tx).await?;
+            query_as(READ).bind(message_id.as_str()).fetch_all(&mut *tx).await?;
         let is_new =
             asked.iter().any(|(to, _, _)| finished.contains(&(message_id.as_str().to_owned(), to.clone())));
         if !is_new || asked.iter().any(|(_, state, _)| state == "queued") {

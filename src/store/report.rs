@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, insert_own};
 use super::account::credits;
@@ -16,6 +15,7 @@ use super::attempt::{self, AttemptRow};
 use super::gate::closed_roads;
 use super::ledger::{Ledger, PartKey, PartNow};
 use super::relayed::{Relayed, words};
+use super::sql::Session;
 use super::{StoreError, millis, nobody, reputation};
 use crate::domain::address::Mailbox;
 use crate::domain::answer::Answer;
@@ -182,7 +182,7 @@ struct Change {
 
 /// Applies a batch of reports.
 pub(super) async fn report_batch(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     batch: &[&Report],
 ) -> Result<(Vec<Recorded>, Aftermath), StoreError> {
     let message_ids: BTreeSet<&str> = batch.iter().map(|report| report.message_id.as_str()).collect();

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::accept::{Acceptance, insert_own};
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{StoreError, json, millis};
 use crate::domain::ids::CustomerId;
 use crate::domain::reputation::{Sums, Thresholds};
@@ -33,35 +33,37 @@ pub(super) fn day_of(at_ms: i64) -> i64 {
 
 /// Adds recipients that were sent to: customer, day, how many.
 pub(super) async fn count_sent(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     sent: &BTreeMap<(String, i64), i64>,
 ) -> Result<(), StoreError> {
     const COUNT: &str = "
         INSERT INTO reputation (customer_id, day, sent)
-        SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) WHERE true
-        ON CONFLICT (customer_id, day) DO UPDATE SET sent = sent + excluded.sent";
+        SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), CAST(value ->> 2 AS BIGINT) FROM json_each($1)
+        WHERE true
+        ON CONFLICT (customer_id, day) DO UPDATE SET sent = reputation.sent + excluded.sent";
     if sent.is_empty() {
         return Ok(());
     }
     let rows: Vec<_> = sent.iter().map(|((customer_id, day), count)| (customer_id, day, count)).collect();
-    sqlx::query(COUNT).bind(json(&rows)?).execute(tx).await?;
+    query(COUNT).bind(json(&rows)?).execute(tx).await?;
     Ok(())
 }
 
 /// Adds what came back of a message that was accepted then; `false`: that was before
 /// the customer began anew.
 pub(super) async fn count(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     (customer_id, accepted_at): (&CustomerId, Timestamp),
     counted: Counted,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     const COUNT: &str = "
         INSERT INTO reputation (customer_id, day, bounced, complained)
-        SELECT customer_id, ?2, ?3, ?4 FROM customer WHERE customer_id = ?1 AND counted_since <= ?5
+        SELECT customer_id, $2, $3, $4 FROM customer WHERE customer_id = $1 AND counted_since <= $5
         ON CONFLICT (customer_id, day)
-        DO UPDATE SET bounced = bounced + excluded.bounced, complained = complained + excluded.complained";
-    let done = sqlx::query(COUNT)
+        DO UPDATE SET bounced = reputation.bounced + excluded.bounced,
+                      complained = reputation.complained + excluded.complained";
+    let done = query(COUNT)
         .bind(customer_id.as_str())
         .bind(day_of(millis(now)))
         .bind(counted.bounced)
@@ -75,7 +77,7 @@ pub(super) async fn count(
 /// Pauses the customer if the sums of the window say so, and nobody has suspended them yet,
 /// and writes to them. Returns why.
 pub(super) async fn judge(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     (thresholds, letter): (&Thresholds, PauseLetter<'_>),
     now: Timestamp,
@@ -89,37 +91,38 @@ pub(super) async fn judge(
 
 /// The same without a letter. Returns why, and where they can be told.
 async fn pause(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     thresholds: &Thresholds,
     now: Timestamp,
 ) -> Result<Option<(String, Option<String>)>, StoreError> {
     const READ: &str = "
-        SELECT coalesce(sum(sent), 0), coalesce(sum(bounced), 0), coalesce(sum(complained), 0)
-        FROM reputation WHERE customer_id = ?1 AND day > ?2";
+        SELECT coalesce(CAST(sum(sent) AS BIGINT), 0), coalesce(CAST(sum(bounced) AS BIGINT), 0),
+               coalesce(CAST(sum(complained) AS BIGINT), 0)
+        FROM reputation WHERE customer_id = $1 AND day > $2";
     const PAUSE: &str = "
-        UPDATE customer SET suspended_reason = ?2 WHERE customer_id = ?1 AND suspended_reason IS NULL
+        UPDATE customer SET suspended_reason = $2 WHERE customer_id = $1 AND suspended_reason IS NULL
         RETURNING email";
     let before = day_of(millis(now)) - i64::from(thresholds.window_days);
     let (sent, bounced, complained): (i64, i64, i64) =
-        sqlx::query_as(READ).bind(customer_id.as_str()).bind(before).fetch_one(&mut *tx).await?;
+        query_as(READ).bind(customer_id.as_str()).bind(before).fetch_one(&mut *tx).await?;
     let whole = |sum: i64| u64::try_from(sum).unwrap_or(0);
     let sums = Sums { sent: whole(sent), bounced: whole(bounced), complained: whole(complained) };
     let Some(reason) = thresholds.verdict(sums) else { return Ok(None) };
     let email: Option<Option<String>> =
-        sqlx::query_scalar(PAUSE).bind(customer_id.as_str()).bind(&reason).fetch_optional(tx).await?;
+        query_scalar(PAUSE).bind(customer_id.as_str()).bind(&reason).fetch_optional(tx).await?;
     Ok(email.map(|email| (reason, email)))
 }
 
 /// Forgets what came back of a customer's mail; what was accepted before does not count again.
 pub(super) async fn begin_anew(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    const SINCE: &str = "UPDATE customer SET counted_since = ?2 WHERE customer_id = ?1";
-    const FORGET: &str = "DELETE FROM reputation WHERE customer_id = ?1";
-    sqlx::query(SINCE).bind(customer_id.as_str()).bind(millis(now)).execute(&mut *tx).await?;
-    sqlx::query(FORGET).bind(customer_id.as_str()).execute(tx).await?;
+    const SINCE: &str = "UPDATE customer SET counted_since = $2 WHERE customer_id = $1";
+    const FORGET: &str = "DELETE FROM reputation WHERE customer_id = $1";
+    query(SINCE).bind(customer_id.as_str()).bind(millis(now)).execute(&mut *tx).await?;
+    query(FORGET).bind(customer_id.as_str()).execute(tx).await?;
     Ok(())
 }

@@ -19,10 +19,10 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::refund::day_before;
 use super::reputation::{MOST_DAYS, day_of};
+use super::sql::{Session, query, query_as, query_scalar};
 use super::{Store, StoreError, batch, changed, json, millis, stored};
 use crate::domain::ids::MessageId;
 
@@ -35,16 +35,16 @@ const MESSAGES: u32 = 250;
 /// Webhooks and checkouts that leave in one step.
 const MARKS: u32 = 500;
 
-/// Which messages leave: final before ?1, none of their captures is left, nobody can
+/// Which messages leave: final before $1, none of their captures is left, nobody can
 /// retry their submission any more, no refund is on its way, and none was decided
-/// after ?2. Rows of other tables that need a message longer say so here.
+/// after $2. Rows of other tables that need a message longer say so here.
 macro_rules! leaves {
     () => {
-        "(final_at <= ?1 AND captured = closed AND NOT EXISTS
+        "(final_at <= $1 AND captured = closed AND NOT EXISTS
             (SELECT 1 FROM idempotency_recipient k WHERE k.message_id = message.message_id)
           AND NOT EXISTS (SELECT 1 FROM refund f
             WHERE f.message_id = message.message_id
-              AND (f.state IN ('waiting', 'due') OR f.decided_at > ?2)))"
+              AND (f.state IN ('waiting', 'due') OR f.decided_at > $2)))"
     };
 }
 
@@ -71,11 +71,11 @@ impl Store {
     pub async fn close_captures(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         const WHOSE: &str = "
             SELECT e.customer_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
-            WHERE e.kind = 'debit' AND e.state = 'done' AND e.closed < e.amount AND e.closed_at <= ?1
+            WHERE e.kind = 'debit' AND e.state = 'done' AND e.closed < e.amount AND e.closed_at <= $1
               AND e.first_capture <= a.closed_capture + 1
             ORDER BY e.closed_at LIMIT 1";
         let whose: Option<String> =
-            sqlx::query_scalar(WHOSE).bind(millis(cutoff)).fetch_optional(&self.readers).await?;
+            query_scalar(WHOSE).bind(millis(cutoff)).fetch_optional(&self.readers).await?;
         let Some(customer_id) = whose else { return Ok(0) };
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
@@ -97,11 +97,11 @@ impl Store {
         const PAGE: &str = concat!(
             "SELECT message_id, ",
             leaves!(),
-            " IS TRUE FROM message WHERE message_id > ?3 AND message_id < ?4 ORDER BY message_id LIMIT ?5"
+            " IS TRUE FROM message WHERE message_id > $3 AND message_id < $4 ORDER BY message_id LIMIT $5"
         );
         let later = cutoff.checked_add(jiff::SignedDuration::from_millis(1)).unwrap_or(cutoff);
         let before = (cutoff, day_before(now));
-        let page: Vec<(String, bool)> = sqlx::query_as(PAGE)
+        let page: Vec<(String, bool)> = query_as(PAGE)
             .bind(millis(before.0))
             .bind(millis(before.1))
             .bind(after.map_or("", MessageId::as_str))
@@ -129,12 +129,12 @@ impl Store {
         // Void debits cover what others settled, and void credits nothing.
         const OLD: &str = "
             SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
-            WHERE e.state <> 'open' AND e.closed_at <= ?1 AND e.decided_by IS NOT 'operator'
+            WHERE e.state <> 'open' AND e.closed_at <= $1 AND e.decided_by IS DISTINCT FROM 'operator'
               AND CASE e.kind WHEN 'debit' THEN e.last_capture <= a.closed_capture
                               ELSE e.state = 'void' OR e.closed = e.amount END
-            ORDER BY e.closed_at LIMIT ?2";
+            ORDER BY e.closed_at LIMIT $2";
         let leaving: Vec<String> =
-            sqlx::query_scalar(OLD).bind(millis(cutoff)).bind(ENTRIES).fetch_all(&self.readers).await?;
+            query_scalar(OLD).bind(millis(cutoff)).bind(ENTRIES).fetch_all(&self.readers).await?;
         if leaving.is_empty() {
             return Ok(0);
         }
@@ -149,21 +149,21 @@ impl Store {
     /// customer's reputation reaches any more. Returns how many; 0: there are none.
     pub async fn close_marks(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         const ANY: &str = "
-            SELECT EXISTS (SELECT 1 FROM webhook WHERE received_at <= ?1)
-                OR EXISTS (SELECT 1 FROM checkout WHERE created_at <= ?1)
-                OR EXISTS (SELECT 1 FROM reputation WHERE day < ?2)";
+            SELECT EXISTS (SELECT 1 FROM webhook WHERE received_at <= $1)
+                OR EXISTS (SELECT 1 FROM checkout WHERE created_at <= $1)
+                OR EXISTS (SELECT 1 FROM reputation WHERE day < $2)";
         const WEBHOOKS: &str = "
             DELETE FROM webhook WHERE (source, webhook_id) IN
-                (SELECT source, webhook_id FROM webhook WHERE received_at <= ?1 LIMIT ?2)";
+                (SELECT source, webhook_id FROM webhook WHERE received_at <= $1 LIMIT $2)";
         const CHECKOUTS: &str = "
             DELETE FROM checkout WHERE token_hash IN
-                (SELECT token_hash FROM checkout WHERE created_at <= ?1 LIMIT ?2)";
+                (SELECT token_hash FROM checkout WHERE created_at <= $1 LIMIT $2)";
         const DAYS: &str = "
             DELETE FROM reputation WHERE (customer_id, day) IN
-                (SELECT customer_id, day FROM reputation WHERE day < ?1 LIMIT ?2)";
+                (SELECT customer_id, day FROM reputation WHERE day < $1 LIMIT $2)";
         let first_day = day_of(millis(cutoff)) - MOST_DAYS;
         let any: bool =
-            sqlx::query_scalar(ANY).bind(millis(cutoff)).bind(first_day).fetch_one(&self.readers).await?;
+            query_scalar(ANY).bind(millis(cutoff)).bind(first_day).fetch_one(&self.readers).await?;
         if !any {
             return Ok(0);
         }
@@ -171,7 +171,7 @@ impl Store {
         let mut tx = writer.begin().await?;
         let mut count = 0;
         for (delete, before) in [(WEBHOOKS, millis(cutoff)), (CHECKOUTS, millis(cutoff)), (DAYS, first_day)] {
-            let done = sqlx::query(delete).bind(before).bind(MARKS).execute(&mut *tx).await?;
+            let done = query(delete).bind(before).bind(MARKS).execute(&mut *tx).await?;
             count += done.rows_affected();
         }
         tx.commit().await?;
@@ -179,20 +179,16 @@ impl Store {
     }
 }
 
-async fn close_some(
-    tx: &mut SqliteConnection,
-    customer_id: &str,
-    cutoff: Timestamp,
-) -> Result<u64, StoreError> {
-    const FROM: &str = "SELECT closed_capture FROM account WHERE customer_id = ?1";
+async fn close_some(tx: &mut Session<'_>, customer_id: &str, cutoff: Timestamp) -> Result<u64, StoreError> {
+    const FROM: &str = "SELECT closed_capture FROM account WHERE customer_id = $1";
     // Each covers a capture at least, so there are no more of them than captures of a step.
     const ENTRY_ROWS: &str = "
-        SELECT first_capture, last_capture, (state = 'done' AND closed_at <= ?4) AS is_old
-        FROM entry WHERE customer_id = ?1 AND kind = 'debit' AND state <> 'void'
-          AND first_capture <= ?3 AND last_capture > ?2
+        SELECT first_capture, last_capture, (state = 'done' AND closed_at <= $4) AS is_old
+        FROM entry WHERE customer_id = $1 AND kind = 'debit' AND state <> 'void'
+          AND first_capture <= $3 AND last_capture > $2
         ORDER BY first_capture";
-    let from: i64 = sqlx::query_scalar(FROM).bind(customer_id).fetch_one(&mut *tx).await?;
-    let rows: Vec<EntryRow> = sqlx::query_as(ENTRY_ROWS)
+    let from: i64 = query_scalar(FROM).bind(customer_id).fetch_one(&mut *tx).await?;
+    let rows: Vec<EntryRow> = query_as(ENTRY_ROWS)
         .bind(customer_id)
         .bind(from)
         .bind(from.saturating_add(CAPTURES))
@@ -213,33 +209,33 @@ fn reach(rows: &[EntryRow], from: i64) -> i64 {
 }
 
 async fn remove_captures(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &str,
     (from, to): (i64, i64),
 ) -> Result<u64, StoreError> {
     const MESSAGES_OF: &str = "
         SELECT count(DISTINCT message_id) FROM capture
-        WHERE customer_id = ?1 AND number > ?2 AND number <= ?3";
+        WHERE customer_id = $1 AND number > $2 AND number <= $3";
     const KEEP: &str = "
         UPDATE message SET closed = closed + c.amount
-        FROM (SELECT message_id, sum(amount) AS amount FROM capture
-              WHERE customer_id = ?1 AND number > ?2 AND number <= ?3 GROUP BY message_id) AS c
+        FROM (SELECT message_id, CAST(sum(amount) AS BIGINT) AS amount FROM capture
+              WHERE customer_id = $1 AND number > $2 AND number <= $3 GROUP BY message_id) AS c
         WHERE message.message_id = c.message_id";
     const KEEP_OF_ENTRIES: &str = "
-        UPDATE entry SET closed = closed + (SELECT coalesce(sum(c.amount), 0) FROM capture c
-            WHERE c.customer_id = ?1 AND c.number > ?2 AND c.number <= ?3
+        UPDATE entry SET closed = closed + (SELECT coalesce(CAST(sum(c.amount) AS BIGINT), 0) FROM capture c
+            WHERE c.customer_id = $1 AND c.number > $2 AND c.number <= $3
               AND c.number BETWEEN entry.first_capture AND entry.last_capture)
-        WHERE customer_id = ?1 AND kind = 'debit' AND state = 'done' AND first_capture <= ?3
-          AND last_capture > ?2";
-    const DELETE: &str = "DELETE FROM capture WHERE customer_id = ?1 AND number > ?2 AND number <= ?3";
+        WHERE customer_id = $1 AND kind = 'debit' AND state = 'done' AND first_capture <= $3
+          AND last_capture > $2";
+    const DELETE: &str = "DELETE FROM capture WHERE customer_id = $1 AND number > $2 AND number <= $3";
     // Compare-and-set: nothing leaves twice, and nothing that was not entered.
     const MOVE: &str = "
-        UPDATE account SET closed_capture = ?3
-        WHERE customer_id = ?1 AND closed_capture = ?2 AND last_entered >= ?3";
-    let range = |sql: &'static str| sqlx::query(sql).bind(customer_id).bind(from).bind(to);
+        UPDATE account SET closed_capture = $3
+        WHERE customer_id = $1 AND closed_capture = $2 AND last_entered >= $3";
+    let range = |sql: &'static str| query(sql).bind(customer_id).bind(from).bind(to);
     let count = usize::try_from(to - from).unwrap_or(0);
-    let messages: u32 =
-        sqlx::query_scalar(MESSAGES_OF).bind(customer_id).bind(from).bind(to).fetch_one(&mut *tx).await?;
+    let messages: i64 =
+        query_scalar(MESSAGES_OF).bind(customer_id).bind(from).bind(to).fetch_one(&mut *tx).await?;
     let done = range(KEEP).execute(&mut *tx).await?;
     changed("captured credits of messages", done.rows_affected(), usize::try_from(messages).unwrap_or(0))?;
     range(KEEP_OF_ENTRIES).execute(&mut *tx).await?;
@@ -249,89 +245,91 @@ async fn remove_captures(
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-async fn remove_entries(tx: &mut SqliteConnection, leaving: &[String]) -> Result<u64, StoreError> {
+async fn remove_entries(tx: &mut Session<'_>, leaving: &[String]) -> Result<u64, StoreError> {
     const CUSTOMERS: &str = "
-        SELECT count(DISTINCT customer_id) FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1))";
+        SELECT count(DISTINCT customer_id) FROM entry WHERE entry_id IN (SELECT atom FROM json_each($1))";
     const KEEP: &str = "
         UPDATE account SET closed_settled = closed_settled + e.debited,
                closed_credited = closed_credited + e.credited
-        FROM (SELECT customer_id, sum(CASE WHEN state = 'done' AND kind = 'debit' THEN amount ELSE 0 END) AS debited,
-                     sum(CASE WHEN state = 'done' AND kind = 'credit' THEN amount ELSE 0 END) AS credited
-              FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1)) GROUP BY customer_id) AS e
+        FROM (SELECT customer_id,
+                     coalesce(sum(amount) FILTER (WHERE state = 'done' AND kind = 'debit'), 0) AS debited,
+                     coalesce(sum(amount) FILTER (WHERE state = 'done' AND kind = 'credit'), 0) AS credited
+              FROM entry WHERE entry_id IN (SELECT atom FROM json_each($1)) GROUP BY customer_id) AS e
         WHERE account.customer_id = e.customer_id";
     const DELETE: &str = "
-        DELETE FROM entry WHERE entry_id IN (SELECT value FROM json_each(?1))
+        DELETE FROM entry WHERE entry_id IN (SELECT atom FROM json_each($1))
             AND (state = 'void' OR (state = 'done' AND closed = amount))";
     let names = json(&leaving)?;
-    let customers: u32 = sqlx::query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
-    let done = sqlx::query(KEEP).bind(&names).execute(&mut *tx).await?;
+    let customers: i64 = query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
+    let done = query(KEEP).bind(&names).execute(&mut *tx).await?;
     changed("settled sums", done.rows_affected(), usize::try_from(customers).unwrap_or(0))?;
-    let done = sqlx::query(DELETE).bind(&names).execute(tx).await?;
+    let done = query(DELETE).bind(&names).execute(tx).await?;
     changed("entries", done.rows_affected(), leaving.len())?;
     Ok(done.rows_affected())
 }
 
 async fn remove_messages(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     leaving: &[String],
     before: (Timestamp, Timestamp),
 ) -> Result<u64, StoreError> {
     const STILL: &str = concat!(
-        "SELECT message_id FROM message WHERE message_id IN (SELECT value FROM json_each(?3)) AND ",
+        "SELECT message_id FROM message WHERE message_id IN (SELECT atom FROM json_each($3)) AND ",
         leaves!()
     );
     const CUSTOMERS: &str = "
-        SELECT count(DISTINCT customer_id) FROM message WHERE message_id IN (SELECT value FROM json_each(?1))";
+        SELECT count(DISTINCT customer_id) FROM message WHERE message_id IN (SELECT atom FROM json_each($1))";
     const KEEP: &str = "
         UPDATE account SET closed_price = closed_price + m.price, closed_captured = closed_captured + m.captured,
                closed_released = closed_released + m.released
-        FROM (SELECT customer_id, sum(price) AS price, sum(captured) AS captured, sum(released) AS released
-              FROM message WHERE message_id IN (SELECT value FROM json_each(?1)) GROUP BY customer_id) AS m
+        FROM (SELECT customer_id, CAST(sum(price) AS BIGINT) AS price,
+                     CAST(sum(captured) AS BIGINT) AS captured, CAST(sum(released) AS BIGINT) AS released
+              FROM message WHERE message_id IN (SELECT atom FROM json_each($1)) GROUP BY customer_id) AS m
         WHERE account.customer_id = m.customer_id";
     // What the refunds came to stays with their accounts and their entries.
     const KEEP_REFUNDED: &str = "
         UPDATE account SET closed_refunded = closed_refunded + r.amount
-        FROM (SELECT customer_id, sum(amount) AS amount FROM refund
-              WHERE message_id IN (SELECT value FROM json_each(?1)) AND state = 'credited'
+        FROM (SELECT customer_id, CAST(sum(amount) AS BIGINT) AS amount FROM refund
+              WHERE message_id IN (SELECT atom FROM json_each($1)) AND state = 'credited'
               GROUP BY customer_id) AS r
         WHERE account.customer_id = r.customer_id";
     const KEEP_OF_ENTRIES: &str = "
         UPDATE entry SET closed = closed + r.amount
-        FROM (SELECT entry_id, sum(amount) AS amount FROM refund
-              WHERE message_id IN (SELECT value FROM json_each(?1)) AND state = 'credited' GROUP BY entry_id) AS r
+        FROM (SELECT entry_id, CAST(sum(amount) AS BIGINT) AS amount FROM refund
+              WHERE message_id IN (SELECT atom FROM json_each($1)) AND state = 'credited' GROUP BY entry_id) AS r
         WHERE entry.entry_id = r.entry_id AND entry.kind = 'credit'";
     // What belongs to a message, and then the message.
     const BELONGINGS: [&str; 6] = [
-        "DELETE FROM header WHERE message_id IN (SELECT value FROM json_each(?1))",
-        "DELETE FROM event WHERE message_id IN (SELECT value FROM json_each(?1))",
-        "DELETE FROM attempt WHERE message_id IN (SELECT value FROM json_each(?1))",
-        "DELETE FROM refund WHERE message_id IN (SELECT value FROM json_each(?1))",
-        "DELETE FROM decision WHERE message_id IN (SELECT value FROM json_each(?1))",
-        "DELETE FROM recipient WHERE message_id IN (SELECT value FROM json_each(?1))",
+        "DELETE FROM header WHERE message_id IN (SELECT atom FROM json_each($1))",
+        "DELETE FROM event WHERE message_id IN (SELECT atom FROM json_each($1))",
+        "DELETE FROM attempt WHERE message_id IN (SELECT atom FROM json_each($1))",
+        "DELETE FROM refund WHERE message_id IN (SELECT atom FROM json_each($1))",
+        "DELETE FROM decision WHERE message_id IN (SELECT atom FROM json_each($1))",
+        "DELETE FROM recipient WHERE message_id IN (SELECT atom FROM json_each($1))",
     ];
     // The last member of a call takes it along.
     const PARTS: &str =
-        "DELETE FROM part WHERE message_id IN (SELECT value FROM json_each(?1)) RETURNING batch_id";
-    const DELETE: &str = "DELETE FROM message WHERE message_id IN (SELECT value FROM json_each(?1))";
-    let ids: Vec<String> = sqlx::query_scalar(STILL)
+        "DELETE FROM part WHERE message_id IN (SELECT atom FROM json_each($1)) RETURNING batch_id";
+    const DELETE: &str = "DELETE FROM message WHERE message_id IN (SELECT atom FROM json_each($1))";
+    let ids: Vec<String> = query_scalar(STILL)
         .bind(millis(before.0))
         .bind(millis(before.1))
         .bind(json(&leaving)?)
         .fetch_all(&mut *tx)
         .await?;
     let names = json(&ids)?;
-    let customers: u32 = sqlx::query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
-    let done = sqlx::query(KEEP).bind(&names).execute(&mut *tx).await?;
+    let customers: i64 = query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
+    let done = query(KEEP).bind(&names).execute(&mut *tx).await?;
     changed("closed sums", done.rows_affected(), usize::try_from(customers).unwrap_or(0))?;
-    sqlx::query(KEEP_REFUNDED).bind(&names).execute(&mut *tx).await?;
-    sqlx::query(KEEP_OF_ENTRIES).bind(&names).execute(&mut *tx).await?;
+    query(KEEP_REFUNDED).bind(&names).execute(&mut *tx).await?;
+    query(KEEP_OF_ENTRIES).bind(&names).execute(&mut *tx).await?;
     for delete in BELONGINGS {
-        sqlx::query(delete).bind(&names).execute(&mut *tx).await?;
+        query(delete).bind(&names).execute(&mut *tx).await?;
     }
-    let calls: Vec<Option<String>> = sqlx::query_scalar(PARTS).bind(&names).fetch_all(&mut *tx).await?;
+    let calls: Vec<Option<String>> = query_scalar(PARTS).bind(&names).fetch_all(&mut *tx).await?;
     let calls: BTreeSet<&str> = calls.iter().flatten().map(String::as_str).collect();
     batch::forget(tx, &calls).await?;
-    let done = sqlx::query(DELETE).bind(&names).execute(tx).await?;
+    let done = query(DELETE).bind(&names).execute(tx).await?;
     changed("messages", done.rows_affected(), ids.len())?;
     Ok(done.rows_affected())
 }

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sqlx::{SqliteConnection, SqliteExecutor};
 
 use super::commit::{Member, gather};
 use super::leftovers::Leftover;
+use super::sql::{On, Session, Sql, query, query_scalar};
 use super::{Store, StoreError, changed, millis, stored};
 use crate::allowance::Claim;
 use crate::domain::ids::{MessageId, SpoolId};
@@ -89,7 +89,7 @@ impl Reserve {
     }
 
     /// Why no chunk may be written now.
-    pub(super) async fn refusal(&self, connection: &mut SqliteConnection) -> Option<StoreError> {
+    pub(super) async fn refusal(&self, connection: On<'_>) -> Option<StoreError> {
         let free = (self.free)();
         if self.is_kept(free, 0) {
             return None;
@@ -136,8 +136,8 @@ impl Store {
 
     /// Reads the next chunk of a spool; `None` behind the last one.
     pub async fn read_chunk(&self, spool_id: &SpoolId, chunk_no: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        const READ: &str = "SELECT bytes FROM chunk WHERE spool_id = ?1 AND chunk_no = ?2";
-        let read = sqlx::query_scalar(READ).bind(spool_id.as_str()).bind(chunk_no);
+        const READ: &str = "SELECT bytes FROM chunk WHERE spool_id = $1 AND chunk_no = $2";
+        let read = query_scalar(READ).bind(spool_id.as_str()).bind(chunk_no);
         Ok(read.fetch_optional(&self.readers).await?)
     }
 
@@ -145,9 +145,9 @@ impl Store {
     /// it, one chunk at a time into one place: a large message is not in memory twice, and
     /// keeps no reader from others for long.
     pub(super) async fn read_body(&self, message_id: &MessageId, size: usize) -> Result<Vec<u8>, StoreError> {
-        const BODY: &str = "SELECT bytes FROM body WHERE message_id = ?1 ORDER BY chunk_no";
+        const BODY: &str = "SELECT bytes FROM body WHERE message_id = $1 ORDER BY chunk_no";
         let id = message_id.as_str();
-        let rows: Vec<Vec<u8>> = sqlx::query_scalar(BODY).bind(id).fetch_all(&self.readers).await?;
+        let rows: Vec<Vec<u8>> = query_scalar(BODY).bind(id).fetch_all(&self.readers).await?;
         let mut bytes = Vec::with_capacity(size);
         rows.iter().for_each(|row| bytes.extend_from_slice(row));
         let mut chunk_no = 0;
@@ -164,9 +164,9 @@ impl Store {
         const FIND: &str = "
             SELECT spool_id FROM spool WHERE left_at IS NOT NULL
             UNION ALL
-            SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL AND begun_at < ?1
-            LIMIT ?2";
-        let find = sqlx::query_scalar(FIND).bind(millis(cutoff)).bind(ORPHANS);
+            SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL AND begun_at < $1
+            LIMIT $2";
+        let find = query_scalar(FIND).bind(millis(cutoff)).bind(ORPHANS);
         let orphans: Vec<String> = find.fetch_all(&self.readers).await?;
         for spool_id in &orphans {
             self.exits.remove(&stored(SpoolId::parse(spool_id))?, false).await?;
@@ -176,50 +176,53 @@ impl Store {
 }
 
 /// Octets of the database that nothing stands in any more.
-pub(super) async fn reusable(database: impl SqliteExecutor<'_>) -> Result<u64, StoreError> {
-    const READ: &str = "
-        SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
-    let octets: i64 = sqlx::query_scalar(READ).fetch_one(database).await?;
+pub(super) async fn reusable(database: impl Into<On<'_>>) -> Result<u64, StoreError> {
+    const READ: Sql = Sql {
+        sqlite: "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size",
+        // Its disk is not measured.
+        postgres: "SELECT CAST(0 AS BIGINT)",
+    };
+    let octets: i64 = query_scalar(READ).fetch_one(database).await?;
     Ok(u64::try_from(octets).unwrap_or(0))
 }
 
 /// Writes one chunk, and with the first one its spool. A chunk of a spool that was
 /// swept meanwhile violates its foreign key: its message can never be whole.
-pub(super) async fn write_chunk(tx: &mut SqliteConnection, chunk: &NewChunk) -> Result<(), StoreError> {
-    const BEGIN: &str = "INSERT INTO spool (spool_id, begun_at) VALUES (?1, ?2)";
-    const WRITE: &str = "INSERT INTO chunk (spool_id, chunk_no, bytes) VALUES (?1, ?2, ?3)";
+pub(super) async fn write_chunk(tx: &mut Session<'_>, chunk: &NewChunk) -> Result<(), StoreError> {
+    const BEGIN: &str = "INSERT INTO spool (spool_id, begun_at) VALUES ($1, $2)";
+    const WRITE: &str = "INSERT INTO chunk (spool_id, chunk_no, bytes) VALUES ($1, $2, $3)";
     let spool_id = chunk.spool_id.as_str();
     if chunk.chunk_no == 0 {
-        sqlx::query(BEGIN).bind(spool_id).bind(millis(chunk.now)).execute(&mut *tx).await?;
+        query(BEGIN).bind(spool_id).bind(millis(chunk.now)).execute(&mut *tx).await?;
     }
-    let write = sqlx::query(WRITE).bind(spool_id).bind(chunk.chunk_no).bind(chunk.bytes.as_slice());
+    let write = query(WRITE).bind(spool_id).bind(chunk.chunk_no).bind(chunk.bytes.as_slice());
     changed("chunk", write.execute(tx).await?.rows_affected(), 1)
 }
 
 /// Deletes the last chunks of a spool that belongs to no message, and with the last of
 /// all the spool itself. Returns whether nothing of it is left to delete.
-pub(super) async fn remove_some(tx: &mut SqliteConnection, spool_id: &SpoolId) -> Result<bool, StoreError> {
+pub(super) async fn remove_some(tx: &mut Session<'_>, spool_id: &SpoolId) -> Result<bool, StoreError> {
     const CHUNKS: &str = "
-        DELETE FROM chunk WHERE rowid IN
-            (SELECT c.rowid FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
-             WHERE s.spool_id = ?1 AND s.message_id IS NULL ORDER BY c.chunk_no DESC LIMIT ?2)";
-    const SPOOL: &str = "DELETE FROM spool WHERE spool_id = ?1 AND message_id IS NULL";
-    let chunks = sqlx::query(CHUNKS).bind(spool_id.as_str()).bind(REMOVED).execute(&mut *tx).await?;
+        DELETE FROM chunk WHERE (spool_id, chunk_no) IN
+            (SELECT c.spool_id, c.chunk_no FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
+             WHERE s.spool_id = $1 AND s.message_id IS NULL ORDER BY c.chunk_no DESC LIMIT $2)";
+    const SPOOL: &str = "DELETE FROM spool WHERE spool_id = $1 AND message_id IS NULL";
+    let chunks = query(CHUNKS).bind(spool_id.as_str()).bind(REMOVED).execute(&mut *tx).await?;
     if chunks.rows_affected() >= u64::from(REMOVED) {
         return Ok(false);
     }
-    sqlx::query(SPOOL).bind(spool_id.as_str()).execute(tx).await?;
+    query(SPOOL).bind(spool_id.as_str()).execute(tx).await?;
     Ok(true)
 }
 
 /// A chunk of what a message has beyond its row of `body`; `None` behind the last one.
 pub(super) async fn chunk_of(
-    database: impl SqliteExecutor<'_>,
+    database: impl Into<On<'_>>,
     message_id: &str,
     chunk_no: u32,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     const READ: &str = "
         SELECT c.bytes FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
-        WHERE s.message_id = ?1 AND c.chunk_no = ?2";
-    Ok(sqlx::query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(database).await?)
+        WHERE s.message_id = $1 AND c.chunk_no = $2";
+    Ok(query_scalar(READ).bind(message_id).bind(chunk_no).fetch_optional(database).await?)
 }

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::SqlitePool;
-
+use super::sql::{Readers, query_as};
 use super::{Store, StoreError, json, stored};
 use crate::domain::account::Account;
 use crate::domain::credential::SecretHash;
@@ -40,20 +39,20 @@ impl Store {
 
 /// What stands behind these usernames.
 pub(super) async fn look(
-    readers: &SqlitePool,
+    readers: &Readers,
     usernames: &BTreeSet<Username>,
 ) -> Result<BTreeMap<Username, Standing>, StoreError> {
     const READ: &str = "
         SELECT k.customer_id, k.username, k.secret_hash, k.revoked_at, c.suspended_reason,
                a.balance, a.balance_read_at, a.held, a.owed, a.version,
-               (SELECT group_concat(s.pattern, char(10)) FROM sender s WHERE s.customer_id = k.customer_id)
+               (SELECT string_agg(s.pattern, '\n') FROM sender s WHERE s.customer_id = k.customer_id)
                    AS senders,
                EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = k.customer_id) AS suppresses
         FROM credential k JOIN customer c ON c.customer_id = k.customer_id
              JOIN account a ON a.customer_id = k.customer_id
-        WHERE k.username IN (SELECT value FROM json_each(?1))";
+        WHERE k.username IN (SELECT atom FROM json_each($1))";
     let names: Vec<&str> = usernames.iter().map(Username::as_str).collect();
-    let rows: Vec<StandingRow> = sqlx::query_as(READ).bind(json(&names)?).fetch_all(readers).await?;
+    let rows: Vec<StandingRow> = query_as(READ).bind(json(&names)?).fetch_all(readers).await?;
     rows.into_iter().map(|row| row.read().map(|standing| (standing.username.clone(), standing))).collect()
 }
 

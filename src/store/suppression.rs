@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use super::customer::ChangeError;
+use super::sql::{On, Session, query, query_as};
 use super::{Store, StoreError, json, millis, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{CustomerId, MessageId};
@@ -86,8 +86,8 @@ impl Store {
     ) -> Result<Vec<Suppression>, StoreError> {
         const READ: &str = "
             SELECT address, reason, detail, message_id, added_at FROM suppression
-            WHERE customer_id = ?1 AND address > ?2 ORDER BY address LIMIT ?3";
-        let rows: Vec<Row> = sqlx::query_as(READ)
+            WHERE customer_id = $1 AND address > $2 ORDER BY address LIMIT $3";
+        let rows: Vec<Row> = query_as(READ)
             .bind(customer_id.as_str())
             .bind(after.unwrap_or_default())
             .bind(limit)
@@ -104,8 +104,8 @@ impl Store {
     ) -> Result<Option<Suppression>, StoreError> {
         const READ: &str = "
             SELECT address, reason, detail, message_id, added_at FROM suppression
-            WHERE customer_id = ?1 AND address = ?2";
-        let row: Option<Row> = sqlx::query_as(READ)
+            WHERE customer_id = $1 AND address = $2";
+        let row: Option<Row> = query_as(READ)
             .bind(customer_id.as_str())
             .bind(address.as_str())
             .fetch_optional(&self.readers)
@@ -124,7 +124,7 @@ impl Store {
             SELECT address, reason, detail, message_id, added_at FROM suppression
             WHERE customer_id = $1 AND address IN (SELECT atom FROM json_each($2)) AND message_id = $3
             ORDER BY added_at, address";
-        let rows: Vec<Row> = sqlx::query_as(READ)
+        let rows: Vec<Row> = query_as(READ)
             .bind(customer_id.as_str())
             .bind(json(addresses)?)
             .bind(message_id.as_str())
@@ -160,12 +160,12 @@ impl Store {
         recipient: &Mailbox,
     ) -> Result<Suppression, ChangeError> {
         const DELETE: &str = "
-            DELETE FROM suppression WHERE customer_id = ?1 AND address = ?2
+            DELETE FROM suppression WHERE customer_id = $1 AND address = $2
             RETURNING address, reason, detail, message_id, added_at";
         let address = SuppressedAddress::of(recipient);
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let row: Option<Row> = sqlx::query_as(DELETE)
+        let row: Option<Row> = query_as(DELETE)
             .bind(customer_id.as_str())
             .bind(address.as_str())
             .fetch_optional(&mut *tx)
@@ -184,20 +184,20 @@ pub(super) fn suspect(customer_id: &CustomerId, recipient: &Mailbox) -> Suspect 
 /// Puts addresses on a customer's list, with the reason that they came there for
 /// first. Returns how many are new.
 pub(super) async fn insert(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     customer_id: &CustomerId,
     recipients: &[Mailbox],
     new: &New<'_>,
 ) -> Result<usize, StoreError> {
     const INSERT: &str = "
         INSERT INTO suppression (customer_id, address, reason, detail, message_id, added_at)
-        SELECT ?1, value, ?3, ?4, ?5, ?6 FROM json_each(?2) WHERE true ON CONFLICT DO NOTHING";
+        SELECT $1, atom, $3, $4, $5, $6 FROM json_each($2) WHERE true ON CONFLICT DO NOTHING";
     if recipients.is_empty() {
         return Ok(0);
     }
     let addresses: BTreeSet<_> = recipients.iter().map(SuppressedAddress::of).collect();
     let detail: Option<String> = new.detail.map(|text| text.chars().take(MAX_DETAIL_CHARS).collect());
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(customer_id.as_str())
         .bind(json(&addresses)?)
         .bind(new.cause.as_str())
@@ -210,15 +210,15 @@ pub(super) async fn insert(
 }
 
 /// Which of these are on a list, and why.
-pub(super) async fn find<'c>(
-    connection: impl sqlx::SqliteExecutor<'c>,
+pub(super) async fn find(
+    connection: impl Into<On<'_>>,
     suspects: &BTreeSet<Suspect>,
 ) -> Result<BTreeMap<Suspect, Why>, StoreError> {
     const READ: &str = "
         SELECT s.customer_id, s.address, s.reason, s.detail, s.added_at
-        FROM json_each(?1) AS q CROSS JOIN suppression s
-             ON s.customer_id = q.value ->> 0 AND s.address = q.value ->> 1";
-    let rows: Vec<WhyRow> = sqlx::query_as(READ).bind(json(suspects)?).fetch_all(connection).await?;
+        FROM json_each($1) AS q CROSS JOIN suppression s
+        WHERE s.customer_id = q.value ->> 0 AND s.address = q.value ->> 1";
+    let rows: Vec<WhyRow> = query_as(READ).bind(json(suspects)?).fetch_all(connection).await?;
     rows.into_iter()
         .map(|(customer_id, address, reason, detail, added_at)| {
             let why = Why { cause: cause(&reason)?, detail, added_at: timestamp(added_at)? };

@@ -8,8 +8,10 @@ use jiff::Timestamp;
 
 use super::accept::{Acceptance, Accepted, Kind, NewPart};
 use super::account::ReadOutcome;
+use super::audit::{Finding, findings};
 use super::queue::DuePart;
 use super::report::{Answered, News, Recorded, Report, Rest};
+use super::sql::{Sql, Whole, query, query_as, query_scalar};
 use super::*;
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
@@ -18,7 +20,7 @@ use crate::domain::credits::{Credits, Unit};
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::domain::message::Road;
 use crate::random;
-use crate::submission::stand_in::{Directory, reopened, settings, store};
+use crate::submission::stand_in::{Directory, reopened, reopened_file, settings, store, store_in_a_file};
 
 mod acceptance;
 mod audit;
@@ -47,9 +49,9 @@ impl Store {
         const ORDER: &str = "SELECT message_id, part_no FROM part WHERE state = 'queued' ORDER BY due_at, message_id, part_no";
         let mut due = self.due_together(now, roads, limit).await?;
         due.extend(self.due_alone(now, roads, limit).await?);
-        let order: Vec<(String, u32)> = sqlx::query_as(ORDER).fetch_all(&self.readers).await?;
+        let order: Vec<(String, Whole)> = query_as(ORDER).fetch_all(&self.readers).await?;
         due.sort_by_key(|part| {
-            order.iter().position(|(id, no)| id == part.message_id.as_str() && *no == part.part_no)
+            order.iter().position(|(id, no)| id == part.message_id.as_str() && no.0 == part.part_no)
         });
         due.truncate(usize::try_from(limit).unwrap());
         Ok(due)
@@ -220,11 +222,40 @@ async fn assert_audit(store: &Store) {
 
 async fn execute(store: &Store, sql: &'static str) -> Result<u64, sqlx::Error> {
     let mut writer = store.writer.lock().await;
-    Ok(sqlx::query(sql).execute(writer.connection()).await?.rows_affected())
+    Ok(query(sql).execute(writer.connection()).await?.rows_affected())
+}
+
+/// The same with words of its own for each database.
+async fn execute_either(store: &Store, sql: Sql) {
+    let mut writer = store.writer.lock().await;
+    query(sql).execute(writer.connection()).await.unwrap();
+}
+
+/// From now on the database lets everything pass that the audit is there to find.
+async fn lawless(store: &Store) {
+    const LAWS: Sql = Sql {
+        sqlite: "SELECT 'PRAGMA foreign_keys = OFF' UNION ALL SELECT 'PRAGMA ignore_check_constraints = ON'",
+        postgres:
+            "SELECT 'ALTER TABLE ' || conrelid::regclass || ' DROP CONSTRAINT ' || conname FROM pg_constraint
+                   WHERE contype IN ('c', 'f') AND connamespace = 'public'::regnamespace",
+    };
+    let repeals: Vec<String> = query_scalar(LAWS).fetch_all(&store.readers).await.unwrap();
+    for repeal in repeals {
+        execute(store, repeal.leak()).await.unwrap();
+    }
+}
+
+/// What the audit finds after a hand in the database, which is undone again.
+async fn found_after(store: &Store, tampering: &'static str) -> Vec<Finding> {
+    execute(store, "BEGIN").await.unwrap();
+    assert!(execute(store, tampering).await.unwrap() > 0, "{tampering}");
+    let findings = findings(&mut store.writer.lock().await.connection()).await.unwrap();
+    execute(store, "ROLLBACK").await.unwrap();
+    findings
 }
 
 async fn count(store: &Store, sql: &'static str) -> i64 {
-    sqlx::query_scalar(sql).fetch_one(&store.readers).await.unwrap()
+    query_scalar(sql).fetch_one(&store.readers).await.unwrap()
 }
 
 /// Lets everything that these ask gather in one commit.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::dsn::Asked;
 use super::event::EventLog;
 use super::log::{MessageLog, PartLog};
+use super::sql::{query_as, query_scalar};
 use super::suppression::Suppression;
 use super::{Store, StoreError, stored, timestamp};
 use crate::domain::address::Mailbox;
@@ -97,7 +98,9 @@ impl Moment {
 
 #[derive(Debug, sqlx::FromRow)]
 struct AttemptRow {
+    #[sqlx(try_from = "i64")]
     part_no: u32,
+    #[sqlx(try_from = "i64")]
     attempt: u32,
     at: i64,
     outcome: String,
@@ -154,9 +157,9 @@ impl Store {
     async fn attempts(&self, log: &MessageLog) -> Result<Vec<Moment>, StoreError> {
         const READ: &str = "
             SELECT part_no, attempt, at, outcome, upstream_id, words FROM attempt
-            WHERE message_id = ?1 ORDER BY part_no, number";
+            WHERE message_id = $1 ORDER BY part_no, number";
         let rows: Vec<AttemptRow> =
-            sqlx::query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
+            query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
         let ended = self.ended(log).await?.0;
         let mut moments = Vec::new();
         for (part_no, part) in (0..).zip(&log.parts) {
@@ -201,7 +204,7 @@ impl Store {
             FROM message m JOIN recipient r ON r.message_id = m.message_id
             WHERE m.about = $1 ORDER BY m.message_id";
         let rows: Vec<(String, i64, String, String)> =
-            sqlx::query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
+            query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|(message_id, accepted_at, recipient, state)| {
                 Ok(Moment {
@@ -216,21 +219,21 @@ impl Store {
 
     /// When its last recipient was final, and the number of its capture.
     async fn ended(&self, log: &MessageLog) -> Result<(Option<Timestamp>, Option<i64>), StoreError> {
-        const READ: &str = "SELECT final_at, capture_no FROM message WHERE message_id = ?1";
+        const READ: &str = "SELECT final_at, capture_no FROM message WHERE message_id = $1";
         let row: Option<(Option<i64>, Option<i64>)> =
-            sqlx::query_as(READ).bind(log.message_id.as_str()).fetch_optional(&self.readers).await?;
+            query_as(READ).bind(log.message_id.as_str()).fetch_optional(&self.readers).await?;
         let (final_at, capture_no) = row.unwrap_or_default();
         Ok((final_at.map(timestamp).transpose()?, capture_no))
     }
 
     /// What was captured and released, and the entry at Dodo.
     async fn charged(&self, log: &MessageLog) -> Result<Vec<Moment>, StoreError> {
-        const CAPTURED: &str = "SELECT captured_at FROM capture WHERE customer_id = ?1 AND number = ?2";
+        const CAPTURED: &str = "SELECT captured_at FROM capture WHERE customer_id = $1 AND number = $2";
         const ENTRIES: &str = "
             SELECT entry_id, state, opened_at, closed_at, doubtful_since FROM
-                (SELECT * FROM entry WHERE customer_id = ?1 AND first_capture <= ?2
-                 ORDER BY first_capture DESC LIMIT ?3)
-            WHERE kind = 'debit' AND last_capture >= ?2 ORDER BY opened_at";
+                (SELECT * FROM entry WHERE customer_id = $1 AND first_capture <= $2
+                 ORDER BY first_capture DESC LIMIT $3) AS e
+            WHERE kind = 'debit' AND last_capture >= $2 ORDER BY opened_at";
         let (ended, capture_no) = self.ended(log).await?;
         let mut moments = Vec::new();
         if let Some(at) = ended.filter(|_| log.released > 0) {
@@ -239,12 +242,12 @@ impl Store {
         let Some(number) = capture_no else { return Ok(moments) };
         let customer_id = log.customer_id.as_str();
         let captured_at: Option<i64> =
-            sqlx::query_scalar(CAPTURED).bind(customer_id).bind(number).fetch_optional(&self.readers).await?;
+            query_scalar(CAPTURED).bind(customer_id).bind(number).fetch_optional(&self.readers).await?;
         let captured_at = captured_at.map(timestamp).transpose()?;
         if let Some(at) = captured_at.or(ended) {
             moments.push(Moment { credits: Some(log.captured), ..Moment::new(at, "captured") });
         }
-        let entries: Vec<EntryRow> = sqlx::query_as(ENTRIES)
+        let entries: Vec<EntryRow> = query_as(ENTRIES)
             .bind(customer_id)
             .bind(number)
             .bind(MAX_ENTRIES)
@@ -260,9 +263,9 @@ impl Store {
         const READ: &str = "
             SELECT f.address, f.amount, f.state, f.entry_id, f.reason, f.decided_at, e.closed_at
             FROM refund f LEFT JOIN entry e ON e.entry_id = f.entry_id
-            WHERE f.message_id = ?1 ORDER BY f.address";
+            WHERE f.message_id = $1 ORDER BY f.address";
         let rows: Vec<RefundRow> =
-            sqlx::query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
+            query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|row| {
                 let at = row.closed_at.filter(|_| row.state == "credited").unwrap_or(row.decided_at);
@@ -280,9 +283,9 @@ impl Store {
 
     async fn decided(&self, log: &MessageLog) -> Result<Vec<Moment>, StoreError> {
         const READ: &str = "
-            SELECT choice, decided_at, via FROM decision WHERE message_id = ?1 ORDER BY number";
+            SELECT choice, decided_at, via FROM decision WHERE message_id = $1 ORDER BY number";
         let rows: Vec<(String, i64, String)> =
-            sqlx::query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
+            query_as(READ).bind(log.message_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter()
             .map(|(choice, decided_at, via)| {
                 let text = Some(format!("by the operator, via {via}"));

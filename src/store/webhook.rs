@@ -1,9 +1,9 @@
 //! Webhooks that were handled: each id once.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::commit::{Member, gather};
+use super::sql::{Session, query, query_scalar};
 use super::{Store, StoreError, millis};
 use crate::domain::ids::CustomerId;
 
@@ -27,10 +27,9 @@ impl Store {
         source: &'static str,
         webhook_id: &str,
     ) -> Result<bool, StoreError> {
-        const READ: &str = "SELECT 1 FROM webhook WHERE source = ?1 AND webhook_id = ?2";
-        let found: Option<i64> =
-            sqlx::query_scalar(READ).bind(source).bind(webhook_id).fetch_optional(&self.readers).await?;
-        Ok(found.is_some())
+        const READ: &str = "
+            SELECT EXISTS (SELECT 1 FROM webhook WHERE source = $1 AND webhook_id = $2)";
+        Ok(query_scalar(READ).bind(source).bind(webhook_id).fetch_one(&self.readers).await?)
     }
 
     /// Remembers a webhook as handled. Handling is idempotent by itself; this only
@@ -50,13 +49,13 @@ pub(super) struct Handled {
 
 /// Keeps the id of a webhook.
 pub(super) async fn remember(
-    tx: &mut SqliteConnection,
+    tx: &mut Session<'_>,
     Handled { webhook, now }: &Handled,
 ) -> Result<(), StoreError> {
     const INSERT: &str = "
         INSERT INTO webhook (source, webhook_id, type, customer_id, received_at)
-        VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
-    sqlx::query(INSERT)
+        VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+    query(INSERT)
         .bind(webhook.source)
         .bind(&webhook.webhook_id)
         .bind(&webhook.event_type)

@@ -1,7 +1,7 @@
-//! The one connection that writes, and what it takes to trust it again after the
-//! disk failed.
+//! What writes, and what it takes to trust SQLite's connection again after the disk
+//! failed.
 //!
-//! A commit appends to the write-ahead log and syncs it. When the sync fails, the
+//! There a commit appends to the write-ahead log and syncs it. When the sync fails, the
 //! appended pages are known to nobody in this process, but they lie in the file,
 //! and the next process to open it would read them back as a commit: a message
 //! whose sender was told 452 would be mailed after a crash. So a commit that
@@ -13,14 +13,71 @@
 //! a failed sync the system may believe to be on disk what is not, and what was
 //! read back from such a log is safe only where it is written once more.
 
+use sqlx::postgres::PgPool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Sqlite, Transaction};
 
 use super::StoreError;
+use super::sql::{On, Session, Tx};
 
-/// The one connection that writes.
+/// What writes.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) enum Writer {
+    /// SQLite's one connection.
+    Sqlite(Box<Only>),
+    /// A pool of one. PostgreSQL answers for its own log: it stops when a sync fails.
+    Postgres(PgPool),
+}
+
+impl Writer {
+    /// Writes over a connection to SQLite that was just opened with these options.
+    pub(super) fn sqlite(connection: SqliteConnection, options: SqliteConnectOptions) -> Self {
+        Self::Sqlite(Box::new(Only { connection, options, is_in_doubt: false, has_failed: false }))
+    }
+
+    /// A transaction that may write.
+    pub(super) async fn begin(&mut self) -> Result<Tx<'_>, sqlx::Error> {
+        Ok(Tx(match self {
+            Self::Sqlite(only) => Session::Sqlite(only.begin().await?),
+            Self::Postgres(pool) => Session::Postgres(pool.begin().await?),
+        }))
+    }
+
+    /// What is in the database.
+    pub(super) fn connection(&mut self) -> On<'_> {
+        match self {
+            Self::Sqlite(only) => On::Sqlite(&mut only.connection),
+            Self::Postgres(pool) => On::PostgresPool(pool),
+        }
+    }
+
+    /// Notes whether the last gathered commit could be written; [`Writer::prove`] asks.
+    pub(super) fn note(&mut self, is_written: bool) {
+        if let Self::Sqlite(only) = self {
+            only.has_failed = !is_written;
+        }
+    }
+
+    /// After a failed commit: see [`Only::restore`].
+    pub(super) async fn restore(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(only) => only.restore().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Whether a write is possible now.
+    pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(only) => only.prove().await,
+            Self::Postgres(pool) => Ok(pool.begin().await?.rollback().await?),
+        }
+    }
+}
+
+/// SQLite's one connection that writes.
+#[derive(Debug)]
+pub(super) struct Only {
     connection: SqliteConnection,
     options: SqliteConnectOptions,
     /// A commit failed and was not sealed yet.
@@ -29,33 +86,18 @@ pub(super) struct Writer {
     has_failed: bool,
 }
 
-impl Writer {
-    /// Writes over a connection that was just opened with these options.
-    pub(super) fn new(connection: SqliteConnection, options: SqliteConnectOptions) -> Self {
-        Self { connection, options, is_in_doubt: false, has_failed: false }
-    }
-
+impl Only {
     /// A transaction that may write.
-    pub(super) async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
+    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
         if self.is_in_doubt || !self.is_between_transactions().await {
             self.restore().await?;
         }
         self.connection.begin_with("BEGIN IMMEDIATE").await
     }
 
-    /// What is in the database.
-    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.connection
-    }
-
-    /// Notes whether the last gathered commit could be written; [`Writer::prove`] asks.
-    pub(super) fn note(&mut self, is_written: bool) {
-        self.has_failed = !is_written;
-    }
-
     /// After a failed commit: opens the database anew, since nothing that this
     /// connection believes can be trusted, and seals what was written last.
-    pub(super) async fn restore(&mut self) -> Result<(), sqlx::Error> {
+    async fn restore(&mut self) -> Result<(), sqlx::Error> {
         self.is_in_doubt = true;
         self.connection = SqliteConnection::connect_with(&self.options).await?;
         self.seal().await?;
@@ -65,7 +107,7 @@ impl Writer {
 
     /// Whether a write is possible now. After a commit that failed, by making one
     /// that has room for an ordinary mail.
-    pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
+    async fn prove(&mut self) -> Result<(), StoreError> {
         // 256 KiB, which the seal then gives back.
         const FILL: &str = "
             INSERT INTO meta (key, value) VALUES ('seal', hex(zeroblob(131072)))

@@ -26,6 +26,7 @@ use crate::random;
 use crate::routing::Routing;
 use crate::store::event::{Letters, Rules, Told};
 use crate::store::refund::{Allowance, Decision};
+use crate::store::stand_in;
 use crate::store::{Maker, Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::translating::Translating;
@@ -43,6 +44,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+        stand_in::forget(&self.0);
     }
 }
 
@@ -52,14 +54,33 @@ pub(crate) async fn store() -> (Store, Directory) {
     (reopened(&directory).await, directory)
 }
 
+/// An empty SQLite database in a directory of its own, whatever tests run on.
+pub(crate) async fn store_in_a_file() -> (Store, Directory) {
+    let directory = Directory::new();
+    (reopened_file(&directory).await, directory)
+}
+
+/// The file in that directory, as the server opens it.
+pub(crate) async fn reopened_file(directory: &Directory) -> Store {
+    Store::open(&in_a_file(&directory.0, Maker::Serve), Metrics::new()).await.unwrap()
+}
+
 /// The store in that directory, as the server opens it.
 pub(crate) async fn reopened(directory: &Directory) -> Store {
     Store::open(&settings(&directory.0, Maker::Serve), Metrics::new()).await.unwrap()
 }
 
-/// The settings of a store there: notices fall due below ten credits, and any disk is large enough.
+/// The settings of a store there: notices fall due below ten credits, and any disk is large
+/// enough. Where tests run on PostgreSQL, the directory stands for a database of its own.
 pub(crate) fn settings(data_dir: &Path, maker: Maker) -> StoreSettings {
-    StoreSettings { data_dir: data_dir.to_owned(), maker, low_balance_credits: 10, min_free_bytes: 0 }
+    let database_url = stand_in::url_of(data_dir);
+    StoreSettings { database_url, ..in_a_file(data_dir, maker) }
+}
+
+/// The same with SQLite, whatever tests run on.
+pub(crate) fn in_a_file(data_dir: &Path, maker: Maker) -> StoreSettings {
+    let data_dir = data_dir.to_owned();
+    StoreSettings { data_dir, database_url: None, maker, low_balance_credits: 10, min_free_bytes: 0 }
 }
 
 /// A submission on an empty database, and nobody who would deliver.

@@ -282,6 +282,7 @@ async fn a_database_of_the_sandbox_is_not_for_serve() {
     let data_dir = office.directory.join("data");
     let settings = StoreSettings {
         data_dir: data_dir.clone(),
+        database_url: None,
         maker: Maker::Sandbox,
         low_balance_credits: 0,
         min_free_bytes: 0,

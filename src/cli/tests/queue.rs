@@ -42,8 +42,13 @@ impl Office {
 
 /// Opens the database as the server beside the commands does.
 pub(super) async fn store_in(data_dir: PathBuf) -> Store {
-    let settings =
-        StoreSettings { data_dir, maker: Maker::Command, low_balance_credits: 0, min_free_bytes: 0 };
+    let settings = StoreSettings {
+        data_dir,
+        database_url: None,
+        maker: Maker::Command,
+        low_balance_credits: 0,
+        min_free_bytes: 0,
+    };
     Store::open(&settings, Metrics::new()).await.unwrap()
 }
 

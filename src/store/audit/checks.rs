@@ -25,7 +25,8 @@ pub(super) const CHECKS: &[Check] = &[
         "account",
         "held is not the sum of what its messages still hold",
         "SELECT a.customer_id, abs(a.held - coalesce(m.held, 0)) FROM account a LEFT JOIN
-            (SELECT customer_id, sum(price - captured - released) AS held FROM message GROUP BY customer_id) m
+            (SELECT customer_id, CAST(sum(price - captured - released) AS BIGINT) AS held FROM message
+             GROUP BY customer_id) m
             ON m.customer_id = a.customer_id WHERE a.held <> coalesce(m.held, 0)",
     ),
     sums(
@@ -33,9 +34,10 @@ pub(super) const CHECKS: &[Check] = &[
         // That each entry is the sum of its captures, and covers none twice, is checked below.
         "owed is not the sum of its captures that no entry has settled",
         "SELECT a.customer_id, abs(a.owed - coalesce(c.amount, 0) + coalesce(e.amount, 0)) FROM account a
-         LEFT JOIN (SELECT customer_id, sum(amount) AS amount FROM capture GROUP BY customer_id) c
+         LEFT JOIN (SELECT customer_id, CAST(sum(amount) AS BIGINT) AS amount FROM capture
+                    GROUP BY customer_id) c
             ON c.customer_id = a.customer_id
-         LEFT JOIN (SELECT customer_id, sum(amount - closed) AS amount FROM entry
+         LEFT JOIN (SELECT customer_id, CAST(sum(amount - closed) AS BIGINT) AS amount FROM entry
                     WHERE state = 'done' AND kind = 'debit' GROUP BY customer_id) e
             ON e.customer_id = a.customer_id
          WHERE a.owed <> coalesce(c.amount, 0) - coalesce(e.amount, 0)",
@@ -60,9 +62,10 @@ pub(super) const CHECKS: &[Check] = &[
         "what has left it does not add up",
         "SELECT a.customer_id, abs(a.closed_captured + coalesce(m.closed, 0) - a.closed_settled - coalesce(e.closed, 0))
          FROM account a
-         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM message WHERE closed > 0 GROUP BY customer_id) m
+         LEFT JOIN (SELECT customer_id, CAST(sum(closed) AS BIGINT) AS closed FROM message WHERE closed > 0
+                    GROUP BY customer_id) m
             ON m.customer_id = a.customer_id
-         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry
+         LEFT JOIN (SELECT customer_id, CAST(sum(closed) AS BIGINT) AS closed FROM entry
                     WHERE state <> 'void' AND kind = 'debit' GROUP BY customer_id) e
             ON e.customer_id = a.customer_id
          WHERE a.closed_captured + coalesce(m.closed, 0) <> a.closed_settled + coalesce(e.closed, 0)",
@@ -79,7 +82,7 @@ pub(super) const CHECKS: &[Check] = &[
         // What refunds say was given back and what credit entries say, of the rows that have left.
         "what was given back and has left it does not add up",
         "SELECT a.customer_id, abs(a.closed_refunded - a.closed_credited - coalesce(e.closed, 0)) FROM account a
-         LEFT JOIN (SELECT customer_id, sum(closed) AS closed FROM entry WHERE kind = 'credit'
+         LEFT JOIN (SELECT customer_id, CAST(sum(closed) AS BIGINT) AS closed FROM entry WHERE kind = 'credit'
                     GROUP BY customer_id) e ON e.customer_id = a.customer_id
          WHERE a.closed_refunded <> a.closed_credited + coalesce(e.closed, 0)",
     ),
@@ -170,7 +173,7 @@ pub(super) const CHECKS: &[Check] = &[
         "message",
         "captured is not the sum of its captures",
         "SELECT m.message_id, abs(m.captured - coalesce(c.amount, 0) - m.closed) FROM message m LEFT JOIN
-            (SELECT message_id, sum(amount) AS amount FROM capture GROUP BY message_id) c
+            (SELECT message_id, CAST(sum(amount) AS BIGINT) AS amount FROM capture GROUP BY message_id) c
             ON c.message_id = m.message_id WHERE m.captured <> coalesce(c.amount, 0) + m.closed",
     ),
     sums(
@@ -179,19 +182,23 @@ pub(super) const CHECKS: &[Check] = &[
         "SELECT m.message_id, CASE m.unit
             WHEN 'recipient' THEN abs(m.captured - r.sent + coalesce(b.amount, 0))
                                 + abs(m.released - r.failed - coalesce(b.amount, 0))
-            ELSE abs(m.captured - (r.sent > 0) + coalesce(b.amount, 0))
-               + abs(m.released - (r.sent = 0 AND r.queued = 0) - coalesce(b.amount, 0)) END
+            ELSE abs(m.captured - CASE WHEN r.sent > 0 THEN 1 ELSE 0 END + coalesce(b.amount, 0))
+               + abs(m.released - CASE WHEN r.sent = 0 AND r.queued = 0 THEN 1 ELSE 0 END
+                     - coalesce(b.amount, 0)) END
          FROM message m JOIN
-            (SELECT message_id, sum(state = 'sent') AS sent, sum(state = 'failed') AS failed,
-                    sum(state = 'queued') AS queued FROM recipient GROUP BY message_id) r
+            (SELECT message_id, count(*) FILTER (WHERE state = 'sent') AS sent,
+                    count(*) FILTER (WHERE state = 'failed') AS failed,
+                    count(*) FILTER (WHERE state = 'queued') AS queued FROM recipient GROUP BY message_id) r
             ON r.message_id = m.message_id
-         LEFT JOIN (SELECT message_id, sum(amount) AS amount FROM refund WHERE state = 'released'
+         LEFT JOIN (SELECT message_id, CAST(sum(amount) AS BIGINT) AS amount FROM refund
+                    WHERE state = 'released'
                     GROUP BY message_id) b ON b.message_id = m.message_id
          WHERE m.kind = 'submission' AND CASE m.unit
             WHEN 'recipient' THEN m.captured <> r.sent - coalesce(b.amount, 0)
                                OR m.released <> r.failed + coalesce(b.amount, 0)
-            ELSE m.captured <> (r.sent > 0) - coalesce(b.amount, 0)
-              OR m.released <> (r.sent = 0 AND r.queued = 0) + coalesce(b.amount, 0) END",
+            ELSE m.captured <> CASE WHEN r.sent > 0 THEN 1 ELSE 0 END - coalesce(b.amount, 0)
+              OR m.released <> CASE WHEN r.sent = 0 AND r.queued = 0 THEN 1 ELSE 0 END
+                              + coalesce(b.amount, 0) END",
     ),
     check(
         "message",
@@ -211,7 +218,8 @@ pub(super) const CHECKS: &[Check] = &[
         "part",
         "its state is not that of its recipients",
         "SELECT p.message_id || '-' || p.part_no FROM part p JOIN
-            (SELECT message_id, part_no, sum(state = 'sent') AS sent, sum(state = 'queued') AS queued
+            (SELECT message_id, part_no, count(*) FILTER (WHERE state = 'sent') AS sent,
+                    count(*) FILTER (WHERE state = 'queued') AS queued
              FROM recipient GROUP BY message_id, part_no) r
             ON r.message_id = p.message_id AND r.part_no = p.part_no
          WHERE CASE p.state WHEN 'sent' THEN r.queued > 0 OR r.sent = 0
@@ -239,7 +247,7 @@ pub(super) const CHECKS: &[Check] = &[
         "its parts are not those that it was composed of, or some of them are final and others not",
         "SELECT b.batch_id FROM batch b LEFT JOIN
             (SELECT batch_id, count(*) AS parts, count(DISTINCT batch_no) AS places, min(batch_no) AS first,
-                    max(batch_no) AS last, sum(state IN ('queued', 'sending')) AS waiting
+                    max(batch_no) AS last, count(*) FILTER (WHERE state IN ('queued', 'sending')) AS waiting
              FROM part WHERE batch_id IS NOT NULL GROUP BY batch_id) p ON p.batch_id = b.batch_id
          WHERE p.parts IS NULL OR p.places <> p.parts OR p.first < 0 OR p.last >= b.size
             OR p.waiting NOT IN (0, b.size)",
@@ -322,7 +330,8 @@ pub(super) const CHECKS: &[Check] = &[
         // What a void entry covered may have been given back since.
         "its amount is not the sum of its captures",
         "SELECT entry_id, abs(amount - captured) FROM
-            (SELECT e.entry_id, e.amount - e.closed AS amount, (SELECT coalesce(sum(c.amount), 0) FROM capture c
+            (SELECT e.entry_id, e.amount - e.closed AS amount,
+                    (SELECT coalesce(CAST(sum(c.amount) AS BIGINT), 0) FROM capture c
                 WHERE c.customer_id = e.customer_id
                   AND c.number BETWEEN e.first_capture AND e.last_capture) AS captured
              FROM entry e WHERE e.kind = 'debit' AND e.state <> 'void') s
@@ -341,7 +350,8 @@ pub(super) const CHECKS: &[Check] = &[
         // A capture that has left counts as one.
         "it covers captures that another entry covers",
         "SELECT e.entry_id, max(min(e.covered, e.last_capture) - e.first_capture + 1,
-            (SELECT coalesce(sum(c.amount), 0) FROM capture c WHERE c.customer_id = e.customer_id
+            (SELECT coalesce(CAST(sum(c.amount) AS BIGINT), 0) FROM capture c
+             WHERE c.customer_id = e.customer_id
                 AND c.number BETWEEN e.first_capture AND min(e.covered, e.last_capture)))
          FROM (SELECT entry_id, customer_id, first_capture, last_capture, max(last_capture) OVER
                 (PARTITION BY customer_id ORDER BY first_capture, entry_id
@@ -414,7 +424,8 @@ pub(super) const CHECKS: &[Check] = &[
         "its amount is not the sum of its refunds",
         "SELECT entry_id, abs(amount - refunded) FROM
             (SELECT e.entry_id, e.amount - e.closed AS amount,
-                (SELECT coalesce(sum(r.amount), 0) FROM refund r WHERE r.entry_id = e.entry_id) AS refunded
+                (SELECT coalesce(CAST(sum(r.amount) AS BIGINT), 0) FROM refund r
+                 WHERE r.entry_id = e.entry_id) AS refunded
              FROM entry e WHERE e.kind = 'credit' AND e.state <> 'void') s
          WHERE amount <> refunded",
     ),
@@ -423,9 +434,9 @@ pub(super) const CHECKS: &[Check] = &[
         "it is not what became of its entry",
         "SELECT r.message_id || ' ' || r.address, r.amount FROM refund r LEFT JOIN entry e ON e.entry_id = r.entry_id
          WHERE CASE r.state
-            WHEN 'credited' THEN e.state IS NOT 'done' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id
+            WHEN 'credited' THEN e.state IS DISTINCT FROM 'done' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id
             WHEN 'due' THEN r.entry_id IS NOT NULL
-                        AND (e.state IS NOT 'open' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id)
+                        AND (e.state IS DISTINCT FROM 'open' OR e.kind <> 'credit' OR e.customer_id <> r.customer_id)
             ELSE r.entry_id IS NOT NULL END",
     ),
     check(
@@ -446,8 +457,10 @@ pub(super) const CHECKS: &[Check] = &[
     sums(
         "refund",
         "more is given back than was captured",
-        "SELECT f.message_id, sum(f.amount) - max(m.captured) FROM refund f JOIN message m ON m.message_id = f.message_id
-         WHERE f.state IN ('due', 'credited') GROUP BY f.message_id HAVING sum(f.amount) > max(m.captured)",
+        "SELECT f.message_id, CAST(sum(f.amount) AS BIGINT) - max(m.captured) FROM refund f JOIN message m
+         ON m.message_id = f.message_id
+         WHERE f.state IN ('due', 'credited') GROUP BY f.message_id
+         HAVING sum(f.amount) > max(m.captured)",
     ),
     check(
         "decision",

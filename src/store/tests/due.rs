@@ -1,5 +1,8 @@
 use std::collections::BTreeMap;
 
+use sqlx::{Connection, SqliteConnection};
+
+use super::super::opening::MIGRATOR;
 use super::*;
 use crate::domain::batch::MOST;
 
@@ -122,7 +125,7 @@ async fn who_has_only_members_that_others_stand_for_leaves_no_gap() {
     execute(&store, "INSERT INTO batch VALUES ('b_019a0000000070008000000000000000', 3, 1)").await.unwrap();
     for (no, member) in call.iter().enumerate() {
         let mut writer = store.writer.lock().await;
-        sqlx::query("UPDATE part SET batch_id = (SELECT batch_id FROM batch), batch_no = $1, unknown = 1 WHERE message_id = $2")
+        query("UPDATE part SET batch_id = (SELECT batch_id FROM batch), batch_no = $1, unknown = 1 WHERE message_id = $2")
             .bind(i64::try_from(no).unwrap())
             .bind(member.message_id.as_str())
             .execute(writer.connection())

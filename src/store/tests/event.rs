@@ -154,7 +154,7 @@ async fn that_somebody_failed_is_told_once_a_part_and_changes_nothing_else() {
     let ann = customer(&store, "ann", Some(9)).await;
     let to = [TO, "c@y.example", "d@y.example"];
     let no_one = told(&sent(&store, &ann, &to).await, EventKind::Bounced, &[], 1);
-    let letters = async || -> String { sqlx::query_scalar(TOLD).fetch_one(&store.readers).await.unwrap() };
+    let letters = async || -> String { query_scalar(TOLD).fetch_one(&store.readers).await.unwrap() };
     let first = hear(&store, &no_one, &NEVER).await;
     assert_eq!((first.is_new, first.bounce.is_some()), (true, true));
     assert_eq!((first.newly_failed, first.refunds, first.suppressed), (vec![], vec![], 0));
@@ -166,7 +166,7 @@ async fn that_somebody_failed_is_told_once_a_part_and_changes_nothing_else() {
     assert_eq!(letters().await, said, "at most once a part");
     assert_eq!(count(&store, "SELECT count(*) FROM recipient WHERE bounced_at IS NOT NULL").await, 0);
     assert_eq!(
-        count(&store, "SELECT sum(bounced) FROM reputation").await,
+        count(&store, "SELECT CAST(sum(bounced) AS BIGINT) FROM reputation").await,
         2,
         "as it ever was: once an event"
     );
@@ -240,7 +240,7 @@ async fn what_comes_back_of_reports_is_the_customers_and_ends_those_to_that_send
         let heard = hear(&store, &told(&own, kind, &[sender], 1), &LOW).await;
         assert_eq!((heard.suppressed, heard.paused.is_some()), (1, is_paused), "{sender}");
     }
-    let complained = "SELECT sum(complained) FROM reputation";
+    let complained = "SELECT CAST(sum(complained) AS BIGINT) FROM reputation";
     assert_eq!(count(&store, complained).await, 1);
     // The bounce would go to one of them.
     let heard = hear(&store, &told(&mail, EventKind::Bounced, &[TO], 1), &NEVER).await;
@@ -466,7 +466,7 @@ async fn days_leave_when_no_window_reaches_them() {
     let ann = customer(&store, "ann", Some(50)).await;
     sent(&store, &ann, &[TO, "c@y.example"]).await;
     sent(&store, &ann, &[TO]).await;
-    assert_eq!(count(&store, "SELECT sum(sent) FROM reputation").await, 3);
+    assert_eq!(count(&store, "SELECT CAST(sum(sent) AS BIGINT) FROM reputation").await, 3);
     assert_eq!(store.close_marks(at(31 * DAY)).await.unwrap(), 0);
     assert_eq!(store.close_marks(at(33 * DAY)).await.unwrap(), 1);
 }

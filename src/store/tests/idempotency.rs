@@ -197,7 +197,7 @@ async fn a_key_lives_for_a_day_after_the_last_acceptance_under_it() {
 
 #[tokio::test]
 async fn what_stood_under_a_key_before_the_upgrade_stands_under_it_still() {
-    let (store, directory) = store().await;
+    let (store, directory) = store_in_a_file().await;
     let ann = customer(&store, "ann", Some(9)).await;
     let first = accepted(&store, rest(&ann, &[A, B], &[])).await;
     for undone in [
@@ -213,7 +213,7 @@ async fn what_stood_under_a_key_before_the_upgrade_stands_under_it_still() {
         execute(&store, undone).await.unwrap();
     }
     drop(store);
-    let store = reopened(&directory).await;
+    let store = reopened_file(&directory).await;
     assert_audit(&store).await;
     assert_eq!(store.accept(rest(&ann, &[B], &[])).await.unwrap(), before(&first, 7));
     accepted(&store, rest(&ann, &[C], &[A, B])).await;

@@ -225,13 +225,7 @@ async fn the_queue_shows_what_is_not_final_and_can_be_asked_for_less() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p3_of_a_cancel_and_an_attempt_from_two_processes_one_wins() {
     let (server, directory) = store().await;
-    let settings = StoreSettings {
-        data_dir: directory.0.clone(),
-        maker: Maker::Command,
-        low_balance_credits: 0,
-        min_free_bytes: 0,
-    };
-    let command = Store::open(&settings, Metrics::new()).await.unwrap();
+    let command = Store::open(&settings(&directory.0, Maker::Command), Metrics::new()).await.unwrap();
     let ann = customer(&server, "ann", Some(500)).await;
     let (mut leased, mut cancelled) = (0, 0);
     for nth in 0..200 {

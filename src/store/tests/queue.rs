@@ -145,14 +145,14 @@ async fn the_writer_gets_over_a_transaction_that_was_dropped() {
     {
         let mut writer = store.writer.lock().await;
         let mut tx = writer.begin().await.unwrap();
-        sqlx::query("UPDATE account SET held = 7").execute(&mut *tx).await.unwrap();
+        query("UPDATE account SET held = 7").execute(&mut *tx).await.unwrap();
     }
     {
         // What SQLite does by itself when the disk fails in the middle of a transaction.
         let mut writer = store.writer.lock().await;
         let mut tx = writer.begin().await.unwrap();
-        sqlx::query("UPDATE account SET held = 7").execute(&mut *tx).await.unwrap();
-        sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
+        query("UPDATE account SET held = 7").execute(&mut *tx).await.unwrap();
+        query("ROLLBACK").execute(&mut *tx).await.unwrap();
     }
     store.ping().await.unwrap();
     accepted(&store, message(&ann, &["a@y.example"])).await;

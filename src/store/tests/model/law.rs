@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::AssertSqlSafe;
-
 use super::Broken;
 use super::dodo::added_and_expired;
 use super::steps::{NAMES, Who};
@@ -11,6 +9,7 @@ use super::world::World;
 use crate::sandbox::dodo::Line;
 use crate::store::audit;
 use crate::store::log::MessageLog;
+use crate::store::sql::{Sql, query_as, query_scalar};
 use crate::store::tests::{account, id};
 
 /// An account, and the entry of it that is open.
@@ -56,17 +55,21 @@ impl World {
         Ok(())
     }
 
-    /// How many rows this process has changed.
+    /// Moves on with each row that is changed.
     async fn changes(&self) -> i64 {
+        // PostgreSQL counts none, but what it writes moves its log on.
+        const CHANGES: Sql = Sql {
+            sqlite: "SELECT total_changes()",
+            postgres: "SELECT CAST(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') AS BIGINT)",
+        };
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query_scalar("SELECT total_changes()").fetch_one(writer.connection()).await.unwrap()
+        query_scalar(CHANGES).fetch_one(writer.connection()).await.unwrap()
     }
 
     /// The audit finds nothing.
     async fn check_sums(&self) -> Result<(), Broken> {
         let mut writer = self.process.store.writer.lock().await;
-        let statement = AssertSqlSafe(audit::in_one_statement());
-        let findings = sqlx::query_scalar(statement).fetch_all(writer.connection());
+        let findings = query_scalar(audit::IN_ONE_STATEMENT.as_str()).fetch_all(writer.connection());
         let findings: Vec<String> = findings.await.unwrap();
         law!(findings.is_empty(), "the audit: {findings:?}");
         Ok(())
@@ -78,7 +81,7 @@ impl World {
             SELECT a.customer_id AS _customer_id, a.balance, a.held, a.owed, e.entry_id FROM account a
             LEFT JOIN entry e ON e.customer_id = a.customer_id AND e.state = 'open' ORDER BY a.customer_id";
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query_as(READ).fetch_all(writer.connection()).await.unwrap()
+        query_as(READ).fetch_all(writer.connection()).await.unwrap()
     }
 
     fn check_customer(&self, who: Who, standing: &Standing) -> Result<(), Broken> {
@@ -153,9 +156,9 @@ impl World {
     /// What messages captured that have left, and what was credited for them.
     async fn closed(&self, who: Who) -> (i64, i64) {
         const READ: &str = "
-            SELECT closed_captured, closed_refunded FROM account WHERE customer_id = ?1";
+            SELECT closed_captured, closed_refunded FROM account WHERE customer_id = $1";
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query_as(READ).bind(NAMES[who]).fetch_one(writer.connection()).await.unwrap()
+        query_as(READ).bind(NAMES[who]).fetch_one(writer.connection()).await.unwrap()
     }
 
     /// What is said of a message is what became of it, unless the operator took the

@@ -10,6 +10,7 @@ use super::world::{World, pick};
 use crate::domain::decision::Choice;
 use crate::store::log::MessageLog;
 use crate::store::operator::{DecisionError, Order, Via};
+use crate::store::sql::{Sql, query};
 use crate::store::tests::id;
 
 impl World {
@@ -71,17 +72,17 @@ impl World {
 
     /// What only a mistake does.
     async fn leave_mistakenly(&self) {
-        const FORGET: &[&str] =
-            &["UPDATE account SET closed_price = 0, closed_captured = 0, closed_released = 0"];
-        const UNSETTLED: &[&str] = &[
-            "PRAGMA foreign_keys = OFF",
-            "UPDATE account SET closed_price = closed_price + m.price, closed_captured = closed_captured + m.captured,
+        const FORGET: &[Sql] =
+            &[Sql::same("UPDATE account SET closed_price = 0, closed_captured = 0, closed_released = 0")];
+        const UNSETTLED: &[Sql] = &[
+            Sql { sqlite: "PRAGMA foreign_keys = OFF", postgres: "SET session_replication_role = replica" },
+            Sql::same("UPDATE account SET closed_price = closed_price + m.price, closed_captured = closed_captured + m.captured,
                     closed_released = closed_released + m.released
              FROM (SELECT customer_id, sum(price) AS price, sum(captured) AS captured, sum(released) AS released
                    FROM message WHERE final_at IS NOT NULL AND captured > closed GROUP BY customer_id) AS m
-             WHERE account.customer_id = m.customer_id",
-            "DELETE FROM message WHERE final_at IS NOT NULL AND captured > closed",
-            "PRAGMA foreign_keys = ON",
+             WHERE account.customer_id = m.customer_id"),
+            Sql::same("DELETE FROM message WHERE final_at IS NOT NULL AND captured > closed"),
+            Sql { sqlite: "PRAGMA foreign_keys = ON", postgres: "SET session_replication_role = origin" },
         ];
         let mistakes = match self.mutation {
             Some(Mutation::ForgetsSums) => FORGET,
@@ -90,7 +91,7 @@ impl World {
         };
         let mut writer = self.process.store.writer.lock().await;
         for mistake in mistakes {
-            sqlx::query(*mistake).execute(writer.connection()).await.unwrap();
+            query(*mistake).execute(writer.connection()).await.unwrap();
         }
     }
 

@@ -19,6 +19,7 @@ use crate::billing::refund::lapse;
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::store::entry::Entry;
 use crate::store::refund::{Allowance, CreditOpening, Decision, DueRefund, Lapse};
+use crate::store::sql::{query_as, query_scalar};
 use crate::store::tests::refunds::PLENTY;
 use crate::store::tests::{id, mailbox};
 use crate::submission::stand_in::bounced;
@@ -65,9 +66,9 @@ impl World {
     /// Of what was sent in a day one in twenty is given back, and one in any case.
     async fn check_cap(&self, decisions: &[Decision]) -> Result<(), Broken> {
         const GIVEN: &str = "
-            SELECT coalesce(sum(amount), 0), coalesce(sum(CASE state WHEN 'released' THEN amount ELSE 0 END), 0)
+            SELECT coalesce(CAST(sum(amount) AS BIGINT), 0), coalesce(CAST(sum(CASE state WHEN 'released' THEN amount ELSE 0 END) AS BIGINT), 0)
             FROM refund
-            WHERE customer_id = ?1 AND decided_at > ?2 AND state IN ('due', 'released', 'credited')";
+            WHERE customer_id = $1 AND decided_at > $2 AND state IN ('due', 'released', 'credited')";
         let is_given =
             |decision: &&Decision| matches!(decision.result, RefundResult::Due | RefundResult::Released);
         let Some(Decision { claim, .. }) = decisions.iter().find(is_given) else { return Ok(()) };
@@ -76,7 +77,7 @@ impl World {
         let before = self.truth.captured.iter().rev().find(|(at, _)| *at <= since);
         let sent = self.captured().await[who] - before.map_or(0, |(_, captured)| captured[who]);
         let mut writer = self.process.store.writer.lock().await;
-        let given = sqlx::query_as(GIVEN).bind(NAMES[who]).bind(since.as_millisecond());
+        let given = query_as(GIVEN).bind(NAMES[who]).bind(since.as_millisecond());
         let (given, released): (i64, i64) = given.fetch_one(writer.connection()).await.unwrap();
         // What was taken back is not among what was captured any more.
         let cap = ((sent + 2 * released) / 20).max(1);
@@ -87,11 +88,11 @@ impl World {
     /// What each customer's messages have captured so far.
     pub(super) async fn captured(&self) -> [i64; NAMES.len()] {
         const READ: &str = "
-            SELECT a.closed_captured + coalesce((SELECT sum(m.captured) FROM message m
+            SELECT a.closed_captured + coalesce((SELECT CAST(sum(m.captured) AS BIGINT) FROM message m
                                                  WHERE m.customer_id = a.customer_id), 0)
             FROM account a ORDER BY a.customer_id";
         let mut writer = self.process.store.writer.lock().await;
-        let captured: Vec<i64> = sqlx::query_scalar(READ).fetch_all(writer.connection()).await.unwrap();
+        let captured: Vec<i64> = query_scalar(READ).fetch_all(writer.connection()).await.unwrap();
         captured.try_into().unwrap()
     }
 
@@ -169,8 +170,8 @@ impl World {
     pub(super) async fn post(&mut self, entry: &Entry, how: Manner) -> Result<Seen, Broken> {
         const DEBITED: &str = "
             SELECT DISTINCT c.message_id FROM entry e JOIN capture c ON c.customer_id = e.customer_id
-                   AND c.number BETWEEN e.first_capture AND e.last_capture WHERE e.entry_id = ?1";
-        const REFUNDED: &str = "SELECT message_id FROM refund WHERE entry_id = ?1";
+                   AND c.number BETWEEN e.first_capture AND e.last_capture WHERE e.entry_id = $1";
+        const REFUNDED: &str = "SELECT message_id FROM refund WHERE entry_id = $1";
         let who = who_is(&entry.customer_id);
         let before = self.dodo.holdings(who).await;
         let seen = self.dodo.post(entry, how).await;
@@ -180,7 +181,7 @@ impl World {
             EntryKind::Credit => REFUNDED,
         };
         let mut writer = self.process.store.writer.lock().await;
-        let about = sqlx::query_scalar(read).bind(entry.entry_id.as_str());
+        let about = query_scalar(read).bind(entry.entry_id.as_str());
         let about: Vec<String> = about.fetch_all(writer.connection()).await.unwrap();
         let about = about.iter().map(|message_id| MessageId::parse(message_id).unwrap());
         let is_drawn = |holding: &&Holding| {

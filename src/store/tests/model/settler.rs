@@ -16,6 +16,7 @@ use crate::billing::verdict::{self, Verdict};
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::store::account::{BalanceRead, ReadOutcome};
 use crate::store::entry::{Entry, Settled};
+use crate::store::sql::query;
 use crate::store::tests::{account, id};
 use crate::telemetry::EntryKind;
 
@@ -298,9 +299,9 @@ impl World {
     /// What only a mistake does.
     pub(super) async fn add_to_balance(&self, who: Who, credits: i64) -> Result<(), Broken> {
         const ADD: &str =
-            "UPDATE account SET balance = balance + ?2, version = version + 1 WHERE customer_id = ?1";
+            "UPDATE account SET balance = balance + $2, version = version + 1 WHERE customer_id = $1";
         let mut writer = self.process.store.writer.lock().await;
-        sqlx::query(ADD).bind(NAMES[who]).bind(credits).execute(writer.connection()).await.unwrap();
+        query(ADD).bind(NAMES[who]).bind(credits).execute(writer.connection()).await.unwrap();
         Ok(())
     }
 }

@@ -1,0 +1,387 @@
+//! One statement, two databases: what runs it on whichever is there.
+//!
+//! Statements are written once, in words that both know: parameters are `$N`, whole
+//! numbers come out of JSON through `CAST (… AS BIGINT)`, lists are
+//! `SELECT atom FROM json_each($N)`. Where the two really differ, a statement is an
+//! [`Sql`] with a text for each. What is read is an `i64`, text, octets, or a
+//! boolean expression; [`Whole`] is a number that is never negative.
+
+use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
+
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgPool, PgRow, PgTypeInfo, PgValueRef};
+use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow, SqliteTypeInfo, SqliteValueRef};
+use sqlx::{Arguments, AssertSqlSafe, Decode, FromRow, PgConnection, Postgres, Sqlite, SqliteConnection};
+use sqlx::{Transaction, Type};
+
+/// What stands for a NUL, which is no character of PostgreSQL's text: one of them would
+/// undo whatever is written beside it. Our own words have none, but a Subject may.
+pub(super) const UNKNOWN: char = '\u{fffd}';
+
+/// A row that either database can give.
+pub(super) trait Record:
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+impl<T> Record for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+
+/// What statements of a transaction run in.
+#[derive(Debug)]
+pub(super) enum Session<'c> {
+    Sqlite(Transaction<'c, Sqlite>),
+    Postgres(Transaction<'c, Postgres>),
+}
+
+/// A transaction; rolled back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Tx<'c>(pub(super) Session<'c>);
+
+impl<'c> Deref for Tx<'c> {
+    type Target = Session<'c>;
+    fn deref(&self) -> &Session<'c> {
+        &self.0
+    }
+}
+
+impl DerefMut for Tx<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Tx<'_> {
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self.0 {
+            Session::Sqlite(tx) => tx.commit().await,
+            Session::Postgres(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// Connections that only read.
+#[derive(Debug, Clone)]
+pub(super) enum Readers {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Readers {
+    /// A snapshot: all that is read in it is of one moment.
+    pub(super) async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
+        Ok(Tx(match self {
+            Self::Sqlite(pool) => Session::Sqlite(pool.begin().await?),
+            Self::Postgres(pool) => {
+                Session::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        }))
+    }
+}
+
+/// Where one statement runs.
+pub(super) enum On<'e> {
+    Sqlite(&'e mut SqliteConnection),
+    Postgres(&'e mut PgConnection),
+    SqlitePool(&'e SqlitePool),
+    PostgresPool(&'e PgPool),
+}
+
+impl<'e> From<&'e mut Session<'_>> for On<'e> {
+    fn from(session: &'e mut Session<'_>) -> Self {
+        match session {
+            Session::Sqlite(tx) => Self::Sqlite(tx),
+            Session::Postgres(tx) => Self::Postgres(tx),
+        }
+    }
+}
+
+impl<'e> From<&'e mut Tx<'_>> for On<'e> {
+    fn from(tx: &'e mut Tx<'_>) -> Self {
+        Self::from(&mut tx.0)
+    }
+}
+
+impl<'e> From<&'e mut On<'_>> for On<'e> {
+    fn from(on: &'e mut On<'_>) -> Self {
+        match on {
+            On::Sqlite(one) => Self::Sqlite(one),
+            On::Postgres(one) => Self::Postgres(one),
+            On::SqlitePool(pool) => Self::SqlitePool(pool),
+            On::PostgresPool(pool) => Self::PostgresPool(pool),
+        }
+    }
+}
+
+impl<'e> From<&'e Readers> for On<'e> {
+    fn from(readers: &'e Readers) -> Self {
+        match readers {
+            Readers::Sqlite(pool) => Self::SqlitePool(pool),
+            Readers::Postgres(pool) => Self::PostgresPool(pool),
+        }
+    }
+}
+
+/// A statement's text for each database.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sql {
+    pub(super) sqlite: &'static str,
+    pub(super) postgres: &'static str,
+}
+
+impl Sql {
+    /// One text for both.
+    pub(super) const fn same(text: &'static str) -> Self {
+        Self { sqlite: text, postgres: text }
+    }
+}
+
+impl From<&'static str> for Sql {
+    fn from(text: &'static str) -> Self {
+        Self::same(text)
+    }
+}
+
+/// A parameter.
+#[derive(Debug)]
+pub(super) enum Arg<'q> {
+    Whole(Option<i64>),
+    Text(Option<Cow<'q, str>>),
+    Octets(Cow<'q, [u8]>),
+}
+
+macro_rules! args {
+    ($($from:ty => |$value:ident| $arg:expr;)*) => {$(
+        impl<'q> From<$from> for Arg<'q> {
+            fn from($value: $from) -> Self { $arg }
+        }
+    )*};
+}
+
+args! {
+    i64 => |value| Self::Whole(Some(value));
+    u32 => |value| Self::Whole(Some(i64::from(value)));
+    Option<i64> => |value| Self::Whole(value);
+    &'q str => |value| Self::Text(Some(text(Cow::Borrowed(value))));
+    &'q String => |value| Self::Text(Some(text(Cow::Borrowed(value))));
+    String => |value| Self::Text(Some(text(Cow::Owned(value))));
+    Option<&'q str> => |value| Self::Text(value.map(Cow::Borrowed).map(text));
+    Option<String> => |value| Self::Text(value.map(Cow::Owned).map(text));
+    &'q Option<String> => |value| Self::Text(value.as_deref().map(Cow::Borrowed).map(text));
+    Vec<u8> => |value| Self::Octets(Cow::Owned(value));
+    &'q [u8] => |value| Self::Octets(Cow::Borrowed(value));
+}
+
+fn text(value: Cow<'_, str>) -> Cow<'_, str> {
+    if value.contains('\0') { Cow::Owned(value.replace('\0', &UNKNOWN.to_string())) } else { value }
+}
+
+/// A statement that returns nothing.
+pub(super) struct Query<'q> {
+    sql: Sql,
+    args: Vec<Arg<'q>>,
+}
+
+/// A statement that returns rows.
+pub(super) struct QueryAs<'q, T> {
+    query: Query<'q>,
+    row: std::marker::PhantomData<fn() -> T>,
+}
+
+/// A statement that returns one column.
+pub(super) struct QueryScalar<'q, T>(QueryAs<'q, (T,)>)
+where
+    (T,): Record;
+
+pub(super) fn query<'q>(sql: impl Into<Sql>) -> Query<'q> {
+    Query { sql: sql.into(), args: Vec::new() }
+}
+
+pub(super) fn query_as<'q, T: Record>(sql: impl Into<Sql>) -> QueryAs<'q, T> {
+    QueryAs { query: query(sql), row: std::marker::PhantomData }
+}
+
+pub(super) fn query_scalar<'q, T>(sql: impl Into<Sql>) -> QueryScalar<'q, T>
+where
+    (T,): Record,
+{
+    QueryScalar(query_as(sql))
+}
+
+/// How many rows were changed.
+pub(super) struct Done(u64);
+
+impl Done {
+    pub(super) const fn rows_affected(&self) -> u64 {
+        self.0
+    }
+}
+
+impl<'q> Query<'q> {
+    pub(super) fn bind(mut self, value: impl Into<Arg<'q>>) -> Self {
+        self.args.push(value.into());
+        self
+    }
+
+    /// Runs it. Several statements in one text are one journey to SQLite, and one after
+    /// the other to PostgreSQL; what they changed is counted together.
+    pub(super) async fn execute<'e>(self, on: impl Into<On<'e>>) -> Result<Done, sqlx::Error> {
+        let Self { sql, args } = self;
+        Ok(Done(match on.into() {
+            On::Sqlite(one) => {
+                sqlx::query_with(sql.sqlite, sqlite(args)?).execute(one).await?.rows_affected()
+            }
+            On::SqlitePool(pool) => {
+                sqlx::query_with(sql.sqlite, sqlite(args)?).execute(pool).await?.rows_affected()
+            }
+            On::Postgres(one) if sql.postgres.contains(';') => in_pieces(one, sql.postgres, &args).await?,
+            On::PostgresPool(pool) if sql.postgres.contains(';') => {
+                in_pieces(&mut *pool.acquire().await?, sql.postgres, &args).await?
+            }
+            On::Postgres(one) => {
+                sqlx::query_with(sql.postgres, postgres(args.iter())?).execute(one).await?.rows_affected()
+            }
+            On::PostgresPool(pool) => {
+                sqlx::query_with(sql.postgres, postgres(args.iter())?).execute(pool).await?.rows_affected()
+            }
+        }))
+    }
+}
+
+macro_rules! fetch {
+    ($name:ident -> $rows:ty) => {
+        pub(super) async fn $name<'e>(self, on: impl Into<On<'e>>) -> Result<$rows, sqlx::Error> {
+            let Query { sql, args } = self.query;
+            match on.into() {
+                On::Sqlite(one) => sqlx::query_as_with(sql.sqlite, sqlite(args)?).$name(one).await,
+                On::SqlitePool(pool) => sqlx::query_as_with(sql.sqlite, sqlite(args)?).$name(pool).await,
+                On::Postgres(one) => {
+                    sqlx::query_as_with(sql.postgres, postgres(args.iter())?).$name(one).await
+                }
+                On::PostgresPool(pool) => {
+                    sqlx::query_as_with(sql.postgres, postgres(args.iter())?).$name(pool).await
+                }
+            }
+        }
+    };
+}
+
+impl<'q, T: Record> QueryAs<'q, T> {
+    pub(super) fn bind(mut self, value: impl Into<Arg<'q>>) -> Self {
+        self.query = self.query.bind(value);
+        self
+    }
+
+    fetch!(fetch_all -> Vec<T>);
+    fetch!(fetch_optional -> Option<T>);
+    fetch!(fetch_one -> T);
+}
+
+impl<'q, T> QueryScalar<'q, T>
+where
+    (T,): Record,
+{
+    pub(super) fn bind(self, value: impl Into<Arg<'q>>) -> Self {
+        Self(self.0.bind(value))
+    }
+
+    pub(super) async fn fetch_all<'e>(self, on: impl Into<On<'e>>) -> Result<Vec<T>, sqlx::Error> {
+        Ok(self.0.fetch_all(on).await?.into_iter().map(|(only,)| only).collect())
+    }
+
+    pub(super) async fn fetch_optional<'e>(self, on: impl Into<On<'e>>) -> Result<Option<T>, sqlx::Error> {
+        Ok(self.0.fetch_optional(on).await?.map(|(only,)| only))
+    }
+
+    pub(super) async fn fetch_one<'e>(self, on: impl Into<On<'e>>) -> Result<T, sqlx::Error> {
+        Ok(self.0.fetch_one(on).await?.0)
+    }
+}
+
+fn sqlite(args: Vec<Arg<'_>>) -> Result<SqliteArguments, sqlx::Error> {
+    let mut bound = SqliteArguments::default();
+    for arg in args {
+        let added = match arg {
+            Arg::Whole(value) => bound.add(value),
+            Arg::Text(value) => bound.add(value.map(Cow::into_owned)),
+            Arg::Octets(value) => bound.add(value.into_owned()),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok(bound)
+}
+
+fn postgres<'a>(args: impl Iterator<Item = &'a Arg<'a>>) -> Result<PgArguments, sqlx::Error> {
+    let mut bound = PgArguments::default();
+    for arg in args {
+        let added = match arg {
+            Arg::Whole(value) => bound.add(*value),
+            Arg::Text(value) => bound.add(value.as_deref()),
+            Arg::Octets(value) => bound.add(value.as_ref()),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok(bound)
+}
+
+/// Runs the statements of a text one after the other; how many rows they changed together.
+async fn in_pieces(one: &mut PgConnection, text: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+    let mut changed = 0;
+    for (text, used) in pieces(text) {
+        let args = postgres(used.iter().filter_map(|number| args.get(number - 1)))?;
+        changed += sqlx::query_with(AssertSqlSafe(text), args).execute(&mut *one).await?.rows_affected();
+    }
+    Ok(changed)
+}
+
+/// The statements of a text, each with its parameters numbered from 1, and which of the
+/// text's parameters those are. No statement of ours has a `;` or a `$` in its words.
+fn pieces(text: &str) -> impl Iterator<Item = (String, Vec<usize>)> {
+    text.split(';').map(|piece| {
+        let (mut renumbered, mut used): (String, Vec<usize>) = Default::default();
+        let mut parts = piece.split('$');
+        renumbered.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+            let (number, rest) = part.split_at(digits);
+            let number = number.parse().unwrap_or(0);
+            let at = used.iter().position(|known| *known == number).unwrap_or_else(|| {
+                used.push(number);
+                used.len() - 1
+            });
+            renumbered.push_str(&format!("${}{rest}", at + 1));
+        }
+        (renumbered, used)
+    })
+}
+
+/// A whole number that is never negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Whole(pub(super) u32);
+
+impl Type<Sqlite> for Whole {
+    fn type_info() -> SqliteTypeInfo {
+        <i64 as Type<Sqlite>>::type_info()
+    }
+
+    fn compatible(other: &SqliteTypeInfo) -> bool {
+        <i64 as Type<Sqlite>>::compatible(other)
+    }
+}
+
+impl Type<Postgres> for Whole {
+    fn type_info() -> PgTypeInfo {
+        <i64 as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'r> Decode<'r, Sqlite> for Whole {
+    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self(u32::try_from(<i64 as Decode<Sqlite>>::decode(value)?)?))
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Whole {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self(u32::try_from(<i64 as Decode<Postgres>>::decode(value)?)?))
+    }
+}
