@@ -14,6 +14,7 @@ mod credential;
 mod customer;
 mod entry;
 mod explain;
+mod migrate;
 mod print;
 mod queue;
 mod sender;
@@ -111,6 +112,8 @@ pub enum Errand {
     Explain(explain::ExplainArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
     Audit(audit::AuditArgs),
+    /// Move everything from a SQLite file into an empty PostgreSQL database, check it on both sides, hand over
+    Migrate(migrate::MigrateArgs),
 }
 
 /// How the answer is printed.
@@ -160,6 +163,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
         Errand::Audit(args) => audit::run(args, place).await,
         Errand::Explain(args) => explain::run(&args, place),
         Errand::Entry(args) => entry::run(args, place).await,
+        Errand::Migrate(args) => migrate::run(args, place).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
         Errand::Queue(args) => queue::run(args, place).await,

@@ -33,6 +33,7 @@ pub mod inspect;
 mod ledger;
 mod leftovers;
 pub mod log;
+pub mod moving;
 mod nobody;
 mod opening;
 pub mod operator;
@@ -69,7 +70,7 @@ use commit::Lanes;
 use due::Turns;
 use leftovers::{Exits, Leftover};
 use opening::Opened;
-pub use opening::make_private_dir;
+pub use opening::{make_private_dir, name_of_url};
 use questions::Questions;
 use spool::Reserve;
 use sql::Readers;
@@ -126,6 +127,20 @@ pub enum OpenError {
         /// Who wants it.
         asked: &'static str,
     },
+    /// Its rows are elsewhere now.
+    #[error("what was in the database {database} was moved to {to}; set database_url to that")]
+    Moved {
+        /// The file.
+        database: String,
+        /// Where they are.
+        to: String,
+    },
+    /// Not all rows of a move have come.
+    #[error("`postmeter migrate` has not finished with the database {database}; run it again")]
+    NotWhole {
+        /// Where the server is.
+        database: String,
+    },
 }
 
 /// Why a read or write did not happen.
@@ -158,6 +173,8 @@ pub enum Maker {
     Sandbox,
     /// The other commands: they take whichever is there and claim nothing.
     Command,
+    /// `postmeter migrate`: it takes what nobody else may, a database that is not whole.
+    Move,
 }
 
 impl Maker {
@@ -166,7 +183,7 @@ impl Maker {
         match self {
             Self::Serve => Some("serve"),
             Self::Sandbox => Some("sandbox"),
-            Self::Command => None,
+            Self::Command | Self::Move => None,
         }
     }
 }

@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::sql::{Readers, query, query_scalar};
 use super::writer::{self, Writer};
-use super::{DATABASE_FILE, Maker, OpenError};
+use super::{DATABASE_FILE, Maker, OpenError, moving};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -80,9 +80,7 @@ pub(super) async fn postgres(url: &SecretString, maker: Maker) -> Result<Opened,
         .application_name("postmeter")
         .options([("jit", "off"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
         .disable_statement_logging();
-    // The password is no part of its name.
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    let name = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
+    let name = name_of(&options);
     let pool =
         |connections: u32| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
     let one = pool(1).connect_with(options.clone()).await.map_err(unusable(&name))?;
@@ -92,6 +90,18 @@ pub(super) async fn postgres(url: &SecretString, maker: Maker) -> Result<Opened,
     let options = options.options([("default_transaction_read_only", "on")]);
     let readers = pool(READERS).connect_with(options).await.map_err(unusable(&name))?;
     Ok(Opened { readers: Readers::Postgres(readers), writer })
+}
+
+/// What people are told of where it is: the password is no part of that.
+fn name_of(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or_else(|| options.get_username());
+    format!("postgres://{}:{}/{database}", options.get_host(), options.get_port())
+}
+
+/// The name of the PostgreSQL at a URL, without the password that is in it.
+pub fn name_of_url(url: &SecretString) -> Result<String, OpenError> {
+    let options: PgConnectOptions = url.expose_secret().parse().map_err(unusable("at database_url"))?;
+    Ok(name_of(&options))
 }
 
 /// Makes a directory that only its owner can enter: customers' mail lies in it.
@@ -122,6 +132,9 @@ async fn claim(writer: &mut Writer, name: &str, maker: Maker) -> Result<(), Open
     // The first to come writes its name; whoever comes later reads it.
     const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', $1) ON CONFLICT DO NOTHING";
     const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
+    if maker != Maker::Move {
+        moving::refuse(writer, name).await?;
+    }
     let Some(asked) = maker.claims_as() else { return Ok(()) };
     query(CLAIM).bind(asked).execute(writer.connection()).await.map_err(unusable(name))?;
     let made_by: String = query_scalar(READ).fetch_one(writer.connection()).await.map_err(unusable(name))?;
