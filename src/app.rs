@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
@@ -25,7 +24,7 @@ use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
 use crate::clock::Clock;
-use crate::config::{Config, ProofBy, Secrets};
+use crate::config::{Config, DatabaseUrl, ProofBy, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::data_dir;
 use crate::delivery::told::{self, Ears};
@@ -117,6 +116,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
 fn sandbox_config(args: &SandboxArgs) -> Config {
     let mut config = Config::default();
     config.data_dir.clone_from(&args.data_dir);
+    config.database_url.clone_from(&args.database_url);
     config.smtp.submission = vec![args.smtp];
     config.smtp.submissions = vec![args.smtps];
     config.smtp.tls_cert = "certs/sandbox-cert.pem".into();
@@ -160,7 +160,7 @@ async fn open_store(config: &Config, maker: Maker, crash_at: CrashAt) -> anyhow:
     let metrics = Metrics::new();
     let settings = StoreSettings {
         data_dir: config.data_dir.clone(),
-        database_url: config.database_url.clone().map(SecretString::from),
+        database_url: config.database_url.as_ref().map(DatabaseUrl::secret),
         maker,
         low_balance_credits: config.billing.low_balance_credits,
         min_free_bytes: config.queue.min_free_bytes,

@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use secrecy::SecretString;
 use serde::Serialize;
 
-use super::{Format, Place, Printout, print};
-use crate::config::Config;
+use super::{Format, Place, Printout, configured, print};
+use crate::config::DatabaseUrl;
 use crate::data_dir;
 use crate::domain::digest::hex;
 use crate::random;
 use crate::store::moving::Moved;
-use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings, name_of_url};
+use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings};
 use crate::telemetry::Metrics;
 
 /// From where, and where to.
@@ -23,8 +22,8 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// An empty PostgreSQL database, postgres://… [default: DATABASE_URL, database_url]
-    #[arg(long, value_name = "URL")]
-    to: Option<String>,
+    #[arg(long, value_name = "URL", value_parser = DatabaseUrl::parse)]
+    to: Option<DatabaseUrl>,
     #[command(flatten)]
     format: Format,
 }
@@ -36,7 +35,7 @@ struct MovedObject {
 }
 
 pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<Printout> {
-    let config = Config::load(place.config_path)?;
+    let config = configured(place)?;
     let data_dir = match &args.from {
         Some(from) => directory_of(from)?,
         None => config.data_dir.clone(),
@@ -44,8 +43,7 @@ pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<
     if !data_dir.join(DATABASE_FILE).try_exists()? {
         bail!("there is no database in {}", data_dir.display());
     }
-    let url = args.to.or_else(|| (place.environment)("DATABASE_URL")).or(config.database_url);
-    let url = url.context("say where to: --to postgres://…, or DATABASE_URL")?;
+    let url = args.to.or(config.database_url).context("say where to: --to postgres://…, or DATABASE_URL")?;
     let _lock = data_dir::lock(&data_dir)?;
     let open = async |database_url| {
         let settings = StoreSettings {
@@ -57,9 +55,8 @@ pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<
         };
         Store::open(&settings, Metrics::new()).await
     };
-    let url = SecretString::from(url);
-    let name = name_of_url(&url)?;
-    let (from, to) = (open(None).await?, open(Some(url)).await?);
+    let (from, to) = (open(None).await?, open(Some(url.secret())).await?);
+    let name = url.name()?;
     let moved = from.move_to(&to, &hex(&random::octets::<16>()), &name).await?;
     if args.format.json {
         let object = |Moved { table, rows }: Moved| MovedObject { table, rows };

@@ -28,6 +28,7 @@ pub mod entry;
 pub mod event;
 pub mod gate;
 mod header;
+mod hosts;
 pub mod idempotency;
 pub mod inspect;
 mod ledger;
@@ -68,9 +69,10 @@ use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
 use commit::Lanes;
 use due::Turns;
+pub use hosts::{InvalidDatabaseUrl, check_url};
 use leftovers::{Exits, Leftover};
 use opening::Opened;
-pub use opening::{make_private_dir, name_of_url};
+pub use opening::make_private_dir;
 use questions::Questions;
 use spool::Reserve;
 use sql::Readers;
@@ -97,6 +99,19 @@ pub enum OpenError {
         /// What the system said.
         reason: String,
     },
+    /// The URL of the database says nothing that can be used.
+    #[error("database_url {0}")]
+    Address(#[from] InvalidDatabaseUrl),
+    /// PostgreSQL does not answer, or does not let us in.
+    #[error(
+        "the database {database} cannot be used: {reason}; check database_url, and that the server runs and lets this machine in"
+    )]
+    Unreachable {
+        /// Where the server is.
+        database: String,
+        /// What the system or the server said.
+        reason: String,
+    },
     /// A newer Postmeter made it.
     #[error(
         "the database {database} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
@@ -117,7 +132,7 @@ pub enum OpenError {
     },
     /// The sandbox made it, or `serve` did; they do not share a database.
     #[error(
-        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir"
+        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir or database_url"
     )]
     MadeBy {
         /// The file, or where the server is.

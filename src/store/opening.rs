@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use super::hosts::Hosts;
 use super::sql::{Readers, query, query_scalar};
 use super::writer::{self, Writer};
 use super::{DATABASE_FILE, Maker, OpenError, moving};
@@ -75,33 +76,22 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
 /// it has none. The writer's connection is a pool's, of one: a transaction that is dropped
 /// gives its locks back at once there, and only with the next statement elsewhere.
 pub(super) async fn postgres(url: &SecretString, maker: Maker) -> Result<Opened, OpenError> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(unusable("at database_url"))?;
-    let options = options
+    let hosts = Hosts::parse(url.expose_secret())?;
+    let name = hosts.to_string();
+    let primary = hosts.primary().await.map_err(unreachable(&name))?;
+    let options = primary
         .application_name("postmeter")
         .options([("jit", "off"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
         .disable_statement_logging();
-    let name = name_of(&options);
     let pool =
         |connections: u32| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    let one = pool(1).connect_with(options.clone()).await.map_err(unusable(&name))?;
+    let one = pool(1).connect_with(options.clone()).await.map_err(unreachable(&name))?;
     POSTGRES_MIGRATOR.run(&one).await.map_err(outdated(&name))?;
     let mut writer = Writer::Postgres(one);
     claim(&mut writer, &name, maker).await?;
     let options = options.options([("default_transaction_read_only", "on")]);
-    let readers = pool(READERS).connect_with(options).await.map_err(unusable(&name))?;
+    let readers = pool(READERS).connect_with(options).await.map_err(unreachable(&name))?;
     Ok(Opened { readers: Readers::Postgres(readers), writer })
-}
-
-/// What people are told of where it is: the password is no part of that.
-fn name_of(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    format!("postgres://{}:{}/{database}", options.get_host(), options.get_port())
-}
-
-/// The name of the PostgreSQL at a URL, without the password that is in it.
-pub fn name_of_url(url: &SecretString) -> Result<String, OpenError> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(unusable("at database_url"))?;
-    Ok(name_of(&options))
 }
 
 /// Makes a directory that only its owner can enter: customers' mail lies in it.
@@ -117,6 +107,10 @@ fn make_private_file(path: &Path) -> std::io::Result<()> {
 
 fn unusable<E: std::fmt::Display>(name: &str) -> impl Fn(E) -> OpenError {
     move |error| OpenError::Unusable { database: name.to_owned(), reason: error.to_string() }
+}
+
+fn unreachable(name: &str) -> impl Fn(sqlx::Error) -> OpenError {
+    move |error| OpenError::Unreachable { database: name.to_owned(), reason: error.to_string() }
 }
 
 fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
