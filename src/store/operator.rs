@@ -324,7 +324,7 @@ impl Ledger {
             held_parts += u32::from(standing.has_risk(order.choice));
             self.take(key, step);
             if order.choice == Choice::Cancel {
-                self.give_up(key);
+                self.give_up(key, CANCELLED);
             }
         }
         Ok(held_parts)
@@ -364,19 +364,19 @@ impl Ledger {
     }
 
     /// Gives the recipients of a part up that are not final, and what is held for them back.
-    fn give_up(&mut self, key: &PartKey) {
+    pub(super) fn give_up(&mut self, key: &PartKey, why: &str) {
         let waiting = self.waiting(key);
         for recipient in &waiting {
             self.forget(recipient);
             let (id, address) = recipient.clone();
-            let said = (Some(CANCELLED_STATUS.to_owned()), Some(CANCELLED.to_owned()));
+            let said = (Some(CANCELLED_STATUS.to_owned()), Some(why.to_owned()));
             let write: RecipientWrite = (id, address, "failed", said.0, said.1);
             self.recipient_writes.push(write);
         }
         self.charge(&key.0, 0, i64::try_from(waiting.len()).unwrap_or(i64::MAX));
         if let Some(part) = self.parts.get_mut(key) {
             let before = part.last_error.take().map(|error| format!(", after: {error}"));
-            part.last_error = Some(format!("{CANCELLED}{}", before.unwrap_or_default()));
+            part.last_error = Some(format!("{why}{}", before.unwrap_or_default()));
         }
     }
 }
