@@ -32,6 +32,7 @@ pub mod idempotency;
 pub mod inspect;
 mod ledger;
 mod leftovers;
+mod lock;
 pub mod log;
 mod nobody;
 mod opening;
