@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::queue::{Batched, DuePart, LeasedPart, read_waiting, take};
-use super::sql::{Session, Whole, query, query_as, query_scalar};
+use super::sql::{Session, Sql, Whole, query, query_as, query_scalar};
 use super::{Store, StoreError, changed, json, lock, millis, stored};
 use crate::domain::ids::{BatchId, MessageId};
 
@@ -225,12 +225,21 @@ async fn write(
     changed("members of a call", done.rows_affected(), seats.len())
 }
 
-/// Holds the members of a call that wait, whose outcome nobody can tell any more.
+/// Holds the members of a call that wait, whose outcome nobody can tell any more. On PostgreSQL
+/// those about whom somebody is deciding are left to the next look: here nobody is waited for.
 async fn hold_rest(tx: &mut Session<'_>, id: &BatchId, reason: &str) -> Result<u64, StoreError> {
-    const HOLD: &str = "
-        UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
-               last_error = $2
-        WHERE batch_id = $1 AND state = 'queued'";
+    const HOLD: Sql = Sql {
+        sqlite: "
+            UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
+                   last_error = $2
+            WHERE batch_id = $1 AND state = 'queued'",
+        postgres: "
+            UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
+                   last_error = $2
+            WHERE (message_id, part_no) IN
+                (SELECT message_id, part_no FROM part WHERE batch_id = $1 AND state = 'queued'
+                 FOR NO KEY UPDATE SKIP LOCKED)",
+    };
     let held = query(HOLD).bind(id.as_str()).bind(reason).execute(&mut *tx).await?.rows_affected();
     forget(tx, &BTreeSet::from([id.as_str()])).await?;
     Ok(held)
