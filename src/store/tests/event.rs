@@ -3,7 +3,9 @@ use crate::domain::answer::PerhapsFailed;
 use crate::domain::event::{Blame, EventKind};
 use crate::domain::reputation::Thresholds;
 use crate::domain::suppression::Cause;
-use crate::store::event::{Heard, Letters, Original, Rules, Told};
+use crate::store::event::{Heard, Letters, Original, Rules};
+
+pub(super) use crate::store::event::Told;
 
 const TO: &str = "b@y.example";
 const LOW: Thresholds = Thresholds {
@@ -19,6 +21,11 @@ const NEVER: Thresholds = Thresholds { min_recipients: u64::MAX, ..LOW };
 /// A message over the first road, sent to all of its recipients.
 async fn sent(store: &Store, customer_id: &CustomerId, to: &[&str]) -> Acceptance {
     super::refunds::sent(store, message(customer_id, to)).await
+}
+
+/// That the first part of a message was delivered.
+pub(super) fn delivered(of: &Acceptance) -> Told {
+    told(of, EventKind::Delivered, &[TO], 1)
 }
 
 fn told(of: &Acceptance, kind: EventKind, to: &[&str], seconds: i64) -> Told {
@@ -290,7 +297,11 @@ async fn each_cause_puts_an_address_on_the_list_and_the_first_stays() {
     hear(&store, &told(&mail, EventKind::Suppressed, &to[2..3], 1), &NEVER).await;
     let full = Told { blame: Blame::Mail, ..told(&mail, EventKind::Bounced, &to[3..], 1) };
     assert_eq!(hear(&store, &full, &NEVER).await.newly_failed.len(), 1);
-    assert_eq!(count(&store, "SELECT sum(bounced) FROM reputation").await, 1, "and not for a full mailbox");
+    assert_eq!(
+        count(&store, "SELECT CAST(sum(bounced) AS BIGINT) FROM reputation").await,
+        1,
+        "and not for a full mailbox"
+    );
     assert!(store.suppress(&ann, &mailbox("z@y.example"), Some("asked to"), at(3)).await.unwrap());
     assert!(!store.suppress(&ann, &mailbox("Z@y.example"), None, at(4)).await.unwrap());
     let list = store.suppressions(&ann, None, 10).await.unwrap();
