@@ -35,6 +35,7 @@ pub mod inspect;
 mod lane;
 mod ledger;
 mod leftovers;
+mod lock;
 pub mod log;
 pub mod moving;
 mod nobody;

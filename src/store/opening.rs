@@ -26,7 +26,7 @@ use super::{DATABASE_FILE, Maker, OpenError, moving};
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
 /// PostgreSQL's.
-static POSTGRES_MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/postgres");
+pub(super) static POSTGRES_MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/postgres");
 
 /// Readers at the same time; with SQLite each costs a thread.
 const READERS: u32 = 4;
