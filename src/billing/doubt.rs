@@ -79,7 +79,7 @@ impl Billing {
     /// Only Dodo's ledger can tell what became of this entry from now on.
     pub(super) async fn doubt(&self, entry: &Entry, why: &str) {
         let Tools { store, clock, .. } = &self.0.tools;
-        if self.kept(entry, || store.doubt_entry(entry, why, clock.now())).await.is_none() {
+        if self.kept(entry, || store.doubt_entry(entry, why, clock.now())).await != Some(true) {
             return;
         }
         store.pass(CrashPoint::EntryDoubted);

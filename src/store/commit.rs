@@ -230,6 +230,8 @@ pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut lanes: Lanes, settings: 
 /// What the writer needs to know besides the members.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
+    /// Who has what is leased with its acceptance.
+    pub(super) node: Arc<str>,
     /// `billing.low_balance_credits`.
     pub(super) low_mark: i64,
     /// Where commits are counted.
@@ -301,7 +303,7 @@ async fn one_by_one(writer: &mut Writer, batch: Batch, settings: &Settings) {
 
 async fn write(writer: &mut Writer, batch: &Batch, settings: &Settings) -> Result<Decided, Failure> {
     let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-    let (decided, aftermath) = apply(&mut tx, batch, settings.low_mark).await.map_err(Failure::RolledBack)?;
+    let (decided, aftermath) = apply(&mut tx, batch, settings).await.map_err(Failure::RolledBack)?;
     let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
     let (chunks, removals) = (!batch.chunks.is_empty(), !batch.removals.is_empty());
     settings.pass(reports, CrashPoint::ReportWritten);
@@ -318,7 +320,7 @@ async fn write(writer: &mut Writer, batch: &Batch, settings: &Settings) -> Resul
 async fn apply(
     tx: &mut Session<'_>,
     batch: &Batch,
-    low_mark: i64,
+    settings: &Settings,
 ) -> Result<(Decided, Aftermath), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().flat_map(|(reports, _)| reports).collect();
@@ -330,9 +332,12 @@ async fn apply(
         gone.push(remove_some(tx, spool_id).await?);
     }
     // Reports first: what they release may pay for what is accepted.
-    let (recorded, aftermath) =
-        if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
-    let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
+    let (recorded, aftermath) = if reports.is_empty() {
+        Default::default()
+    } else {
+        report_batch(tx, &reports, &settings.node).await?
+    };
+    let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, settings).await? };
     let mut heard = Vec::with_capacity(batch.news.len());
     for (told, _) in &batch.news {
         heard.push(told.keep(tx).await?);

@@ -8,6 +8,7 @@
 //! next page goes on behind the last of them. A page costs the same however long the queue is.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -21,9 +22,11 @@ use crate::domain::message::Road;
 /// Customers who are looked at for a page, because parts of theirs wait, due or not.
 const MOST_VISITED: u32 = 500;
 
-/// Who had the last turn, among those whose parts leave alone and those whose leave together.
+/// Who had the last turn, among those whose parts leave alone and those whose leave together;
+/// and how many processes read pages.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
+    pub(super) nodes: AtomicUsize,
     alone: Mutex<String>,
     together: Mutex<String>,
 }

@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::sql::{Readers, query, query_scalar};
 use super::writer::{self, Writer};
-use super::{DATABASE_FILE, Maker, OpenError};
+use super::{DATABASE_FILE, Maker, OpenError, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -35,6 +35,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writer,
+    /// Whose it is.
+    pub(super) node: String,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -68,13 +70,13 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer })
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.to_owned() })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
 /// it has none. The writer's connection is a pool's, of one: a transaction that is dropped
 /// gives its locks back at once there, and only with the next statement elsewhere.
-pub(super) async fn postgres(url: &SecretString, maker: Maker) -> Result<Opened, OpenError> {
+pub(super) async fn postgres(url: &SecretString, data_dir: &Path, maker: Maker) -> Result<Opened, OpenError> {
     let options: PgConnectOptions = url.expose_secret().parse().map_err(unusable("at database_url"))?;
     let options = options
         .application_name("postmeter")
@@ -91,7 +93,8 @@ pub(super) async fn postgres(url: &SecretString, maker: Maker) -> Result<Opened,
     claim(&mut writer, &name, maker).await?;
     let options = options.options([("default_transaction_read_only", "on")]);
     let readers = pool(READERS).connect_with(options).await.map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer })
+    let node = node::id(data_dir, maker).map_err(unusable(&name))?;
+    Ok(Opened { readers: Readers::Postgres(readers), writer, node })
 }
 
 /// Makes a directory that only its owner can enter: customers' mail lies in it.

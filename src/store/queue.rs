@@ -1,9 +1,10 @@
 //! The durable queue: leases, and what a worker needs to send a part. Who is due says
 //! `due`.
 //!
-//! A lease, never a transaction, spans the network call. With SQLite there is one
-//! server process, so at its start every lease is of a process that is gone:
-//! those parts go back into the queue with their outcome unknown.
+//! A lease, never a transaction, spans the network call. It is a process's, and at the
+//! start of that process all that it had leased is of an earlier one, which is gone: those
+//! parts go back into the queue with their outcome unknown. So do those of any process
+//! that says nothing for the time of a lease; whoever finds them first takes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::accept::Kind;
-use super::sql::{QueryAs, Session, Whole, query, query_as};
+use super::sql::{QueryAs, Session, Sql, Whole, query, query_as};
 use super::{Store, StoreError, changed, dsn, json, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
@@ -150,34 +151,55 @@ struct RecipientRow {
     orcpt: Option<String>,
 }
 
+/// A part's lease is over, and what came of it is not known.
+macro_rules! lapse {
+    ($($whose:expr),+) => {
+        concat!(
+            " UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL, node = NULL,
+                     unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END ",
+            $($whose,)+
+            " RETURNING part.message_id, part.part_no, part.road"
+        )
+    };
+}
+
+/// The lease ran out, and is in none of the hands that the second parameter names.
+macro_rules! over {
+    () => {
+        "state = 'sending' AND lease_until <= $1 AND NOT EXISTS
+             (SELECT 1 FROM json_each($2) WHERE value ->> 0 = part.message_id
+                 AND CAST(value ->> 1 AS BIGINT) = part.part_no
+                 AND CAST(value ->> 2 AS BIGINT) = part.attempt)"
+    };
+}
+
 impl Store {
-    /// At the start of the process: every lease lapses, its outcome unknown. A part whose
-    /// calls are composed was not tried unless one is: what was known of it stays. Returns
+    /// At the start of the process: its leases lapse, and nobody's, their outcome unknown. A part
+    /// whose calls are composed was not tried unless one is: what was known of it stays. Returns
     /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
-                   unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
-            WHERE state = 'sending' RETURNING message_id, part_no, road";
-        self.lapse(query_as(LAPSE).bind(millis(now))).await
+        const LAPSE: &str = lapse!("WHERE state = 'sending' AND (node = $2 OR node IS NULL)");
+        self.lapse(query_as(LAPSE).bind(millis(now)).bind(&*self.node)).await
     }
 
-    /// While running: leases that ran out without a word. Those that this process
-    /// still has in its hands are not among them, however late it is to renew them:
-    /// their parts would be sent twice. Returns how many lapsed.
+    /// While running: leases that ran out without a word, whosesoever they were. Those that
+    /// this process still has in its hands are not among them, however late it is to renew
+    /// them: their parts would be sent twice. Returns how many lapsed.
     pub async fn lapse_expired(
         &self,
         held: &[(MessageId, u32, u32)],
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
-                   unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
-            WHERE state = 'sending' AND lease_until <= $1 AND NOT EXISTS
-                (SELECT 1 FROM json_each($2) WHERE value ->> 0 = part.message_id
-                    AND CAST(value ->> 1 AS BIGINT) = part.part_no
-                    AND CAST(value ->> 2 AS BIGINT) = part.attempt)
-            RETURNING message_id, part_no, road";
+        // What somebody else is deciding about is left to them.
+        const LAPSE: Sql = Sql {
+            sqlite: lapse!("WHERE ", over!()),
+            postgres: concat!(
+                "WITH over AS MATERIALIZED (SELECT message_id, part_no FROM part WHERE ",
+                over!(),
+                "    ORDER BY lease_until LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED)",
+                lapse!("FROM over WHERE part.message_id = over.message_id AND part.part_no = over.part_no"),
+            ),
+        };
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
     }
 
@@ -255,7 +277,7 @@ impl Store {
         let mut tx = writer.begin().await?;
         let leased = read_waiting(&mut tx, waiting, None, now).await?;
         if !leased.parts.is_empty() {
-            take(&mut tx, &leased.parts, now, until).await?;
+            take(&mut tx, &leased.parts, &self.node, (now, until)).await?;
             tx.commit().await?;
         }
         Ok(leased)
@@ -291,13 +313,13 @@ impl Store {
                          CAST(value ->> 2 AS BIGINT) AS attempt
                   FROM json_each($1)) AS l
             WHERE part.message_id = l.message_id AND part.part_no = l.part_no
-              AND part.state = 'sending' AND part.attempt = l.attempt
+              AND part.state = 'sending' AND part.attempt = l.attempt AND part.node = $3
             RETURNING part.message_id, part.part_no, part.attempt";
         let rows = lease_rows(leases)?;
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let kept: Vec<(String, Whole, Whole)> =
-            query_as(RENEW).bind(rows).bind(millis(until)).fetch_all(&mut *tx).await?;
+            query_as(RENEW).bind(rows).bind(millis(until)).bind(&*self.node).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(kept.into_iter().map(|(id, part_no, attempt)| (id, part_no.0, attempt.0)).collect())
     }
@@ -379,12 +401,12 @@ async fn unclaimed(tx: &mut Session<'_>, names: String) -> Result<String, StoreE
 pub(super) async fn take(
     tx: &mut Session<'_>,
     parts: &[LeasedPart],
-    now: Timestamp,
-    until: Timestamp,
+    node: &str,
+    (now, until): (Timestamp, Timestamp),
 ) -> Result<(), StoreError> {
     const LEASE: &str = "
         UPDATE part SET state = 'sending', attempt = l.attempt, due_at = NULL, lease_until = $2,
-               first_try_at = coalesce(first_try_at, $3)
+               first_try_at = coalesce(first_try_at, $3), node = $4
         FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
                      CAST(value ->> 2 AS BIGINT) AS attempt
               FROM json_each($1)) AS l
@@ -392,7 +414,8 @@ pub(super) async fn take(
           AND part.attempt + 1 = l.attempt";
     let leases: Vec<_> =
         parts.iter().map(|part| (part.message_id.as_str(), part.part_no, part.attempt)).collect();
-    let done = query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).execute(tx).await?;
+    let query = query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).bind(node);
+    let done = query.execute(tx).await?;
     changed("lease", done.rows_affected(), parts.len())
 }
 

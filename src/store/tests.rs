@@ -33,6 +33,7 @@ mod event;
 mod header;
 mod idempotency;
 mod model;
+mod nodes;
 mod opening;
 mod operator;
 mod proof;
