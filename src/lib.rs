@@ -52,7 +52,7 @@
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
 //! | [`app`], [`cli`] | composition; commands | |
-//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`descriptors`], [`random`], [`throttle`], [`floor`], [`census`] | one thing each, as named | |
+//! | [`config`], [`telemetry`], [`tls`], [`clock`], [`crash`], [`data_dir`], [`descriptors`], [`random`], [`throttle`], [`floor`], [`census`] | one thing each, as named | |
 //!
 //! Imports run downwards: `http` and `smtp` → `submission` → `billing` → `routing` →
 //! `store`, `upstream`, `mime` → `domain` (and both to `door`, where connections come
@@ -215,6 +215,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crash;
+pub mod data_dir;
 pub mod delivery;
 pub mod descriptors;
 pub mod dkim;

@@ -28,11 +28,13 @@ pub mod entry;
 pub mod event;
 pub mod gate;
 mod header;
+mod hosts;
 pub mod idempotency;
 pub mod inspect;
 mod ledger;
 mod leftovers;
 pub mod log;
+pub mod moving;
 mod nobody;
 pub mod node;
 mod opening;
@@ -68,6 +70,7 @@ use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
 use commit::Lanes;
 use due::Turns;
+pub use hosts::{InvalidDatabaseUrl, check_url};
 use leftovers::{Exits, Leftover};
 use opening::Opened;
 pub use opening::make_private_dir;
@@ -97,6 +100,19 @@ pub enum OpenError {
         /// What the system said.
         reason: String,
     },
+    /// The URL of the database says nothing that can be used.
+    #[error("database_url {0}")]
+    Address(#[from] InvalidDatabaseUrl),
+    /// PostgreSQL does not answer, or does not let us in.
+    #[error(
+        "the database {database} cannot be used: {reason}; check database_url, and that the server runs and lets this machine in"
+    )]
+    Unreachable {
+        /// Where the server is.
+        database: String,
+        /// What the system or the server said.
+        reason: String,
+    },
     /// A newer Postmeter made it.
     #[error(
         "the database {database} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
@@ -117,7 +133,7 @@ pub enum OpenError {
     },
     /// The sandbox made it, or `serve` did; they do not share a database.
     #[error(
-        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir"
+        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir or database_url"
     )]
     MadeBy {
         /// The file, or where the server is.
@@ -126,6 +142,20 @@ pub enum OpenError {
         made_by: String,
         /// Who wants it.
         asked: &'static str,
+    },
+    /// Its rows are elsewhere now.
+    #[error("what was in the database {database} was moved to {to}; set database_url to that")]
+    Moved {
+        /// The file.
+        database: String,
+        /// Where they are.
+        to: String,
+    },
+    /// Not all rows of a move have come.
+    #[error("`postmeter migrate` has not finished with the database {database}; run it again")]
+    NotWhole {
+        /// Where the server is.
+        database: String,
     },
 }
 
@@ -159,6 +189,8 @@ pub enum Maker {
     Sandbox,
     /// The other commands: they take whichever is there and claim nothing.
     Command,
+    /// `postmeter migrate`: it takes what nobody else may, a database that is not whole.
+    Move,
 }
 
 impl Maker {
@@ -167,7 +199,7 @@ impl Maker {
         match self {
             Self::Serve => Some("serve"),
             Self::Sandbox => Some("sandbox"),
-            Self::Command => None,
+            Self::Command | Self::Move => None,
         }
     }
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use super::hosts::Hosts;
 use super::sql::{Readers, query, query_scalar};
 use super::writer::{self, Writer};
-use super::{DATABASE_FILE, Maker, OpenError, node};
+use super::{DATABASE_FILE, Maker, OpenError, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -77,23 +78,22 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
 /// it has none. The writer's connection is a pool's, of one: a transaction that is dropped
 /// gives its locks back at once there, and only with the next statement elsewhere.
 pub(super) async fn postgres(url: &SecretString, data_dir: &Path, maker: Maker) -> Result<Opened, OpenError> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(unusable("at database_url"))?;
-    let options = options
+    let hosts = Hosts::parse(url.expose_secret())?;
+    let name = hosts.to_string();
+    let primary = hosts.primary().await.map_err(unreachable(&name))?;
+    let options = primary
         .application_name("postmeter")
         .options([("jit", "off"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
         .disable_statement_logging();
-    // The password is no part of its name.
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    let name = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
     let pool =
         |connections: u32| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    let one = pool(1).connect_with(options.clone()).await.map_err(unusable(&name))?;
+    let one = pool(1).connect_with(options.clone()).await.map_err(unreachable(&name))?;
     POSTGRES_MIGRATOR.run(&one).await.map_err(outdated(&name))?;
     let mut writer = Writer::Postgres(one);
     claim(&mut writer, &name, maker).await?;
     let options = options.options([("default_transaction_read_only", "on")]);
-    let readers = pool(READERS).connect_with(options).await.map_err(unusable(&name))?;
-    let node = node::id(data_dir, maker).map_err(unusable(&name))?;
+    let readers = pool(READERS).connect_with(options).await.map_err(unreachable(&name))?;
+    let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
     Ok(Opened { readers: Readers::Postgres(readers), writer, node })
 }
 
@@ -112,6 +112,10 @@ fn unusable<E: std::fmt::Display>(name: &str) -> impl Fn(E) -> OpenError {
     move |error| OpenError::Unusable { database: name.to_owned(), reason: error.to_string() }
 }
 
+fn unreachable(name: &str) -> impl Fn(sqlx::Error) -> OpenError {
+    move |error| OpenError::Unreachable { database: name.to_owned(), reason: error.to_string() }
+}
+
 fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
     move |error| match error {
         MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
@@ -125,6 +129,9 @@ async fn claim(writer: &mut Writer, name: &str, maker: Maker) -> Result<(), Open
     // The first to come writes its name; whoever comes later reads it.
     const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', $1) ON CONFLICT DO NOTHING";
     const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
+    if maker != Maker::Move {
+        moving::refuse(writer, name).await?;
+    }
     let Some(asked) = maker.claims_as() else { return Ok(()) };
     query(CLAIM).bind(asked).execute(writer.connection()).await.map_err(unusable(name))?;
     let made_by: String = query_scalar(READ).fetch_one(writer.connection()).await.map_err(unusable(name))?;
