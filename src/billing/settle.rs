@@ -24,6 +24,7 @@ use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
 use crate::store::entry::{Entry, Settled};
+use crate::store::node::Duty;
 use crate::telemetry::{DodoCall, DodoResult, EntryResult, RefundResult};
 
 /// Customers looked at in one round.
@@ -79,6 +80,7 @@ impl Billing {
             }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
                 looked = Some(Instant::now());
+                self.0.reads.ask_deferred();
                 if let Err(error) = self.resume_open().await {
                     tracing::error!(%error, "open entries could not be taken up");
                 }
@@ -119,7 +121,13 @@ impl Billing {
     /// A debt that the balance does not cover waits for a top-up, whose webhook may
     /// have been lost: the balance is read now and then all the same.
     async fn ask_for_debtors(&self) {
-        match self.0.tools.store.uncovered(DEBTORS).await {
+        let Tools { store, clock, .. } = &self.0.tools;
+        match store.takes(Duty::Debtors, clock.now(), DEBT_INTERVAL).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return tracing::error!(%error, "debts could not be read"),
+        }
+        match store.uncovered(DEBTORS).await {
             Ok(debtors) => debtors.iter().for_each(|customer_id| self.0.reads.ask(customer_id)),
             Err(error) => tracing::error!(%error, "debts could not be read"),
         }

@@ -136,14 +136,14 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Whether a duty is this process's now. It stays so for as long, and no other process
-    /// begins with it meanwhile.
-    pub async fn takes(&self, duty: Duty, now: Timestamp, stays: Duration) -> Result<bool, StoreError> {
+    /// Whether a duty is this process's now, which sees to it again after `wait`. No other
+    /// process does so before that, unless this one is gone.
+    pub async fn takes(&self, duty: Duty, now: Timestamp, wait: Duration) -> Result<bool, StoreError> {
         const TAKE: &str = "
             INSERT INTO duty (name, node, held_until) VALUES ($1, $2, $3)
             ON CONFLICT (name) DO UPDATE SET node = excluded.node, held_until = excluded.held_until
             WHERE duty.node = excluded.node OR duty.held_until <= $4";
-        let until = now.checked_add(stays).unwrap_or(now);
+        let until = now.checked_add(wait.saturating_add(THERE)).unwrap_or(now);
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let done = query(TAKE)

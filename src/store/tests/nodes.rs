@@ -145,11 +145,12 @@ async fn who_leaves_keeps_nobody_waiting_for_entries_and_duties() {
     assert!(!there.takes(Duty::Sweep, at(1), hour).await.unwrap());
     assert!(there.takes(Duty::Books, at(1), hour).await.unwrap(), "one duty is not another");
     assert!(here.takes(Duty::Sweep, at(2), hour).await.unwrap(), "it stays with whoever has it");
-    assert!(!there.takes(Duty::Sweep, at(3601), hour).await.unwrap());
+    assert!(!there.takes(Duty::Sweep, at(3631), hour).await.unwrap());
     here.disappear().await.unwrap();
     assert!(there.takes(Duty::Sweep, at(3), hour).await.unwrap());
     assert_eq!(there.take_over_entries(&[], at(3)).await.unwrap().len(), 1);
-    assert!(here.takes(Duty::Sweep, at(3603), hour).await.unwrap(), "it is over");
+    assert!(!here.takes(Duty::Sweep, at(3632), hour).await.unwrap());
+    assert!(here.takes(Duty::Sweep, at(3633), hour).await.unwrap(), "it is over");
     assert_audit(&here).await;
 }
 
