@@ -43,6 +43,7 @@
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
 //! | [`allowance`] | the room of what is not accepted yet, for each and for all; who finds none is refused | what a message is |
 //! | [`memory`] | the budgets for what is translated and delivered | what a message is |
+//! | [`ration`] | calls to a service, counted for all nodes of a database | who calls, and why |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
 //! | [`delivery`] | leases, who leaves together, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
@@ -235,6 +236,7 @@ pub mod outbound;
 pub mod presence;
 pub mod proof;
 pub mod random;
+pub mod ration;
 pub mod routing;
 pub mod sandbox;
 pub mod smtp;

@@ -18,6 +18,7 @@ mod attempt;
 pub mod audit;
 pub mod batch;
 pub mod bounced;
+pub mod bucket;
 pub mod checkout;
 mod commit;
 pub mod customer;

@@ -25,6 +25,7 @@ use crate::submission::stand_in::{Directory, reopened, reopened_file, settings, 
 mod acceptance;
 mod audit;
 mod batch;
+mod bucket;
 mod doubt;
 mod dsn;
 mod due;
@@ -33,6 +34,7 @@ mod event;
 mod header;
 mod idempotency;
 mod model;
+mod moving;
 mod nodes;
 mod opening;
 mod operator;

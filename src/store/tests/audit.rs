@@ -183,6 +183,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),
+    ("bucket", "INSERT INTO bucket VALUES ('nobody', 1)"),
     ("meta", "UPDATE meta SET value = 'somebody'"),
 ];
 
