@@ -40,6 +40,7 @@ use crate::handover::Handover;
 use crate::http;
 use crate::http::signature::SigningKey;
 use crate::mime::address_list::NamedMailbox;
+use crate::presence::{self, Presence};
 use crate::proof::dns::Dns;
 use crate::proof::{Asked, Proofs, Quota};
 use crate::ration::Ration;
@@ -224,6 +225,7 @@ struct Back {
     submission: Submission,
     arriving: Allowance,
     proofs: Proofs,
+    clock: Clock,
 }
 
 impl Running {
@@ -264,17 +266,24 @@ impl Running {
         tracing::info!("stopping: what is in hand is finished first");
         finish("clients", self.front, FRONT_STOP).await;
         self.store.pass(CrashPoint::FrontStopped);
-        finish("attempts and entries", self.back, BACK_STOP).await;
+        let is_done = finish("attempts and entries", self.back, BACK_STOP).await;
+        // What is in nobody's hands now need not wait for its lease.
+        if is_done && let Err(error) = self.store.disappear().await {
+            tracing::warn!(%error, "the other processes could not be told that this one is gone");
+        }
         tracing::info!("stopped");
     }
 }
 
-async fn finish(what: &str, (tasks, stop): (TaskTracker, CancellationToken), within: Duration) {
+/// Whether everything ended in time.
+async fn finish(what: &str, (tasks, stop): (TaskTracker, CancellationToken), within: Duration) -> bool {
     stop.cancel();
     tasks.close();
-    if tokio::time::timeout(within, tasks.wait()).await.is_err() {
+    let is_done = tokio::time::timeout(within, tasks.wait()).await.is_ok();
+    if !is_done {
         tracing::warn!(left = tasks.len(), "not all {what} finished in time; nothing acknowledged is lost");
     }
+    is_done
 }
 
 async fn start_back(
@@ -283,7 +292,7 @@ async fn start_back(
     (store, metrics): (Store, Metrics),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<Back> {
-    let clock = Clock::system();
+    let clock = presence::clock(&store).await?;
     let routing = Routing::new(config);
     let from = config.notices_from()?;
     let notices_from = NamedMailbox { name: Some(from.name), mailbox: from.mailbox };
@@ -341,17 +350,20 @@ async fn start_back(
         handover,
         routing,
         translating,
-        clock,
+        clock: clock.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
         names_key: NamesKey(store.shared_key().await?),
     };
     let submission = Submission::new(config, tools);
+    let presence = Presence { store: store.clone(), clock: clock.clone(), stop: stop.clone() };
+    tasks.spawn(presence.run());
     delivery.start(handed).await?;
     billing.start();
-    tasks.spawn(sweep(config, &store, stop).run());
+    tasks.spawn(sweep(config, &store, &clock, stop).run());
     tasks.spawn(proofs.clone().run(stop.clone()));
-    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving: arriving(config), proofs })
+    let arriving = arriving(config);
+    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs, clock })
 }
 
 /// The room of what arrives.
@@ -360,10 +372,10 @@ fn arriving(config: &Config) -> Allowance {
     Allowance::new("smtp.max_bytes_arriving", all, each)
 }
 
-fn sweep(config: &Config, store: &Store, stop: &CancellationToken) -> Sweep {
+fn sweep(config: &Config, store: &Store, clock: &Clock, stop: &CancellationToken) -> Sweep {
     Sweep {
         store: store.clone(),
-        clock: Clock::system(),
+        clock: clock.clone(),
         keep: Sweep::keep(&config.queue),
         arrives_within: Duration::from_secs(config.smtp.data_timeout_s),
         stop: stop.clone(),
@@ -435,7 +447,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         ears: rooms.ears.clone(),
         dodo: rooms.dodo.clone(),
         metrics: rooms.metrics.clone(),
-        clock: Clock::system(),
+        clock: rooms.clock.clone(),
         arriving: rooms.arriving.clone(),
         proofs: rooms.proofs.clone(),
     };

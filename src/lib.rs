@@ -49,6 +49,7 @@
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
 //! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
 //! | [`proof`] | domains that customers prove alone: who is asked, and what the answer gives | HTTP, SMTP, SQL |
+//! | [`presence`] | that this process is there for the others on its database, and goes by its time | what they do |
 //! | [`sweep`] | when orphans, expired keys and old rows leave; the store says which | anything but the store |
 //! | [`outbound`] | the HTTP habits that both services' clients share | their paths and bodies |
 //! | [`sandbox`] | stand-ins for both services, the inbox | nothing imports it but [`app`] |
@@ -112,6 +113,10 @@
 //!   keeps to two calls a second of its own.
 //! - **`Sent` wins, everything else needs the current attempt** (the diagram is in
 //!   [`domain::message`]). A lease, never a transaction, spans a network call.
+//! - **Any of several processes on one database may be gone at any moment** ([`store::node`]).
+//!   What one has in hand (a part, an entry) is nobody else's until its lease is over, by the
+//!   database's time; after that only `Sent` and `settled` are believed of it, and it says no last word:
+//!   before the final dot, a call or an entry's post it must be sure of its lease.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance, or when the call was composed), within the key's life; after
 //!   that the part is held for the operator.
@@ -231,6 +236,7 @@ pub mod http;
 pub mod memory;
 pub mod mime;
 pub mod outbound;
+pub mod presence;
 pub mod proof;
 pub mod random;
 pub mod ration;

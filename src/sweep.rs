@@ -2,7 +2,9 @@
 //!
 //! It owns only when; which rows may leave, and what of them stays, is the store's.
 //! What was written ahead for messages that were never accepted goes first; at the
-//! start that is all there is, since whoever sent it is gone with the earlier process.
+//! start that is all there is, since whoever sent it is gone with the earlier process, unless
+//! other processes work on the same database: then one of them sweeps, and what lies there
+//! may still be theirs.
 //! Then idempotency keys that have expired, since a message stays as long as a key
 //! that names it. Between two steps it pauses, so that mail never waits for more than one of them.
 
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::Queue;
 use crate::crash::CrashPoint;
+use crate::store::node::Duty;
 use crate::store::{Store, StoreError};
 
 /// Between two steps.
@@ -55,14 +58,21 @@ impl Sweep {
     /// Runs until the stop.
     pub async fn run(self) {
         let started = self.clock.now();
-        self.tell(self.orphans(started).await);
+        if !self.store.is_shared() {
+            self.tell(self.orphans(started).await);
+        }
         let round = if self.keep.is_zero() { QUICK_ROUND } else { ROUND };
         loop {
-            self.tell(self.round().await);
+            self.tell(self.round_of_ours(round).await);
             if !self.wait(round).await {
                 return;
             }
         }
+    }
+
+    /// A round, unless another process makes it.
+    async fn round_of_ours(&self, wait: Duration) -> Result<(), StoreError> {
+        if self.store.takes(Duty::Sweep, self.clock.now(), wait).await? { self.round().await } else { Ok(()) }
     }
 
     fn tell(&self, done: Result<(), StoreError>) {

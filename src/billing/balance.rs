@@ -115,6 +115,13 @@ impl Reads {
         }
     }
 
+    /// Asks for those again whose entries may be another process's, which tells nobody here
+    /// when a call has ended.
+    pub(super) fn ask_deferred(&self) {
+        let deferred = std::mem::take(&mut *lock(&self.deferred));
+        deferred.iter().for_each(|customer_id| self.ask(customer_id));
+    }
+
     fn flight(&self, customer_id: &CustomerId) -> Arc<Flight> {
         let mut flights = lock(&self.flights);
         flights.retain(|_, flight| Arc::strong_count(flight) > 1 || flight.is_of_use());

@@ -29,6 +29,7 @@ use crate::domain::ids::{CustomerId, EntryId};
 use crate::store::StoreError;
 use crate::store::doubt::{Decider, DoubtfulEntry, NotDecided};
 use crate::store::entry::Entry;
+use crate::store::node::Duty;
 use crate::telemetry::DodoCall;
 
 /// How often doubtful entries are looked for even when nobody called.
@@ -79,7 +80,7 @@ impl Billing {
     /// Only Dodo's ledger can tell what became of this entry from now on.
     pub(super) async fn doubt(&self, entry: &Entry, why: &str) {
         let Tools { store, clock, .. } = &self.0.tools;
-        if self.kept(entry, || store.doubt_entry(entry, why, clock.now())).await.is_none() {
+        if self.kept(entry, || store.doubt_entry(entry, why, clock.now())).await != Some(true) {
             return;
         }
         store.pass(CrashPoint::EntryDoubted);
@@ -115,11 +116,14 @@ impl Billing {
 
     /// Looks up what is due; how long until the next round.
     async fn look_up_due(&self, looks: &mut BTreeMap<EntryId, Look>) -> Result<Duration, StoreError> {
-        let Tools { store, metrics, stop, .. } = &self.0.tools;
+        let Tools { store, clock, metrics, stop, .. } = &self.0.tools;
         let doubtful = store.doubtful_entries().await?;
         metrics.set_entries_doubtful(u64::try_from(doubtful.len()).unwrap_or(u64::MAX));
         looks.retain(|entry_id, _| doubtful.iter().any(|found| found.entry.entry_id == *entry_id));
         let mut next = INTERVAL;
+        if doubtful.is_empty() || !store.takes(Duty::Doubts, clock.now(), INTERVAL).await? {
+            return Ok(next);
+        }
         for sought in doubtful {
             let entry_id = sought.entry.entry_id.clone();
             let look = looks.get(&entry_id).copied();

@@ -16,6 +16,7 @@ mod crowd;
 pub mod dodo;
 pub(crate) mod doubt;
 pub mod events;
+mod in_hand;
 pub(crate) mod ledger;
 mod notice;
 pub mod reconcile;
@@ -24,7 +25,7 @@ mod settle;
 pub(crate) mod verdict;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -132,8 +133,8 @@ struct Inner {
     closed: Notify,
     /// Customers whose entries Dodo refuses.
     refused: Mutex<BTreeMap<CustomerId, Refused>>,
-    /// Entries that some task is posting.
-    posting: Mutex<BTreeSet<EntryId>>,
+    /// Entries that some task is posting, and until when they are surely ours.
+    posting: Mutex<BTreeMap<EntryId, Instant>>,
 }
 
 /// Dodo refused a customer's entry, and would refuse the same again.
@@ -165,11 +166,12 @@ impl Billing {
         }))
     }
 
-    /// Starts the settler, the search for doubtful entries, the refresher of
+    /// Starts the settler, what keeps its entries in hand, the search for doubtful entries, the refresher of
     /// balances and the watch over the books.
     pub fn start(&self) {
         let tasks = &self.0.tools.tasks;
         tasks.spawn(self.clone().settle());
+        tasks.spawn(self.clone().keep_in_hand());
         tasks.spawn(self.clone().show_debts());
         tasks.spawn(self.clone().resolve_doubts());
         tasks.spawn(self.clone().watch_books());
@@ -323,7 +325,7 @@ impl Billing {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn posting(&self) -> MutexGuard<'_, BTreeSet<EntryId>> {
+    fn posting(&self) -> MutexGuard<'_, BTreeMap<EntryId, Instant>> {
         self.0.posting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@
 //! ledger decides (`doubt`), and nothing else ever does that it was, or was not,
 //! applied (P3). While Dodo is away hardly any entry is opened: what is owed waits
 //! where it is, and what is open tries now and then, all the sooner when Dodo is back.
+//! Which entries are this process's to post, `in_hand` knows.
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::domain::ids::{CustomerId, EntryId};
 use crate::random;
 use crate::store::StoreError;
 use crate::store::entry::{Entry, Settled};
+use crate::store::node::Duty;
 use crate::telemetry::{DodoCall, DodoResult, EntryResult, RefundResult};
 
 /// Customers looked at in one round.
@@ -51,7 +53,7 @@ const KEEP_RETRY_MIN: Duration = Duration::from_millis(200);
 const KEEP_RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// What is done with an entry after a try.
-enum Next {
+pub(super) enum Next {
     /// It is closed.
     Closed,
     /// It is tried again: after so long, or else less and less often.
@@ -68,7 +70,6 @@ impl Billing {
     /// Settles until it is told to stop; what is on its way is finished first.
     pub(super) async fn settle(self) {
         let stop = self.0.tools.stop.clone();
-        self.distrust().await;
         let mut looked = None;
         // At the start too: whatever told the earlier process of a top-up died with it.
         let mut asked = None;
@@ -79,8 +80,9 @@ impl Billing {
             }
             if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
                 looked = Some(Instant::now());
+                self.0.reads.ask_deferred();
                 if let Err(error) = self.resume_open().await {
-                    tracing::error!(%error, "open entries could not be read");
+                    tracing::error!(%error, "open entries could not be taken up");
                 }
             }
             match self.settle_round().await {
@@ -119,37 +121,16 @@ impl Billing {
     /// A debt that the balance does not cover waits for a top-up, whose webhook may
     /// have been lost: the balance is read now and then all the same.
     async fn ask_for_debtors(&self) {
-        match self.0.tools.store.uncovered(DEBTORS).await {
+        let Tools { store, clock, .. } = &self.0.tools;
+        match store.takes(Duty::Debtors, clock.now(), DEBT_INTERVAL).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return tracing::error!(%error, "debts could not be read"),
+        }
+        match store.uncovered(DEBTORS).await {
             Ok(debtors) => debtors.iter().for_each(|customer_id| self.0.reads.ask(customer_id)),
             Err(error) => tracing::error!(%error, "debts could not be read"),
         }
-    }
-
-    /// After a restart an entry that is open may have been applied. No entry is
-    /// posted before that is written down.
-    async fn distrust(&self) {
-        let Tools { store, clock, stop, .. } = &self.0.tools;
-        while let Err(error) = store.distrust_open_entries(clock.now()).await {
-            tracing::error!(%error, "open entries could not be marked");
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
-            }
-        }
-        store.pass(CrashPoint::EntriesDistrusted);
-    }
-
-    /// Entries that are open while nobody posts them: after a restart, and where
-    /// the database failed so late that nobody knew that they were opened.
-    async fn resume_open(&self) -> Result<(), StoreError> {
-        let posting = self.posting().clone();
-        for entry in self.0.tools.store.open_entries().await? {
-            let is_idle = entry.doubtful_since.is_none() && !posting.contains(&entry.entry_id);
-            if is_idle && !self.0.tools.stop.is_cancelled() {
-                self.post_in_background(verdict::found_open(entry));
-            }
-        }
-        Ok(())
     }
 
     /// Opens entries for those who have waited longest. Returns whether to look again at once.
@@ -228,7 +209,7 @@ impl Billing {
     }
 
     pub(super) fn post_in_background(&self, entry: Entry) {
-        self.posting().insert(entry.entry_id.clone());
+        self.take_in_hand(&entry.entry_id);
         let billing = self.clone();
         self.0.tools.tasks.spawn(async move {
             let (entry_id, customer_id) = (entry.entry_id.clone(), entry.customer_id.clone());
@@ -257,6 +238,9 @@ impl Billing {
             }
             is_paid_for = false;
             let back = self.0.budget.back();
+            if !self.is_in_hand(&entry.entry_id).await {
+                return;
+            }
             if verdict::may_be_forgotten(&entry, self.0.tools.clock.now(), self.0.settings.key_lifetime) {
                 self.0.tools.metrics.entry(entry.kind, EntryResult::Doubtful);
                 self.doubt(&entry, "Dodo may have forgotten its key").await;
@@ -357,8 +341,10 @@ impl Billing {
         let Tools { store, clock, .. } = &self.0.tools;
         // The same entry would be refused again.
         self.leave_alone(&entry.customer_id);
-        if self.kept(entry, || store.void_entry(entry, message, clock.now())).await.is_none() {
-            return Next::NotKept;
+        match self.kept(entry, || store.void_entry(entry, message, clock.now())).await {
+            Some(true) => {}
+            Some(false) => return self.not_ours(entry),
+            None => return Next::NotKept,
         }
         store.pass(CrashPoint::EntryVoided);
         self.tell_void(
@@ -397,7 +383,7 @@ impl Billing {
 
     /// Notes a call that did not settle the entry.
     async fn note(&self, entry: &mut Entry, is_unknown: bool, error: &str, began: Timestamp) {
-        // If this cannot be written, the entry still knows it, and a restart distrusts it anyway.
+        // If this cannot be written, the entry still knows it, and whoever takes it over distrusts it anyway.
         if let Err(error) = self.0.tools.store.note_entry_try(entry, is_unknown, error, began).await {
             tracing::error!(entry_id = %entry.entry_id, %error, "a try could not be noted");
         }

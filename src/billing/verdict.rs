@@ -80,12 +80,6 @@ pub(crate) fn at_most(account: &Account) -> Option<Credits> {
     if balance < account.owed.to_i64() { Credits::from_i64(balance) } else { None }
 }
 
-/// An entry that was found open: what its last call was answered is not known.
-pub(crate) fn found_open(entry: Entry) -> Entry {
-    let first_unknown_at = entry.first_unknown_at.or(entry.last_tried_at).unwrap_or(entry.opened_at);
-    Entry { unknown_tries: entry.unknown_tries.max(1), first_unknown_at: Some(first_unknown_at), ..entry }
-}
-
 /// Whether Dodo may have forgotten the key of a call that was never answered, so
 /// that another post could be applied a second time.
 pub(crate) fn may_be_forgotten(entry: &Entry, now: Timestamp, key_lifetime: Duration) -> bool {

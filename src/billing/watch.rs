@@ -5,6 +5,7 @@
 
 use super::{Billing, Tools};
 use crate::store::audit::Finding;
+use crate::store::node::Duty;
 
 /// Findings written to the log at most.
 const LOGGED: usize = 10;
@@ -27,7 +28,13 @@ impl Billing {
     }
 
     async fn compare_sums(&self) {
-        let Tools { store, metrics, .. } = &self.0.tools;
+        let Tools { store, clock, metrics, .. } = &self.0.tools;
+        match store.takes(Duty::Books, clock.now(), self.0.settings.audit_interval).await {
+            Ok(true) => {}
+            // Another process tells.
+            Ok(false) => return metrics.set_ledger_drift(0),
+            Err(error) => return tracing::error!(%error, "the books could not be audited"),
+        }
         let drift = match store.drift().await {
             Ok(drift) => drift,
             Err(error) => {

@@ -108,6 +108,7 @@ mod tests {
                 repeats: None,
                 bytes: message.into(),
                 dsn: Arc::default(),
+                tenure: crate::upstream::tenure::Tenure::for_good(),
             };
             let made = Request::make_each(vec![outgoing], &translating).await.pop().unwrap();
             let request = made.unwrap().0.octets();

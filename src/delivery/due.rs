@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::leases::Lease;
 use super::waiting::{Comer, Member};
 use super::worker::Pass;
-use super::{Delivery, LARGE_PAGE, PAGE, POLL, STORE_WAIT, Tools};
+use super::{Delivery, GATES, LARGE_PAGE, PAGE, POLL, STORE_WAIT, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::ids::BatchId;
 use crate::domain::message::Road;
@@ -107,11 +108,18 @@ impl Delivery {
         Ok(is_more)
     }
 
-    /// Looks for leases that ran out, and for gates that are worth a try: whoever does that
-    /// waits for nobody.
+    /// Looks for leases that ran out, whosesoever, for gates that another process has opened
+    /// or closed, and for those that are worth a try: whoever does that waits for nobody.
     async fn tend(self) {
         let stop = self.0.tools.stop.clone();
+        let mut looked = Instant::now();
         while !stop.is_cancelled() {
+            if self.0.tools.store.is_shared() && looked.elapsed() >= GATES {
+                looked = Instant::now();
+                if let Err(error) = self.load_gates().await {
+                    tracing::error!(%error, "the gates could not be read");
+                }
+            }
             let wait = match self.lapse_expired().await {
                 Ok(()) => POLL,
                 Err(error) => {
@@ -247,7 +255,7 @@ impl Delivery {
             store.set_aside(&due, &reason).await?;
         }
         let held = |part| {
-            let lease = self.0.leases.hold(&part);
+            let lease = self.0.leases.hold(&part, until, clock.now());
             (part, lease)
         };
         Ok(leased.parts.into_iter().map(held).collect())
@@ -268,7 +276,7 @@ impl Delivery {
             store.pass(CrashPoint::PartLeased);
         }
         let member = |part: LeasedPart| {
-            let lease = self.0.leases.hold(&part);
+            let lease = self.0.leases.hold(&part, until, clock.now());
             Member { part, lease, room: room.cloned(), ahead: None }
         };
         Ok(parts.into_iter().map(member).collect())

@@ -59,10 +59,20 @@ impl Gates {
 }
 
 impl Delivery {
+    /// Makes memory like the database: another process may have opened or closed a gate.
     pub(super) async fn load_gates(&self) -> Result<(), StoreError> {
-        for gate in self.0.tools.store.gates().await? {
-            self.show_gate(gate.road, true);
-            self.0.gates.closed().insert(gate.road, gate);
+        let _changing = self.0.gates.changing.lock().await;
+        let kept = self.0.tools.store.gates().await?;
+        for road in [Road::Resend, Road::Smtp] {
+            let gate = kept.iter().find(|gate| gate.road == road).cloned();
+            let is_closed = gate.is_some();
+            let known = match gate {
+                Some(gate) => self.0.gates.closed().insert(road, gate),
+                None => self.0.gates.closed().remove(&road),
+            };
+            if known.is_some() != is_closed {
+                self.show_gate(road, is_closed);
+            }
         }
         Ok(())
     }

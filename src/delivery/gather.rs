@@ -274,7 +274,7 @@ impl Delivery {
         for part in leased {
             let Some(room) = rooms.remove(&(part.message_id.clone(), part.part_no)) else { continue };
             if self.gathers(&part) {
-                let lease = self.0.leases.hold(&part);
+                let lease = self.0.leases.hold(&part, until, clock.now());
                 free.push(Member { part, lease, room: Some(room), ahead: None });
             } else {
                 handover.hand(part, room);

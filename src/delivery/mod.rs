@@ -43,6 +43,7 @@ use crate::domain::retry::RetrySchedule;
 use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
+use crate::store::queue::LeasedPart;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
@@ -55,6 +56,8 @@ use worker::Pass;
 
 /// How often the database is asked for what is due.
 const POLL: Duration = Duration::from_millis(500);
+/// How often it is asked which gates other processes have opened or closed.
+const GATES: Duration = Duration::from_secs(5);
 /// How often the queue is counted for the metrics.
 const TOTALS: Duration = Duration::from_secs(10);
 /// Small parts asked for at once: as many as leave together.
@@ -150,7 +153,8 @@ impl Delivery {
     /// The delivery room; nothing runs until [`Delivery::start`].
     pub fn new(tools: Tools, settings: Settings) -> Self {
         let places = Arc::new(Semaphore::new(settings.max_concurrency));
-        let (gates, leases, headroom) = (Gates::default(), Leases::default(), Headroom::default());
+        let (gates, headroom) = (Gates::default(), Headroom::default());
+        let leases = Leases::new(tools.store.is_shared());
         let gathering = Gathering::new((settings.max_concurrency / 2).max(1));
         let ahead = Arc::new(Semaphore::new(READ_AHEAD));
         Self(Arc::new(Inner { tools, settings, gates, leases, gathering, headroom, places, ahead }))
@@ -187,7 +191,7 @@ impl Delivery {
                 () = stop.cancelled() => break,
                 next = handed.recv() => {
                     let Some(handed) = next else { break };
-                    let lease = self.0.leases.hold(&handed.part);
+                    let lease = self.hold_handed(&handed.part);
                     if self.gathers(&handed.part) {
                         self.gather_handed(handed, lease);
                     } else {
@@ -205,7 +209,7 @@ impl Delivery {
         // What nobody has begun to send goes back into the queue.
         handed.close();
         while let Ok(handed) = handed.try_recv() {
-            let lease = self.0.leases.hold(&handed.part);
+            let lease = self.hold_handed(&handed.part);
             waiting.push_back((handed, lease));
         }
         for (handed, lease) in waiting {
@@ -215,6 +219,12 @@ impl Delivery {
                 drop((handed.room, lease));
             });
         }
+    }
+
+    /// Holds the lease of a part that was handed over. It was leased as it was accepted, or
+    /// later; how much later is asked for when it has to be known.
+    fn hold_handed(&self, part: &LeasedPart) -> Lease {
+        self.0.leases.hold(part, self.0.settings.leased_until(part.accepted_at), self.0.tools.clock.now())
     }
 
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
@@ -255,6 +265,7 @@ impl Delivery {
             tokio::select! {
                 () = stop.cancelled() => return self.renew_until_idle().await,
                 () = tokio::time::sleep(lease / 3) => {}
+                () = self.0.leases.asked() => {}
             }
             self.0.leases.renew(store, clock, lease).await;
         }

@@ -18,6 +18,8 @@ use crate::submission::{SignedIn, Submission};
 use crate::upstream::resend::{Resend, ResendSettings};
 use crate::upstream::translating::Translating;
 
+mod nodes;
+
 const LARGE: usize = 2 * CHUNK_BYTES;
 const TAKEN: Given = (200, &[], r#"{"id":"49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"}"#);
 
@@ -32,6 +34,38 @@ struct Bench {
     tasks: TaskTracker,
     stop: CancellationToken,
     _directory: Directory,
+}
+
+/// What delivery works with on that database.
+fn tools(
+    config: &Config,
+    base_url: &str,
+    (store, handover): (&Store, &Handover),
+    (clock, translating): (&Clock, &Translating),
+) -> Tools {
+    let settings = ResendSettings {
+        base_url: base_url.to_owned(),
+        api_key: SecretString::from("key"),
+        timeout: Duration::from_secs(10),
+        clock: clock.clone(),
+    };
+    let resend = Some(Resend::new(&settings).unwrap());
+    Tools {
+        store: store.clone(),
+        upstreams: Upstreams { resend, smtp: None, translating: translating.clone() },
+        billing: stand_in::billing(config, store),
+        handover: handover.clone(),
+        clock: clock.clone(),
+        metrics: Metrics::new(),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    }
+}
+
+async fn start(tools: Tools, config: &Config, handed: mpsc::UnboundedReceiver<Handed>) {
+    let notices_from = NamedMailbox::parse("postmaster@example.com").unwrap();
+    let settings = Settings::new(config, notices_from);
+    Delivery::new(tools, settings).start(handed).await.unwrap();
 }
 
 impl Bench {
@@ -53,31 +87,9 @@ impl Bench {
         store.apply_balance(&leave, 200, Clock::system().now()).await.unwrap();
         let translating = Translating::new(4 * large * LARGE);
         let clock = Clock::manual(Clock::system().now());
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let settings = ResendSettings {
-            base_url: base_url.to_owned(),
-            api_key: SecretString::from("key"),
-            timeout: Duration::from_secs(10),
-            clock: clock.clone(),
-        };
-        let upstreams = Upstreams {
-            resend: Some(Resend::new(&settings).unwrap()),
-            smtp: None,
-            translating: translating.clone(),
-        };
-        let tools = Tools {
-            store: store.clone(),
-            upstreams,
-            billing: stand_in::billing(&config, &store),
-            handover: handover.clone(),
-            clock: clock.clone(),
-            metrics: Metrics::new(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        };
-        let notices_from = NamedMailbox::parse("postmaster@example.com").unwrap();
-        let settings = Settings::new(&config, notices_from);
-        Delivery::new(tools, settings).start(handed).await.unwrap();
+        let tools = tools(&config, base_url, (&store, &handover), (&clock, &translating));
+        let (tasks, stop) = (tools.tasks.clone(), tools.stop.clone());
+        start(tools, &config, handed).await;
         Self { store, submission, who, handover, translating, clock, tasks, stop, _directory: directory }
     }
 
@@ -99,23 +111,11 @@ impl Bench {
     }
 
     async fn part(&self, message_id: &MessageId) -> PartLog {
-        self.store.message(message_id).await.unwrap().unwrap().parts.remove(0)
+        part(&self.store, message_id).await
     }
 
     async fn until(&self, message_id: &MessageId, is: impl Fn(&PartLog) -> bool) -> PartLog {
-        let reached = async {
-            loop {
-                let part = self.part(message_id).await;
-                if is(&part) {
-                    return part;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        match tokio::time::timeout(Duration::from_secs(30), reached).await {
-            Ok(part) => part,
-            Err(_) => panic!("it did not come to that: {:?}", self.part(message_id).await),
-        }
+        until(&self.store, message_id, is).await
     }
 
     async fn stop(&self) {
@@ -123,6 +123,26 @@ impl Bench {
         self.tasks.close();
         let stopped = tokio::time::timeout(Duration::from_secs(30), self.tasks.wait()).await;
         assert!(stopped.is_ok(), "somebody does not hear the stop");
+    }
+}
+
+async fn part(store: &Store, message_id: &MessageId) -> PartLog {
+    store.message(message_id).await.unwrap().unwrap().parts.remove(0)
+}
+
+async fn until(store: &Store, message_id: &MessageId, is: impl Fn(&PartLog) -> bool) -> PartLog {
+    let reached = async {
+        loop {
+            let part = part(store, message_id).await;
+            if is(&part) {
+                return part;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(30), reached).await {
+        Ok(part) => part,
+        Err(_) => panic!("it did not come to that: {:?}", part(store, message_id).await),
     }
 }
 

@@ -56,6 +56,10 @@ impl Delivery {
         room.keep(translated.iter().map(|(_, mail)| mail.request.octets()));
         let (members, mails): (Vec<_>, Vec<_>) = self.composed(translated).await.into_iter().unzip();
         let Some(key) = members.first().map(|member| member.part.idempotency_key()) else { return };
+        if !all_ours(&members).await {
+            tracing::warn!(idempotency_key = key, parts = members.len(), "leases were lost before the call");
+            return;
+        }
         let Tools { store, metrics, .. } = &self.0.tools;
         metrics.resend_call(u32::try_from(members.len()).unwrap_or(u32::MAX));
         store.pass(CrashPoint::AttemptBegun);
@@ -120,7 +124,7 @@ impl Delivery {
 
     /// Those that can be translated, each with its mail.
     async fn translated(&self, mut members: Vec<Member>) -> Vec<(Member, Mail)> {
-        let outgoing = members.iter_mut().map(|member| outgoing(&mut member.part)).collect();
+        let outgoing = members.iter_mut().map(|member| outgoing(&mut member.part, &member.lease)).collect();
         let made = Request::make_each(outgoing, &self.0.tools.upstreams.translating).await;
         let mut judged = Vec::with_capacity(made.len());
         for (member, made) in members.into_iter().zip(made) {
@@ -245,6 +249,16 @@ async fn call(resend: &Resend, (turn, mut mails): (Turn, Vec<Request>), key: &st
             Called::Together(resend.send_together(turn, mails, key).await)
         }
     }
+}
+
+/// Whether every member is ours still: a call with one that another process has is that one's.
+async fn all_ours(members: &[Member]) -> bool {
+    for member in members {
+        if !member.lease.tenure.is_ours().await {
+            return false;
+        }
+    }
+    true
 }
 
 /// Until nobody's lease is ours any more.

@@ -305,7 +305,7 @@ mod tests {
             bytes: Bytes::from(vec![0; octets]),
             dsn: Arc::default(),
         };
-        let lease = Leases::default().hold(&part);
+        let lease = Leases::new(false).hold(&part, Timestamp::MAX, Timestamp::UNIX_EPOCH);
         Member { part, lease, room: None, ahead: None }
     }
 

@@ -68,7 +68,7 @@ impl Delivery {
     /// One attempt. `None`: its lease was lost before, and nothing was sent.
     async fn attempt(&self, part: &mut LeasedPart, lease: &Lease, pass: &mut Pass) -> Option<News> {
         let Tools { store, stop, .. } = &self.0.tools;
-        let outgoing = outgoing(part);
+        let outgoing = outgoing(part, lease);
         let ready = tokio::select! {
             biased;
             () = lease.lost.cancelled() => return None,
@@ -79,6 +79,9 @@ impl Delivery {
             Ok(ready) => ready,
             Err(outcome) => return Some(self.understand(part, outcome).await),
         };
+        if !lease.tenure.is_ours().await {
+            return None;
+        }
         store.pass(CrashPoint::AttemptBegun);
         let outcome = tokio::select! {
             outcome = ready.send() => outcome,
@@ -234,7 +237,7 @@ impl Delivery {
 
 /// The part as an upstream takes it. Of the message no more stays than a bounce needs: it
 /// leaves memory when the road does not need it.
-pub(super) fn outgoing(part: &mut LeasedPart) -> Outgoing {
+pub(super) fn outgoing(part: &mut LeasedPart, lease: &Lease) -> Outgoing {
     let kept = kept_for_bounce(part);
     Outgoing {
         part_id: part.part_id(),
@@ -244,6 +247,7 @@ pub(super) fn outgoing(part: &mut LeasedPart) -> Outgoing {
         repeats: news::repeats(part),
         bytes: std::mem::replace(&mut part.bytes, kept),
         dsn: Arc::clone(&part.dsn),
+        tenure: lease.tenure.clone(),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::domain::digest::hex;
 use crate::domain::ids::CustomerId;
 use crate::domain::proof::{Claim, ProofState, Way};
 use crate::random;
+use crate::store::node::Duty;
 use crate::store::proof::{Changed, Claimed, NewProof, Proof};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -229,6 +230,14 @@ impl Proofs {
             Ok(due) => due,
             Err(error) => return tracing::warn!(%error, "domains that are due could not be read"),
         };
+        if due.is_empty() {
+            return;
+        }
+        match self.0.store.takes(Duty::Domains, self.0.clock.now(), TICK).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return tracing::warn!(%error, "domains that are due could not be looked at"),
+        }
         for proof in due {
             let (customer_id, domain) = (proof.customer_id.clone(), proof.domain.clone());
             if let Err(why) = self.see_to(proof).await {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::commit::Settings;
 use super::idempotency::{Keys, Meaning};
 use super::spool::Spooled;
 use super::sql::{Session, query, query_as};
@@ -172,11 +173,11 @@ struct Standing {
     revoked: Option<String>,
 }
 
-/// Decides a batch whose accounts are locked ([`super::lock`]), and writes what was accepted. `low_mark` is `billing.low_balance_credits`.
+/// Decides a batch whose accounts are locked ([`super::lock`]), and writes what was accepted.
 pub(super) async fn accept_batch(
     tx: &mut Session<'_>,
     batch: &[&Acceptance],
-    low_mark: i64,
+    settings: &Settings,
 ) -> Result<Vec<Accepted>, StoreError> {
     let mut standings = read_standings(tx, batch).await?;
     let suppressed = read_suppressed(tx, batch, &standings).await?;
@@ -186,7 +187,7 @@ pub(super) async fn accept_batch(
     let mut taken = Vec::with_capacity(batch.len());
     for acceptance in batch {
         let answer = match standings.get_mut(acceptance.customer_id.as_str()) {
-            Some(standing) => standing.decide(acceptance, (&keys, &suppressed), low_mark),
+            Some(standing) => standing.decide(acceptance, (&keys, &suppressed), settings.low_mark),
             None => Accepted::BalanceUnknown,
         };
         if matches!(answer, Accepted::Yes { .. }) {
@@ -196,7 +197,7 @@ pub(super) async fn accept_batch(
         }
         answers.push(answer);
     }
-    write(tx, &holds, &taken).await?;
+    write(tx, &holds, &taken, Some(&settings.node)).await?;
     keys.write(tx).await?;
     Ok(answers)
 }
@@ -311,12 +312,14 @@ fn recipients(acceptance: &Acceptance) -> impl Iterator<Item = &Mailbox> {
 /// One account update per customer per commit, in customer order. Its WHERE
 /// clause repeats the decision, so that no bug above can overdraw (P2). All bodies
 /// travel as one blob and are cut apart by the database; what was written
-/// ahead is named, and must be there whole and belong to nobody (P1). Parameters are `$N`, which
+/// ahead is named, and must be there whole and belong to nobody (P1). What is leased is in the
+/// hands of `node`. Parameters are `$N`, which
 /// keep their numbers across statements; `?N` would not.
 async fn write(
     tx: &mut Session<'_>,
     holds: &BTreeMap<&CustomerId, i64>,
     taken: &[&Acceptance],
+    node: Option<&str>,
 ) -> Result<(), StoreError> {
     const WRITE: &str = "
         UPDATE account SET held = held + h.amount
@@ -333,10 +336,11 @@ async fn write(
         FROM json_each($2);
 
         INSERT INTO part (message_id, part_no, road, state, attempt, due_at, lease_until, first_try_at,
-                          request_hash, batch_max, customer_id)
+                          request_hash, batch_max, customer_id, node)
         SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), value ->> 2, value ->> 3,
                CAST(value ->> 4 AS BIGINT), CAST(value ->> 5 AS BIGINT), CAST(value ->> 6 AS BIGINT),
-               CAST(value ->> 7 AS BIGINT), value ->> 8, CAST(value ->> 9 AS BIGINT), value ->> 10
+               CAST(value ->> 7 AS BIGINT), value ->> 8, CAST(value ->> 9 AS BIGINT), value ->> 10,
+               CASE value ->> 3 WHEN 'sending' THEN $7 END
         FROM json_each($3);
 
         INSERT INTO recipient (message_id, address, part_no, ordinal, state, notify, orcpt)
@@ -362,6 +366,7 @@ async fn write(
         .bind(json(&recipients)?)
         .bind(json(&bodies)?)
         .bind(octets)
+        .bind(node)
         .execute(&mut *tx)
         .await?;
     let want = holds.len() + messages.len() + parts.len() + recipients.len() + bodies.len();
@@ -527,7 +532,7 @@ pub(super) async fn insert_own(
             return Ok(false);
         }
     }
-    write(tx, &BTreeMap::new(), &[own]).await?;
+    write(tx, &BTreeMap::new(), &[own], None).await?;
     if let Some(about) = about {
         let (id, about) = (own.message_id.as_str(), about.as_str());
         let done = query(ABOUT).bind(id).bind(about).execute(tx).await?;

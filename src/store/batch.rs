@@ -68,7 +68,7 @@ impl Store {
         const THERE: &str = "
             SELECT CAST(w.value ->> 3 AS BIGINT) AS nth FROM json_each($1) AS w CROSS JOIN part p
             WHERE p.message_id = w.value ->> 0 AND p.part_no = CAST(w.value ->> 1 AS BIGINT)
-            AND p.state = 'sending'
+            AND p.state = 'sending' AND p.node = $2
               AND p.attempt = CAST(w.value ->> 2 AS BIGINT) AND p.batch_id IS NULL
             ORDER BY nth";
         let name = |(nth, of): (u32, &Candidate)| (of.message_id.to_string(), of.part_no, of.attempt, nth);
@@ -78,7 +78,7 @@ impl Store {
         let mut tx = writer.begin().await?;
         let names = json(&names)?;
         lock::parts(&mut tx, &names).await?;
-        let there: Vec<i64> = query_scalar(THERE).bind(names).fetch_all(&mut *tx).await?;
+        let there: Vec<i64> = query_scalar(THERE).bind(names).bind(&*self.node).fetch_all(&mut *tx).await?;
         let size = u32::try_from(there.len()).unwrap_or(u32::MAX);
         if size == 0 {
             return Ok(places);
@@ -124,7 +124,7 @@ impl Store {
         let read = u32::try_from(leased.parts.len()).unwrap_or(u32::MAX);
         if members.size == Some(Whole(read)) {
             leased.parts.sort_by_key(|part| part.batch.as_ref().map(|batch| batch.no));
-            take(&mut tx, &leased.parts, now, until).await?;
+            take(&mut tx, &leased.parts, &self.node, (now, until)).await?;
             tx.commit().await?;
             return Ok(leased.parts);
         }

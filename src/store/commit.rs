@@ -6,6 +6,7 @@
 //! is answered: one that failed late may have happened. While that cannot be found out,
 //! senders are refused and nothing else is written; whoever reports waits.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
@@ -294,6 +295,8 @@ pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) 
 /// What the writer needs to know besides the members.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
+    /// Who has what is leased with its acceptance.
+    pub(super) node: Arc<str>,
     /// `billing.low_balance_credits`.
     pub(super) low_mark: i64,
     /// Where commits are counted.
@@ -451,7 +454,7 @@ impl Gatherer {
     async fn write(&self, writer: &mut Writer, batch: &Batch) -> Result<Written, Failure> {
         let settings = &self.settings;
         let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-        let (decided, aftermath) = match apply(&mut tx, batch, settings.low_mark).await {
+        let (decided, aftermath) = match apply(&mut tx, batch, settings).await {
             Ok(applied) => applied,
             Err(error) => {
                 drop(tx);
@@ -580,7 +583,7 @@ impl Gatherer {
 async fn apply(
     tx: &mut Session<'_>,
     batch: &Batch,
-    low_mark: i64,
+    settings: &Settings,
 ) -> Result<(Decided, Aftermath), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().flat_map(|(reports, _)| reports).collect();
@@ -594,9 +597,12 @@ async fn apply(
         gone.push(remove_some(tx, spool_id).await?);
     }
     // Reports first: what they release may pay for what is accepted.
-    let (recorded, aftermath) =
-        if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
-    let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
+    let (recorded, aftermath) = if reports.is_empty() {
+        Default::default()
+    } else {
+        report_batch(tx, &reports, &settings.node).await?
+    };
+    let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, settings).await? };
     let mut heard = Vec::with_capacity(batch.news.len());
     for told in news {
         heard.push(told.keep(tx).await?);

@@ -165,8 +165,8 @@ impl BookedRow {
 
 impl Store {
     /// The entry is not posted any more: only Dodo's ledger tells what became of it.
-    /// Doing it again changes nothing.
-    pub async fn doubt_entry(&self, entry: &Entry, why: &str, now: Timestamp) -> Result<(), StoreError> {
+    /// Doing it again changes nothing. `false`: another process posts it by now.
+    pub async fn doubt_entry(&self, entry: &Entry, why: &str, now: Timestamp) -> Result<bool, StoreError> {
         // Whoever doubts knows of a call without an answer, and when the last one began,
         // whether that could be noted or not.
         const DOUBT: &str = "
@@ -177,6 +177,9 @@ impl Store {
             WHERE entry_id = $1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        if self.is_anothers(&mut tx, entry).await? {
+            return Ok(false);
+        }
         let done = query(DOUBT)
             .bind(entry.entry_id.as_str())
             .bind(millis(now))
@@ -185,7 +188,8 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         changed("doubt entry", done.rows_affected(), 1)?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// The entries that are in doubt, oldest first.

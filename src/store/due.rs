@@ -6,8 +6,14 @@
 //! each, and what one does not need the others share: however much one customer has in the
 //! queue, another waits for a page. Where there are more customers than a page has parts, the
 //! next page goes on behind the last of them. A page costs the same however long the queue is.
+//!
+//! Where several processes take pages of one queue, each looks at as many pages as there are
+//! processes and takes its own share of what is there, so that they seldom want the same.
+//! Should they do, one has it, and the other goes on with what is left.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -21,9 +27,14 @@ use crate::domain::message::Road;
 /// Customers who are looked at for a page, because parts of theirs wait, due or not.
 const MOST_VISITED: u32 = 500;
 
-/// Who had the last turn, among those whose parts leave alone and those whose leave together.
+/// Processes who are made way for: beyond them pages would cost too much.
+const MOST_NODES: usize = 8;
+
+/// Who had the last turn, among those whose parts leave alone and those whose leave together;
+/// and how many processes read pages.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
+    pub(super) nodes: AtomicUsize,
     alone: Mutex<String>,
     together: Mutex<String>,
 }
@@ -128,6 +139,15 @@ struct Reading<'a> {
     /// Open roads; once the longest waiting were asked for, those on which anybody is due.
     roads: Vec<Road>,
     tx: &'a mut Session<'static>,
+    share: Share<'a>,
+}
+
+/// What this process takes of what several want.
+#[derive(Debug, Clone, Copy)]
+struct Share<'a> {
+    /// How many they are.
+    of: usize,
+    node: &'a str,
 }
 
 impl Store {
@@ -161,7 +181,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<DuePart>, StoreError> {
         let mut tx = self.readers.begin().await?;
-        let reading = Reading { texts, now, roads: roads.to_vec(), tx: &mut tx };
+        let reading = Reading { texts, now, roads: roads.to_vec(), tx: &mut tx, share: self.share() };
         reading.page((texts.turn)(&self.turns), limit).await
     }
 
@@ -184,9 +204,42 @@ impl Store {
                    AND p.message_id = s.message_id AND (p.state = 'sending'
                      OR p.state = 'queued' AND p.due_at <= $1 AND p.road IN (SELECT atom FROM json_each($2)))) AS large
             WHERE state = 'queued' ORDER BY nth, due_at LIMIT $3";
-        let rows: Vec<DueRow> =
-            query_as(DUE).bind(millis(now)).bind(names(roads)?).bind(limit).fetch_all(&self.readers).await?;
-        rows.into_iter().map(DueRow::into_part).collect()
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let share = self.share();
+        let query = query_as(DUE).bind(millis(now)).bind(names(roads)?).bind(share.look_at(limit));
+        let rows: Vec<DueRow> = query.fetch_all(&self.readers).await?;
+        share.own(rows, limit).into_iter().map(DueRow::into_part).collect()
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { of: self.turns.nodes.load(Ordering::Relaxed).clamp(1, MOST_NODES), node: &self.node }
+    }
+}
+
+impl Share<'_> {
+    /// How many rows are looked at for so many.
+    fn look_at(self, limit: usize) -> i64 {
+        i64::try_from(limit.saturating_mul(self.of)).unwrap_or(i64::MAX)
+    }
+
+    /// The own ones of these rows, in their order: all, if they are no more than that.
+    fn own(self, mut rows: Vec<DueRow>, limit: usize) -> Vec<DueRow> {
+        if self.of == 1 || rows.len() <= limit {
+            rows.truncate(limit);
+            return rows;
+        }
+        rows.truncate(limit.saturating_mul(self.of));
+        let rank = |row: &DueRow| {
+            let mut hasher = DefaultHasher::new();
+            (self.node, &row.message_id, row.part_no).hash(&mut hasher);
+            hasher.finish()
+        };
+        let mut ranks: Vec<u64> = rows.iter().map(rank).collect();
+        ranks.sort_unstable();
+        let last = ranks.get(limit.saturating_sub(1)).copied().unwrap_or_default();
+        rows.retain(|row| rank(row) <= last);
+        rows.truncate(limit);
+        rows
     }
 }
 
@@ -195,7 +248,7 @@ impl Reading<'_> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut rows = self.longest_waiting(None, limit).await?;
         self.roads.retain(|road| rows.iter().any(|row| row.road == road.as_str()));
-        rows.truncate(limit);
+        rows = self.share.own(rows, limit);
         if rows.len() == limit {
             let customers = self.next_customers(turn, limit).await?;
             let oldest = std::mem::replace(&mut rows, self.in_turn(customers, limit).await?);
@@ -208,13 +261,14 @@ impl Reading<'_> {
         rows.into_iter().map(DueRow::into_part).collect()
     }
 
-    /// Those who have waited longest, of all customers or of one: of each road so many.
+    /// Those who have waited longest, of all customers or of one: of each road as many as
+    /// are looked at for so many.
     async fn longest_waiting(
         &mut self,
         customer_id: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DueRow>, StoreError> {
-        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let most = self.share.look_at(limit);
         let mut rows = Vec::new();
         for road in &self.roads {
             let text = if customer_id.is_some() { self.texts.parts_of } else { self.texts.parts };
@@ -276,8 +330,8 @@ impl Reading<'_> {
                     break;
                 }
                 let most = line.rows.len() + left.div_ceil(sharing);
-                let mut rows = self.longest_waiting(Some(&line.customer_id), most).await?;
-                rows.truncate(most);
+                let rows = self.longest_waiting(Some(&line.customer_id), most).await?;
+                let rows = self.share.own(rows, most);
                 line.has_more = rows.len() == most;
                 left = left.saturating_sub(rows.len().saturating_sub(line.rows.len()));
                 line.rows = rows;

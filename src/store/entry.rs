@@ -4,16 +4,24 @@
 //! An entry's id is its idempotency key at Dodo, fixed before the first call; its
 //! amount never changes. Opening one costs the same whatever the amount, because
 //! it names a range of capture numbers and takes the account's `owed`.
+//!
+//! Whoever opens an entry posts it, and nobody else while its lease is renewed. Who takes it
+//! over knows of one more call whose outcome is unknown.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::account::{arm, credits};
 use super::refund::{give_back, keep_back};
-use super::sql::{Session, query, query_as, query_scalar};
+use super::sql::{Session, Sql, query, query_as, query_scalar};
 use super::{Store, StoreError, changed, json, lock, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::telemetry::EntryKind;
+
+/// How long an entry stays with whoever posts it, unless that is renewed.
+pub const LEASE: Duration = Duration::from_secs(30);
 
 /// An entry that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,8 +162,7 @@ impl Store {
         Ok(query_as(DEBTS).fetch_one(&self.readers).await?)
     }
 
-    /// Entries that are open: after a restart they are tried again, or looked up if
-    /// they are doubtful.
+    /// Entries that are open.
     pub async fn open_entries(&self) -> Result<Vec<Entry>, StoreError> {
         const OPEN: &str = "
             SELECT entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at,
@@ -165,23 +172,58 @@ impl Store {
         rows.into_iter().map(EntryRow::read).collect()
     }
 
-    /// At the start of the process: a call may have been under way for each open
-    /// entry. It began after the last one that was noted, perhaps at once, and so
-    /// long ago may Dodo have got to know the key; it may have lasted until now.
-    pub async fn distrust_open_entries(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const DISTRUST: &str = "
-            UPDATE entry SET unknown_tries = unknown_tries + 1, last_tried_at = $1,
+    /// Takes the open entries that nobody posts: this process's own but for those that it has
+    /// in hand, and those whose lease is over. A call may have been under way for each. It
+    /// began after the last one that was noted, perhaps at once, and so long ago may Dodo
+    /// have got to know the key; it may have lasted until now.
+    pub async fn take_over_entries(
+        &self,
+        in_hand: &[EntryId],
+        now: Timestamp,
+    ) -> Result<Vec<Entry>, StoreError> {
+        const TAKE: &str = "
+            UPDATE entry SET node = $2, lease_until = $3, unknown_tries = unknown_tries + 1, last_tried_at = $1,
                    first_unknown_at = coalesce(first_unknown_at, last_tried_at, opened_at)
-            WHERE state = 'open' AND doubtful_since IS NULL";
+            WHERE state = 'open' AND doubtful_since IS NULL
+              AND (node IS NULL OR node = $2 OR lease_until <= $1)
+              AND entry_id NOT IN (SELECT atom FROM json_each($4))
+            RETURNING entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at,
+                      first_unknown_at, last_tried_at, doubtful_since";
         const LOCK: &str = "
             SELECT entry_id FROM entry WHERE state = 'open' AND doubtful_since IS NULL
             ORDER BY entry_id FOR NO KEY UPDATE";
+        let in_hand: Vec<&str> = in_hand.iter().map(EntryId::as_str).collect();
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         lock::rows(&mut tx, query(LOCK)).await?;
-        let done = query(DISTRUST).bind(millis(now)).execute(&mut *tx).await?;
+        let rows: Vec<EntryRow> = query_as(TAKE)
+            .bind(millis(now))
+            .bind(&*self.node)
+            .bind(millis(leased_until(now)))
+            .bind(json(&in_hand)?)
+            .fetch_all(&mut *tx)
+            .await?;
         tx.commit().await?;
-        Ok(done.rows_affected())
+        rows.into_iter().map(EntryRow::read).collect()
+    }
+
+    /// Keeps entries that this process posts; returns those that it still has.
+    pub async fn renew_entries(
+        &self,
+        in_hand: &[EntryId],
+        now: Timestamp,
+    ) -> Result<Vec<EntryId>, StoreError> {
+        const RENEW: &str = "
+            UPDATE entry SET lease_until = $2
+            WHERE entry_id IN (SELECT atom FROM json_each($1)) AND state = 'open' AND node = $3
+            RETURNING entry_id";
+        let in_hand: Vec<&str> = in_hand.iter().map(EntryId::as_str).collect();
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let query = query_scalar(RENEW).bind(json(&in_hand)?).bind(millis(leased_until(now)));
+        let kept: Vec<String> = query.bind(&*self.node).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        kept.iter().map(|id| stored(EntryId::parse(id))).collect()
     }
 
     /// Opens an entry for what the customer owes, or for as many whole captures
@@ -219,7 +261,8 @@ impl Store {
         changed("open entry", done.rows_affected(), 1)?;
         let captures = (range.first, range.last);
         let (kind, amount) = (EntryKind::Debit, range.amount);
-        let draft = Draft { entry_id, customer_id, kind, captures, amount, reason, expires_at: None };
+        let node = &*self.node;
+        let draft = Draft { entry_id, customer_id, node, kind, captures, amount, reason, expires_at: None };
         let entry = write(&mut tx, draft, now).await?;
         tx.commit().await?;
         Ok(Some(entry))
@@ -274,27 +317,43 @@ impl Store {
     }
 
     /// Dodo refused the entry and surely applied nothing: its captures are owed, or
-    /// its refunds due, in no entry again. Doing it again changes nothing.
-    pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<(), StoreError> {
+    /// its refunds due, in no entry again. Doing it again changes nothing. `false`: another
+    /// process has the entry by now, and what it calls for may be applied.
+    pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<bool, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         lock::customer(&mut tx, &entry.customer_id).await?;
-        if !close(&mut tx, entry, "void", now).await? {
-            return Ok(());
+        if self.is_anothers(&mut tx, entry).await? {
+            return Ok(false);
         }
-        has_none_of_it(&mut tx, entry, error, now).await?;
-        Ok(tx.commit().await?)
+        if close(&mut tx, entry, "void", now).await? {
+            has_none_of_it(&mut tx, entry, error, now).await?;
+            tx.commit().await?;
+        }
+        Ok(true)
+    }
+
+    /// Whether another process posts an entry by now. It stands still until the transaction ends.
+    pub(super) async fn is_anothers(&self, tx: &mut Session<'_>, entry: &Entry) -> Result<bool, StoreError> {
+        const READ: Sql = Sql {
+            sqlite: "SELECT node FROM entry WHERE entry_id = $1 AND state = 'open'",
+            postgres: "SELECT node FROM entry WHERE entry_id = $1 AND state = 'open' FOR NO KEY UPDATE",
+        };
+        let query = query_scalar(READ).bind(entry.entry_id.as_str());
+        let node: Option<Option<String>> = query.fetch_optional(tx).await?;
+        Ok(node.is_some_and(|node| node.as_deref() != Some(&*self.node)))
     }
 
     /// A call that began at `began` ended without settling the entry. After an
-    /// unknown outcome no answer about the balance is taken at its word.
+    /// unknown outcome no answer about the balance is taken at its word. `false`: another
+    /// process has the entry by now, and counts the call as unknown.
     pub async fn note_entry_try(
         &self,
         entry: &Entry,
         is_unknown: bool,
         error: &str,
         began: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         const NOTE: &str = "
             UPDATE entry SET tries = tries + 1, unknown_tries = unknown_tries + $2, last_error = $3,
                    last_tried_at = $4,
@@ -302,6 +361,9 @@ impl Store {
             WHERE entry_id = $1 AND state = 'open'";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        if self.is_anothers(&mut tx, entry).await? {
+            return Ok(false);
+        }
         let done = query(NOTE)
             .bind(entry.entry_id.as_str())
             .bind(i64::from(is_unknown))
@@ -310,8 +372,14 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         changed("note try", done.rows_affected(), 1)?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(true)
     }
+}
+
+/// When a lease ends that begins now.
+fn leased_until(now: Timestamp) -> Timestamp {
+    now.checked_add(LEASE).unwrap_or(now)
 }
 
 /// An entry that is to be written down, before its first call.
@@ -319,6 +387,8 @@ impl Store {
 pub(super) struct Draft<'a> {
     pub(super) entry_id: &'a EntryId,
     pub(super) customer_id: &'a CustomerId,
+    /// Who posts it.
+    pub(super) node: &'a str,
     pub(super) kind: EntryKind,
     /// The first and the last of the captures that it covers; of a credit: none, (0, 0).
     pub(super) captures: (i64, i64),
@@ -337,10 +407,10 @@ pub(super) async fn write(
 ) -> Result<Entry, StoreError> {
     const INSERT: &str = "
         INSERT INTO entry (entry_id, customer_id, kind, first_capture, last_capture, amount, reason, state,
-                           tries, opened_at, expires_at, version)
-        SELECT $1, customer_id, $3, $4, $5, $6, $7, 'open', 1, $8, $9, version
+                           tries, opened_at, expires_at, version, node, lease_until)
+        SELECT $1, customer_id, $3, $4, $5, $6, $7, 'open', 1, $8, $9, version, $10, $11
         FROM account WHERE customer_id = $2";
-    let Draft { entry_id, customer_id, kind, captures, amount, reason, expires_at } = draft;
+    let Draft { entry_id, customer_id, node, kind, captures, amount, reason, expires_at } = draft;
     let done = query(INSERT)
         .bind(entry_id.as_str())
         .bind(customer_id.as_str())
@@ -351,6 +421,8 @@ pub(super) async fn write(
         .bind(&reason)
         .bind(millis(now))
         .bind(expires_at.map(millis))
+        .bind(node)
+        .bind(millis(leased_until(now)))
         .execute(tx)
         .await?;
     changed("write entry", done.rows_affected(), 1)?;

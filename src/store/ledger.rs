@@ -26,6 +26,8 @@ pub(super) struct PartNow {
     pub(super) first_try_at: Option<i64>,
     pub(super) upstream_id: Option<String>,
     pub(super) last_error: Option<String>,
+    /// Whose hands it is in.
+    pub(super) node: Option<String>,
     /// How it stands to its calls, as it was read.
     company: Company,
     /// How it stands now, where that has changed.
@@ -106,6 +108,7 @@ struct Row {
     #[sqlx(try_from = "i64")]
     batch_max: u32,
     batch_id: Option<String>,
+    node: Option<String>,
     address: String,
     state: String,
     maybe_taken: bool,
@@ -115,7 +118,8 @@ struct Row {
 const WRITE: &str = "
     UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
            key_no = p.key_no, unknown = p.unknown, first_try_at = p.first_try_at,
-           upstream_id = p.upstream_id, last_error = p.last_error
+           upstream_id = p.upstream_id, last_error = p.last_error,
+           node = CASE p.state WHEN 'sending' THEN part.node END
     FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
                  value ->> 2 AS state, CAST(value ->> 3 AS BIGINT) AS attempt,
                  CAST(value ->> 4 AS BIGINT) AS due_at, CAST(value ->> 5 AS BIGINT) AS lease_until,
@@ -167,7 +171,7 @@ impl Ledger {
                    EXISTS (SELECT 1 FROM spool s WHERE s.message_id = m.message_id) AS is_spooled,
                    a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
                    coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
-                   p.upstream_id, p.last_error, p.batch_max, p.batch_id, r.address, r.state,
+                   p.upstream_id, p.last_error, p.batch_max, p.batch_id, p.node, r.address, r.state,
                    r.maybe_taken = 1 AS maybe_taken
             FROM message m JOIN account a ON a.customer_id = m.customer_id
                  JOIN part p ON p.message_id = m.message_id
@@ -214,6 +218,7 @@ impl Ledger {
             first_try_at: row.first_try_at,
             upstream_id: row.upstream_id,
             last_error: row.last_error,
+            node: row.node,
             company: Company { max: row.batch_max, call },
             moved: None,
         });

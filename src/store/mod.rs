@@ -39,6 +39,7 @@ mod lock;
 pub mod log;
 pub mod moving;
 mod nobody;
+pub mod node;
 mod opening;
 pub mod operator;
 pub mod proof;
@@ -256,6 +257,8 @@ pub struct Store {
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
     turns: Arc<Turns>,
+    /// Who has what it leases.
+    node: Arc<str>,
     low_mark: i64,
     crash_at: CrashAt,
 }
@@ -287,8 +290,8 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer } = match database_url {
-            Some(url) => opening::postgres(url, *maker, patience).await?,
+        let Opened { readers, writer, node } = match database_url {
+            Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
         let (hot, members) = mpsc::channel(WRITES_WAITING);
@@ -299,7 +302,9 @@ impl Store {
         let (leftovers, line) = mpsc::unbounded_channel();
         tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
+        let node: Arc<str> = node.into();
         let settings = commit::Settings {
+            node: Arc::clone(&node),
             low_mark,
             metrics,
             reserve,
@@ -318,7 +323,19 @@ impl Store {
             async move { suppression::find(&pool, &suspects).await }
         });
         let turns = Arc::default();
-        Ok(Self { readers, writer, hot, exits, leftovers, standings, suspects, turns, low_mark, crash_at })
+        Ok(Self {
+            readers,
+            writer,
+            hot,
+            exits,
+            leftovers,
+            standings,
+            suspects,
+            turns,
+            node,
+            low_mark,
+            crash_at,
+        })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

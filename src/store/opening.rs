@@ -21,7 +21,7 @@ use super::lane::{Lane, Patience};
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
 use super::writers::{Rare, Writers};
-use super::{DATABASE_FILE, Maker, OpenError, moving};
+use super::{DATABASE_FILE, Maker, OpenError, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -42,6 +42,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writers,
+    /// Whose it is.
+    pub(super) node: String,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -75,7 +77,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer })
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.to_owned() })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -83,6 +85,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
 /// its connection is tried when it comes back; one that does not answer then is closed.
 pub(super) async fn postgres(
     url: &SecretString,
+    data_dir: &Path,
     maker: Maker,
     patience: Patience,
 ) -> Result<Opened, OpenError> {
@@ -106,7 +109,8 @@ pub(super) async fn postgres(
     let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
     let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::default() };
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare) })
+    let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
+    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
 }
 
 fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {

@@ -1,9 +1,10 @@
 //! The durable queue: leases, and what a worker needs to send a part. Who is due says
 //! `due`.
 //!
-//! A lease, never a transaction, spans the network call. With SQLite there is one
-//! server process, so at its start every lease is of a process that is gone:
-//! those parts go back into the queue with their outcome unknown.
+//! A lease, never a transaction, spans the network call. It is a process's, and at the
+//! start of that process all that it had leased is of an earlier one, which is gone: those
+//! parts go back into the queue with their outcome unknown. So do those of any process
+//! that says nothing for the time of a lease; whoever finds them first takes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -150,42 +151,44 @@ struct RecipientRow {
     orcpt: Option<String>,
 }
 
-/// Has the leases of these parts lapse. On PostgreSQL a part that somebody is deciding about
-/// is passed over: its lease is in good hands, or lapses with the next look.
+/// Has the leases of these parts lapse: what came of them is not known. On PostgreSQL a part
+/// that somebody is deciding about is passed over: its lease is in good hands, or lapses with
+/// the next look.
 macro_rules! lapse {
     ($which:literal) => {
         Sql {
             sqlite: concat!(
-                "UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
+                "UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL, node = NULL,
                         unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
                  WHERE ",
                 $which,
                 " RETURNING message_id, part_no, road"
             ),
             postgres: concat!(
-                "UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
-                        unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
-                 WHERE (message_id, part_no) IN (SELECT message_id, part_no FROM part WHERE ",
+                "WITH over AS MATERIALIZED (SELECT message_id, part_no FROM part WHERE ",
                 $which,
-                " ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED)
-                 RETURNING message_id, part_no, road"
+                "    ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED)
+                 UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL, node = NULL,
+                        unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
+                 FROM over WHERE part.message_id = over.message_id AND part.part_no = over.part_no
+                 RETURNING part.message_id, part.part_no, part.road"
             ),
         }
     };
 }
 
 impl Store {
-    /// At the start of the process: every lease lapses, its outcome unknown. A part whose
-    /// calls are composed was not tried unless one is: what was known of it stays. Returns
+    /// At the start of the process: its leases lapse, and nobody's, their outcome unknown. A part
+    /// whose calls are composed was not tried unless one is: what was known of it stays. Returns
     /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const LAPSE: Sql = lapse!("state = 'sending'");
-        self.lapse(query_as(LAPSE).bind(millis(now))).await
+        const LAPSE: Sql = lapse!("state = 'sending' AND (node = $2 OR node IS NULL)");
+        self.lapse(query_as(LAPSE).bind(millis(now)).bind(&*self.node)).await
     }
 
-    /// While running: leases that ran out without a word. Those that this process
-    /// still has in its hands are not among them, however late it is to renew them:
-    /// their parts would be sent twice. Returns how many lapsed.
+    /// While running: leases that ran out without a word, whosesoever they were. Those that
+    /// this process still has in its hands are not among them, however late it is to renew
+    /// them: their parts would be sent twice. Returns how many lapsed.
     pub async fn lapse_expired(
         &self,
         held: &[(MessageId, u32, u32)],
@@ -274,7 +277,7 @@ impl Store {
         let mut tx = writer.begin().await?;
         let leased = read_waiting(&mut tx, waiting, None, now).await?;
         if !leased.parts.is_empty() {
-            take(&mut tx, &leased.parts, now, until).await?;
+            take(&mut tx, &leased.parts, &self.node, (now, until)).await?;
             tx.commit().await?;
         }
         Ok(leased)
@@ -310,7 +313,7 @@ impl Store {
                          CAST(value ->> 2 AS BIGINT) AS attempt
                   FROM json_each($1)) AS l
             WHERE part.message_id = l.message_id AND part.part_no = l.part_no
-              AND part.state = 'sending' AND part.attempt = l.attempt
+              AND part.state = 'sending' AND part.attempt = l.attempt AND part.node = $3
             RETURNING part.message_id, part.part_no, part.attempt";
         let rows = lease_rows(leases)?;
         let mut writer = self.writer.lock().await;
@@ -318,7 +321,7 @@ impl Store {
         // Nobody is passed over: a report of ours may be at it.
         lock::parts(&mut tx, &rows).await?;
         let kept: Vec<(String, Whole, Whole)> =
-            query_as(RENEW).bind(&rows).bind(millis(until)).fetch_all(&mut *tx).await?;
+            query_as(RENEW).bind(&rows).bind(millis(until)).bind(&*self.node).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(kept.into_iter().map(|(id, part_no, attempt)| (id, part_no.0, attempt.0)).collect())
     }
@@ -400,12 +403,12 @@ async fn unclaimed(tx: &mut Session<'_>, names: String) -> Result<String, StoreE
 pub(super) async fn take(
     tx: &mut Session<'_>,
     parts: &[LeasedPart],
-    now: Timestamp,
-    until: Timestamp,
+    node: &str,
+    (now, until): (Timestamp, Timestamp),
 ) -> Result<(), StoreError> {
     const LEASE: &str = "
         UPDATE part SET state = 'sending', attempt = l.attempt, due_at = NULL, lease_until = $2,
-               first_try_at = coalesce(first_try_at, $3)
+               first_try_at = coalesce(first_try_at, $3), node = $4
         FROM (SELECT value ->> 0 AS message_id, CAST(value ->> 1 AS BIGINT) AS part_no,
                      CAST(value ->> 2 AS BIGINT) AS attempt
               FROM json_each($1)) AS l
@@ -413,7 +416,8 @@ pub(super) async fn take(
           AND part.attempt + 1 = l.attempt";
     let leases: Vec<_> =
         parts.iter().map(|part| (part.message_id.as_str(), part.part_no, part.attempt)).collect();
-    let done = query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).execute(tx).await?;
+    let query = query(LEASE).bind(json(&leases)?).bind(millis(until)).bind(millis(now)).bind(node);
+    let done = query.execute(tx).await?;
     changed("lease", done.rows_affected(), parts.len())
 }
 

@@ -215,7 +215,7 @@ impl Store {
         }
         let entry = match given.as_slice() {
             [] => None,
-            given => Some(insert(&mut tx, opening, (given, expires_at), now).await?),
+            given => Some(insert(&mut tx, opening, (given, expires_at), (&self.node, now)).await?),
         };
         tx.commit().await?;
         Ok((entry, lapsed))
@@ -239,7 +239,7 @@ async fn insert(
     tx: &mut Session<'_>,
     opening: &CreditOpening,
     (given, expires_at): (&[&Claim], Option<Timestamp>),
-    now: Timestamp,
+    (node, now): (&str, Timestamp),
 ) -> Result<Entry, StoreError> {
     const MARK: &str = "UPDATE account SET version = version + 1 WHERE customer_id = $1";
     let CreditOpening { customer_id, entry_id, .. } = opening;
@@ -253,6 +253,7 @@ async fn insert(
     let draft = Draft {
         entry_id,
         customer_id,
+        node,
         kind: EntryKind::Credit,
         captures: (0, 0),
         amount,

@@ -26,6 +26,8 @@ use crate::domain::message::{PartState, PartStep, Road};
 use crate::telemetry::Metrics;
 
 /// What stands with a part that was given up, and left all the same.
+/// No attempt has this number: they begin with 1.
+const NO_ATTEMPT: u32 = 0;
 const TOOK_IT: &str = "the upstream took it all the same";
 
 /// What a worker has to say about one attempt.
@@ -180,10 +182,11 @@ struct Change {
     captured: i64,
 }
 
-/// Applies a batch of reports.
+/// Applies a batch of reports of that process's.
 pub(super) async fn report_batch(
     tx: &mut Session<'_>,
     batch: &[&Report],
+    node: &str,
 ) -> Result<(Vec<Recorded>, Aftermath), StoreError> {
     let message_ids: BTreeSet<&str> = batch.iter().map(|report| report.message_id.as_str()).collect();
     let message_ids: Vec<&str> = message_ids.into_iter().collect();
@@ -196,7 +199,7 @@ pub(super) async fn report_batch(
     let mut at = i64::MIN;
     for report in batch {
         at = at.max(millis(report.at));
-        let Some(change) = ledger.apply(report) else {
+        let Some(change) = ledger.hear(report, node) else {
             answers.push(Recorded::Late);
             continue;
         };
@@ -262,6 +265,17 @@ impl Ledger {
     fn customer_of(&self, report: &Report) -> Option<&str> {
         let message = self.messages.get(report.message_id.as_str())?;
         (message.price > 0).then_some(message.customer_id.as_str())
+    }
+
+    /// Hears one report: of an attempt whose part another process has by now, only that the
+    /// mail was sent, whatever number the other's attempt has.
+    fn hear(&mut self, report: &Report, node: &str) -> Option<Change> {
+        let key = (report.message_id.as_str().to_owned(), report.part_no);
+        let holder = self.parts.get(&key).and_then(|part| part.node.as_deref());
+        if holder.is_none_or(|holder| holder == node) {
+            return self.apply(report);
+        }
+        self.apply(&Report { attempt: NO_ATTEMPT, ..report.clone() })
     }
 
     /// Applies one report to what was read; `None`: it came too late.

@@ -36,6 +36,7 @@ mod header;
 mod idempotency;
 mod model;
 mod moving;
+mod nodes;
 mod nul;
 mod opening;
 mod operator;

@@ -7,6 +7,7 @@
 
 pub mod resend;
 pub mod smtp;
+pub mod tenure;
 pub mod translate;
 pub mod translating;
 
@@ -21,6 +22,7 @@ use crate::domain::closure::Closure;
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::PartId;
 use crate::domain::message::Road;
+use tenure::Tenure;
 use translating::Translating;
 
 /// One part of a message, ready to leave.
@@ -41,6 +43,8 @@ pub struct Outgoing {
     pub bytes: Bytes,
     /// What the sender asks to be told.
     pub dsn: Arc<Dsn>,
+    /// Whether it is still ours to send; asked before the final dot of SMTP.
+    pub tenure: Tenure,
 }
 
 /// What became of one attempt to send a part.

@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 36] = [
+const HANDS: [(&str, &str); 38] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("bucket", "INSERT INTO bucket VALUES ('nobody', 1)"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
@@ -49,6 +49,8 @@ const HANDS: [(&str, &str); 36] = [
     ("suppression", "INSERT INTO suppression VALUES ('cus_eve', 'a@x.example', 'manual', NULL, NULL, 1)"),
     ("reputation", "UPDATE reputation SET customer_id = 'cus_eve'"),
     ("gate", "INSERT INTO gate VALUES ('resend', 'because', 2, 1)"),
+    ("node", "INSERT INTO node VALUES ('somebody', 1)"),
+    ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
     ("checkout", "UPDATE checkout SET state = 'paid' WHERE state = 'pending'"),
 ];

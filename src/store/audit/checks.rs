@@ -475,6 +475,17 @@ pub(super) const CHECKS: &[Check] = &[
         "SELECT road FROM gate WHERE road NOT IN ('resend', 'smtp') OR try_again_at < since OR reason = ''",
     ),
     check(
+        "part",
+        "it is in somebody's hands who does not send it",
+        "SELECT message_id || ' ' || part_no FROM part WHERE node IS NOT NULL AND state <> 'sending'",
+    ),
+    check("node", "its name is none of ours", "SELECT node_id FROM node WHERE length(node_id) <> 32"),
+    check(
+        "duty",
+        "nobody has such a duty",
+        "SELECT name FROM duty WHERE name NOT IN ('sweep', 'books', 'debtors', 'doubts', 'domains')",
+    ),
+    check(
         "webhook",
         "it has no type, no id, or names no customer of ours",
         "SELECT w.webhook_id FROM webhook w WHERE w.type = '' OR w.webhook_id = ''

@@ -161,7 +161,7 @@ async fn p3_a_restart_dates_a_lost_answer_back_to_when_the_call_may_have_begun()
             store.note_entry_try(&entry, false, "401", at(50)).await.unwrap();
         }
     }
-    store.distrust_open_entries(at(90_000)).await.unwrap();
+    store.take_over_entries(&[], at(90_000)).await.unwrap();
     for entry in store.open_entries().await.unwrap() {
         let began = if entry.customer_id == id("ann") { at(1) } else { at(50) };
         assert_eq!(entry.first_unknown_at, Some(began), "it may be known to Dodo since then");

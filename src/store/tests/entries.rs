@@ -130,7 +130,7 @@ async fn p3_after_a_restart_every_open_entry_is_in_doubt() {
     let ann = customer(&store, "ann", Some(50)).await;
     owe(&store, &ann).await;
     open(&store, &ann).await;
-    assert_eq!(store.distrust_open_entries(at(5)).await.unwrap(), 1);
+    assert_eq!(store.take_over_entries(&[], at(5)).await.unwrap().len(), 1);
     let entries = store.open_entries().await.unwrap();
     assert_eq!(entries[0].unknown_tries, 1);
     assert!(store.begin_balance_read(&ann).await.unwrap().is_some());

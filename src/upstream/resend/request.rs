@@ -144,6 +144,7 @@ mod tests {
             repeats: None,
             bytes: bytes.into(),
             dsn: std::sync::Arc::default(),
+            tenure: crate::upstream::tenure::Tenure::for_good(),
         }
     }
 

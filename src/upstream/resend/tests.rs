@@ -290,6 +290,7 @@ async fn after_a_429_the_next_call_waits_in_the_queue() {
             b"From: a@x.example\r\nContent-Type: multipart/signed; boundary=b\r\n\r\nx\r\n",
         ),
         dsn: Arc::default(),
+        tenure: crate::upstream::tenure::Tenure::for_good(),
     };
     let put_off = upstreams.prepare(Road::Resend, outgoing).await.map(drop);
     assert_eq!(told(&put_off.unwrap_err()).split(' ').next(), Some("transient"));

@@ -19,6 +19,7 @@ use super::url::{Credentials, Security, SmtpUrl};
 use super::wire::{Wire, not_now};
 use crate::domain::closure::Closure;
 use crate::upstream::Answer;
+use crate::upstream::tenure::Tenure;
 
 /// Longest wait for the end of a message and the reply to it (RFC 5321 §4.5.3.2.6).
 const FINAL_DOT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -211,12 +212,16 @@ impl Connection {
         self.next_reply().await
     }
 
-    /// Sends the message, which is the pieces one after another, and its final dot.
-    /// The second is whether the dot may have left.
-    pub(super) async fn message(&mut self, pieces: &[&[u8]]) -> (Result<Reply, Trouble>, bool) {
+    /// Sends the message, which is the pieces one after another, and its final dot, if it is
+    /// ours still. The second is whether the dot may have left.
+    pub(super) async fn message(
+        &mut self,
+        pieces: &[&[u8]],
+        tenure: &Tenure,
+    ) -> (Result<Reply, Trouble>, bool) {
         let mut dot_left = false;
         let wait = self.timeout.max(FINAL_DOT_TIMEOUT);
-        let said = timeout(wait, say_message(&mut self.wire, pieces, &mut dot_left)).await;
+        let said = timeout(wait, say_message(&mut self.wire, (pieces, tenure), &mut dot_left)).await;
         let heard = self.heard(said.unwrap_or_else(|_| Err("timed out".to_owned())));
         // Any reply to the final dot ends the transaction.
         if dot_left && self.state == State::Open {
@@ -268,7 +273,11 @@ impl Connection {
     }
 }
 
-async fn say_message(wire: &mut Wire, pieces: &[&[u8]], dot_left: &mut bool) -> Result<Reply, String> {
+async fn say_message(
+    wire: &mut Wire,
+    (pieces, tenure): (&[&[u8]], &Tenure),
+    dot_left: &mut bool,
+) -> Result<Reply, String> {
     let (mut stuffing, mut out) = (Stuffing::new(), Vec::new());
     for chunk in pieces.iter().flat_map(|piece| piece.chunks(CHUNK_OCTETS)) {
         if out.len() >= CHUNK_OCTETS {
@@ -278,6 +287,9 @@ async fn say_message(wire: &mut Wire, pieces: &[&[u8]], dot_left: &mut bool) -> 
         stuffing.write(chunk, &mut out);
     }
     stuffing.end(&mut out);
+    if !tenure.is_ours().await {
+        return Err("the lease was lost before the final dot".to_owned());
+    }
     *dot_left = true;
     wire.say(&out).await.map_err(|error| error.to_string())?;
     wire.reply().await

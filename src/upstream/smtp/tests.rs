@@ -9,6 +9,7 @@ use super::*;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::ids::PartId;
 use crate::upstream::RecipientAnswer;
+use crate::upstream::tenure::Tenure;
 use server::{Server, Tls};
 
 const MESSAGE: &[u8] = b"Subject: hello\r\n\r\nbody\r\n";
@@ -22,6 +23,7 @@ fn part(recipients: &[&str], bytes: impl Into<Bytes>) -> Outgoing {
         repeats: None,
         bytes: bytes.into(),
         dsn: Arc::default(),
+        tenure: Tenure::for_good(),
     }
 }
 
@@ -48,6 +50,19 @@ fn client_of(url: &str, reuse: Reuse, is_resend: bool) -> SmtpUpstream {
         is_resend,
     })
     .unwrap()
+}
+
+#[tokio::test]
+async fn p4_what_is_ours_no_more_gets_no_final_dot() {
+    let server = Server::start(&[]).await;
+    let (ours, lost) = (Tenure::for_good(), Tenure::for_good());
+    lost.lost.cancel();
+    for (tenure, arrived) in [(lost, 0), (ours, 1)] {
+        let outgoing = Outgoing { tenure, ..part(&["b@y.example"], MESSAGE) };
+        let outcome = client(&server.url()).send(&outgoing).await;
+        assert_eq!(matches!(outcome, Outcome::Answered { .. }), arrived == 1, "{outcome:?}");
+        assert_eq!(server.messages().len(), arrived);
+    }
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ pub(super) async fn send(connection: &mut Connection, mail: Mail<'_>) -> Ended {
 
 async fn message(connection: &mut Connection, mail: Mail<'_>, answers: Vec<RecipientAnswer>) -> Ended {
     let outgoing = mail.outgoing;
-    match connection.message(&[mail.head, &outgoing.bytes]).await {
+    match connection.message(&[mail.head, &outgoing.bytes], &outgoing.tenure).await {
         (Ok(reply), _) if reply.code < 300 => {
             let answers = vouched(answers, connection.offered(), outgoing);
             answered(Some(reply.text()), answers)
@@ -349,6 +349,7 @@ mod tests {
             repeats: None,
             bytes: Bytes::from_static(bytes),
             dsn: Arc::default(),
+            tenure: crate::upstream::tenure::Tenure::for_good(),
         }
     }
 

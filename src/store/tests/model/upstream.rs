@@ -161,5 +161,6 @@ fn outgoing(part: &LeasedPart) -> Outgoing {
         repeats: None,
         bytes: part.bytes.clone(),
         dsn: part.dsn.clone(),
+        tenure: crate::upstream::tenure::Tenure::for_good(),
     }
 }

@@ -266,7 +266,7 @@ impl World {
         }
         self.process.store.lapse_all(self.clock.now()).await?;
         if !self.is(Mutation::TrustsOpenEntries) {
-            self.process.store.distrust_open_entries(self.clock.now()).await?;
+            self.process.store.take_over_entries(&[], self.clock.now()).await?;
         }
         Ok(())
     }

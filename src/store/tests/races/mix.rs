@@ -122,7 +122,7 @@ async fn pay(store: &Store, mail: &Mail, nth: u64) {
             if let Some(leave) = store.begin_balance_read(&customer_id).await.unwrap() {
                 store.apply_balance(&leave, 10_000, at(1)).await.unwrap();
             }
-            store.distrust_open_entries(at(4)).await.unwrap();
+            store.take_over_entries(&[], at(4)).await.unwrap();
         }
     }
 }

@@ -33,6 +33,7 @@ fn outgoing() -> Outgoing {
         repeats: None,
         bytes: Bytes::from_static(b"From: a@x.example\r\n\r\nhi\r\n"),
         dsn: Arc::default(),
+        tenure: crate::upstream::tenure::Tenure::for_good(),
     }
 }
 
