@@ -6,16 +6,13 @@
 //! their way are answered. Whatever is not done when the time is up is left to the
 //! leases and to the entries' keys: nothing that was acknowledged is lost.
 
-use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
@@ -27,8 +24,9 @@ use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
 use crate::cli::SandboxArgs;
 use crate::clock::Clock;
-use crate::config::{Config, ProofBy, Secrets};
+use crate::config::{Config, DatabaseUrl, ProofBy, Secrets};
 use crate::crash::{CrashAt, CrashPoint};
+use crate::data_dir;
 use crate::delivery::told::{self, Ears};
 use crate::delivery::{self, Delivery};
 use crate::descriptors;
@@ -49,7 +47,7 @@ use crate::sandbox::{self, StandIns};
 use crate::smtp;
 use crate::smtp::connection::{Opening, Server};
 use crate::store::customer::{ChangeError, Credential};
-use crate::store::{self, Maker, Store, StoreSettings};
+use crate::store::{Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
 use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
@@ -63,8 +61,6 @@ use crate::upstream::translating::Translating;
 const FRONT_STOP: Duration = Duration::from_secs(15);
 /// How long attempts and entries under way may take to finish.
 const BACK_STOP: Duration = Duration::from_secs(12);
-/// The lock that keeps a second server off a database.
-const LOCK_FILE: &str = "postmeter.lock";
 
 /// Runs the real thing until it is told to stop.
 pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyhow::Result<()> {
@@ -74,7 +70,7 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     if let Some(warning) = descriptors::raise(&config) {
         tracing::warn!("{warning}");
     }
-    let _lock = lock(&config.data_dir)?;
+    let _lock = data_dir::lock(&config.data_dir)?;
     let store = open_store(&config, Maker::Serve, crash_at).await?;
     let sockets = Sockets::bind(&config).await?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
@@ -91,7 +87,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     if made {
         tracing::info!(path = %config.smtp.tls_cert.display(), "development certificate made");
     }
-    let _lock = lock(&config.data_dir)?;
+    let _lock = data_dir::lock(&config.data_dir)?;
     let (store, metrics) = open_store(&config, Maker::Sandbox, CrashAt::default()).await?;
     seed(&store).await?;
     let sockets = Sockets::bind(&config).await?;
@@ -120,6 +116,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
 fn sandbox_config(args: &SandboxArgs) -> Config {
     let mut config = Config::default();
     config.data_dir.clone_from(&args.data_dir);
+    config.database_url.clone_from(&args.database_url);
     config.smtp.submission = vec![args.smtp];
     config.smtp.submissions = vec![args.smtps];
     config.smtp.tls_cert = "certs/sandbox-cert.pem".into();
@@ -159,29 +156,11 @@ async fn seed(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One server on a database: the leases and the gathering writer count on it.
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
-    store::make_private_dir(data_dir)
-        .with_context(|| format!("the directory {} cannot be made", data_dir.display()))?;
-    let path = data_dir.join(LOCK_FILE);
-    let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            anyhow::bail!(
-                "another postmeter is running on {}; stop it, or use another data_dir",
-                data_dir.display()
-            )
-        }
-        Err(TryLockError::Error(error)) => Err(error).context(format!("{} cannot be locked", path.display())),
-    }
-}
-
 async fn open_store(config: &Config, maker: Maker, crash_at: CrashAt) -> anyhow::Result<(Store, Metrics)> {
     let metrics = Metrics::new();
     let settings = StoreSettings {
         data_dir: config.data_dir.clone(),
-        database_url: config.database_url.clone().map(SecretString::from),
+        database_url: config.database_url.as_ref().map(DatabaseUrl::secret),
         maker,
         low_balance_credits: config.billing.low_balance_credits,
         min_free_bytes: config.queue.min_free_bytes,

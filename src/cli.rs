@@ -14,6 +14,7 @@ mod credential;
 mod customer;
 mod entry;
 mod explain;
+mod migrate;
 mod print;
 mod queue;
 mod sender;
@@ -26,10 +27,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
-use secrecy::SecretString;
 
 use crate::clock::Clock;
-use crate::config::{Config, Secrets};
+use crate::config::{Config, DatabaseUrl, Secrets};
 use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings};
 use crate::telemetry::{LogFormat, Metrics};
 
@@ -88,6 +88,9 @@ pub struct SandboxArgs {
     /// Where its state is kept between runs
     #[arg(long, value_name = "DIR", default_value = "sandbox-data")]
     pub data_dir: PathBuf,
+    /// A PostgreSQL database to keep its mail and credits in
+    #[arg(long, value_name = "URL", value_parser = DatabaseUrl::parse)]
+    pub database_url: Option<DatabaseUrl>,
 }
 
 /// A command that does one thing and ends.
@@ -111,6 +114,8 @@ pub enum Errand {
     Explain(explain::ExplainArgs),
     /// Prove that messages, holds, captures and settlements add up; exit 1 if not
     Audit(audit::AuditArgs),
+    /// Move everything from a SQLite file into an empty PostgreSQL database, check it on both sides, hand over
+    Migrate(migrate::MigrateArgs),
 }
 
 /// How the answer is printed.
@@ -160,6 +165,7 @@ pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> 
         Errand::Audit(args) => audit::run(args, place).await,
         Errand::Explain(args) => explain::run(&args, place),
         Errand::Entry(args) => entry::run(args, place).await,
+        Errand::Migrate(args) => migrate::run(args, place).await,
         Errand::Customer(args) => customer::run(args, place).await,
         Errand::Credential(args) => credential::run(args, &Desk::open(place).await?).await,
         Errand::Queue(args) => queue::run(args, place).await,
@@ -178,6 +184,7 @@ pub fn serve_settings(
     match (invalid, missing) {
         (None, None) => {
             config.apply_port(&environment)?;
+            config.apply_database_url(&environment)?;
             Ok((config, secrets))
         }
         (Some(invalid), None) => Err(invalid.into()),
@@ -198,6 +205,13 @@ pub fn one_line(error: &anyhow::Error) -> String {
     })
 }
 
+/// The file, and the database that the environment names.
+fn configured(place: &Place<'_>) -> anyhow::Result<Config> {
+    let mut config = Config::load(place.config_path)?;
+    config.apply_database_url(place.environment)?;
+    Ok(config)
+}
+
 /// An open database and what is needed to work at it.
 struct Desk {
     store: Store,
@@ -211,8 +225,8 @@ impl Desk {
     /// Opens the database, which must be there: an answer from a database that was
     /// made for the question would be true and worth nothing.
     async fn open(place: &Place<'_>) -> anyhow::Result<Self> {
-        let config = Config::load(place.config_path)?;
-        if !config.data_dir.join(DATABASE_FILE).try_exists()? {
+        let config = configured(place)?;
+        if config.database_url.is_none() && !config.data_dir.join(DATABASE_FILE).try_exists()? {
             bail!(
                 "there is no database in {}; check data_dir in the configuration (`postmeter serve` or \
                  `postmeter customer add` makes the database)",
@@ -225,13 +239,13 @@ impl Desk {
     /// Opens the database and makes it if there is none: customers may be prepared
     /// before the server runs for the first time.
     async fn open_or_make(place: &Place<'_>) -> anyhow::Result<Self> {
-        Self::with(Config::load(place.config_path)?, place).await
+        Self::with(configured(place)?, place).await
     }
 
     async fn with(config: Config, place: &Place<'_>) -> anyhow::Result<Self> {
         let settings = StoreSettings {
             data_dir: config.data_dir.clone(),
-            database_url: config.database_url.clone().map(SecretString::from),
+            database_url: config.database_url.as_ref().map(DatabaseUrl::secret),
             maker: Maker::Command,
             low_balance_credits: config.billing.low_balance_credits,
             min_free_bytes: 0,

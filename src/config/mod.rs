@@ -5,6 +5,7 @@
 //! copied, pasted and shown. This room must not know who uses a setting, nor ask
 //! the network whether a value is true; `postmeter check` does that.
 
+mod database_url;
 mod defaults;
 mod load;
 mod notices_from;
@@ -14,6 +15,7 @@ mod tests;
 mod validate;
 mod web_url;
 
+pub use database_url::DatabaseUrl;
 pub use load::{ConfigError, Problem};
 pub use notices_from::NoticesFrom;
 pub use secrets::{MissingEnv, Secrets};
@@ -44,10 +46,10 @@ const REQUEST_SLACK_BYTES: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where SQLite lives.
+    /// Where SQLite lives, unless there is a `database_url`.
     pub data_dir: PathBuf,
-    /// `postgres://…`; refused for now with a clear error.
-    pub database_url: Option<String>,
+    /// `postgres://…`: where PostgreSQL is. `DATABASE_URL` of the environment goes before it.
+    pub database_url: Option<DatabaseUrl>,
     /// The SMTP side.
     pub smtp: Smtp,
     /// The HTTP side.

@@ -12,7 +12,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Config, web_url};
+use super::{Config, DatabaseUrl, web_url};
 use crate::upstream::smtp::check_urls;
 
 const DODO_TEST_URL: &str = "https://test.dodopayments.com";
@@ -100,6 +100,7 @@ impl Secrets {
             resend_api_key: resend_api_key.map(SecretString::from),
         };
         reader.port();
+        reader.database_url();
         (secrets, reader.or_problems(()).err())
     }
 
@@ -135,6 +136,14 @@ impl Config {
         let mut reader = Reader { env, problems: Vec::new() };
         let port = reader.port().unwrap_or(self.http.listen.port());
         self.http.listen = SocketAddr::new(self.http.listen.ip(), port);
+        reader.or_problems(())
+    }
+
+    /// Puts `DATABASE_URL` of the environment, if it is set, in the place of `database_url`:
+    /// so that no password has to stand in the file.
+    pub fn apply_database_url(&mut self, env: impl Fn(&str) -> Option<String>) -> Result<(), MissingEnv> {
+        let mut reader = Reader { env, problems: Vec::new() };
+        self.database_url = reader.database_url().or(self.database_url.take());
         reader.or_problems(())
     }
 }
@@ -276,6 +285,10 @@ impl<E: Fn(&str) -> Option<String>> Reader<E> {
         self.read("PORT", false, |value| {
             value.parse().map_err(|_| "is not a port from 0 to 65535".to_owned())
         })
+    }
+
+    fn database_url(&mut self) -> Option<DatabaseUrl> {
+        self.read("DATABASE_URL", false, |value| DatabaseUrl::parse(value).map_err(|error| error.to_string()))
     }
 }
 

@@ -5,8 +5,8 @@
 use std::collections::HashSet;
 
 use super::{
-    Billing, Config, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Smtp, UpstreamConfig, UpstreamKind,
-    web_url,
+    Billing, Config, DatabaseUrl, Http, Limits, ProofBy, Queue, REQUEST_IN_MEMORY, Smtp, UpstreamConfig,
+    UpstreamKind, web_url,
 };
 use crate::dkim::KeySetting;
 use crate::domain::address::Domain;
@@ -81,10 +81,9 @@ impl Findings {
         self.require(!config.data_dir.as_os_str().is_empty(), "data_dir", || {
             "is empty; name a directory".to_owned()
         });
-        // The value may hold a password: it is not repeated.
-        self.require(config.database_url.is_none(), "database_url", || {
-            "a PostgreSQL database is not supported yet; remove the key to use SQLite in data_dir".to_owned()
-        });
+        if let Some(Err(what)) = config.database_url.as_ref().map(DatabaseUrl::name) {
+            self.0.push(("database_url", what.to_string()));
+        }
     }
 
     fn smtp(&mut self, smtp: &Smtp) {

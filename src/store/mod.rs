@@ -27,13 +27,16 @@ mod due;
 pub mod entry;
 pub mod event;
 pub mod gate;
+mod gathered;
 mod header;
+mod hosts;
 pub mod idempotency;
 pub mod inspect;
 mod lane;
 mod ledger;
 mod leftovers;
 pub mod log;
+pub mod moving;
 mod nobody;
 mod opening;
 pub mod operator;
@@ -69,8 +72,9 @@ use crate::crash::{CrashAt, CrashPoint};
 use crate::domain::ids::Username;
 use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
-use commit::Lanes;
 use due::Turns;
+use gathered::{Lanes, Member};
+pub use hosts::{InvalidDatabaseUrl, check_url};
 use lane::Patience;
 use leftovers::{Exits, Leftover};
 use opening::Opened;
@@ -101,6 +105,19 @@ pub enum OpenError {
         /// What the system said.
         reason: String,
     },
+    /// The URL of the database says nothing that can be used.
+    #[error("database_url {0}")]
+    Address(#[from] InvalidDatabaseUrl),
+    /// PostgreSQL does not answer, or does not let us in.
+    #[error(
+        "the database {database} cannot be used: {reason}; check database_url, and that the server runs and lets this machine in"
+    )]
+    Unreachable {
+        /// Where the server is.
+        database: String,
+        /// What the system or the server said.
+        reason: String,
+    },
     /// A newer Postmeter made it.
     #[error(
         "the database {database} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
@@ -121,7 +138,7 @@ pub enum OpenError {
     },
     /// The sandbox made it, or `serve` did; they do not share a database.
     #[error(
-        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir"
+        "the database {database} was made by `postmeter {made_by}`, and this is `postmeter {asked}`; use another data_dir or database_url"
     )]
     MadeBy {
         /// The file, or where the server is.
@@ -131,6 +148,20 @@ pub enum OpenError {
         /// Who wants it.
         asked: &'static str,
     },
+    /// Its rows are elsewhere now.
+    #[error("what was in the database {database} was moved to {to}; set database_url to that")]
+    Moved {
+        /// The file.
+        database: String,
+        /// Where they are.
+        to: String,
+    },
+    /// Not all rows of a move have come.
+    #[error("`postmeter migrate` has not finished with the database {database}; run it again")]
+    NotWhole {
+        /// Where the server is.
+        database: String,
+    },
 }
 
 /// Why a read or write did not happen.
@@ -139,6 +170,10 @@ pub enum StoreError {
     /// The database could not do it now: disk full, locked for too long, gone.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// PostgreSQL is away: it does not answer, is being restarted, or has no room. That is told
+    /// once, when it begins and when it is over.
+    #[error("the database is not available: {0}")]
+    Away(String),
     /// Another transaction was in the way. The same again may succeed.
     #[error("another transaction was in the way: {0}")]
     Contended(String),
@@ -161,12 +196,34 @@ impl From<sqlx::Error> for StoreError {
             Some(code) if code.starts_with("22") || code.starts_with("42") => {
                 Self::Corrupt(error.to_string())
             }
-            _ => Self::Unavailable(error.to_string()),
+            Some(_) => Self::Away(error.to_string()),
+            // SQLite is asked without a network, and hardly ever keeps a reader waiting.
+            None if matches!(
+                error,
+                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut
+            ) =>
+            {
+                Self::Away(error.to_string())
+            }
+            None => Self::Unavailable(error.to_string()),
         }
     }
 }
 
 impl StoreError {
+    /// Logs what could not be done. An outage is not told by everybody who meets it.
+    pub fn tell(&self, what: &'static str) {
+        match self {
+            Self::Away(error) => tracing::debug!(error, "{what}"),
+            error => tracing::error!(%error, "{what}"),
+        }
+    }
+
+    /// Whether the database could not do it now.
+    const fn is_away(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Away(_))
+    }
+
     /// Whether a connection on which PostgreSQL said this is of no use any more: it is
     /// being ended (57P…, 08…), or leads to a server that takes no writes (25006).
     fn is_lost(said: &dyn DatabaseError) -> bool {
@@ -183,6 +240,8 @@ pub enum Maker {
     Sandbox,
     /// The other commands: they take whichever is there and claim nothing.
     Command,
+    /// `postmeter migrate`: it takes what nobody else may, a database that is not whole.
+    Move,
 }
 
 impl Maker {
@@ -191,7 +250,7 @@ impl Maker {
         match self {
             Self::Serve => Some("serve"),
             Self::Sandbox => Some("sandbox"),
-            Self::Command => None,
+            Self::Command | Self::Move => None,
         }
     }
 }
@@ -216,7 +275,7 @@ pub struct StoreSettings {
 pub struct Store {
     readers: Readers,
     writer: Writers,
-    hot: mpsc::Sender<commit::Member>,
+    hot: mpsc::Sender<Member>,
     exits: Exits,
     leftovers: mpsc::UnboundedSender<Leftover>,
     standings: Questions<Username, Standing>,

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
-use super::lane::{Lane, Patience};
+use super::hosts::Hosts;
+use super::lane::{Door, Lane, Patience, read_only};
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
-use super::writers::{Rare, Writers};
-use super::{DATABASE_FILE, Maker, OpenError};
+use super::writers::{Rare, Trouble, Writers};
+use super::{DATABASE_FILE, Maker, OpenError, moving};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -85,40 +86,43 @@ pub(super) async fn postgres(
     maker: Maker,
     patience: Patience,
 ) -> Result<Opened, OpenError> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(unusable("at database_url"))?;
-    let lock_timeout = format!("{}ms", patience.lock.as_millis());
-    let options = options
-        .application_name("postmeter")
-        .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
-        .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
-        .disable_statement_logging();
-    // The password is no part of its name.
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    let name = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
+    let hosts = Hosts::parse(url.expose_secret())?;
+    let name = hosts.to_string();
+    let door = Door::new(hosts, patience);
+    let options = door.options().await.map_err(unreachable(&name))?;
+    let trouble = Arc::<Trouble>::default();
     let pool = |connections: u32| {
-        PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(patience.connect)
-            .after_release(|connection, _| Box::pin(takes_writes(connection)))
+        let trouble = Arc::clone(&trouble);
+        PgPoolOptions::new().max_connections(connections).acquire_timeout(patience.connect).after_release(
+            move |connection, _| {
+                let trouble = Arc::clone(&trouble);
+                Box::pin(async move { takes_writes(connection, &trouble).await })
+            },
+        )
     };
-    let rare = pool(RARE).connect_with(options.clone()).await.map_err(unusable(&name))?;
+    let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
     POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
     if maker.claims_as().is_some() {
-        forget_lanes(&rare).await.map_err(unusable(&name))?;
+        forget_lanes(&rare).await.map_err(unreachable(&name))?;
     }
-    let read_only = options.clone().options([("default_transaction_read_only", "on")]);
-    let readers = pool(READERS).connect_with(read_only).await.map_err(unusable(&name))?;
-    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::default() };
-    let gathering = Writer::Postgres(Box::new(Lane::new(options, patience)));
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare) })
+    let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
+    let lane = Lane::new(door.with_pools(&rare, &readers), patience);
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble };
+    let writer = Writers::several(Writer::Postgres(Box::new(lane)), rare);
+    Ok(Opened { readers: Readers::Postgres(readers), writer })
 }
 
 /// Whether a connection that is given back leads to a server that takes writes. What was
 /// begun on it and dropped is rolled back by this.
-async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+async fn takes_writes(connection: &mut PgConnection, trouble: &Trouble) -> Result<bool, sqlx::Error> {
     const LOOK: &str = "SELECT NOT pg_is_in_recovery()";
-    in_time(Instant::now() + LOOK_LIMIT, sqlx::query_scalar(LOOK).fetch_one(connection)).await
+    let look = sqlx::query_scalar(LOOK).fetch_one(connection);
+    let takes_writes = in_time(Instant::now() + LOOK_LIMIT, look).await;
+    if !matches!(takes_writes, Ok(true)) {
+        trouble.suspect();
+    }
+    takes_writes
 }
 
 /// Removes the rows of gathering writers that have written nothing for so long that nobody
@@ -145,6 +149,10 @@ fn unusable<E: std::fmt::Display>(name: &str) -> impl Fn(E) -> OpenError {
     move |error| OpenError::Unusable { database: name.to_owned(), reason: error.to_string() }
 }
 
+fn unreachable(name: &str) -> impl Fn(sqlx::Error) -> OpenError {
+    move |error| OpenError::Unreachable { database: name.to_owned(), reason: error.to_string() }
+}
+
 fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
     move |error| match error {
         MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
@@ -158,6 +166,9 @@ async fn claim(mut on: On<'_>, name: &str, maker: Maker) -> Result<(), OpenError
     // The first to come writes its name; whoever comes later reads it.
     const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', $1) ON CONFLICT DO NOTHING";
     const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
+    if maker != Maker::Move {
+        moving::refuse(&mut on, name).await?;
+    }
     let Some(asked) = maker.claims_as() else { return Ok(()) };
     query(CLAIM).bind(asked).execute(&mut on).await.map_err(unusable(name))?;
     let made_by: String = query_scalar(READ).fetch_one(&mut on).await.map_err(unusable(name))?;

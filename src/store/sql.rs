@@ -71,7 +71,7 @@ impl<'c> Remote<'c> {
         Self { through: Through::Pooled(tx), until }
     }
 
-    fn connection(&mut self) -> &mut PgConnection {
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
         match &mut self.through {
             Through::Kept(connection) => connection,
             Through::Pooled(tx) => tx,

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use postgres::Cluster;
 
 #[path = "../../tests/integration/harness/postgres.rs"]
-mod postgres;
+pub(super) mod postgres;
 
 /// The cluster, and which databases it has.
 static CLUSTER: LazyLock<Option<(Cluster, Mutex<BTreeSet<String>>)>> = LazyLock::new(|| {
@@ -30,6 +30,11 @@ pub(crate) fn url_of(directory: &Path) -> Option<SecretString> {
         cluster.create(&name);
     }
     Some(SecretString::from(format!("postgres://postmeter@localhost/{name}?host={}", cluster.home.display())))
+}
+
+/// Whether tests run on PostgreSQL.
+pub(super) fn is_postgres() -> bool {
+    CLUSTER.is_some()
 }
 
 /// Drops the database of a directory, if it has one.

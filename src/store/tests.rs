@@ -35,6 +35,7 @@ mod idempotency;
 mod model;
 mod opening;
 mod operator;
+mod outage;
 mod proof;
 mod queue;
 mod refunds;

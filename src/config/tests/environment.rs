@@ -250,6 +250,28 @@ fn port_replaces_only_the_port() {
 }
 
 #[test]
+fn p10_the_database_of_the_environment_goes_before_that_of_the_file_and_is_not_shown() {
+    let url =
+        |config: &Config| config.database_url.as_ref().map(|url| url.secret().expose_secret().to_owned());
+    let mut config = Config::parse("database_url = \"postgres://u@db.example/file\"").unwrap();
+    config.apply_database_url(|_| None).unwrap();
+    assert_eq!(url(&config).unwrap(), "postgres://u@db.example/file");
+    let named = [("DATABASE_URL", "postgres://u:hunter2@db.example/environment")];
+    config.apply_database_url(lookup(&named)).unwrap();
+    assert_eq!(url(&config).unwrap(), named[0].1);
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+
+    let wrong = [("DATABASE_URL", "postgres://u:hunter2@db.example/x?sslmode=require")];
+    let problem = config.apply_database_url(lookup(&wrong)).unwrap_err().problems.join("\n");
+    assert!(
+        problem.starts_with("DATABASE_URL: has another sslmode") && !problem.contains("hunter2"),
+        "{problem}"
+    );
+    let told = read("", &wrong).unwrap_err().problems.join("\n");
+    assert_eq!(told, problem);
+}
+
+#[test]
 fn doubtful_environments_are_warned_of() {
     let table: [(Changes<'_>, &str, bool); 6] = [
         (&[], "POSTMETER_ADMIN_TOKEN is not set", true),

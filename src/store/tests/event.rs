@@ -290,7 +290,11 @@ async fn each_cause_puts_an_address_on_the_list_and_the_first_stays() {
     hear(&store, &told(&mail, EventKind::Suppressed, &to[2..3], 1), &NEVER).await;
     let full = Told { blame: Blame::Mail, ..told(&mail, EventKind::Bounced, &to[3..], 1) };
     assert_eq!(hear(&store, &full, &NEVER).await.newly_failed.len(), 1);
-    assert_eq!(count(&store, "SELECT sum(bounced) FROM reputation").await, 1, "and not for a full mailbox");
+    assert_eq!(
+        count(&store, "SELECT CAST(sum(bounced) AS BIGINT) FROM reputation").await,
+        1,
+        "and not for a full mailbox"
+    );
     assert!(store.suppress(&ann, &mailbox("z@y.example"), Some("asked to"), at(3)).await.unwrap());
     assert!(!store.suppress(&ann, &mailbox("Z@y.example"), None, at(4)).await.unwrap());
     let list = store.suppressions(&ann, None, 10).await.unwrap();
