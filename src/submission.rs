@@ -523,7 +523,7 @@ fn hand_over(handover: &Handover, acceptance: Acceptance, room: &Room) {
 }
 
 fn unavailable(error: crate::store::StoreError) -> Refusal {
-    tracing::error!(%error, "a submission is refused because the store is not available");
+    error.tell("a submission is refused because the store is not available");
     Refusal::StoreUnavailable
 }
 

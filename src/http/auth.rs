@@ -147,7 +147,7 @@ async fn bearer(site: &Site, token: &Secret) -> Result<Caller, Refusal> {
         return Ok(Caller::Operator);
     }
     let username = site.store.username_of(&token.hash()).await.map_err(|error| {
-        tracing::error!(%error, "a token could not be checked");
+        error.tell("a token could not be checked");
         Refusal::StoreUnavailable
     })?;
     let username = username.ok_or(Refusal::BadCredential)?;

@@ -100,7 +100,7 @@ impl From<Refusal> for HttpError {
 
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "a request could not be answered");
+        error.tell("a request could not be answered");
         Self::Refused(Refusal::StoreUnavailable)
     }
 }

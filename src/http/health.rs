@@ -41,7 +41,7 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
             }
         }
         Err(error) => {
-            tracing::error!(%error, "not ready");
+            error.tell("not ready");
             is_ready = false;
             problems.push(json!({ "what": "store", "problem": "the database cannot be written" }));
         }

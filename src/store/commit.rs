@@ -9,259 +9,28 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::accept::{Acceptance, Accepted, accept_batch};
-use super::event::{Heard, Told};
+use super::accept::{Acceptance, accept_batch};
+use super::event::Told;
+use super::gathered::{Batch, Decided, Lanes};
 use super::leftovers::Leftover;
 use super::lock;
-use super::report::{Aftermath, Recorded, Report, report_batch};
-use super::spool::{NewChunk, Reserve, remove_some, write_chunk};
+use super::report::{Aftermath, Report, report_batch};
+use super::spool::{Reserve, remove_some, write_chunk};
 use super::sql::Session;
 use super::unanswered::Refused;
-use super::webhook::{Handled, remember};
+use super::webhook::remember;
 use super::writer::Writer;
 use super::writers::Writers;
-use super::{Store, StoreError, millis};
+use super::{StoreError, millis};
 use crate::crash::{CrashAt, CrashPoint};
-use crate::domain::ids::{MessageId, SpoolId};
+use crate::domain::ids::MessageId;
 use crate::telemetry::Metrics;
 
-/// Most members of one commit.
-const MAX_MEMBERS: usize = 1024;
-/// A commit takes no further member once its bodies weigh this much, in octets.
-const MAX_BODY_BYTES: usize = 16 << 20;
-/// A commit takes no further chunk once its chunks weigh this much, in octets:
-/// whoever waits to be accepted waits for no more of other people's mail.
-const MAX_CHUNK_BYTES: usize = 1 << 20;
 /// How often a commit is begun that finds other transactions in its way; and how many of
 /// its members are waited for, each alone, before the others are refused with them.
 const MAX_TRIES: u32 = 3;
-
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// One write that gathers with others.
-#[derive(Debug)]
-pub(super) enum Member {
-    /// A message asks to be taken in.
-    Accept(Box<Acceptance>, Answer<Accepted>),
-    /// A worker tells what became of a call: of an attempt, or of those of all its members.
-    Reports(Vec<Report>, Answer<Vec<Recorded>>),
-    /// An event with nothing to follow from it.
-    News(Box<Told>, Answer<Heard>),
-    /// A webhook was handled.
-    Handled(Box<Handled>, Answer<()>),
-    /// A piece of a large message that is still arriving.
-    Chunk(Box<NewChunk>, Answer<()>),
-    /// Some of a spool that nobody wants leaves. Those who ask for this ask for one at a time.
-    Remove(SpoolId, Answer<bool>),
-}
-
-impl Store {
-    /// Asks for acceptance; returns after the commit that decided it.
-    pub async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
-        gather(&self.hot, |answer| Member::Accept(Box::new(acceptance), answer)).await
-    }
-
-    /// Records a report; returns after its commit.
-    pub async fn report(&self, report: Report) -> Result<Recorded, StoreError> {
-        let recorded = self.report_all(vec![report]).await?.pop();
-        recorded.ok_or_else(|| StoreError::Corrupt("a report has no answer".to_owned()))
-    }
-
-    /// Records the reports of all members of one call in one commit, or none of them: a
-    /// call of which some were told its end and others not could never be made again.
-    pub async fn report_all(&self, reports: Vec<Report>) -> Result<Vec<Recorded>, StoreError> {
-        gather(&self.hot, |answer| Member::Reports(reports, answer)).await
-    }
-}
-
-/// Hands a member in, and waits for its answer.
-pub(super) async fn gather<T>(
-    lane: &mpsc::Sender<Member>,
-    member: impl FnOnce(Answer<T>) -> Member,
-) -> Result<T, StoreError> {
-    let (answer, answered) = oneshot::channel();
-    let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
-    lane.send(member(answer)).await.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?
-}
-
-/// Where members come in.
-#[derive(Debug)]
-pub(super) struct Lanes {
-    /// Acceptances and reports.
-    pub(super) hot: mpsc::Receiver<Member>,
-    /// Chunks.
-    pub(super) chunks: mpsc::Receiver<Member>,
-    /// What leaves the spool.
-    pub(super) removals: mpsc::Receiver<Member>,
-}
-
-#[derive(Debug, Default)]
-struct Batch {
-    accepts: Vec<(Box<Acceptance>, Answer<Accepted>)>,
-    reports: Vec<(Vec<Report>, Answer<Vec<Recorded>>)>,
-    news: Vec<(Box<Told>, Answer<Heard>)>,
-    handled: Vec<(Box<Handled>, Answer<()>)>,
-    chunks: Vec<(Box<NewChunk>, Answer<()>)>,
-    removals: Vec<(SpoolId, Answer<bool>)>,
-    body_bytes: usize,
-    chunk_bytes: usize,
-}
-
-impl Lanes {
-    /// The next member; `None`: nobody is left who could send one.
-    async fn next(&mut self) -> Option<Member> {
-        tokio::select! {
-            Some(member) = self.hot.recv() => Some(member),
-            Some(piece) = self.chunks.recv() => Some(piece),
-            Some(removal) = self.removals.recv() => Some(removal),
-            else => None,
-        }
-    }
-
-    /// That and whatever else has come meanwhile, as much as a commit takes.
-    fn gather(&mut self, first: Member) -> Batch {
-        let mut batch = Batch::default();
-        batch.push(first);
-        while !batch.is_full() {
-            let Ok(member) = self.hot.try_recv() else { break };
-            batch.push(member);
-        }
-        while !batch.has_its_chunks() {
-            let Ok(piece) = self.chunks.try_recv() else { break };
-            batch.push(piece);
-        }
-        while let Ok(removal) = self.removals.try_recv() {
-            batch.push(removal);
-        }
-        batch
-    }
-}
-
-impl Batch {
-    fn push(&mut self, member: Member) {
-        match member {
-            Member::Accept(acceptance, answer) => {
-                self.body_bytes += acceptance.bytes.len();
-                self.accepts.push((acceptance, answer));
-            }
-            Member::Reports(reports, answer) => self.reports.push((reports, answer)),
-            Member::News(told, answer) => self.news.push((told, answer)),
-            Member::Handled(handled, answer) => self.handled.push((handled, answer)),
-            Member::Chunk(chunk, answer) => {
-                self.chunk_bytes += chunk.bytes.len();
-                self.chunks.push((chunk, answer));
-            }
-            Member::Remove(spool_id, answer) => self.removals.push((spool_id, answer)),
-        }
-    }
-
-    fn len(&self) -> usize {
-        let reports: usize = self.reports.iter().map(|(reports, _)| reports.len()).sum();
-        let mail = self.accepts.len() + reports + self.news.len() + self.handled.len();
-        mail + self.chunks.len() + self.removals.len()
-    }
-
-    fn is_full(&self) -> bool {
-        self.len() >= MAX_MEMBERS || self.body_bytes >= MAX_BODY_BYTES
-    }
-
-    /// Whether it has its share of what arrives of large messages.
-    fn has_its_chunks(&self) -> bool {
-        self.chunk_bytes >= MAX_CHUNK_BYTES
-    }
-
-    /// Refuses its chunks while the disk has no room for them.
-    async fn keep_reserve(&mut self, writer: &mut Writer, reserve: &Reserve) {
-        if self.chunks.is_empty() {
-            return;
-        }
-        let Some(connection) = writer.connection() else { return };
-        let Some(error) = reserve.refusal(connection).await else { return };
-        for (_, answer) in self.chunks.drain(..) {
-            let _ = answer.send(Err(error.clone()));
-        }
-    }
-
-    /// The members in the order in which they are written.
-    fn into_members(self) -> impl Iterator<Item = Member> {
-        let chunks = self.chunks.into_iter().map(|(chunk, answer)| Member::Chunk(chunk, answer));
-        let removals = self.removals.into_iter().map(|(spool_id, answer)| Member::Remove(spool_id, answer));
-        let reports = self.reports.into_iter().map(|(reports, answer)| Member::Reports(reports, answer));
-        let accepts = self.accepts.into_iter().map(|(acceptance, answer)| Member::Accept(acceptance, answer));
-        let news = self.news.into_iter().map(|(told, answer)| Member::News(told, answer));
-        let handled = self.handled.into_iter().map(|(handled, answer)| Member::Handled(handled, answer));
-        chunks.chain(removals).chain(reports).chain(accepts).chain(news).chain(handled)
-    }
-
-    /// The messages that it accepts.
-    fn accepted<'a>(&'a self, decided: &'a Decided) -> impl Iterator<Item = &'a Acceptance> {
-        let each = self.accepts.iter().zip(&decided.accepted);
-        let accepted = each.filter(|(_, decided)| matches!(decided, Accepted::Yes { .. }));
-        accepted.map(|((acceptance, _), _)| acceptance.as_ref())
-    }
-
-    /// Tells each member that it was not written.
-    fn refuse(self, error: &StoreError) {
-        for (_, answer) in self.accepts {
-            let _ = answer.send(Err(error.clone()));
-        }
-        for (_, answer) in self.reports {
-            // Whoever reports does it again, and is told that it is late if this was written.
-            let _ = answer.send(Err(error.clone()));
-        }
-        for (_, answer) in self.news {
-            // The webhook is delivered again; what was written is not written twice.
-            let _ = answer.send(Err(error.clone()));
-        }
-        for (_, answer) in self.handled {
-            let _ = answer.send(Err(error.clone()));
-        }
-        for (_, answer) in self.chunks {
-            // Its message is refused; a chunk that was written all the same is an orphan's.
-            let _ = answer.send(Err(error.clone()));
-        }
-        for (_, answer) in self.removals {
-            let _ = answer.send(Err(error.clone()));
-        }
-    }
-
-    /// Tells each member what was decided.
-    fn answer(self, decided: Decided) {
-        for ((_, answer), decided) in self.accepts.into_iter().zip(decided.accepted) {
-            // The asker may have hung up; what was committed stays committed.
-            let _ = answer.send(Ok(decided));
-        }
-        let mut recorded = decided.recorded.into_iter();
-        for (reports, answer) in self.reports {
-            let _ = answer.send(Ok(recorded.by_ref().take(reports.len()).collect()));
-        }
-        for ((_, answer), is_gone) in self.removals.into_iter().zip(decided.gone) {
-            let _ = answer.send(Ok(is_gone));
-        }
-        for ((_, answer), heard) in self.news.into_iter().zip(decided.heard) {
-            let _ = answer.send(Ok(heard));
-        }
-        for (_, answer) in self.handled {
-            let _ = answer.send(Ok(()));
-        }
-        for (_, answer) in self.chunks {
-            let _ = answer.send(Ok(()));
-        }
-    }
-}
-
-/// What was decided of the members of a batch, in their order.
-#[derive(Debug, Default)]
-struct Decided {
-    accepted: Vec<Accepted>,
-    recorded: Vec<Recorded>,
-    /// Whether there is nothing more to remove.
-    gone: Vec<bool>,
-    heard: Vec<Heard>,
-}
 
 /// Runs until the last [`super::Store`] is gone.
 pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) {
@@ -342,7 +111,7 @@ enum Failure {
     /// A statement failed, and everything was rolled back.
     RolledBack(StoreError),
     /// The commit itself failed: it may have happened.
-    InDoubt(StoreError, Written),
+    InDoubt(StoreError, Box<Written>),
 }
 
 /// A batch that may have been written, which could not be found out while its senders waited.
@@ -362,12 +131,14 @@ impl Unanswered {
         let message_ids = unkeyed.map(|acceptance| acceptance.message_id.clone()).collect();
         let at = batch.accepts.iter().map(|(acceptance, _)| millis(acceptance.accepted_at)).max();
         let refused = Refused { message_ids, at: at.unwrap_or_default() };
-        let waiting = Batch { reports: std::mem::take(&mut batch.reports), ..Batch::default() };
+        let waiting = batch.split_reports();
         let recorded = std::mem::take(&mut written.decided.recorded);
         written.decided = Decided { recorded, ..Decided::default() };
         Self { waiting, written, refused, error }
     }
 }
+
+const NOT_ANSWERED: &str = "what became of the last commit is not known";
 
 /// Who makes the gathered commits.
 #[derive(Debug)]
@@ -401,7 +172,7 @@ impl Gatherer {
     /// Writes a batch, and answers all of its members.
     async fn take(&mut self, writer: &mut Writer, batch: Batch) {
         if !self.has_settled(writer).await {
-            return batch.refuse(&StoreError::Unavailable("the last commit was not answered".to_owned()));
+            return batch.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
         }
         let mut tries = 1;
         let failure = loop {
@@ -413,7 +184,7 @@ impl Gatherer {
         };
         match failure {
             // Where the database is reached by a network, it is more likely away than out of room for one.
-            Failure::RolledBack(error @ StoreError::Unavailable(_)) if self.writers.trouble().is_some() => {
+            Failure::RolledBack(error) if error.is_away() && self.writers.trouble().is_some() => {
                 self.fail(writer, batch, Failure::NotBegun(error)).await;
             }
             Failure::RolledBack(error) if batch.len() > 1 => {
@@ -446,7 +217,7 @@ impl Gatherer {
             if self.unanswered.is_some() {
                 let mut rest = Batch::default();
                 members.by_ref().for_each(|member| rest.push(member));
-                rest.refuse(&StoreError::Unavailable("the last commit was not answered".to_owned()));
+                rest.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
             }
         }
     }
@@ -467,7 +238,7 @@ impl Gatherer {
         let written = Written { decided, aftermath };
         match tx.commit().await {
             Ok(()) => Ok(written),
-            Err(error) => Err(Failure::InDoubt(error.into(), written)),
+            Err(error) => Err(Failure::InDoubt(error.into(), Box::new(written))),
         }
     }
 
@@ -487,16 +258,16 @@ impl Gatherer {
     async fn fail(&mut self, writer: &mut Writer, mut batch: Batch, failure: Failure) {
         let (error, written) = match failure {
             Failure::NotBegun(error) | Failure::RolledBack(error) => (error, None),
-            Failure::InDoubt(error, written) => (error, Some(written)),
+            Failure::InDoubt(error, written) => (error, Some(*written)),
         };
         let is_in_doubt = written.is_some();
         // An outage is told once: `is_away`.
-        let is_told = self.writers.trouble().is_some() && matches!(error, StoreError::Unavailable(_));
+        let is_told = self.writers.trouble().is_some() && error.is_away();
         if is_in_doubt || !is_told {
             tracing::error!(%error, members = batch.len(), is_in_doubt, "commit failed");
         }
         let Some(written) = written else {
-            if matches!(error, StoreError::Unavailable(_)) {
+            if error.is_away() {
                 self.is_away(writer, &error);
             }
             return batch.refuse(&error);

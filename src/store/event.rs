@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::accept::{Acceptance, Kind, insert_own};
 use super::bounced::evaluate;
-use super::commit::{Member, gather};
+use super::gathered::{Member, gather};
 use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted, PauseLetter};
 use super::sql::{Session, Whole, query, query_as, query_scalar};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, WeakUnboundedSender};
 
 use super::StoreError;
-use super::commit::{Member, gather};
+use super::gathered::{Member, gather};
 use crate::allowance::Claim;
 use crate::domain::ids::SpoolId;
 

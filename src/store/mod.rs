@@ -28,6 +28,7 @@ mod due;
 pub mod entry;
 pub mod event;
 pub mod gate;
+mod gathered;
 mod header;
 mod hosts;
 pub mod idempotency;
@@ -74,8 +75,8 @@ use crate::crash::{CrashAt, CrashPoint};
 use crate::domain::ids::Username;
 use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
-use commit::Lanes;
 use due::Turns;
+use gathered::{Lanes, Member};
 pub use hosts::{InvalidDatabaseUrl, check_url};
 use lane::Patience;
 use leftovers::{Exits, Leftover};
@@ -172,6 +173,10 @@ pub enum StoreError {
     /// The database could not do it now: disk full, locked for too long, gone.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// PostgreSQL is away: it does not answer, is being restarted, or has no room. That is told
+    /// once, when it begins and when it is over.
+    #[error("the database is not available: {0}")]
+    Away(String),
     /// Another transaction was in the way. The same again may succeed.
     #[error("another transaction was in the way: {0}")]
     Contended(String),
@@ -194,12 +199,34 @@ impl From<sqlx::Error> for StoreError {
             Some(code) if code.starts_with("22") || code.starts_with("42") => {
                 Self::Corrupt(error.to_string())
             }
-            _ => Self::Unavailable(error.to_string()),
+            Some(_) => Self::Away(error.to_string()),
+            // SQLite is asked without a network, and hardly ever keeps a reader waiting.
+            None if matches!(
+                error,
+                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut
+            ) =>
+            {
+                Self::Away(error.to_string())
+            }
+            None => Self::Unavailable(error.to_string()),
         }
     }
 }
 
 impl StoreError {
+    /// Logs what could not be done. An outage is not told by everybody who meets it.
+    pub fn tell(&self, what: &'static str) {
+        match self {
+            Self::Away(error) => tracing::debug!(error, "{what}"),
+            error => tracing::error!(%error, "{what}"),
+        }
+    }
+
+    /// Whether the database could not do it now.
+    const fn is_away(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Away(_))
+    }
+
     /// Whether a connection on which PostgreSQL said this is of no use any more: it is
     /// being ended (57P…, 08…), or leads to a server that takes no writes (25006).
     fn is_lost(said: &dyn DatabaseError) -> bool {
@@ -251,7 +278,7 @@ pub struct StoreSettings {
 pub struct Store {
     readers: Readers,
     writer: Writers,
-    hot: mpsc::Sender<commit::Member>,
+    hot: mpsc::Sender<Member>,
     exits: Exits,
     leftovers: mpsc::UnboundedSender<Leftover>,
     standings: Questions<Username, Standing>,

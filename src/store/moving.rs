@@ -283,7 +283,7 @@ fn sqlite<'t>(tx: &'t mut Tx<'_>) -> Result<&'t mut SqliteConnection, MoveError>
 
 fn postgres<'t>(tx: &'t mut Tx<'_>) -> Result<&'t mut PgConnection, MoveError> {
     match &mut **tx {
-        Session::Postgres(tx) => Ok(tx.connection()),
+        Session::Postgres(remote) => Ok(remote.connection()),
         Session::Sqlite(_) => Err(MoveError::NotThatWay),
     }
 }

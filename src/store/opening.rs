@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
-use super::hosts::{Hosts, Way};
-use super::lane::{Lane, Patience};
+use super::hosts::Hosts;
+use super::lane::{Door, Lane, Patience, read_only};
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
-use super::writers::{Rare, Writers};
+use super::writers::{Rare, Trouble, Writers};
 use super::{DATABASE_FILE, Maker, OpenError, moving, node};
 
 /// SQLite's.
@@ -91,47 +91,42 @@ pub(super) async fn postgres(
 ) -> Result<Opened, OpenError> {
     let hosts = Hosts::parse(url.expose_secret())?;
     let name = hosts.to_string();
-    let hosts = hosts.tuned(|options| tuned(options, patience));
-    let options = hosts.primary().await.map_err(unreachable(&name))?;
+    let door = Door::new(hosts, patience);
+    let options = door.options().await.map_err(unreachable(&name))?;
+    let trouble = Arc::<Trouble>::default();
     let pool = |connections: u32| {
-        PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(patience.connect)
-            .after_release(|connection, _| Box::pin(takes_writes(connection)))
+        let trouble = Arc::clone(&trouble);
+        PgPoolOptions::new().max_connections(connections).acquire_timeout(patience.connect).after_release(
+            move |connection, _| {
+                let trouble = Arc::clone(&trouble);
+                Box::pin(async move { takes_writes(connection, &trouble).await })
+            },
+        )
     };
     let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
     POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
     if maker.claims_as().is_some() {
-        forget_lanes(&rare).await.map_err(unusable(&name))?;
+        forget_lanes(&rare).await.map_err(unreachable(&name))?;
     }
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
-    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
-    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::default() };
-    let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
+    let lane = Lane::new(door.with_pools(&rare, &readers), patience);
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble };
+    let writer = Writers::several(Writer::Postgres(Box::new(lane)), rare);
     let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
-}
-
-fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {
-    let lock_timeout = format!("{}ms", patience.lock.as_millis());
-    options
-        .application_name("postmeter")
-        .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
-        .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
-        .disable_statement_logging()
-}
-
-/// The same for connections that only read.
-pub(super) fn read_only(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([("default_transaction_read_only", "on")])
+    Ok(Opened { readers: Readers::Postgres(readers), writer, node })
 }
 
 /// Whether a connection that is given back leads to a server that takes writes. What was
 /// begun on it and dropped is rolled back by this.
-async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+async fn takes_writes(connection: &mut PgConnection, trouble: &Trouble) -> Result<bool, sqlx::Error> {
     const LOOK: &str = "SELECT NOT pg_is_in_recovery()";
-    in_time(Instant::now() + LOOK_LIMIT, sqlx::query_scalar(LOOK).fetch_one(connection)).await
+    let look = sqlx::query_scalar(LOOK).fetch_one(connection);
+    let takes_writes = in_time(Instant::now() + LOOK_LIMIT, look).await;
+    if !matches!(takes_writes, Ok(true)) {
+        trouble.suspect();
+    }
+    takes_writes
 }
 
 /// Removes the rows of gathering writers that have written nothing for so long that nobody

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::commit::{Member, gather};
+use super::gathered::{Member, gather};
 use super::leftovers::Leftover;
 use super::sql::{On, Session, Sql, query, query_scalar};
 use super::{Store, StoreError, changed, millis, stored};

@@ -14,7 +14,7 @@ use super::opening::POSTGRES_MIGRATOR;
 use postgres::Cluster;
 
 #[path = "../../tests/integration/harness/postgres.rs"]
-mod postgres;
+pub(super) mod postgres;
 
 /// A database that is up to date, empty, and nobody's.
 const TEMPLATE: &str = "template_of_tests";

@@ -40,6 +40,7 @@ mod nodes;
 mod nul;
 mod opening;
 mod operator;
+mod outage;
 mod proof;
 mod queue;
 mod races;

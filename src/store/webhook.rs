@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::commit::{Member, gather};
+use super::gathered::{Member, gather};
 use super::sql::{Session, query, query_scalar};
 use super::{Store, StoreError, millis};
 use crate::domain::ids::CustomerId;

@@ -57,6 +57,11 @@ impl Trouble {
         self.is_unsure.store(is_unsure, Ordering::SeqCst);
     }
 
+    /// Has it looked at.
+    pub(super) fn suspect(&self) {
+        self.suspected.notify_one();
+    }
+
     /// Returns when it should be looked at: soon after it has failed, or when somebody asks for it.
     pub(super) async fn to_be_looked_at(&self) {
         const SOON: Duration = Duration::from_millis(500);
@@ -139,12 +144,12 @@ impl Rare {
         // Who was told that a message was not accepted is not to find it on its way: nothing
         // is leased before that is sure.
         if self.trouble.is_unsure.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("what the last commit came to is not known".to_owned()));
+            return Err(StoreError::Away("what became of the last commit is not known".to_owned()));
         }
         match self.pool.begin().await {
             Ok(tx) => Ok(Tx(Session::Postgres(Remote::pooled(tx, Instant::now() + self.limit)))),
             Err(error) => {
-                self.trouble.suspected.notify_one();
+                self.trouble.suspect();
                 Err(error.into())
             }
         }
@@ -152,7 +157,7 @@ impl Rare {
 
     async fn prove(&self) -> Result<(), StoreError> {
         if self.trouble.is_failing.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("the last commit failed".to_owned()));
+            return Err(StoreError::Away("the last commit failed".to_owned()));
         }
         self.begin().await.map(drop)
     }

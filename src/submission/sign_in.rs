@@ -118,7 +118,7 @@ impl Submission {
         // Hashed and compared whether the name exists or not, for the same reason.
         let presented = secret.hash();
         let standing = self.0.tools.store.standing(&username).await.map_err(|error| {
-            tracing::error!(%error, "sign-in could not be checked");
+            error.tell("sign-in could not be checked");
             Refusal::StoreUnavailable
         })?;
         let expected = standing.as_ref().map_or(SecretHash::NOBODYS, |standing| standing.secret_hash);

@@ -8,7 +8,7 @@ use super::*;
 use crate::allowance::{Allowance, Beyond, Claim};
 use crate::domain::digest::sha256_hex;
 use crate::domain::ids::SpoolId;
-use crate::store::commit::{Member, gather};
+use crate::store::gathered::{Member, gather};
 use crate::store::spool::{NewChunk, Reserve, Spooled, reusable};
 
 const ROWS: &str = "SELECT (SELECT count(*) FROM spool) || ' ' || (SELECT count(*) FROM chunk)";

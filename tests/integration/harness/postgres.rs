@@ -17,12 +17,21 @@ const USER: &str = "postgres";
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the server until nobody holds the other end of the standard input, and clears up.
+/// Meanwhile it does what it reads there, and says when it has: `stop`, as after a power cut, and `start`.
 const KEEPER: &str = r#"
-    "$1/postgres" -D "$2/data" -k "$2" -h "" -F -c full_page_writes=off -c max_connections=400 &
-    read _
+    start() { "$programs/postgres" -D "$home/data" -k "$home" -h "" -F -c full_page_writes=off $settings & }
+    programs=$1 home=$2 settings=$3
+    start
+    while read -r word; do
+        case $word in
+            stop) kill -QUIT $!; wait $! ;;
+            start) start ;;
+        esac
+        echo done
+    done
     kill -QUIT $!
     wait
-    rm -rf "$2""#;
+    rm -rf "$home""#;
 
 /// A running cluster.
 #[derive(Debug)]
@@ -30,12 +39,18 @@ pub(crate) struct Cluster {
     programs: PathBuf,
     /// Where its socket is, too.
     pub(crate) home: PathBuf,
-    keeper: Child,
+    /// Does what its standard input says: `stop` and `start`.
+    pub(crate) keeper: Child,
 }
 
 impl Cluster {
     /// Makes one and waits until it answers. `None`: this machine has no PostgreSQL.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with("-c max_connections=400")
+    }
+
+    /// The same with settings of its own.
+    pub(crate) fn start_with(settings: &str) -> Option<Self> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let programs = programs()?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -45,14 +60,18 @@ impl Cluster {
         initdb.args(["--username", ROLE, "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
         succeed(initdb.args(["--no-sync", "--pgdata"]).arg(home.join("data")));
         let mut keeper = as_its_user(Path::new("sh"));
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home);
-        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home).arg(settings);
+        keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let cluster = Self { programs, home, keeper: keeper.spawn().unwrap() };
+        cluster.until_it_answers();
+        Some(cluster)
+    }
+
+    pub(crate) fn until_it_answers(&self) {
         let since = Instant::now();
-        while !cluster.psql("postgres", "SELECT 1").output().is_ok_and(|said| said.status.success()) {
+        while !self.psql("postgres", "SELECT 1").output().is_ok_and(|said| said.status.success()) {
             assert!(since.elapsed() < PATIENCE, "PostgreSQL does not answer");
         }
-        Some(cluster)
     }
 
     /// Makes an empty database.
