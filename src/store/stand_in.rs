@@ -62,6 +62,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     let Some((cluster, databases)) = CLUSTER.as_ref() else { return };
     let name = name_of(to);
     databases.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+    send_away(cluster, &name_of(from));
     make_copy(cluster, &name_of(from), &name);
 }
 
@@ -86,7 +87,6 @@ pub(crate) fn forget(directory: &Path) {
 }
 
 fn make_copy(cluster: &Cluster, from: &str, to: &str) {
-    send_away(cluster, from);
     cluster.read("postgres", &format!("CREATE DATABASE {to} TEMPLATE {from}"));
 }
 

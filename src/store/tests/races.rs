@@ -408,7 +408,7 @@ async fn p3_a_refund_is_posted_by_one_node() {
         let openings = [0, 1].map(|nth| {
             let (store, customer_id) = (nodes.nth(nth), ann.clone());
             async move {
-                let Some(due) = store.due_refunds(&customer_id, at(10)).await.unwrap() else { return None };
+                let due = store.due_refunds(&customer_id, at(10)).await.unwrap()?;
                 let refunds = due.debited.into_iter().map(|refund| (refund, Lapse::Never)).collect();
                 let opening = CreditOpening { customer_id, entry_id: entry_id(), refunds };
                 let (credit, _) = store.open_credit(&opening, at(10)).await.unwrap();
