@@ -42,6 +42,7 @@ use crate::http::signature::SigningKey;
 use crate::mime::address_list::NamedMailbox;
 use crate::proof::dns::Dns;
 use crate::proof::{Asked, Proofs, Quota};
+use crate::ration::Ration;
 use crate::routing::Routing;
 use crate::sandbox::{self, StandIns};
 use crate::smtp;
@@ -51,6 +52,7 @@ use crate::store::{Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
 use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
+use crate::throttle::sign_in::NamesKey;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::Upstreams;
 use crate::upstream::resend::{Resend, ResendSettings};
@@ -307,7 +309,8 @@ async fn start_back(
     let (handover, handed) =
         Handover::new(config.upstream.max_bytes_in_flight, config.upstream.max_concurrency);
     let translating = Translating::new(config.upstream.max_bytes_translating);
-    let upstreams = upstreams(config, secrets, (&clock, &translating))?;
+    let ration = Ration::of(Ration::RESEND, &store, &clock);
+    let upstreams = upstreams(config, secrets, (&clock, &translating, ration))?;
     let proofs = proofs(config, (&store, &metrics), upstreams.resend.as_ref(), &clock)?;
     let settings = delivery::Settings::new(config, notices_from);
     let delivery = Delivery::new(
@@ -341,6 +344,7 @@ async fn start_back(
         clock,
         metrics: metrics.clone(),
         tasks: tasks.clone(),
+        names_key: NamesKey(store.shared_key().await?),
     };
     let submission = Submission::new(config, tools);
     delivery.start(handed).await?;
@@ -392,16 +396,19 @@ fn proofs(
 fn upstreams(
     config: &Config,
     secrets: &Secrets,
-    (clock, translating): (&Clock, &Translating),
+    (clock, translating, ration): (&Clock, &Translating, Ration),
 ) -> anyhow::Result<Upstreams> {
     let timeout = Duration::from_secs(config.upstream.timeout_s);
     let resend = match &secrets.resend_api_key {
-        Some(api_key) if config.uses_resend() => Some(Resend::new(&ResendSettings {
-            base_url: secrets.resend_base_url.clone(),
-            api_key: api_key.clone(),
-            timeout,
-            clock: clock.clone(),
-        })?),
+        Some(api_key) if config.uses_resend() => {
+            let settings = ResendSettings {
+                base_url: secrets.resend_base_url.clone(),
+                api_key: api_key.clone(),
+                timeout,
+                clock: clock.clone(),
+            };
+            Some(Resend::new(&settings)?.drawing_from(ration))
+        }
         _ => None,
     };
     let smtp = match &secrets.upstream_smtp_url {

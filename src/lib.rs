@@ -43,6 +43,7 @@
 //! | [`store`] | all SQL; every step in which mail and money move together | sockets, Dodo, Resend |
 //! | [`allowance`] | the room of what is not accepted yet, for each and for all; who finds none is refused | what a message is |
 //! | [`memory`] | the budgets for what is translated and delivered | what a message is |
+//! | [`ration`] | calls to a service, counted for all nodes of a database | who calls, and why |
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
 //! | [`delivery`] | leases, who leaves together, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
@@ -91,6 +92,9 @@
 //!   Over SMTP a retry may be for fewer recipients or for others; whoever was not
 //!   accepted makes a message of their own. A retry gets the first answer, and a
 //!   refusal leaves no trace.
+//! - **Whoever decides about a customer has their account's lock**, and read what they decide
+//!   on after they got it; a part is locked before it is moved. All locks are taken in one
+//!   order ([`store`]'s `lock`), so of several nodes none waits for one that waits for it.
 //! - **The ledger line is the message row:** `price = captured + released + still held`.
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.
@@ -234,6 +238,7 @@ pub mod mime;
 pub mod outbound;
 pub mod proof;
 pub mod random;
+pub mod ration;
 pub mod routing;
 pub mod sandbox;
 pub mod smtp;

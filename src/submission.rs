@@ -49,7 +49,7 @@ use crate::store::accept::{self, Acceptance, Kind};
 use crate::store::queue::LeasedPart;
 use crate::store::standing::Standing;
 use crate::telemetry::Metrics;
-use crate::throttle::sign_in::SignIns;
+use crate::throttle::sign_in::{NamesKey, SignIns};
 use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note};
 use crate::upstream::translating::{First, Translating};
@@ -85,6 +85,8 @@ pub struct Tools {
     pub metrics: Metrics,
     /// The owner of acceptances whose client may hang up.
     pub tasks: TaskTracker,
+    /// Under which names are counted that fail to sign in.
+    pub names_key: NamesKey,
 }
 
 #[derive(Debug)]
@@ -165,20 +167,20 @@ impl Submission {
     /// Submission by this configuration.
     pub fn new(config: &Config, tools: Tools) -> Self {
         Self(Arc::new(Inner {
-            tools,
             policy: config.senders.policy,
             may_prove: config.senders.proof != ProofBy::None,
             unit: config.billing.unit,
             hostname: config.smtp.hostname.clone(),
             bounds: Bounds::new(&config.smtp),
             lease: Duration::from_secs(config.queue.lease_s),
-            sign_ins: SignIns::new(&config.limits),
+            sign_ins: SignIns::new(&config.limits, tools.names_key),
             pace: pace(&config.limits),
             allowance: Allowance::new(
                 "smtp.max_bytes_spooled",
                 config.smtp.max_bytes_spooled,
                 config.smtp.max_bytes_spooled_per_customer,
             ),
+            tools,
         }))
     }
 

@@ -98,6 +98,11 @@ impl Sweep {
                 return Ok(());
             }
         }
+        while self.store.sweep_buckets(self.clock.now()).await? > 0 {
+            if !self.wait(PAUSE).await {
+                return Ok(());
+            }
+        }
         let (mut captures, mut messages) = (0, 0);
         while let left @ 1.. = self.store.close_captures(self.before(self.keep)).await? {
             self.store.pass(CrashPoint::CapturesLeft);

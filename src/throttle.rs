@@ -89,6 +89,18 @@ impl<K: Hash + Eq> Throttle<K> {
         }
     }
 
+    /// The bucket of `key` is full no sooner than that: others took from it elsewhere.
+    pub fn raise(&self, key: K, full_at: Timestamp, now: Timestamp) {
+        let mut buckets = self.buckets();
+        let full_at_us = buckets.of(key, now.as_microsecond());
+        *full_at_us = (*full_at_us).max(full_at.as_microsecond());
+    }
+
+    /// The time in which one is refilled, and in which all are, in microseconds.
+    pub fn refills_us(&self) -> (i64, i64) {
+        (self.interval_us, self.interval_us.saturating_mul(i64::from(self.burst)))
+    }
+
     fn room(&self, full_at: i64, now_us: i64) -> Result<(), TooSoon> {
         let after = full_at.max(now_us).saturating_add(self.interval_us);
         let over_us = after.saturating_sub(now_us) - self.interval_us.saturating_mul(i64::from(self.burst));

@@ -1,7 +1,7 @@
 //! The few calls that Dodo allows: shared by reads and writes, learned from its answers.
 //!
 //! A new account may make 240 calls a minute, all processes together, and every
-//! call of ours is drawn from here. Who waits for a call of one purpose is served
+//! call of ours is drawn from here, and from what all nodes of a database share. Who waits for a call of one purpose is served
 //! in the order of asking. How much there is to share out, and to whom it goes, is
 //! decided by `buckets`, which is pure; this module waits.
 
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::dodo::DodoError;
 use crate::outbound::RateInfo;
+use crate::ration::Ration;
 pub(super) use buckets::Buckets;
 
 /// What a call is for.
@@ -38,23 +39,19 @@ pub struct Budget {
     refreshes: tokio::sync::Mutex<()>,
     /// Dodo answers again.
     back: Notify,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self::new()
-    }
+    ration: Ration,
 }
 
 impl Budget {
-    /// A full budget of a new account.
-    pub fn new() -> Self {
+    /// A full budget of a new account, whose calls are drawn from `ration` too.
+    pub fn new(ration: Ration) -> Self {
         Self {
             buckets: Mutex::new(Buckets::new(Instant::now())),
             entries: tokio::sync::Mutex::default(),
             answers: tokio::sync::Mutex::default(),
             refreshes: tokio::sync::Mutex::default(),
             back: Notify::new(),
+            ration,
         }
     }
 
@@ -70,18 +67,24 @@ impl Budget {
         loop {
             let back = self.back.notified();
             let wait = self.buckets().try_take(purpose, Instant::now());
-            let Some(wait) = wait else { return };
+            let Some(wait) = wait else { break };
             tokio::select! {
                 () = back => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        let (interval, ahead) = self.buckets().spacing(purpose);
+        self.ration.draw(interval, ahead).await;
     }
 
     /// Counts a call for `purpose` if it may be made now and nobody waits for one.
-    pub fn try_take(&self, purpose: Purpose) -> bool {
+    pub async fn try_take(&self, purpose: Purpose) -> bool {
         let turn = self.queue(purpose).try_lock();
-        turn.is_ok() && self.buckets().try_take(purpose, Instant::now()).is_none()
+        if turn.is_err() || self.buckets().try_take(purpose, Instant::now()).is_some() {
+            return false;
+        }
+        let (interval, ahead) = self.buckets().spacing(purpose);
+        self.ration.try_draw(interval, ahead).await.is_none()
     }
 
     /// Learns from what an answer says about the rate limit.

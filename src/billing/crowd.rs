@@ -52,7 +52,7 @@ impl Crowd {
 impl Billing {
     /// Asks for a balance that a client waits for.
     pub(super) async fn ask_for_client(&self, customer_id: &CustomerId) -> Option<i64> {
-        if self.0.budget.try_take(Purpose::Answer) {
+        if self.0.budget.try_take(Purpose::Answer).await {
             return self.ask_alone(customer_id).await;
         }
         let mut answered = self.0.crowd.join(customer_id);

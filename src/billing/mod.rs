@@ -40,6 +40,7 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::domain::refusal::Refusal;
 use crate::mime::address_list::NamedMailbox;
+use crate::ration::Ration;
 use crate::routing::Routing;
 use crate::store::Store;
 use crate::telemetry::{DodoCall, DodoResult, Metrics};
@@ -147,10 +148,11 @@ struct Refused {
 impl Billing {
     /// The money rooms. Nothing runs until [`Billing::start`].
     pub fn new(tools: Tools, settings: Settings) -> Self {
+        let budget = Budget::new(Ration::of(Ration::DODO, &tools.store, &tools.clock));
         Self(Arc::new(Inner {
             tools,
             settings,
-            budget: Budget::new(),
+            budget,
             reads: Reads::default(),
             crowd: Crowd::default(),
             notices: Notices::default(),

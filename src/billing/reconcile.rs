@@ -17,7 +17,9 @@ use std::time::Duration;
 use super::budget::{Budget, Purpose, is_limited};
 use super::dodo::{Dodo, DodoError, LedgerLine};
 use super::ledger::{Owner, Reading, owner, sum};
+use crate::clock::Clock;
 use crate::domain::ids::{CustomerId, EntryId};
+use crate::ration::Ration;
 use crate::store::doubt::{Booked, Books, Standing};
 use crate::store::{Store, StoreError};
 
@@ -67,9 +69,11 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// With a budget of its own, which learns of the server's calls by what Dodo answers.
-    pub fn new(store: Store, dodo: Dodo) -> Self {
-        Self { store, dodo, budget: Budget::new() }
+    /// With a budget of its own, which learns of the server's calls by what Dodo answers,
+    /// and draws from what is shared with it.
+    pub fn new(store: Store, dodo: Dodo, clock: &Clock) -> Self {
+        let budget = Budget::new(Ration::of(Ration::DODO, &store, clock));
+        Self { store, dodo, budget }
     }
 
     /// What a customer's ledger at Dodo shows otherwise than the books do.

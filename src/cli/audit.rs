@@ -60,7 +60,7 @@ async fn against_dodo(desk: &Desk, place: &Place<'_>) -> anyhow::Result<(Vec<Fin
         timeout: Duration::from_secs(desk.config.billing.dodo_timeout_s),
         clock: desk.clock.clone(),
     })?;
-    let auditor = Auditor::new(desk.store.clone(), dodo);
+    let auditor = Auditor::new(desk.store.clone(), dodo, &desk.clock);
     let (mut findings, mut remarks) = (Vec::new(), String::new());
     for customer in desk.store.customers().await? {
         let customer_id = customer.customer_id;

@@ -42,12 +42,14 @@ use crate::handover::Handover;
 use crate::mime::address_list::NamedMailbox;
 use crate::outbound::stand_in::{Given, StandIn};
 use crate::proof::{Asked, Proofs, Quota};
+use crate::random;
 use crate::routing::Routing;
 use crate::store::Store;
 use crate::store::customer::Credential;
 use crate::submission::stand_in::{Directory, store};
 use crate::submission::{self, Submission};
 use crate::telemetry::Metrics;
+use crate::throttle::sign_in::NamesKey;
 use crate::upstream::translating::Translating;
 
 const BASE_URL: &str = "https://meter.example";
@@ -169,6 +171,7 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         clock: clock.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
+        names_key: NamesKey(random::octets()),
     };
     let submission = Submission::new(&config, tools);
     let arriving = Allowance::new("arriving", ROOM_FOR_ALL, ROOM_FOR_EACH);

@@ -11,8 +11,10 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::accept::{Acceptance, accept_batch};
+use super::event::Told;
 use super::gathered::{Batch, Decided, Lanes};
 use super::leftovers::Leftover;
+use super::lock;
 use super::report::{Aftermath, Report, report_batch};
 use super::spool::{Reserve, remove_some, write_chunk};
 use super::sql::Session;
@@ -353,6 +355,8 @@ async fn apply(
 ) -> Result<(Decided, Aftermath), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().flat_map(|(reports, _)| reports).collect();
+    let news: Vec<&Told> = batch.news.iter().map(|(told, _)| told.as_ref()).collect();
+    lock::gathered(tx, (&accepts, &news), &reports).await?;
     for (chunk, _) in &batch.chunks {
         write_chunk(tx, chunk).await?;
     }
@@ -365,11 +369,9 @@ async fn apply(
         if reports.is_empty() { Default::default() } else { report_batch(tx, &reports).await? };
     let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, low_mark).await? };
     let mut heard = Vec::with_capacity(batch.news.len());
-    for (told, _) in &batch.news {
+    for told in news {
         heard.push(told.keep(tx).await?);
     }
-    for (handled, _) in &batch.handled {
-        remember(tx, handled).await?;
-    }
+    remember(tx, batch.handled.iter().map(|(handled, _)| handled.as_ref())).await?;
     Ok((Decided { accepted, recorded, gone, heard }, aftermath))
 }

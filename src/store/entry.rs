@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::account::{arm, credits};
 use super::refund::{give_back, keep_back};
 use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, changed, json, lock, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::telemetry::EntryKind;
@@ -173,8 +173,12 @@ impl Store {
             UPDATE entry SET unknown_tries = unknown_tries + 1, last_tried_at = $1,
                    first_unknown_at = coalesce(first_unknown_at, last_tried_at, opened_at)
             WHERE state = 'open' AND doubtful_since IS NULL";
+        const LOCK: &str = "
+            SELECT entry_id FROM entry WHERE state = 'open' AND doubtful_since IS NULL
+            ORDER BY entry_id FOR NO KEY UPDATE";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::rows(&mut tx, query(LOCK)).await?;
         let done = query(DISTRUST).bind(millis(now)).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(done.rows_affected())
@@ -195,6 +199,7 @@ impl Store {
             WHERE customer_id = $1 AND last_entered = $3 - 1 AND last_capture >= $2 AND owed >= $4";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         if is_lane_taken(&mut tx, customer_id).await? {
             return Ok(None);
         }
@@ -230,6 +235,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &entry.customer_id).await?;
         if !close(&mut tx, entry, "done", now).await? {
             return Ok(false);
         }
@@ -272,6 +278,7 @@ impl Store {
     pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &entry.customer_id).await?;
         if !close(&mut tx, entry, "void", now).await? {
             return Ok(());
         }

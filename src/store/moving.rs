@@ -21,17 +21,17 @@ use super::{OpenError, Store, StoreError, changed, json, stored};
 use crate::domain::digest::hex;
 
 /// A table, and the columns that name and order its rows.
-struct Table {
-    name: &'static str,
-    key: &'static [&'static str],
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) key: &'static [&'static str],
 }
 
 const fn table(name: &'static str, key: &'static [&'static str]) -> Table {
     Table { name, key }
 }
 
-/// What moves. `meta` is of the database, and nodes and duties are of those who serve it.
-const TABLES: &[Table] = &[
+/// What moves. `meta` is of the database; nodes, duties and buckets are of those who serve it.
+pub(super) const TABLES: &[Table] = &[
     table("customer", &["customer_id"]),
     table("account", &["customer_id"]),
     table("credential", &["username"]),
@@ -283,7 +283,7 @@ fn sqlite<'t>(tx: &'t mut Tx<'_>) -> Result<&'t mut SqliteConnection, MoveError>
 
 fn postgres<'t>(tx: &'t mut Tx<'_>) -> Result<&'t mut PgConnection, MoveError> {
     match &mut **tx {
-        Session::Postgres(remote) => Ok(remote.connection()),
+        Session::Postgres(tx) => Ok(tx.connection()),
         Session::Sqlite(_) => Err(MoveError::NotThatWay),
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
 use super::sql::{Session, Whole, query, query_as, query_scalar};
-use super::{Store, StoreError, batch, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, batch, changed, json, lock, millis, stored, timestamp};
 use crate::crash::CrashPoint;
 use crate::domain::batch::Ended;
 use crate::domain::decision::{Choice, NotNow, Standing, decide};
@@ -219,6 +219,7 @@ impl Store {
         let names: Vec<&str> = ids.iter().map(MessageId::as_str).collect();
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::messages_and_calls(&mut tx, &names.iter().copied().collect()).await?;
         let mut ledger = Ledger::read(&mut tx, &names).await?;
         let (mut decided, mut refused) = (Vec::new(), Vec::new());
         for id in ids {

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::accept::Kind;
-use super::sql::{QueryAs, Session, Whole, query, query_as};
-use super::{Store, StoreError, changed, dsn, json, millis, stored, timestamp};
+use super::sql::{QueryAs, Session, Sql, Whole, query, query_as};
+use super::{Store, StoreError, changed, dsn, json, lock, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
@@ -150,15 +150,36 @@ struct RecipientRow {
     orcpt: Option<String>,
 }
 
+/// Has the leases of these parts lapse. On PostgreSQL a part that somebody is deciding about
+/// is passed over: its lease is in good hands, or lapses with the next look.
+macro_rules! lapse {
+    ($which:literal) => {
+        Sql {
+            sqlite: concat!(
+                "UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
+                        unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
+                 WHERE ",
+                $which,
+                " RETURNING message_id, part_no, road"
+            ),
+            postgres: concat!(
+                "UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
+                        unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
+                 WHERE (message_id, part_no) IN (SELECT message_id, part_no FROM part WHERE ",
+                $which,
+                " ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED)
+                 RETURNING message_id, part_no, road"
+            ),
+        }
+    };
+}
+
 impl Store {
     /// At the start of the process: every lease lapses, its outcome unknown. A part whose
     /// calls are composed was not tried unless one is: what was known of it stays. Returns
     /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
-                   unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
-            WHERE state = 'sending' RETURNING message_id, part_no, road";
+        const LAPSE: Sql = lapse!("state = 'sending'");
         self.lapse(query_as(LAPSE).bind(millis(now))).await
     }
 
@@ -170,14 +191,12 @@ impl Store {
         held: &[(MessageId, u32, u32)],
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        const LAPSE: &str = "
-            UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL,
-                   unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
-            WHERE state = 'sending' AND lease_until <= $1 AND NOT EXISTS
+        const LAPSE: Sql = lapse!(
+            "state = 'sending' AND lease_until <= $1 AND NOT EXISTS
                 (SELECT 1 FROM json_each($2) WHERE value ->> 0 = part.message_id
                     AND CAST(value ->> 1 AS BIGINT) = part.part_no
-                    AND CAST(value ->> 2 AS BIGINT) = part.attempt)
-            RETURNING message_id, part_no, road";
+                    AND CAST(value ->> 2 AS BIGINT) = part.attempt)"
+        );
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
     }
 
@@ -296,8 +315,10 @@ impl Store {
         let rows = lease_rows(leases)?;
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        // Nobody is passed over: a report of ours may be at it.
+        lock::parts(&mut tx, &rows).await?;
         let kept: Vec<(String, Whole, Whole)> =
-            query_as(RENEW).bind(rows).bind(millis(until)).fetch_all(&mut *tx).await?;
+            query_as(RENEW).bind(&rows).bind(millis(until)).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(kept.into_iter().map(|(id, part_no, attempt)| (id, part_no.0, attempt.0)).collect())
     }

@@ -8,6 +8,7 @@
 use std::hash::Hash;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until};
 
 use super::{SignedIn, Submission};
@@ -15,7 +16,9 @@ use crate::domain::credential::{Secret, SecretHash};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::refusal::Refusal;
+use crate::store::bucket::Change;
 use crate::telemetry::SignInResult;
+use crate::throttle::sign_in::Count;
 
 impl Submission {
     /// Checks a credential that was presented from an address. Never waits for Dodo.
@@ -41,23 +44,26 @@ impl Submission {
     pub async fn guarded<T>(
         &self,
         peer: IpAddr,
-        name: impl Hash,
+        name: impl Hash + Copy,
         check: impl Future<Output = Result<T, Refusal>>,
         whose: impl Fn(&T) -> Option<&CustomerId>,
     ) -> Result<T, Refusal> {
         let (sign_ins, metrics) = (&self.0.sign_ins, &self.0.tools.metrics);
         let (begun, now) = (Instant::now(), self.0.tools.clock.now());
+        self.hear_of_failures(peer, name, now).await;
         let attempt = sign_ins.begin(peer, name, now);
         let answer = if attempt.is_looked_at { check.await } else { Err(Refusal::BadCredential) };
         match &answer {
             Ok(recognized) => {
                 metrics.sign_in(SignInResult::Accepted);
-                sign_ins.succeeded(&attempt, whose(recognized), now);
+                let forgiven = sign_ins.succeeded(&attempt, whose(recognized), now);
+                self.tell_of_failures(forgiven, now).await;
                 return answer;
             }
             Err(Refusal::BadCredential) if attempt.is_looked_at => {
                 metrics.sign_in(SignInResult::Refused);
                 sign_ins.failed(&attempt, now);
+                self.tell_of_failures(sign_ins.failure(&attempt), now).await;
                 tracing::info!(%peer, "sign-in failed");
             }
             Err(Refusal::BadCredential) => metrics.sign_in(SignInResult::Limited),
@@ -71,6 +77,31 @@ impl Submission {
         match attempt.is_put_off {
             true => Err(Refusal::TooManyFailures { retry_after_s: sign_ins.retry_after_s() }),
             false => answer,
+        }
+    }
+
+    /// Takes in what failed at other nodes of the same database. When it does not answer,
+    /// what failed here has to do.
+    async fn hear_of_failures(&self, peer: IpAddr, name: impl Hash + Copy, now: Timestamp) {
+        let (sign_ins, store) = (&self.0.sign_ins, &self.0.tools.store);
+        if !store.is_shared() {
+            return;
+        }
+        match store.buckets(&sign_ins.counts_of(peer, name), now).await {
+            Ok(counted) => sign_ins.hear(peer, name, &counted, now),
+            Err(error) => tracing::debug!(%error, "failed sign-ins elsewhere are not known"),
+        }
+    }
+
+    async fn tell_of_failures(&self, counts: Vec<Count>, now: Timestamp) {
+        let store = &self.0.tools.store;
+        if counts.is_empty() || !store.is_shared() {
+            return;
+        }
+        let change =
+            |Count { name, counted_us, limit_us }| Change { name, taken_us: counted_us, whole_us: limit_us };
+        if let Err(error) = store.change_buckets(counts.into_iter().map(change).collect(), now).await {
+            tracing::debug!(%error, "failed sign-ins are not known elsewhere");
         }
     }
 

@@ -29,6 +29,7 @@ use crate::store::refund::{Allowance, Decision};
 use crate::store::stand_in;
 use crate::store::{Maker, Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
+use crate::throttle::sign_in::NamesKey;
 use crate::upstream::translating::Translating;
 
 /// A directory that goes away with its owner.
@@ -101,17 +102,23 @@ pub(crate) async fn with_handover(
 /// A submission on an empty database that hands over there.
 pub(crate) async fn over(config: &Config, handover: Handover) -> (Submission, Store, Directory) {
     let (store, directory) = store().await;
+    (beside(config, handover, &store).await, store, directory)
+}
+
+/// A submission on a database that may have others.
+pub(crate) async fn beside(config: &Config, handover: Handover, store: &Store) -> Submission {
     let tools = Tools {
         store: store.clone(),
-        billing: billing(config, &store),
+        billing: billing(config, store),
         handover,
         routing: Routing::new(config),
         translating: Translating::new(config.upstream.max_bytes_translating),
         clock: Clock::system(),
         metrics: Metrics::new(),
         tasks: TaskTracker::new(),
+        names_key: NamesKey(store.shared_key().await.unwrap()),
     };
-    (Submission::new(config, tools), store, directory)
+    Submission::new(config, tools)
 }
 
 /// The money rooms, with nobody to ask.

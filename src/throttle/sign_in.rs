@@ -21,19 +21,62 @@
 //! presented. Attempts that run at the same moment may all pass: as many as one
 //! address may have connections.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
 use super::known::Known;
 use super::{Throttle, network_of};
 use crate::config::Limits;
 
-/// A username as it was presented, or the hash of a bearer token, hashed under a key of this process.
+/// A username as it was presented, or the hash of a bearer token, hashed under a key.
 pub(super) type Name = u64;
+
+/// The key under which names are hashed: one for all who share their counts.
+#[derive(Clone, Copy)]
+pub struct NamesKey(pub [u8; 32]);
+
+impl std::fmt::Debug for NamesKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NamesKey(…)")
+    }
+}
+
+impl NamesKey {
+    fn hash_one(self, name: impl Hash) -> Name {
+        let mut hasher = Keyed(Sha256::new_with_prefix(self.0));
+        name.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+struct Keyed(Sha256);
+
+impl Hasher for Keyed {
+    fn write(&mut self, octets: &[u8]) {
+        self.0.update(octets);
+    }
+
+    fn finish(&self) -> Name {
+        let digest = self.0.clone().finalize();
+        digest.iter().take(8).fold(0, |name, octet| name << 8 | Name::from(*octet))
+    }
+}
+
+/// A count as other processes know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// Whose it is.
+    pub name: String,
+    /// The time in which what is counted is forgiven, in microseconds; less than none: it is forgiven now.
+    pub counted_us: i64,
+    /// The same where the limit is reached.
+    pub limit_us: i64,
+}
 
 /// The counts.
 #[derive(Debug)]
@@ -42,7 +85,7 @@ pub struct SignIns {
     by_address: Throttle<IpAddr>,
     by_username: Throttle<Name>,
     limits: Limits,
-    names: RandomState,
+    names: NamesKey,
     /// Who has signed in from where, and when last.
     known: Mutex<Known>,
 }
@@ -62,14 +105,14 @@ pub struct Attempt {
 
 impl SignIns {
     /// Nobody has failed yet.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, names: NamesKey) -> Self {
         let each = Duration::from_secs(limits.sign_in_forgive_s);
         Self {
             by_pair: Throttle::new(limits.sign_in_failures, each),
             by_address: Throttle::new(limits.sign_in_failures_per_address, each),
             by_username: Throttle::new(limits.sign_in_failures_per_username, each),
             limits: limits.clone(),
-            names: RandomState::new(),
+            names,
             known: Mutex::default(),
         }
     }
@@ -97,6 +140,31 @@ impl SignIns {
         }
     }
 
+    /// What is counted elsewhere too, of whoever is about to sign in.
+    pub fn counts_of(&self, peer: IpAddr, name: impl Hash) -> [String; 3] {
+        names_of(network_of(peer), self.names.hash_one(name))
+    }
+
+    /// Takes in what was counted elsewhere: what is forgiven, and when all of it will be.
+    pub fn hear(&self, peer: IpAddr, name: impl Hash, counted: &[(String, Timestamp)], now: Timestamp) {
+        let (address, name) = (network_of(peer), self.names.hash_one(name));
+        let [by_pair, by_address, by_username] = names_of(address, name);
+        for (whose, forgiven_at) in counted {
+            if *whose == by_pair {
+                self.by_pair.raise((address, name), *forgiven_at, now);
+            } else if *whose == by_address {
+                self.by_address.raise(address, *forgiven_at, now);
+            } else if *whose == by_username {
+                self.by_username.raise(name, *forgiven_at, now);
+            }
+        }
+    }
+
+    /// What others are to count for a failure.
+    pub fn failure(&self, attempt: &Attempt) -> Vec<Count> {
+        self.counts(attempt, [1, 1, 1])
+    }
+
     /// When who is put off may come again, in seconds: one time for all, so that it
     /// does not tell which limit was reached.
     pub fn retry_after_s(&self) -> u64 {
@@ -111,13 +179,31 @@ impl SignIns {
         let _ = self.by_username.take(attempt.name, now);
     }
 
-    /// It succeeded, and was this customer's: what went wrong before was a slip.
-    pub fn succeeded(&self, attempt: &Attempt, whose: impl Hash, now: Timestamp) {
+    /// It succeeded, and was this customer's: what went wrong before was a slip. Returns
+    /// what others are to forgive too.
+    pub fn succeeded(&self, attempt: &Attempt, whose: impl Hash, now: Timestamp) -> Vec<Count> {
         let pair = (attempt.address, attempt.name);
         let slips = self.by_pair.taken(&pair, now);
         self.by_pair.put_back(&pair, slips);
         self.by_address.put_back(&attempt.address, slips);
         self.known().saw(self.names.hash_one(whose), attempt.name, attempt.address, now);
+        if slips == 0 {
+            return Vec::new();
+        }
+        let forgiven = -i64::from(slips);
+        self.counts(attempt, [forgiven, forgiven, 0])
+    }
+
+    fn counts(&self, attempt: &Attempt, counted: [i64; 3]) -> Vec<Count> {
+        let refills =
+            [self.by_pair.refills_us(), self.by_address.refills_us(), self.by_username.refills_us()];
+        let names = names_of(attempt.address, attempt.name);
+        let count = |((name, counted), (each_us, limit_us)): ((String, i64), (i64, i64))| Count {
+            name,
+            counted_us: each_us.saturating_mul(counted),
+            limit_us,
+        };
+        names.into_iter().zip(counted).zip(refills).map(count).filter(|count| count.counted_us != 0).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -133,6 +219,10 @@ impl SignIns {
     }
 }
 
+fn names_of(address: IpAddr, name: Name) -> [String; 3] {
+    [format!("sign-in {address} {name:016x}"), format!("sign-in {address}"), format!("sign-in {name:016x}")]
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::known::KNOWN_FOR;
@@ -145,14 +235,17 @@ mod tests {
     }
 
     fn sign_ins() -> SignIns {
-        SignIns::new(&Limits {
-            sign_in_failures: 3,
-            sign_in_failures_per_address: 6,
-            sign_in_failures_per_username: 8,
-            sign_in_forgive_s: 60,
-            sign_in_max_delay_s: 9,
-            ..Limits::default()
-        })
+        SignIns::new(
+            &Limits {
+                sign_in_failures: 3,
+                sign_in_failures_per_address: 6,
+                sign_in_failures_per_username: 8,
+                sign_in_forgive_s: 60,
+                sign_in_max_delay_s: 9,
+                ..Limits::default()
+            },
+            NamesKey([7; 32]),
+        )
     }
 
     /// It was not looked at.

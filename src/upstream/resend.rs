@@ -31,6 +31,7 @@ pub use verdict::KEY_USED_FOR_OTHER_BYTES;
 use super::{Answer, Outcome};
 use crate::clock::Clock;
 use crate::outbound::{CallFailure, HttpAnswer, InvalidService, Service, call};
+use crate::ration::Ration;
 use domains::Region;
 use turns::{Turn, Turns};
 
@@ -91,6 +92,11 @@ impl Resend {
     pub fn new(settings: &ResendSettings) -> Result<Self, InvalidService> {
         let service = Service::new(&settings.base_url, &settings.api_key, settings.timeout)?;
         Ok(Self { service, clock: settings.clock.clone(), turns: Turns::default(), region: None })
+    }
+
+    /// The same client, whose calls are drawn from there too.
+    pub fn drawing_from(self, ration: Ration) -> Self {
+        Self { turns: Turns::drawing_from(ration), ..self }
     }
 
     /// Makes one call, when its turn has come.

@@ -10,8 +10,9 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 35] = [
+const HANDS: [(&str, &str); 36] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
+    ("bucket", "INSERT INTO bucket VALUES ('nobody', 1)"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET held = held + 1 WHERE customer_id = 'cus_ann'"),
     ("account", "UPDATE account SET owed = owed + 1 WHERE customer_id = 'cus_ann'"),

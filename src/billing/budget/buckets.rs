@@ -119,6 +119,14 @@ impl Buckets {
         None
     }
 
+    /// The same as one bucket for all nodes: the time between two calls, and how much of it
+    /// calls of `purpose` may be ahead. A third is left for entries.
+    pub(in crate::billing) fn spacing(&self, purpose: Purpose) -> (Duration, Duration) {
+        let interval = MINUTE.mul_f64(12.0 / 11.0 / self.limit);
+        let own = if purpose == Purpose::Entry { entries_room(self.limit) } else { 0.0 };
+        (interval, interval.mul_f64(shared_room(self.limit) + own))
+    }
+
     fn refill(&mut self, now: Instant) {
         let calls = now.saturating_duration_since(self.refilled).as_secs_f64() * self.pace(now);
         self.refilled = now;

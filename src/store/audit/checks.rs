@@ -510,9 +510,14 @@ pub(super) const CHECKS: &[Check] = &[
             OR (k.customer_id IS NOT NULL AND k.customer_id NOT IN (SELECT customer_id FROM customer))",
     ),
     check(
+        "bucket",
+        "it is the bucket of nobody",
+        "SELECT name FROM bucket WHERE name NOT IN ('dodo', 'resend') AND name NOT LIKE 'sign-in %'",
+    ),
+    check(
         "meta",
         "it says nothing that this version knows",
-        "SELECT key FROM meta WHERE NOT (key IN ('seal', 'moving_to', 'moved_to', 'moving_from') OR key LIKE 'moved %'
+        "SELECT key FROM meta WHERE NOT (key IN ('seal', 'shared_key', 'moving_to', 'moved_to', 'moving_from') OR key LIKE 'moved %'
             OR (key LIKE 'commit/%' AND (value = '' OR value LIKE '% ____-__-__'))
             OR (key = 'made_by' AND value IN ('serve', 'sandbox')))",
     ),

@@ -180,6 +180,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("gate", "UPDATE gate SET reason = ''"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),
+    ("bucket", "INSERT INTO bucket VALUES ('nobody', 1)"),
     ("meta", "UPDATE meta SET value = 'somebody'"),
 ];
 

@@ -3,11 +3,12 @@ use std::time::Instant;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Executor};
 
-use super::super::stand_in::{Directory, submission};
+use super::super::stand_in::{Directory, beside, submission};
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
 use crate::domain::ids::CustomerId;
+use crate::handover::Handover;
 use crate::store::customer::Credential;
 use crate::store::{DATABASE_FILE, Store};
 
@@ -47,6 +48,28 @@ async fn p9_whatever_is_wrong_is_one_refusal() {
         assert_eq!(submission.knock(HERE, username, secret).await, Err(Refusal::BadCredential), "{username}");
     }
     assert_eq!(submission.knock(HERE, "ann", SECRET).await, Ok(()));
+}
+
+#[tokio::test]
+async fn p9_failures_count_at_every_node_of_a_database() {
+    let limits =
+        Limits { sign_in_failures: 3, sign_in_max_delay_s: 0, sign_in_forgive_s: 3600, ..Limits::default() };
+    let (here, store, _directory) = town(limits.clone()).await;
+    if !store.is_shared() {
+        return;
+    }
+    let there = beside(&Config { limits, ..Config::default() }, Handover::new(1 << 20, 2).0, &store).await;
+    let put_off = Err(Refusal::TooManyFailures { retry_after_s: 3600 });
+    for (node, want) in [(&here, false), (&there, false), (&here, false), (&there, true), (&here, true)] {
+        let answer = node.knock(HERE, "ann", "wrong").await;
+        assert_eq!(answer == put_off, want, "{answer:?}");
+    }
+    let elsewhere = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+    assert_eq!(there.knock(elsewhere, "ann", "wrong").await, Err(Refusal::BadCredential));
+    assert_eq!(there.knock(elsewhere, "ann", SECRET).await, Ok(()));
+    for _ in 0..2 {
+        assert_eq!(here.knock(elsewhere, "ann", "wrong").await, Err(Refusal::BadCredential), "forgiven");
+    }
 }
 
 #[tokio::test]

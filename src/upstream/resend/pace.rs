@@ -106,7 +106,8 @@ impl Pace {
         self.held_until = Some(self.held_until.map_or(until, |held| held.max(until)));
     }
 
-    fn interval(&self) -> Duration {
+    /// Between two calls, where they are spaced evenly.
+    pub(super) fn interval(&self) -> Duration {
         WINDOW / self.per_second
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::pace::Pace;
 use crate::outbound::RateInfo;
+use crate::ration::Ration;
 
 /// The longest that a call waits for its turn in memory; beyond it, the queue waits.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -24,18 +25,22 @@ pub(super) struct Turns {
     head: Arc<tokio::sync::Mutex<()>>,
     /// Held by the first of those who call with one mail.
     singles: Arc<tokio::sync::Mutex<()>>,
+    ration: Ration,
 }
 
 /// The turn of one call, which is to be made ready now.
 #[derive(Debug)]
 pub struct Turn {
     pace: Arc<Mutex<Pace>>,
+    ration: Ration,
     is_used: bool,
 }
 
 impl Turn {
-    /// The call leaves, as soon as a second has room for it.
+    /// The call leaves, as soon as a second has room for it, of this node and of all together.
     pub(super) async fn leave(mut self) {
+        let interval = with(&self.pace, |pace| pace.interval());
+        self.ration.draw(interval, interval).await;
         while let Err(wait) = with(&self.pace, |pace| pace.leave(Instant::now())) {
             tokio::time::sleep(wait).await;
         }
@@ -52,6 +57,11 @@ impl Drop for Turn {
 }
 
 impl Turns {
+    /// Turns of calls that are drawn from there too.
+    pub(super) fn drawing_from(ration: Ration) -> Self {
+        Self { ration, ..Self::default() }
+    }
+
     /// Waits for the next turn.
     ///
     /// # Errors
@@ -93,7 +103,7 @@ impl Turns {
 
     fn now(&self) -> Result<Turn, Duration> {
         with(&self.pace, |pace| pace.turn(Instant::now()))?;
-        Ok(Turn { pace: Arc::clone(&self.pace), is_used: false })
+        Ok(Turn { pace: Arc::clone(&self.pace), ration: self.ration.clone(), is_used: false })
     }
 }
 
