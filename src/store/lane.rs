@@ -14,12 +14,12 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::StoreError;
-use super::hosts::Hosts;
+use super::hosts::Way;
 #[cfg(test)]
 use super::sql::On;
 use super::sql::{Remote, Session, Tx, in_time, query, query_scalar};
@@ -55,54 +55,10 @@ impl Default for Patience {
     }
 }
 
-/// Where connections are made: at whoever takes writes now.
-#[derive(Debug)]
-pub(super) struct Door {
-    hosts: Hosts,
-    lock_timeout: String,
-    /// Those who are told when it is another host, and what they do there.
-    pools: Option<(PgPool, PgPool)>,
-}
-
-impl Door {
-    pub(super) fn new(hosts: Hosts, patience: Patience) -> Self {
-        Self { hosts, lock_timeout: format!("{}ms", patience.lock.as_millis()), pools: None }
-    }
-
-    /// From now on these connect where it does: the writers, and the readers.
-    pub(super) fn with_pools(self, writers: &PgPool, readers: &PgPool) -> Self {
-        Self { pools: Some((writers.clone(), readers.clone())), ..self }
-    }
-
-    /// How to connect to whoever takes writes now.
-    pub(super) async fn options(&self) -> Result<PgConnectOptions, sqlx::Error> {
-        let primary = self.hosts.primary().await?;
-        let options = primary
-            .application_name("postmeter")
-            .options([("jit", "off"), ("lock_timeout", self.lock_timeout.as_str())])
-            .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
-            .disable_statement_logging();
-        if let Some((writers, readers)) = &self.pools {
-            writers.set_connect_options(options.clone());
-            readers.set_connect_options(read_only(options.clone()));
-        }
-        Ok(options)
-    }
-
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        self.options().await?.connect().await
-    }
-}
-
-/// The same for those who only read.
-pub(super) fn read_only(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([("default_transaction_read_only", "on")])
-}
-
 /// A connection for gathered commits.
 #[derive(Debug)]
 pub(super) struct Lane {
-    door: Door,
+    way: Way,
     patience: Patience,
     connection: Option<PgConnection>,
     /// The key of the lane's row.
@@ -114,9 +70,9 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(door: Door, patience: Patience) -> Self {
+    pub(super) fn new(way: Way, patience: Patience) -> Self {
         let row = format!("commit/{:016x}", u64::from_le_bytes(random::octets()));
-        Self { door, patience, connection: None, row, number: 0, has_failed: false }
+        Self { way, patience, connection: None, row, number: 0, has_failed: false }
     }
 
     /// A transaction that may write. Whoever does not commit it says [`Lane::abandon`].
@@ -158,9 +114,9 @@ impl Lane {
     /// A new connection. A server that is just being restarted is waited for, once.
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         // Each host may have to be waited for before the one that answers is asked.
-        let until = Instant::now() + self.patience.connect * self.door.hosts.count();
+        let until = Instant::now() + self.patience.connect * self.way.hosts.count();
         loop {
-            let connected = in_time(until, self.door.connect()).await;
+            let connected = in_time(until, self.way.connect()).await;
             match connected {
                 Err(_) if !self.has_failed && Instant::now() + PAUSE < until => sleep(PAUSE).await,
                 connected => return connected,
@@ -229,7 +185,7 @@ impl Lane {
             INSERT INTO meta (key, value) VALUES ($1, '') ON CONFLICT (key) DO UPDATE SET value = meta.value
             RETURNING value";
         let until = Instant::now() + self.patience.transaction;
-        let connection = self.connection.insert(in_time(until, self.door.connect()).await?);
+        let connection = self.connection.insert(in_time(until, self.way.connect()).await?);
         in_time(until, sqlx::raw_sql("BEGIN").execute(&mut *connection)).await?;
         let mut tx = Tx(Session::Postgres(Remote::kept(connection, until)));
         let last: String = query_scalar(LAST).bind(&self.row).fetch_one(&mut tx).await?;

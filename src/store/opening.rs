@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
-use super::hosts::Hosts;
-use super::lane::{Door, Lane, Patience, read_only};
+use super::hosts::{Hosts, Way};
+use super::lane::{Lane, Patience};
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
 use super::writers::{Rare, Trouble, Writers};
@@ -91,8 +91,8 @@ pub(super) async fn postgres(
 ) -> Result<Opened, OpenError> {
     let hosts = Hosts::parse(url.expose_secret())?;
     let name = hosts.to_string();
-    let door = Door::new(hosts, patience);
-    let options = door.options().await.map_err(unreachable(&name))?;
+    let hosts = hosts.tuned(|options| tuned(options, patience));
+    let options = hosts.primary().await.map_err(unreachable(&name))?;
     let trouble = Arc::<Trouble>::default();
     let pool = |connections: u32| {
         let trouble = Arc::clone(&trouble);
@@ -110,11 +110,25 @@ pub(super) async fn postgres(
         forget_lanes(&rare).await.map_err(unreachable(&name))?;
     }
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
-    let lane = Lane::new(door.with_pools(&rare, &readers), patience);
+    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
     let rare = Rare { pool: rare, limit: patience.transaction, trouble };
-    let writer = Writers::several(Writer::Postgres(Box::new(lane)), rare);
+    let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
     let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer, node })
+    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
+}
+
+fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {
+    let lock_timeout = format!("{}ms", patience.lock.as_millis());
+    options
+        .application_name("postmeter")
+        .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
+        .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
+        .disable_statement_logging()
+}
+
+/// The same for connections that only read.
+pub(super) fn read_only(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("default_transaction_read_only", "on")])
 }
 
 /// Whether a connection that is given back leads to a server that takes writes. What was
