@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::opening::make_private_dir;
-use super::sql::{query, query_scalar};
+use super::sql::{Readers, query, query_scalar};
 use super::{Maker, Store, StoreError, millis};
 use crate::random;
 
@@ -85,6 +85,11 @@ fn is_id(text: &str) -> bool {
 }
 
 impl Store {
+    /// Whether other processes may be at work on this database.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.readers, Readers::Postgres(_))
+    }
+
     /// The database's time; `None`: it has none of its own.
     pub async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
         const READ: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
