@@ -89,6 +89,9 @@
 //!   Over SMTP a retry may be for fewer recipients or for others; whoever was not
 //!   accepted makes a message of their own. A retry gets the first answer, and a
 //!   refusal leaves no trace.
+//! - **Whoever decides about a customer has their account's lock**, and read what they decide
+//!   on after they got it; a part is locked before it is moved. All locks are taken in one
+//!   order ([`store`]'s `lock`), so of several nodes none waits for one that waits for it.
 //! - **The ledger line is the message row:** `price = captured + released + still held`.
 //!   Captures are numbered per customer without a gap; an entry names a range of
 //!   them; a unique index allows one open entry a customer.

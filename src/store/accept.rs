@@ -11,13 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::account::lock_accounts;
 use super::commit::Settings;
 use super::idempotency::{Keys, Meaning};
 use super::spool::Spooled;
 use super::sql::{Session, query, query_as};
 use super::suppression::{find, suspect};
-use super::{StoreError, changed, json, millis};
+use super::{StoreError, changed, json, lock, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::credits::{Credits, Unit};
@@ -174,7 +173,7 @@ struct Standing {
     revoked: Option<String>,
 }
 
-/// Decides a batch and writes what was accepted.
+/// Decides a batch whose accounts are locked ([`super::lock`]), and writes what was accepted.
 pub(super) async fn accept_batch(
     tx: &mut Session<'_>,
     batch: &[&Acceptance],
@@ -271,9 +270,7 @@ async fn read_standings(
     let ids: BTreeSet<&str> = batch.iter().map(|a| a.customer_id.as_str()).collect();
     let names: BTreeSet<&str> =
         batch.iter().filter_map(|a| a.username.as_ref().map(Username::as_str)).collect();
-    let ids = json(&ids)?;
-    lock_accounts(tx, &ids).await?;
-    let rows: Vec<Standing> = query_as(READ).bind(ids).bind(json(&names)?).fetch_all(tx).await?;
+    let rows: Vec<Standing> = query_as(READ).bind(json(&ids)?).bind(json(&names)?).fetch_all(tx).await?;
     Ok(rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect())
 }
 
@@ -388,7 +385,13 @@ async fn name_spools(tx: &mut Session<'_>, spools: &[SpoolRow<'_>]) -> Result<()
         WHERE spool.spool_id = s.spool_id AND spool.message_id IS NULL AND spool.left_at IS NULL
           AND (SELECT CAST(sum(length(c.bytes)) AS BIGINT) FROM chunk c
                WHERE c.spool_id = s.spool_id) = s.octets";
-    let named = query(NAME).bind(json(&spools)?).execute(tx).await?;
+    // Chunks are counted once nobody can take any away.
+    const LOCK: &str = "
+        SELECT spool_id FROM spool WHERE spool_id IN (SELECT value ->> 0 FROM json_each($1))
+        ORDER BY spool_id FOR UPDATE";
+    let rows = json(&spools)?;
+    lock::rows(tx, query(LOCK).bind(&rows)).await?;
+    let named = query(NAME).bind(rows).execute(tx).await?;
     changed("acceptance", named.rows_affected(), spools.len())
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::accept::{Acceptance, insert_own};
 use super::sql::{Session, query, query_as};
-use super::{Store, StoreError, changed, millis, stored};
+use super::{Store, StoreError, changed, lock, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
@@ -131,6 +131,7 @@ impl Store {
         const CONFIRM: &str = "UPDATE account SET balance_read_at = $2 WHERE customer_id = $1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &read.customer_id).await?;
         let id = read.customer_id.as_str();
         let row: AccountRow = query_as(READ).bind(id).fetch_one(&mut *tx).await?;
         let lowers = row.balance.is_some_and(|old| balance < old);

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::queue::{Batched, DuePart, LeasedPart, read_waiting, take};
-use super::sql::{Session, Whole, query, query_as, query_scalar};
-use super::{Store, StoreError, changed, json, millis, stored};
+use super::sql::{Session, Sql, Whole, query, query_as, query_scalar};
+use super::{Store, StoreError, changed, json, lock, millis, stored};
 use crate::domain::ids::{BatchId, MessageId};
 
 /// A leased part that is to be in a call.
@@ -76,8 +76,9 @@ impl Store {
         let mut places = vec![None; members.len()];
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let there: Vec<i64> =
-            query_scalar(THERE).bind(json(&names)?).bind(&*self.node).fetch_all(&mut *tx).await?;
+        let names = json(&names)?;
+        lock::parts(&mut tx, &names).await?;
+        let there: Vec<i64> = query_scalar(THERE).bind(names).bind(&*self.node).fetch_all(&mut *tx).await?;
         let size = u32::try_from(there.len()).unwrap_or(u32::MAX);
         if size == 0 {
             return Ok(places);
@@ -160,6 +161,7 @@ impl Store {
               AND state IN ('queued', 'sending')";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::members(&mut tx, id).await?;
         query(TAKEN)
             .bind(id.as_str())
             .bind(message_id.as_str())
@@ -223,12 +225,21 @@ async fn write(
     changed("members of a call", done.rows_affected(), seats.len())
 }
 
-/// Holds the members of a call that wait, whose outcome nobody can tell any more.
+/// Holds the members of a call that wait, whose outcome nobody can tell any more. On PostgreSQL
+/// those about whom somebody is deciding are left to the next look: here nobody is waited for.
 async fn hold_rest(tx: &mut Session<'_>, id: &BatchId, reason: &str) -> Result<u64, StoreError> {
-    const HOLD: &str = "
-        UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
-               last_error = $2
-        WHERE batch_id = $1 AND state = 'queued'";
+    const HOLD: Sql = Sql {
+        sqlite: "
+            UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
+                   last_error = $2
+            WHERE batch_id = $1 AND state = 'queued'",
+        postgres: "
+            UPDATE part SET state = 'held', due_at = NULL, unknown = 1, batch_id = NULL, batch_no = NULL,
+                   last_error = $2
+            WHERE (message_id, part_no) IN
+                (SELECT message_id, part_no FROM part WHERE batch_id = $1 AND state = 'queued'
+                 FOR NO KEY UPDATE SKIP LOCKED)",
+    };
     let held = query(HOLD).bind(id.as_str()).bind(reason).execute(&mut *tx).await?.rows_affected();
     forget(tx, &BTreeSet::from([id.as_str()])).await?;
     Ok(held)
@@ -272,8 +283,15 @@ pub(super) async fn forget(tx: &mut Session<'_>, calls: &BTreeSet<&str>) -> Resu
     const FORGET: &str = "
         DELETE FROM batch WHERE batch_id IN (SELECT atom FROM json_each($1))
             AND NOT EXISTS (SELECT 1 FROM part p WHERE p.batch_id = batch.batch_id)";
-    if !calls.is_empty() {
-        query(FORGET).bind(json(&calls)?).execute(tx).await?;
+    // Two who leave a call at the same time would each believe that the other is still in it.
+    const LOCK: &str = "
+        SELECT batch_id FROM batch WHERE batch_id IN (SELECT atom FROM json_each($1))
+        ORDER BY batch_id FOR UPDATE";
+    if calls.is_empty() {
+        return Ok(());
     }
+    let calls = json(&calls)?;
+    lock::rows(tx, query(LOCK).bind(&calls)).await?;
+    query(FORGET).bind(calls).execute(tx).await?;
     Ok(())
 }

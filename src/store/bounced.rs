@@ -6,14 +6,14 @@
 //! whom it depends on is not final, it waits. What a refund does to the money is
 //! `refund`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::ledger::part_state;
 use super::refund::{self, Allowance, Claim, Decision};
 use super::sql::{Session, Whole, query_as};
-use super::{Store, StoreError, json, stored, timestamp};
+use super::{Store, StoreError, json, lock, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{BatchId, CustomerId, MessageId};
 use crate::domain::message::{PartState, RecipientState, Road};
@@ -208,6 +208,7 @@ impl Store {
     ) -> Result<Vec<Decision>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::messages(&mut tx, &BTreeSet::from([message_id.as_str()])).await?;
         let decisions = evaluate(&mut tx, message_id, allowance, now).await?;
         tx.commit().await?;
         Ok(decisions)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::sql::{Readers, Session, Tx, query, query_as, query_scalar};
+use super::sql::{Session, Tx, query, query_as, query_scalar};
 use super::{Store, StoreError, json, stored};
 use crate::domain::digest::hex;
 use crate::random;
@@ -29,11 +29,6 @@ pub struct Change {
 const STEP: u32 = 500;
 
 impl Store {
-    /// Whether other processes may serve the same database.
-    pub const fn is_shared(&self) -> bool {
-        matches!(self.readers, Readers::Postgres(_))
-    }
-
     /// Takes one from a bucket of which one is refilled in each `interval`, and all in `whole`.
     /// `None`: it was taken. Otherwise when there will be one.
     pub async fn take_from_bucket(

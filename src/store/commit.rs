@@ -2,25 +2,29 @@
 //!
 //! A member that is refused never fails the others, and one that cannot be
 //! written at all fails alone. When a commit itself fails, the connection is
-//! opened anew and each acceptance of the batch is looked for before its sender
-//! is answered: a commit that failed late may have happened.
+//! opened anew and it is found out what became of the commit before anybody
+//! is answered: one that failed late may have happened. While that cannot be found out,
+//! senders are refused and nothing else is written; whoever reports waits.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::accept::{Acceptance, Accepted, accept_batch};
 use super::event::{Heard, Told};
 use super::leftovers::Leftover;
+use super::lock;
 use super::report::{Aftermath, Recorded, Report, report_batch};
 use super::spool::{NewChunk, Reserve, remove_some, write_chunk};
-use super::sql::{Session, query_scalar};
+use super::sql::Session;
+use super::unanswered::Refused;
 use super::webhook::{Handled, remember};
 use super::writer::Writer;
-use super::{Store, StoreError};
+use super::writers::Writers;
+use super::{Store, StoreError, millis};
 use crate::crash::{CrashAt, CrashPoint};
-use crate::domain::ids::SpoolId;
+use crate::domain::ids::{MessageId, SpoolId};
 use crate::telemetry::Metrics;
 
 /// Most members of one commit.
@@ -30,6 +34,9 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 /// A commit takes no further chunk once its chunks weigh this much, in octets:
 /// whoever waits to be accepted waits for no more of other people's mail.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
+/// How often a commit is begun that finds other transactions in its way; and how many of
+/// its members are waited for, each alone, before the others are refused with them.
+const MAX_TRIES: u32 = 3;
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -103,6 +110,36 @@ struct Batch {
     chunk_bytes: usize,
 }
 
+impl Lanes {
+    /// The next member; `None`: nobody is left who could send one.
+    async fn next(&mut self) -> Option<Member> {
+        tokio::select! {
+            Some(member) = self.hot.recv() => Some(member),
+            Some(piece) = self.chunks.recv() => Some(piece),
+            Some(removal) = self.removals.recv() => Some(removal),
+            else => None,
+        }
+    }
+
+    /// That and whatever else has come meanwhile, as much as a commit takes.
+    fn gather(&mut self, first: Member) -> Batch {
+        let mut batch = Batch::default();
+        batch.push(first);
+        while !batch.is_full() {
+            let Ok(member) = self.hot.try_recv() else { break };
+            batch.push(member);
+        }
+        while !batch.has_its_chunks() {
+            let Ok(piece) = self.chunks.try_recv() else { break };
+            batch.push(piece);
+        }
+        while let Ok(removal) = self.removals.try_recv() {
+            batch.push(removal);
+        }
+        batch
+    }
+}
+
 impl Batch {
     fn push(&mut self, member: Member) {
         match member {
@@ -141,7 +178,8 @@ impl Batch {
         if self.chunks.is_empty() {
             return;
         }
-        let Some(error) = reserve.refusal(writer.connection()).await else { return };
+        let Some(connection) = writer.connection() else { return };
+        let Some(error) = reserve.refusal(connection).await else { return };
         for (_, answer) in self.chunks.drain(..) {
             let _ = answer.send(Err(error.clone()));
         }
@@ -156,6 +194,38 @@ impl Batch {
         let news = self.news.into_iter().map(|(told, answer)| Member::News(told, answer));
         let handled = self.handled.into_iter().map(|(handled, answer)| Member::Handled(handled, answer));
         chunks.chain(removals).chain(reports).chain(accepts).chain(news).chain(handled)
+    }
+
+    /// The messages that it accepts.
+    fn accepted<'a>(&'a self, decided: &'a Decided) -> impl Iterator<Item = &'a Acceptance> {
+        let each = self.accepts.iter().zip(&decided.accepted);
+        let accepted = each.filter(|(_, decided)| matches!(decided, Accepted::Yes { .. }));
+        accepted.map(|((acceptance, _), _)| acceptance.as_ref())
+    }
+
+    /// Tells each member that it was not written.
+    fn refuse(self, error: &StoreError) {
+        for (_, answer) in self.accepts {
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.reports {
+            // Whoever reports does it again, and is told that it is late if this was written.
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.news {
+            // The webhook is delivered again; what was written is not written twice.
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.handled {
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.chunks {
+            // Its message is refused; a chunk that was written all the same is an orphan's.
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.removals {
+            let _ = answer.send(Err(error.clone()));
+        }
     }
 
     /// Tells each member what was decided.
@@ -194,36 +264,31 @@ struct Decided {
 }
 
 /// Runs until the last [`super::Store`] is gone.
-pub(super) async fn run(writer: Arc<Mutex<Writer>>, mut lanes: Lanes, settings: Settings) {
+pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) {
+    let mut gatherer = Gatherer { writers, settings, unanswered: None, away: None };
     loop {
         let first = tokio::select! {
-            Some(member) = lanes.hot.recv() => member,
-            Some(piece) = lanes.chunks.recv() => piece,
-            Some(removal) = lanes.removals.recv() => removal,
-            else => return,
+            member = lanes.next() => match member {
+                Some(member) => Some(member),
+                None => return,
+            },
+            () = gatherer.to_be_looked_at() => None,
         };
-        let mut writer = writer.lock().await;
-        let mut batch = Batch::default();
-        batch.push(first);
-        while !batch.is_full() {
-            let Ok(member) = lanes.hot.try_recv() else { break };
-            batch.push(member);
-        }
-        while !batch.has_its_chunks() {
-            let Ok(piece) = lanes.chunks.try_recv() else { break };
-            batch.push(piece);
-        }
-        while let Ok(removal) = lanes.removals.try_recv() {
-            batch.push(removal);
-        }
-        batch.keep_reserve(&mut writer, &settings.reserve).await;
+        let writers = gatherer.writers.clone();
+        let mut writer = writers.gathering().await;
+        let Some(first) = first else {
+            gatherer.look(&mut writer).await;
+            continue;
+        };
+        let mut batch = lanes.gather(first);
+        batch.keep_reserve(&mut writer, &gatherer.settings.reserve).await;
         if batch.len() == 0 {
             continue;
         }
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        commit(&mut writer, batch, &settings).await;
-        settings.metrics.store_commit(began.elapsed(), size);
+        gatherer.take(&mut writer, batch).await;
+        gatherer.settings.metrics.store_commit(began.elapsed(), size);
     }
 }
 
@@ -262,6 +327,13 @@ impl Settings {
     }
 }
 
+/// What a batch has come to, once it is committed.
+#[derive(Debug)]
+struct Written {
+    decided: Decided,
+    aftermath: Aftermath,
+}
+
 /// Why a batch was not written.
 #[derive(Debug)]
 enum Failure {
@@ -270,51 +342,242 @@ enum Failure {
     /// A statement failed, and everything was rolled back.
     RolledBack(StoreError),
     /// The commit itself failed: it may have happened.
-    InDoubt(StoreError),
+    InDoubt(StoreError, Written),
 }
 
-async fn commit(writer: &mut Writer, batch: Batch, settings: &Settings) {
-    match write(writer, &batch, settings).await {
-        Ok(answers) => batch.answer(answers),
-        Err(Failure::RolledBack(error)) if batch.len() > 1 => {
-            tracing::warn!(%error, members = batch.len(), "a commit was rolled back; its members go one by one");
-            one_by_one(writer, batch, settings).await;
-        }
-        Err(failure) => recover(writer, batch, failure).await,
+/// A batch that may have been written, which could not be found out while its senders waited.
+#[derive(Debug)]
+struct Unanswered {
+    /// Those who can wait: the others were refused.
+    waiting: Batch,
+    written: Written,
+    refused: Refused,
+    error: StoreError,
+}
+
+impl Unanswered {
+    /// Leaves those in the batch who cannot wait.
+    fn of(batch: &mut Batch, mut written: Written, error: StoreError) -> Self {
+        let unkeyed = batch.accepted(&written.decided).filter(|acceptance| acceptance.keyed.is_none());
+        let message_ids = unkeyed.map(|acceptance| acceptance.message_id.clone()).collect();
+        let at = batch.accepts.iter().map(|(acceptance, _)| millis(acceptance.accepted_at)).max();
+        let refused = Refused { message_ids, at: at.unwrap_or_default() };
+        let waiting = Batch { reports: std::mem::take(&mut batch.reports), ..Batch::default() };
+        let recorded = std::mem::take(&mut written.decided.recorded);
+        written.decided = Decided { recorded, ..Decided::default() };
+        Self { waiting, written, refused, error }
     }
 }
 
-/// One of the members cannot be written; the others can.
-async fn one_by_one(writer: &mut Writer, batch: Batch, settings: &Settings) {
-    let mut members = batch.into_members();
-    while let Some(member) = members.next() {
-        let mut alone = Batch::default();
-        alone.push(member);
-        match write(writer, &alone, settings).await {
-            Ok(answers) => alone.answer(answers),
-            Err(Failure::NotBegun(error)) => {
-                members.for_each(|member| alone.push(member));
-                return recover(writer, alone, Failure::NotBegun(error)).await;
+/// Who makes the gathered commits.
+#[derive(Debug)]
+struct Gatherer {
+    writers: Writers,
+    settings: Settings,
+    unanswered: Option<Unanswered>,
+    /// Since when the database is not available.
+    away: Option<Instant>,
+}
+
+impl Gatherer {
+    /// Returns when the database should be looked at though nobody wants anything written.
+    async fn to_be_looked_at(&self) {
+        match self.writers.trouble() {
+            Some(trouble) => trouble.to_be_looked_at().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Finds out whether the database is available.
+    async fn look(&mut self, writer: &mut Writer) {
+        if self.has_settled(writer).await {
+            match writer.prove().await {
+                Ok(()) => self.is_back(),
+                Err(error) => self.is_away(writer, &error),
             }
-            Err(failure) => recover(writer, alone, failure).await,
         }
     }
-}
 
-async fn write(writer: &mut Writer, batch: &Batch, settings: &Settings) -> Result<Decided, Failure> {
-    let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
-    let (decided, aftermath) = apply(&mut tx, batch, settings).await.map_err(Failure::RolledBack)?;
-    let (accepts, reports) = (!batch.accepts.is_empty(), !batch.reports.is_empty());
-    let (chunks, removals) = (!batch.chunks.is_empty(), !batch.removals.is_empty());
-    settings.pass(reports, CrashPoint::ReportWritten);
-    settings.pass(accepts, CrashPoint::AcceptWritten);
-    tx.commit().await.map_err(|error| Failure::InDoubt(error.into()))?;
-    writer.note(true);
-    settings.follow(aftermath);
-    settings.pass(removals, CrashPoint::OrphansSwept);
-    settings.pass(chunks, CrashPoint::ChunkCommitted);
-    settings.pass(accepts, CrashPoint::AcceptCommitted);
-    Ok(decided)
+    /// Writes a batch, and answers all of its members.
+    async fn take(&mut self, writer: &mut Writer, batch: Batch) {
+        if !self.has_settled(writer).await {
+            return batch.refuse(&StoreError::Unavailable("the last commit was not answered".to_owned()));
+        }
+        let mut tries = 1;
+        let failure = loop {
+            match self.write(writer, &batch).await {
+                Ok(written) => return self.answer(writer, batch, written),
+                Err(Failure::RolledBack(StoreError::Contended(_))) if tries < MAX_TRIES => tries += 1,
+                Err(failure) => break failure,
+            }
+        };
+        match failure {
+            // Where the database is reached by a network, it is more likely away than out of room for one.
+            Failure::RolledBack(error @ StoreError::Unavailable(_)) if self.writers.trouble().is_some() => {
+                self.fail(writer, batch, Failure::NotBegun(error)).await;
+            }
+            Failure::RolledBack(error) if batch.len() > 1 => {
+                tracing::warn!(%error, members = batch.len(), "a commit was rolled back; its members go one by one");
+                self.one_by_one(writer, batch).await;
+            }
+            failure => self.fail(writer, batch, failure).await,
+        }
+    }
+
+    /// One of the members cannot be written; the others can.
+    async fn one_by_one(&mut self, writer: &mut Writer, batch: Batch) {
+        let (mut members, mut contended) = (batch.into_members(), 0);
+        while let Some(member) = members.next() {
+            let mut alone = Batch::default();
+            alone.push(member);
+            let failure = match self.write(writer, &alone).await {
+                Ok(written) => {
+                    self.answer(writer, alone, written);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            contended += u32::from(matches!(failure, Failure::RolledBack(StoreError::Contended(_))));
+            let is_over = matches!(failure, Failure::NotBegun(_)) || contended == MAX_TRIES;
+            if is_over {
+                members.by_ref().for_each(|member| alone.push(member));
+            }
+            self.fail(writer, alone, failure).await;
+            if self.unanswered.is_some() {
+                let mut rest = Batch::default();
+                members.by_ref().for_each(|member| rest.push(member));
+                rest.refuse(&StoreError::Unavailable("the last commit was not answered".to_owned()));
+            }
+        }
+    }
+
+    async fn write(&self, writer: &mut Writer, batch: &Batch) -> Result<Written, Failure> {
+        let settings = &self.settings;
+        let mut tx = writer.begin().await.map_err(|error| Failure::NotBegun(error.into()))?;
+        let (decided, aftermath) = match apply(&mut tx, batch, settings).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                drop(tx);
+                writer.abandon(&error).await;
+                return Err(Failure::RolledBack(error));
+            }
+        };
+        settings.pass(!batch.reports.is_empty(), CrashPoint::ReportWritten);
+        settings.pass(!batch.accepts.is_empty(), CrashPoint::AcceptWritten);
+        let written = Written { decided, aftermath };
+        match tx.commit().await {
+            Ok(()) => Ok(written),
+            Err(error) => Err(Failure::InDoubt(error.into(), written)),
+        }
+    }
+
+    /// Tells the members of a batch that is committed.
+    fn answer(&mut self, writer: &mut Writer, batch: Batch, written: Written) {
+        let settings = &self.settings;
+        writer.note(true);
+        settings.follow(written.aftermath);
+        settings.pass(!batch.removals.is_empty(), CrashPoint::OrphansSwept);
+        settings.pass(!batch.chunks.is_empty(), CrashPoint::ChunkCommitted);
+        settings.pass(!batch.accepts.is_empty(), CrashPoint::AcceptCommitted);
+        batch.answer(written.decided);
+        self.is_back();
+    }
+
+    /// Answers a batch that was not written, or may have been: by what is really in the database.
+    async fn fail(&mut self, writer: &mut Writer, mut batch: Batch, failure: Failure) {
+        let (error, written) = match failure {
+            Failure::NotBegun(error) | Failure::RolledBack(error) => (error, None),
+            Failure::InDoubt(error, written) => (error, Some(written)),
+        };
+        let is_in_doubt = written.is_some();
+        // An outage is told once: `is_away`.
+        let is_told = self.writers.trouble().is_some() && matches!(error, StoreError::Unavailable(_));
+        if is_in_doubt || !is_told {
+            tracing::error!(%error, members = batch.len(), is_in_doubt, "commit failed");
+        }
+        let Some(written) = written else {
+            if matches!(error, StoreError::Unavailable(_)) {
+                self.is_away(writer, &error);
+            }
+            return batch.refuse(&error);
+        };
+        // Whoever is told 452 must not be mailed, so nobody is told before this was tried.
+        let accepted: Vec<MessageId> =
+            batch.accepted(&written.decided).map(|acceptance| acceptance.message_id.clone()).collect();
+        match writer.find_out(&accepted).await {
+            Ok(true) => {
+                tracing::warn!(members = batch.len(), "the commit had happened");
+                return self.answer(writer, batch, written);
+            }
+            Ok(false) => self.is_away(writer, &error),
+            Err(unknown) => {
+                tracing::error!(error = %unknown, "the database cannot be written; everything is refused until it can");
+                self.is_away(writer, &error);
+                if let Some(trouble) = self.writers.trouble() {
+                    trouble.set_unsure(true);
+                    self.unanswered = Some(Unanswered::of(&mut batch, written, error.clone()));
+                }
+            }
+        }
+        batch.refuse(&error);
+    }
+
+    /// Whether it is known what became of every commit. Nothing else is written before.
+    async fn has_settled(&mut self, writer: &mut Writer) -> bool {
+        let Some(unanswered) = &mut self.unanswered else { return true };
+        let settled = writer.settle(&unanswered.refused).await;
+        if let Err(StoreError::Corrupt(error)) = &settled {
+            let messages = unanswered.refused.message_ids.len();
+            tracing::error!(error, messages, "messages that were refused cannot be withdrawn; they are sent");
+            unanswered.refused = Refused::default();
+        }
+        match settled {
+            Ok(was_committed) => {
+                self.settle(was_committed);
+                true
+            }
+            Err(error) => {
+                self.is_away(writer, &error);
+                false
+            }
+        }
+    }
+
+    /// Tells those who have waited for it what became of their commit.
+    fn settle(&mut self, was_committed: bool) {
+        let Some(Unanswered { waiting, written, refused, error }) = self.unanswered.take() else { return };
+        let withdrawn = if was_committed { refused.message_ids.len() } else { 0 };
+        tracing::warn!(was_committed, withdrawn, "what became of a commit that was not answered is known");
+        if was_committed {
+            self.settings.follow(written.aftermath);
+            waiting.answer(written.decided);
+        } else {
+            waiting.refuse(&error);
+        }
+        if let Some(trouble) = self.writers.trouble() {
+            trouble.set_unsure(false);
+        }
+    }
+
+    /// The database could not do it.
+    fn is_away(&mut self, writer: &mut Writer, error: &StoreError) {
+        writer.note(false);
+        let Some(trouble) = self.writers.trouble() else { return };
+        trouble.set_failing(true);
+        if self.away.is_none() {
+            tracing::warn!(%error, "the database is not available: mail is refused until it is");
+            self.away = Some(Instant::now());
+        }
+    }
+
+    /// The database has done something.
+    fn is_back(&mut self) {
+        let Some(since) = self.away.take() else { return };
+        if let Some(trouble) = self.writers.trouble() {
+            trouble.set_failing(false);
+        }
+        tracing::info!(after_s = since.elapsed().as_secs_f64(), "the database is available again");
+    }
 }
 
 async fn apply(
@@ -324,6 +587,8 @@ async fn apply(
 ) -> Result<(Decided, Aftermath), StoreError> {
     let accepts: Vec<&Acceptance> = batch.accepts.iter().map(|(a, _)| a.as_ref()).collect();
     let reports: Vec<&Report> = batch.reports.iter().flat_map(|(reports, _)| reports).collect();
+    let news: Vec<&Told> = batch.news.iter().map(|(told, _)| told.as_ref()).collect();
+    lock::gathered(tx, (&accepts, &news), &reports).await?;
     for (chunk, _) in &batch.chunks {
         write_chunk(tx, chunk).await?;
     }
@@ -339,61 +604,9 @@ async fn apply(
     };
     let accepted = if accepts.is_empty() { Vec::new() } else { accept_batch(tx, &accepts, settings).await? };
     let mut heard = Vec::with_capacity(batch.news.len());
-    for (told, _) in &batch.news {
+    for told in news {
         heard.push(told.keep(tx).await?);
     }
-    for (handled, _) in &batch.handled {
-        remember(tx, handled).await?;
-    }
+    remember(tx, batch.handled.iter().map(|(handled, _)| handled.as_ref())).await?;
     Ok((Decided { accepted, recorded, gone, heard }, aftermath))
-}
-
-/// Answers a batch that was not written, or may have been: by what is really in the database.
-async fn recover(writer: &mut Writer, batch: Batch, failure: Failure) {
-    let (error, is_in_doubt) = match failure {
-        Failure::NotBegun(error) | Failure::RolledBack(error) => (error, false),
-        Failure::InDoubt(error) => (error, true),
-    };
-    tracing::error!(%error, members = batch.len(), is_in_doubt, "commit failed");
-    if matches!(error, StoreError::Unavailable(_)) {
-        writer.note(false);
-    }
-    // Whoever is told 452 must not be mailed, so nobody is told before this was tried.
-    let restored = if is_in_doubt { writer.restore().await } else { Ok(()) };
-    if let Err(error) = &restored {
-        tracing::error!(%error, "the database cannot be written; everything is refused until it can");
-    }
-    for (acceptance, answer) in batch.accepts {
-        let is_there =
-            if is_in_doubt && restored.is_ok() { is_accepted(writer, &acceptance).await } else { Ok(false) };
-        let _ = answer.send(match is_there {
-            Ok(true) => Ok(Accepted::Yes { available: None, low: false }),
-            Ok(false) => Err(error.clone()),
-            Err(error) => Err(error),
-        });
-    }
-    for (_, answer) in batch.reports {
-        // Whoever reports does it again, and is told that it is late if this was written.
-        let _ = answer.send(Err(error.clone()));
-    }
-    for (_, answer) in batch.news {
-        // The webhook is delivered again; what was written is not written twice.
-        let _ = answer.send(Err(error.clone()));
-    }
-    for (_, answer) in batch.handled {
-        let _ = answer.send(Err(error.clone()));
-    }
-    for (_, answer) in batch.chunks {
-        // Its message is refused; a chunk that was written all the same is an orphan's.
-        let _ = answer.send(Err(error.clone()));
-    }
-    for (_, answer) in batch.removals {
-        let _ = answer.send(Err(error.clone()));
-    }
-}
-
-async fn is_accepted(writer: &mut Writer, acceptance: &Acceptance) -> Result<bool, StoreError> {
-    const READ: &str = "SELECT EXISTS (SELECT 1 FROM message WHERE message_id = $1)";
-    let read = query_scalar(READ).bind(acceptance.message_id.as_str());
-    Ok(read.fetch_one(writer.connection()).await?)
 }

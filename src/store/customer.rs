@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::proof::{deny, pardon};
 use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, millis, reputation, stored, timestamp};
+use super::{Store, StoreError, lock, millis, reputation, stored, timestamp};
 use crate::domain::account::Account;
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::{CustomerId, Username};
@@ -147,6 +147,7 @@ impl Store {
     pub async fn suspend(&self, customer_id: &CustomerId, reason: &str) -> Result<(), ChangeError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         set_suspended(&mut tx, customer_id, Some(reason)).await?;
         Ok(tx.commit().await?)
     }
@@ -156,6 +157,7 @@ impl Store {
     pub async fn resume(&self, customer_id: &CustomerId, now: Timestamp) -> Result<(), ChangeError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         set_suspended(&mut tx, customer_id, None).await?;
         reputation::begin_anew(&mut tx, customer_id, now).await?;
         Ok(tx.commit().await?)
@@ -212,8 +214,13 @@ impl Store {
         const REVOKE: &str = "
             UPDATE credential SET revoked_at = $3
             WHERE username = $1 AND (customer_id = $2 OR $2 IS NULL) AND revoked_at IS NULL";
+        // Whose it is never changes.
+        const WHOSE: &str = "
+            SELECT customer_id FROM account WHERE customer_id IN
+                (SELECT customer_id FROM credential WHERE username = $1) FOR NO KEY UPDATE";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::rows(&mut tx, query(WHOSE).bind(username.as_str())).await?;
         let done = query(REVOKE)
             .bind(username.as_str())
             .bind(of.map(CustomerId::as_str))
@@ -251,6 +258,7 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         query(ALLOW)
             .bind(customer_id.as_str())
             .bind(pattern.to_string())
@@ -271,6 +279,7 @@ impl Store {
         const DENY: &str = "DELETE FROM sender WHERE customer_id = $1 AND pattern = $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         let done = query(DENY).bind(customer_id.as_str()).bind(pattern.to_string()).execute(&mut *tx).await?;
         let was_claimed = deny(&mut tx, customer_id, pattern).await?;
         if done.rows_affected() == 0 && !was_claimed {

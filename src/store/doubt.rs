@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::account::credits;
 use super::entry::{Entry, EntryRow, Settled, has_none_of_it};
 use super::sql::{Session, query, query_as};
-use super::{Store, StoreError, changed, millis, stored, timestamp};
+use super::{Store, StoreError, changed, lock, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 
@@ -262,6 +262,7 @@ impl Store {
     ) -> Result<Result<bool, NotDecided>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &entry.customer_id).await?;
         if let Some(why_not) = decide(&mut tx, entry, (Standing::Done, by), now).await? {
             return Ok(Err(why_not));
         }
@@ -281,6 +282,7 @@ impl Store {
     ) -> Result<Result<(), NotDecided>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &entry.customer_id).await?;
         if let Some(why_not) = decide(&mut tx, entry, (Standing::Void, by), now).await? {
             return Ok(Err(why_not));
         }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::account::{arm, credits};
 use super::refund::{give_back, keep_back};
 use super::sql::{Session, Sql, query, query_as, query_scalar};
-use super::{Store, StoreError, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, changed, json, lock, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
 use crate::telemetry::EntryKind;
@@ -189,9 +189,13 @@ impl Store {
               AND entry_id NOT IN (SELECT atom FROM json_each($4))
             RETURNING entry_id, customer_id, kind, amount, reason, tries, unknown_tries, opened_at, expires_at,
                       first_unknown_at, last_tried_at, doubtful_since";
+        const LOCK: &str = "
+            SELECT entry_id FROM entry WHERE state = 'open' AND doubtful_since IS NULL
+            ORDER BY entry_id FOR NO KEY UPDATE";
         let in_hand: Vec<&str> = in_hand.iter().map(EntryId::as_str).collect();
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::rows(&mut tx, query(LOCK)).await?;
         let rows: Vec<EntryRow> = query_as(TAKE)
             .bind(millis(now))
             .bind(&*self.node)
@@ -237,6 +241,7 @@ impl Store {
             WHERE customer_id = $1 AND last_entered = $3 - 1 AND last_capture >= $2 AND owed >= $4";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         if is_lane_taken(&mut tx, customer_id).await? {
             return Ok(None);
         }
@@ -273,6 +278,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &entry.customer_id).await?;
         if !close(&mut tx, entry, "done", now).await? {
             return Ok(false);
         }
@@ -316,6 +322,7 @@ impl Store {
     pub async fn void_entry(&self, entry: &Entry, error: &str, now: Timestamp) -> Result<bool, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &entry.customer_id).await?;
         if self.is_anothers(&mut tx, entry).await? {
             return Ok(false);
         }

@@ -4,6 +4,8 @@
 //! customer is paused. Told twice it changes nothing: an event is its kind, its
 //! own time and its words, and everything else follows from what is new.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -14,7 +16,7 @@ use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted, PauseLetter};
 use super::sql::{Session, Whole, query, query_as, query_scalar};
 use super::suppression::{self, New};
-use super::{Store, StoreError, dsn, header, json, millis, stored, timestamp};
+use super::{Store, StoreError, dsn, header, json, lock, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::answer::PerhapsFailed;
 use crate::domain::dsn::Dsn;
@@ -133,6 +135,7 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::messages(&mut tx, &BTreeSet::from([told.message_id.as_str()])).await?;
         let Some((mut original, count)) = Original::read(&mut tx, &told.message_id).await? else {
             return Ok(Heard::default());
         };

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, millis, timestamp};
+use super::sql::{Session, Sql, query, query_as, query_scalar};
+use super::{Store, StoreError, lock, millis, timestamp};
 use crate::domain::message::Road;
 
 /// A closed gate.
@@ -61,8 +61,15 @@ impl Store {
             WHERE part.road = g.road AND part.state = 'queued' AND part.due_at > $1
               AND (part.attempt = 0 OR part.due_at <= g.try_again_at + 60000)";
         const TRY: &str = "UPDATE gate SET try_again_at = max(since, $1)";
+        const PARTS: &str = "
+            SELECT message_id FROM part
+            WHERE road IN (SELECT road FROM gate) AND state = 'queued' AND due_at > $1
+            ORDER BY message_id, part_no FOR NO KEY UPDATE";
+        const GATES: &str = "SELECT road FROM gate ORDER BY road FOR UPDATE";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::rows(&mut tx, query(PARTS).bind(millis(now))).await?;
+        lock::rows(&mut tx, query(GATES)).await?;
         query(DUE).bind(millis(now)).execute(&mut *tx).await?;
         query(TRY).bind(millis(now)).execute(&mut *tx).await?;
         Ok(tx.commit().await?)
@@ -84,6 +91,7 @@ impl Store {
         const OPEN: &str = "DELETE FROM gate WHERE road = $1";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock_behind(&mut tx, road).await?;
         query(EXTEND).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
         query(DUE).bind(road.as_str()).bind(millis(now)).execute(&mut *tx).await?;
         query(OPEN).bind(road.as_str()).execute(&mut *tx).await?;
@@ -91,9 +99,29 @@ impl Store {
     }
 }
 
-/// The roads whose gate is closed at this point of the transaction.
+/// Locks whoever waits behind a gate or is on their way there, and then the gate. Whoever
+/// has read that it is closed, and puts a part back behind it, is waited for; whoever comes
+/// after that finds it open.
+async fn lock_behind(tx: &mut Session<'_>, road: Road) -> Result<(), StoreError> {
+    const ACCOUNTS: &str = "
+        SELECT customer_id FROM account WHERE customer_id IN
+            (SELECT customer_id FROM part WHERE road = $1 AND state IN ('queued', 'sending'))
+        ORDER BY customer_id FOR NO KEY UPDATE";
+    const PARTS: &str = "
+        SELECT message_id FROM part WHERE road = $1 AND state IN ('queued', 'sending')
+        ORDER BY message_id, part_no FOR NO KEY UPDATE";
+    const GATE: &str = "SELECT road FROM gate WHERE road = $1 FOR UPDATE";
+    for statement in [ACCOUNTS, PARTS, GATE] {
+        lock::rows(tx, query(statement).bind(road.as_str())).await?;
+    }
+    Ok(())
+}
+
+/// The roads whose gate is closed, and stays so until the end of this transaction.
 pub(super) async fn closed_roads(tx: &mut Session<'_>) -> Result<Vec<Road>, StoreError> {
-    let roads: Vec<String> = query_scalar("SELECT road FROM gate").fetch_all(tx).await?;
+    const READ: Sql =
+        Sql { sqlite: "SELECT road FROM gate", postgres: "SELECT road FROM gate ORDER BY road FOR SHARE" };
+    let roads: Vec<String> = query_scalar(READ).fetch_all(tx).await?;
     roads.iter().map(|road| stored_road(road)).collect()
 }
 

@@ -11,13 +11,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
+
+use super::opening::read_only;
 
 /// This machine, by name.
 const LOCAL: &str = "localhost";
 /// How long one host may take to say whether it takes writes; then the next is asked.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the URL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -127,6 +129,11 @@ impl Hosts {
         Ok(Self { each, files: parameters.files() })
     }
 
+    /// The same with other settings for each.
+    pub(super) fn tuned(self, tune: impl Fn(PgConnectOptions) -> PgConnectOptions) -> Self {
+        Self { each: self.each.into_iter().map(tune).collect(), ..self }
+    }
+
     /// How to connect to the host that takes writes now: the first in the URL's order that
     /// is neither recovering nor read-only. A single host is not asked: whoever connects hears.
     pub(super) async fn primary(&self) -> Result<PgConnectOptions, sqlx::Error> {
@@ -148,6 +155,24 @@ impl Hosts {
             }
         }
         Err(sqlx::Error::Io(std::io::Error::other(reasons.join("; "))))
+    }
+}
+
+/// The way to whichever host takes writes now; pools go where it leads.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) hosts: Hosts,
+    pub(super) writing: PgPool,
+    pub(super) reading: PgPool,
+}
+
+impl Way {
+    /// A new connection there.
+    pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let primary = self.hosts.primary().await?;
+        self.reading.set_connect_options(read_only(primary.clone()));
+        self.writing.set_connect_options(primary.clone());
+        primary.connect().await
     }
 }
 

@@ -8,12 +8,13 @@
 //! whom it left out, and is sent back if that is no longer so. What was refused
 //! leaves no trace. A batch without keys costs no statement here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::accept::Acceptance;
-use super::sql::{On, Session, Whole, query, query_as, query_scalar};
+use super::account::lock_accounts;
+use super::sql::{On, Session, Whole, query, query_as};
 use super::{Store, StoreError, changed, json, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::address::Mailbox;
@@ -70,27 +71,35 @@ impl Store {
     /// Deletes keys that have expired, and who was served under them: `limit` of each
     /// at most. Returns how many rows that were; 0: there are none.
     pub async fn sweep_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        const ANY: &str = "SELECT EXISTS (SELECT 1 FROM idempotency_key WHERE expires_at <= $1)";
+        const OLD: &str = "
+            SELECT customer_id, key FROM idempotency_key WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2";
         const RECIPIENTS: &str = "
             DELETE FROM idempotency_recipient WHERE (customer_id, key, address) IN
                 (SELECT r.customer_id, r.key, r.address
                  FROM idempotency_key k
                  JOIN idempotency_recipient r ON r.customer_id = k.customer_id AND r.key = k.key
-                 WHERE k.expires_at <= $1 ORDER BY k.expires_at LIMIT $2)";
+                 WHERE k.expires_at <= $1 AND (k.customer_id, k.key) IN
+                     (SELECT value ->> 0, value ->> 1 FROM json_each($3))
+                 ORDER BY k.expires_at LIMIT $2)";
         const KEYS: &str = "
             DELETE FROM idempotency_key WHERE (customer_id, key) IN
-                (SELECT customer_id, key FROM idempotency_key k WHERE expires_at <= $1 AND NOT EXISTS
-                    (SELECT 1 FROM idempotency_recipient r WHERE r.customer_id = k.customer_id AND r.key = k.key)
+                (SELECT customer_id, key FROM idempotency_key k WHERE expires_at <= $1 AND (customer_id, key) IN
+                     (SELECT value ->> 0, value ->> 1 FROM json_each($3)) AND NOT EXISTS
+                     (SELECT 1 FROM idempotency_recipient r WHERE r.customer_id = k.customer_id AND r.key = k.key)
                  ORDER BY expires_at LIMIT $2)";
-        let any: bool = query_scalar(ANY).bind(millis(now)).fetch_one(&self.readers).await?;
-        if !any {
+        let old: Vec<(String, String)> =
+            query_as(OLD).bind(millis(now)).bind(limit).fetch_all(&self.readers).await?;
+        if old.is_empty() {
             return Ok(0);
         }
+        let customers: BTreeSet<&str> = old.iter().map(|(customer_id, _)| customer_id.as_str()).collect();
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock_accounts(&mut tx, &json(&customers)?).await?;
+        let names = json(&old)?;
         let mut swept = 0;
         for delete in [RECIPIENTS, KEYS] {
-            let done = query(delete).bind(millis(now)).bind(limit).execute(&mut *tx).await?;
+            let done = query(delete).bind(millis(now)).bind(limit).bind(&names).execute(&mut *tx).await?;
             swept += done.rows_affected();
         }
         tx.commit().await?;

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::account::lock_accounts;
 use super::batch::{Leaver, leave};
 use super::report::TooLate;
 use super::sql::{Session, query, query_as, query_scalar};
@@ -163,7 +162,8 @@ const WRITE: &str = "
     FROM json_each($6)";
 
 impl Ledger {
-    /// Reads the messages of the batch with everything below them, a row for each recipient.
+    /// Reads the messages of the batch, which are locked ([`super::lock`]), with everything
+    /// below them, a row for each recipient.
     pub(super) async fn read(tx: &mut Session<'_>, message_ids: &[&str]) -> Result<Self, StoreError> {
         const READ: &str = "
             SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
@@ -177,9 +177,7 @@ impl Ledger {
                  JOIN part p ON p.message_id = m.message_id
                  JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
             WHERE m.message_id IN (SELECT atom FROM json_each($1))";
-        let ids = json(&message_ids)?;
-        lock(tx, &ids).await?;
-        let rows: Vec<Row> = query_as(READ).bind(&ids).fetch_all(tx).await?;
+        let rows: Vec<Row> = query_as(READ).bind(json(&message_ids)?).fetch_all(tx).await?;
         let mut ledger = Self::default();
         for row in rows {
             ledger.add(row)?;
@@ -359,25 +357,6 @@ async fn leave_spools(
     let left: Vec<String> = query_scalar(LEAVE).bind(message_ids).bind(at).fetch_all(tx).await?;
     changed("spool", u64::try_from(left.len()).unwrap_or(u64::MAX), want)?;
     left.iter().map(|spool_id| stored(SpoolId::parse(spool_id))).collect()
-}
-
-/// What is read of these messages is decided about, so it must stand still: first their
-/// customers' accounts, in that order, which is everybody's; then their parts. SQLite has
-/// one writer, and nothing to lock. Each is a statement of its own, since what is read in
-/// the statement that waits for a lock is older than the lock.
-async fn lock(tx: &mut Session<'_>, message_ids: &str) -> Result<(), StoreError> {
-    const CUSTOMERS: &str = "
-        SELECT DISTINCT customer_id FROM message WHERE message_id IN (SELECT atom FROM json_each($1))";
-    const PARTS: &str = "
-        SELECT message_id FROM part WHERE message_id IN (SELECT atom FROM json_each($1))
-        ORDER BY message_id, part_no FOR NO KEY UPDATE";
-    if matches!(tx, Session::Sqlite(_)) {
-        return Ok(());
-    }
-    let customers: Vec<String> = query_scalar(CUSTOMERS).bind(message_ids).fetch_all(&mut *tx).await?;
-    lock_accounts(tx, &json(&customers)?).await?;
-    query(PARTS).bind(message_ids).execute(tx).await?;
-    Ok(())
 }
 
 /// A part's state from its columns; `time` is when it is due or its lease lapses.

@@ -5,12 +5,12 @@
 //! in `commit`: whatever has gathered while the last commit ran goes into the
 //! next one, with statements per commit rather than per message; so do the chunks
 //! of large messages, a few at a time ([`spool`]). What comes
-//! rarely (customers, entries, balance reads) takes the same connection for a
-//! transaction of its own. Every write transaction begins IMMEDIATE, so that a
-//! command in another process and the server wait for each other instead of failing.
+//! rarely (customers, entries, balance reads) has a transaction of its own
+//! (`writers`): on SQLite's one connection, or on one of a few others to PostgreSQL.
 //!
 //! SQLite runs in WAL mode with `synchronous=FULL`: a commit that returned is on
-//! disk. What this room must not know: sockets, Dodo, Resend, MIME.
+//! disk. There every write transaction begins IMMEDIATE, so that a
+//! command in another process and the server wait for each other instead of failing. What this room must not know: sockets, Dodo, Resend, MIME.
 
 pub mod accept;
 pub mod account;
@@ -32,8 +32,10 @@ mod header;
 mod hosts;
 pub mod idempotency;
 pub mod inspect;
+mod lane;
 mod ledger;
 mod leftovers;
+mod lock;
 pub mod log;
 pub mod moving;
 mod nobody;
@@ -53,8 +55,10 @@ mod sql;
 pub mod standing;
 pub mod suppression;
 pub mod timeline;
+mod unanswered;
 pub mod webhook;
 mod writer;
+mod writers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,8 +66,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::ser::{CharEscape, CompactFormatter};
-use sqlx::error::ErrorKind;
-use tokio::sync::{Mutex, mpsc};
+use sqlx::error::{DatabaseError, ErrorKind};
+use sqlx::postgres::PgDatabaseError;
+use tokio::sync::mpsc;
 
 use crate::crash::{CrashAt, CrashPoint};
 use crate::domain::ids::Username;
@@ -72,6 +77,7 @@ use crate::telemetry::Metrics;
 use commit::Lanes;
 use due::Turns;
 pub use hosts::{InvalidDatabaseUrl, check_url};
+use lane::Patience;
 use leftovers::{Exits, Leftover};
 use opening::Opened;
 pub use opening::make_private_dir;
@@ -80,7 +86,7 @@ use spool::Reserve;
 use sql::Readers;
 use standing::Standing;
 use suppression::Suspect;
-use writer::Writer;
+use writers::Writers;
 
 /// Name of the database file in `data_dir`.
 pub const DATABASE_FILE: &str = "postmeter.sqlite";
@@ -166,6 +172,9 @@ pub enum StoreError {
     /// The database could not do it now: disk full, locked for too long, gone.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// Another transaction was in the way. The same again may succeed.
+    #[error("another transaction was in the way: {0}")]
+    Contended(String),
     /// What stands in the database cannot be: a bug, or a hand in the file.
     #[error("the database disagrees with itself: {0}")]
     Corrupt(String),
@@ -173,11 +182,28 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let said = error.as_database_error();
         // A constraint that is violated is a bug: the same write never succeeds.
-        match error.as_database_error().map(sqlx::error::DatabaseError::kind) {
-            Some(kind) if !matches!(kind, ErrorKind::Other) => Self::Corrupt(error.to_string()),
+        if said.is_some_and(|said| !matches!(said.kind(), ErrorKind::Other)) {
+            return Self::Corrupt(error.to_string());
+        }
+        match said.and_then(|said| said.try_downcast_ref::<PgDatabaseError>()).map(PgDatabaseError::code) {
+            // Serialization, deadlock, a lock that was not to be had in time.
+            Some("40001" | "40P01" | "55P03") => Self::Contended(error.to_string()),
+            // Values and statements that can never be right.
+            Some(code) if code.starts_with("22") || code.starts_with("42") => {
+                Self::Corrupt(error.to_string())
+            }
             _ => Self::Unavailable(error.to_string()),
         }
+    }
+}
+
+impl StoreError {
+    /// Whether a connection on which PostgreSQL said this is of no use any more: it is
+    /// being ended (57P…, 08…), or leads to a server that takes no writes (25006).
+    fn is_lost(said: &dyn DatabaseError) -> bool {
+        said.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
     }
 }
 
@@ -224,7 +250,7 @@ pub struct StoreSettings {
 #[derive(Debug, Clone)]
 pub struct Store {
     readers: Readers,
-    writer: Arc<Mutex<Writer>>,
+    writer: Writers,
     hot: mpsc::Sender<commit::Member>,
     exits: Exits,
     leftovers: mpsc::UnboundedSender<Leftover>,
@@ -253,22 +279,21 @@ impl Store {
         // Another machine's disk is not ours to measure.
         let min_free_bytes = if settings.database_url.is_some() { 0 } else { settings.min_free_bytes };
         let reserve = Reserve::of_disk(&settings.data_dir, min_free_bytes);
-        Self::open_on(settings, reserve, metrics, crash_at).await
+        Self::open_on(settings, (reserve, Patience::default()), metrics, crash_at).await
     }
 
     async fn open_on(
         settings: &StoreSettings,
-        reserve: Reserve,
+        (reserve, patience): (Reserve, Patience),
         metrics: Metrics,
         crash_at: CrashAt,
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
         let Opened { readers, writer, node } = match database_url {
-            Some(url) => opening::postgres(url, data_dir, *maker).await?,
+            Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
-        let writer = Arc::new(Mutex::new(writer));
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let (removals, removed) = mpsc::channel(WRITES_WAITING);
@@ -286,7 +311,7 @@ impl Store {
             leftovers: leftovers.downgrade(),
             crash_at: crash_at.clone(),
         };
-        tokio::spawn(commit::run(Arc::clone(&writer), lanes, settings));
+        tokio::spawn(commit::run(writer.clone(), lanes, settings));
         let pool = readers.clone();
         let standings = Questions::answered_by(move |usernames| {
             let pool = pool.clone();
@@ -320,7 +345,7 @@ impl Store {
 
     /// Whether a write would be possible: `readyz` and `check` ask.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.writer.lock().await.prove().await
+        self.writer.prove().await
     }
 }
 

@@ -17,7 +17,6 @@ use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::audit::Finding;
 use super::sql::{On, Session, Tx, UNKNOWN, query, query_scalar};
-use super::writer::Writer;
 use super::{OpenError, Store, StoreError, changed, json, stored};
 use crate::domain::digest::hex;
 
@@ -128,19 +127,19 @@ pub struct Moved {
 }
 
 /// What holds back whoever opens one of the two databases of a move.
-pub(super) async fn refuse(writer: &mut Writer, name: &str) -> Result<(), OpenError> {
+pub(super) async fn refuse(on: &mut On<'_>, name: &str) -> Result<(), OpenError> {
     const LOOK: &str = "
         SELECT key || ' ' || value FROM meta WHERE key IN ('moved_to', 'moving_from', 'moving_to') ORDER BY key";
     const OVER: &str = "DELETE FROM meta WHERE key = 'moving_to'";
     let unusable =
         |error: sqlx::Error| OpenError::Unusable { database: name.to_owned(), reason: error.to_string() };
-    let marks: Vec<String> = query_scalar(LOOK).fetch_all(writer.connection()).await.map_err(unusable)?;
+    let marks: Vec<String> = query_scalar(LOOK).fetch_all(&mut *on).await.map_err(unusable)?;
     for mark in marks {
         let database = name.to_owned();
         match mark.split_once(' ') {
             Some(("moved_to", to)) => return Err(OpenError::Moved { database, to: to.to_owned() }),
             Some(("moving_from", _)) => return Err(OpenError::NotWhole { database }),
-            _ => drop(query(OVER).execute(writer.connection()).await.map_err(unusable)?),
+            _ => drop(query(OVER).execute(&mut *on).await.map_err(unusable)?),
         }
     }
     Ok(())
@@ -284,7 +283,7 @@ fn sqlite<'t>(tx: &'t mut Tx<'_>) -> Result<&'t mut SqliteConnection, MoveError>
 
 fn postgres<'t>(tx: &'t mut Tx<'_>) -> Result<&'t mut PgConnection, MoveError> {
     match &mut **tx {
-        Session::Postgres(tx) => Ok(tx),
+        Session::Postgres(tx) => Ok(tx.connection()),
         Session::Sqlite(_) => Err(MoveError::NotThatWay),
     }
 }
@@ -326,7 +325,7 @@ async fn rows(table: &Table, on: On<'_>) -> Result<i64, MoveError> {
     let count = AssertSqlSafe(format!("SELECT count(*) FROM {}", table.name));
     Ok(match on {
         On::Sqlite(one) => sqlx::query_scalar(count).fetch_one(one).await?,
-        On::Postgres(one) => sqlx::query_scalar(count).fetch_one(one).await?,
+        On::Postgres(one, _) => sqlx::query_scalar(count).fetch_one(one).await?,
         On::SqlitePool(_) | On::PostgresPool(_) => return Err(MoveError::NotThatWay),
     })
 }

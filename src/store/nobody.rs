@@ -12,7 +12,7 @@ use super::report::Report;
 use super::reputation::{self, Counted, PauseLetter};
 use super::sql::{Session, query_as};
 use super::suppression::{self, New};
-use super::{Store, StoreError, millis, stored, timestamp};
+use super::{Store, StoreError, lock, millis, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::CustomerId;
 use crate::domain::reputation::Thresholds;
@@ -29,6 +29,7 @@ impl Store {
     ) -> Result<Option<String>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         let reason = reputation::judge(&mut tx, customer_id, (thresholds, letter), now).await?;
         tx.commit().await?;
         Ok(reason)

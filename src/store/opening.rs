@@ -1,41 +1,47 @@
 //! Opening a database: the file in `data_dir`, or the PostgreSQL at `database_url`.
 //!
 //! Either is brought up to date by its own folder of migrations, and claimed for whoever
-//! made it. From then on all that differs between the two is in `sql` and in `writer`.
+//! made it. From then on all that differs between the two is in `sql`, `writer` and `lane`.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::time::Instant;
 
-use super::hosts::Hosts;
-use super::sql::{Readers, query, query_scalar};
+use super::hosts::{Hosts, Way};
+use super::lane::{Lane, Patience};
+use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
+use super::writers::{Rare, Writers};
 use super::{DATABASE_FILE, Maker, OpenError, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
 /// PostgreSQL's.
-static POSTGRES_MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/postgres");
+pub(super) static POSTGRES_MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/postgres");
 
 /// Readers at the same time; with SQLite each costs a thread.
 const READERS: u32 = 4;
 /// How long a write waits for another process that is writing.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a statement waits for a connection to PostgreSQL.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Transactions with PostgreSQL at the same time, besides the gathered ones.
+const RARE: u32 = 4;
+/// How long a connection that is given back may take to answer before it is closed.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A database that is up to date and claimed.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) readers: Readers,
-    pub(super) writer: Writer,
+    pub(super) writer: Writers,
     /// Whose it is.
     pub(super) node: String,
 }
@@ -63,8 +69,8 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         writer::begin_anew(&mut connection).await;
     }
     MIGRATOR.run(&mut connection).await.map_err(outdated(&name))?;
-    let mut writer = Writer::sqlite(connection, options.clone());
-    claim(&mut writer, &name, maker).await?;
+    claim(On::Sqlite(&mut connection), &name, maker).await?;
+    let writer = Writers::one(Writer::sqlite(connection, options.clone()));
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .test_before_acquire(false)
@@ -75,26 +81,66 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
-/// it has none. The writer's connection is a pool's, of one: a transaction that is dropped
-/// gives its locks back at once there, and only with the next statement elsewhere.
-pub(super) async fn postgres(url: &SecretString, data_dir: &Path, maker: Maker) -> Result<Opened, OpenError> {
+/// it has none. A transaction of a pool that is dropped gives its locks back at once, since
+/// its connection is tried when it comes back; one that does not answer then is closed.
+pub(super) async fn postgres(
+    url: &SecretString,
+    data_dir: &Path,
+    maker: Maker,
+    patience: Patience,
+) -> Result<Opened, OpenError> {
     let hosts = Hosts::parse(url.expose_secret())?;
     let name = hosts.to_string();
-    let primary = hosts.primary().await.map_err(unreachable(&name))?;
-    let options = primary
-        .application_name("postmeter")
-        .options([("jit", "off"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
-        .disable_statement_logging();
-    let pool =
-        |connections: u32| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    let one = pool(1).connect_with(options.clone()).await.map_err(unreachable(&name))?;
-    POSTGRES_MIGRATOR.run(&one).await.map_err(outdated(&name))?;
-    let mut writer = Writer::Postgres(one);
-    claim(&mut writer, &name, maker).await?;
-    let options = options.options([("default_transaction_read_only", "on")]);
-    let readers = pool(READERS).connect_with(options).await.map_err(unreachable(&name))?;
+    let hosts = hosts.tuned(|options| tuned(options, patience));
+    let options = hosts.primary().await.map_err(unreachable(&name))?;
+    let pool = |connections: u32| {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(patience.connect)
+            .after_release(|connection, _| Box::pin(takes_writes(connection)))
+    };
+    let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
+    POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
+    claim(On::PostgresPool(&rare), &name, maker).await?;
+    if maker.claims_as().is_some() {
+        forget_lanes(&rare).await.map_err(unusable(&name))?;
+    }
+    let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
+    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::default() };
+    let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
     let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer, node })
+    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
+}
+
+fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {
+    let lock_timeout = format!("{}ms", patience.lock.as_millis());
+    options
+        .application_name("postmeter")
+        .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
+        .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
+        .disable_statement_logging()
+}
+
+/// The same for connections that only read.
+pub(super) fn read_only(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("default_transaction_read_only", "on")])
+}
+
+/// Whether a connection that is given back leads to a server that takes writes. What was
+/// begun on it and dropped is rolled back by this.
+async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const LOOK: &str = "SELECT NOT pg_is_in_recovery()";
+    in_time(Instant::now() + LOOK_LIMIT, sqlx::query_scalar(LOOK).fetch_one(connection)).await
+}
+
+/// Removes the rows of gathering writers that have written nothing for so long that nobody
+/// can still want to know what became of their last commit.
+async fn forget_lanes(pool: &PgPool) -> Result<(), sqlx::Error> {
+    const FORGET: &str = "
+        DELETE FROM meta WHERE key LIKE 'commit/%'
+            AND split_part(value, ' ', 2) < to_char(now() - interval '7 days', 'YYYY-MM-DD')";
+    query(FORGET).execute(On::PostgresPool(pool)).await.map(drop)
 }
 
 /// Makes a directory that only its owner can enter: customers' mail lies in it.
@@ -125,16 +171,16 @@ fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
     }
 }
 
-async fn claim(writer: &mut Writer, name: &str, maker: Maker) -> Result<(), OpenError> {
+async fn claim(mut on: On<'_>, name: &str, maker: Maker) -> Result<(), OpenError> {
     // The first to come writes its name; whoever comes later reads it.
     const CLAIM: &str = "INSERT INTO meta (key, value) VALUES ('made_by', $1) ON CONFLICT DO NOTHING";
     const READ: &str = "SELECT value FROM meta WHERE key = 'made_by'";
     if maker != Maker::Move {
-        moving::refuse(writer, name).await?;
+        moving::refuse(&mut on, name).await?;
     }
     let Some(asked) = maker.claims_as() else { return Ok(()) };
-    query(CLAIM).bind(asked).execute(writer.connection()).await.map_err(unusable(name))?;
-    let made_by: String = query_scalar(READ).fetch_one(writer.connection()).await.map_err(unusable(name))?;
+    query(CLAIM).bind(asked).execute(&mut on).await.map_err(unusable(name))?;
+    let made_by: String = query_scalar(READ).fetch_one(&mut on).await.map_err(unusable(name))?;
     if made_by == asked {
         return Ok(());
     }

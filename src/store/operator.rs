@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
 use super::sql::{Session, Whole, query, query_as, query_scalar};
-use super::{Store, StoreError, batch, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, batch, changed, json, lock, millis, stored, timestamp};
 use crate::crash::CrashPoint;
 use crate::domain::batch::Ended;
 use crate::domain::decision::{Choice, NotNow, Standing, decide};
@@ -219,6 +219,7 @@ impl Store {
         let names: Vec<&str> = ids.iter().map(MessageId::as_str).collect();
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::messages_and_calls(&mut tx, &names.iter().copied().collect()).await?;
         let mut ledger = Ledger::read(&mut tx, &names).await?;
         let (mut decided, mut refused) = (Vec::new(), Vec::new());
         for id in ids {
@@ -324,7 +325,7 @@ impl Ledger {
             held_parts += u32::from(standing.has_risk(order.choice));
             self.take(key, step);
             if order.choice == Choice::Cancel {
-                self.give_up(key);
+                self.give_up(key, CANCELLED);
             }
         }
         Ok(held_parts)
@@ -364,19 +365,19 @@ impl Ledger {
     }
 
     /// Gives the recipients of a part up that are not final, and what is held for them back.
-    fn give_up(&mut self, key: &PartKey) {
+    pub(super) fn give_up(&mut self, key: &PartKey, why: &str) {
         let waiting = self.waiting(key);
         for recipient in &waiting {
             self.forget(recipient);
             let (id, address) = recipient.clone();
-            let said = (Some(CANCELLED_STATUS.to_owned()), Some(CANCELLED.to_owned()));
+            let said = (Some(CANCELLED_STATUS.to_owned()), Some(why.to_owned()));
             let write: RecipientWrite = (id, address, "failed", said.0, said.1);
             self.recipient_writes.push(write);
         }
         self.charge(&key.0, 0, i64::try_from(waiting.len()).unwrap_or(i64::MAX));
         if let Some(part) = self.parts.get_mut(key) {
             let before = part.last_error.take().map(|error| format!(", after: {error}"));
-            part.last_error = Some(format!("{CANCELLED}{}", before.unwrap_or_default()));
+            part.last_error = Some(format!("{why}{}", before.unwrap_or_default()));
         }
     }
 }

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, millis, stored, timestamp};
+use super::{Store, StoreError, lock, millis, stored, timestamp};
 use crate::domain::address::Domain;
 use crate::domain::ids::CustomerId;
 use crate::domain::proof::{Claim, Origin, ProofState, Way};
@@ -157,12 +157,13 @@ impl Store {
             WHERE domain = $1 AND customer_id <> $2 AND $3 = 'resend' AND (way = 'resend' OR state = 'verified')";
         const INSERT: &str = "
             INSERT INTO proof (customer_id, domain, way, state, token, created_at, next_check_at, expires_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
         let state = if new.way == Way::Resend { ProofState::Adding } else { ProofState::Pending };
         let claim = Claim::new(state, now);
         let (customer, domain) = (new.customer_id.as_str(), new.domain.as_str());
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &new.customer_id).await?;
         if let Some(known) = find(&mut tx, &new.customer_id, &new.domain).await? {
             return Ok(Claimed::Known(known));
         }
@@ -179,7 +180,7 @@ impl Store {
         if count >= i64::from(new.limit) {
             return Ok(Claimed::TooMany);
         }
-        query(INSERT)
+        let done = query(INSERT)
             .bind(customer)
             .bind(domain)
             .bind(new.way.as_str())
@@ -190,6 +191,10 @@ impl Store {
             .bind(claim.expires_at.map(millis))
             .execute(&mut *tx)
             .await?;
+        if done.rows_affected() == 0 {
+            // Another customer was faster, at the same moment.
+            return Ok(Claimed::Taken);
+        }
         tx.commit().await?;
         Ok(Claimed::New(Proof {
             customer_id: new.customer_id.clone(),
@@ -222,6 +227,7 @@ impl Store {
         let verified_at = if is_new { Some(now) } else { was.verified_at };
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &was.customer_id).await?;
         if is_new && let Some(owner) = owner(&mut tx, was).await? {
             return Ok(Changed::OwnedBy(owner));
         }
@@ -273,6 +279,7 @@ impl Store {
             DELETE FROM proof WHERE customer_id = $1 AND domain = $2 AND state = $3 AND created_at = $4";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &was.customer_id).await?;
         let done = query(FORGET)
             .bind(was.customer_id.as_str())
             .bind(was.domain.as_str())
@@ -352,6 +359,10 @@ async fn find(
 /// Another customer for whom the domain is verified.
 async fn owner(tx: &mut Session<'_>, of: &Proof) -> Result<Option<Proof>, StoreError> {
     const READ: &str = "SELECT * FROM proof WHERE domain = $1 AND state = 'verified' AND customer_id <> $2";
+    // All who claim it: of two who are proven right at the same time one is first.
+    const LOCK: &str = "
+        SELECT customer_id FROM proof WHERE domain = $1 ORDER BY customer_id FOR NO KEY UPDATE";
+    lock::rows(tx, query(LOCK).bind(of.domain.as_str())).await?;
     let row: Option<ProofRow> =
         query_as(READ).bind(of.domain.as_str()).bind(of.customer_id.as_str()).fetch_optional(tx).await?;
     row.map(ProofRow::read).transpose()

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::accept::Kind;
 use super::sql::{QueryAs, Session, Sql, Whole, query, query_as};
-use super::{Store, StoreError, changed, dsn, json, millis, stored, timestamp};
+use super::{Store, StoreError, changed, dsn, json, lock, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
@@ -151,25 +151,29 @@ struct RecipientRow {
     orcpt: Option<String>,
 }
 
-/// A part's lease is over, and what came of it is not known.
+/// Has the leases of these parts lapse: what came of them is not known. On PostgreSQL a part
+/// that somebody is deciding about is passed over: its lease is in good hands, or lapses with
+/// the next look.
 macro_rules! lapse {
-    ($($whose:expr),+) => {
-        concat!(
-            " UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL, node = NULL,
-                     unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END ",
-            $($whose,)+
-            " RETURNING part.message_id, part.part_no, part.road"
-        )
-    };
-}
-
-/// The lease ran out, and is in none of the hands that the second parameter names.
-macro_rules! over {
-    () => {
-        "state = 'sending' AND lease_until <= $1 AND NOT EXISTS
-             (SELECT 1 FROM json_each($2) WHERE value ->> 0 = part.message_id
-                 AND CAST(value ->> 1 AS BIGINT) = part.part_no
-                 AND CAST(value ->> 2 AS BIGINT) = part.attempt)"
+    ($which:literal) => {
+        Sql {
+            sqlite: concat!(
+                "UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL, node = NULL,
+                        unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
+                 WHERE ",
+                $which,
+                " RETURNING message_id, part_no, road"
+            ),
+            postgres: concat!(
+                "WITH over AS MATERIALIZED (SELECT message_id, part_no FROM part WHERE ",
+                $which,
+                "    ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED)
+                 UPDATE part SET state = 'queued', due_at = $1, lease_until = NULL, node = NULL,
+                        unknown = CASE WHEN batch_max > 1 AND batch_id IS NULL THEN unknown ELSE 1 END
+                 FROM over WHERE part.message_id = over.message_id AND part.part_no = over.part_no
+                 RETURNING part.message_id, part.part_no, part.road"
+            ),
+        }
     };
 }
 
@@ -178,7 +182,7 @@ impl Store {
     /// whose calls are composed was not tried unless one is: what was known of it stays. Returns
     /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const LAPSE: &str = lapse!("WHERE state = 'sending' AND (node = $2 OR node IS NULL)");
+        const LAPSE: Sql = lapse!("state = 'sending' AND (node = $2 OR node IS NULL)");
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(&*self.node)).await
     }
 
@@ -190,16 +194,12 @@ impl Store {
         held: &[(MessageId, u32, u32)],
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        // What somebody else is deciding about is left to them.
-        const LAPSE: Sql = Sql {
-            sqlite: lapse!("WHERE ", over!()),
-            postgres: concat!(
-                "WITH over AS MATERIALIZED (SELECT message_id, part_no FROM part WHERE ",
-                over!(),
-                "    ORDER BY lease_until LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED)",
-                lapse!("FROM over WHERE part.message_id = over.message_id AND part.part_no = over.part_no"),
-            ),
-        };
+        const LAPSE: Sql = lapse!(
+            "state = 'sending' AND lease_until <= $1 AND NOT EXISTS
+                (SELECT 1 FROM json_each($2) WHERE value ->> 0 = part.message_id
+                    AND CAST(value ->> 1 AS BIGINT) = part.part_no
+                    AND CAST(value ->> 2 AS BIGINT) = part.attempt)"
+        );
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
     }
 
@@ -318,8 +318,10 @@ impl Store {
         let rows = lease_rows(leases)?;
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        // Nobody is passed over: a report of ours may be at it.
+        lock::parts(&mut tx, &rows).await?;
         let kept: Vec<(String, Whole, Whole)> =
-            query_as(RENEW).bind(rows).bind(millis(until)).bind(&*self.node).fetch_all(&mut *tx).await?;
+            query_as(RENEW).bind(&rows).bind(millis(until)).bind(&*self.node).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(kept.into_iter().map(|(id, part_no, attempt)| (id, part_no.0, attempt.0)).collect())
     }

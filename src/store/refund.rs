@@ -6,11 +6,13 @@
 //! on its way, the refund waits: the lane is free only when each capture is either
 //! debited or in no entry.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::entry::{Draft, Entry, is_lane_taken, write};
 use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, changed, json, millis, stored, timestamp};
+use super::{Store, StoreError, changed, json, lock, millis, stored, timestamp};
 use crate::domain::ids::{CustomerId, EntryId, MessageId};
 use crate::telemetry::{EntryKind, RefundResult};
 
@@ -149,6 +151,7 @@ impl Store {
             ORDER BY f.message_id LIMIT $2";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         if is_lane_taken(&mut tx, customer_id).await? {
             return Ok(None);
         }
@@ -173,7 +176,8 @@ impl Store {
     }
 
     /// Opens a credit entry for refunds, except for those that have lapsed; which
-    /// those are is told too. No entry: one is open already, or nothing is left.
+    /// those are is told too. What another node has given back since they were read is
+    /// left out. No entry: one is open already, or nothing is left.
     pub async fn open_credit(
         &self,
         opening: &CreditOpening,
@@ -184,12 +188,17 @@ impl Store {
             WHERE message_id = $1 AND address = $2 AND state = 'due' AND entry_id IS NULL";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, &opening.customer_id).await?;
         if is_lane_taken(&mut tx, &opening.customer_id).await? {
             return Ok((None, Vec::new()));
         }
         let (mut given, mut lapsed, mut expires_at): (Vec<&Claim>, Vec<Decision>, Option<Timestamp>) =
             Default::default();
-        for (DueRefund { claim, .. }, lapse) in &opening.refunds {
+        let free = still_free(&mut tx, &opening.customer_id).await?;
+        let is_free =
+            |claim: &Claim| free.contains(&(claim.message_id.as_str().to_owned(), claim.key().to_owned()));
+        let refunds = opening.refunds.iter().filter(|(due, _)| is_free(&due.claim));
+        for (DueRefund { claim, .. }, lapse) in refunds {
             if let Lapse::Past(at) = lapse {
                 let reason = format!("the grant that was spent may have expired at {at}");
                 claim.set(&mut tx, (RefundResult::Expired, Some(&reason)), now).await?;
@@ -211,6 +220,17 @@ impl Store {
         tx.commit().await?;
         Ok((entry, lapsed))
     }
+}
+
+/// The refunds of a customer that are due and in no entry, by message and key.
+async fn still_free(
+    tx: &mut Session<'_>,
+    customer_id: &CustomerId,
+) -> Result<BTreeSet<(String, String)>, StoreError> {
+    const READ: &str = "
+        SELECT message_id, address FROM refund WHERE customer_id = $1 AND state = 'due' AND entry_id IS NULL";
+    let rows: Vec<(String, String)> = query_as(READ).bind(customer_id.as_str()).fetch_all(tx).await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Writes the entry. The version moves, so that a balance read which began before

@@ -20,10 +20,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::account::lock_accounts;
 use super::refund::day_before;
 use super::reputation::{MOST_DAYS, day_of};
-use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, batch, changed, json, millis, stored};
+use super::sql::{Session, Sql, query, query_as, query_scalar};
+use super::{Store, StoreError, batch, changed, json, lock, millis, stored};
 use crate::domain::ids::MessageId;
 
 /// Captures that leave in one step.
@@ -45,6 +46,13 @@ macro_rules! leaves {
           AND NOT EXISTS (SELECT 1 FROM refund f
             WHERE f.message_id = message.message_id
               AND (f.state IN ('waiting', 'due') OR f.decided_at > $2)))"
+    };
+}
+
+/// Deletes some rows that nobody needs. On PostgreSQL what another node is deleting is its own.
+macro_rules! some {
+    ($delete:literal) => {
+        Sql { sqlite: concat!($delete, ")"), postgres: concat!($delete, " FOR UPDATE SKIP LOCKED)") }
     };
 }
 
@@ -79,6 +87,7 @@ impl Store {
         let Some(customer_id) = whose else { return Ok(0) };
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock_accounts(&mut tx, &json(&[&customer_id])?).await?;
         let count = close_some(&mut tx, &customer_id, cutoff).await?;
         tx.commit().await?;
         Ok(count)
@@ -117,6 +126,7 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::messages(&mut tx, &leaving.iter().map(String::as_str).collect()).await?;
         let count = remove_messages(&mut tx, &leaving, before).await?;
         tx.commit().await?;
         Ok(MessagesClosed { count, next })
@@ -128,19 +138,22 @@ impl Store {
     pub async fn close_entries(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         // Void debits cover what others settled, and void credits nothing.
         const OLD: &str = "
-            SELECT e.entry_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
+            SELECT e.entry_id, e.customer_id FROM entry e JOIN account a ON a.customer_id = e.customer_id
             WHERE e.state <> 'open' AND e.closed_at <= $1 AND e.decided_by IS DISTINCT FROM 'operator'
               AND CASE e.kind WHEN 'debit' THEN e.last_capture <= a.closed_capture
                               ELSE e.state = 'void' OR e.closed = e.amount END
             ORDER BY e.closed_at LIMIT $2";
-        let leaving: Vec<String> =
-            query_scalar(OLD).bind(millis(cutoff)).bind(ENTRIES).fetch_all(&self.readers).await?;
+        let leaving: Vec<(String, String)> =
+            query_as(OLD).bind(millis(cutoff)).bind(ENTRIES).fetch_all(&self.readers).await?;
         if leaving.is_empty() {
             return Ok(0);
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let count = remove_entries(&mut tx, &leaving).await?;
+        let customers: BTreeSet<&str> = leaving.iter().map(|(_, of)| of.as_str()).collect();
+        lock_accounts(&mut tx, &json(&customers)?).await?;
+        let names: Vec<&str> = leaving.iter().map(|(id, _)| id.as_str()).collect();
+        let count = remove_entries(&mut tx, &names).await?;
         tx.commit().await?;
         Ok(count)
     }
@@ -152,15 +165,18 @@ impl Store {
             SELECT EXISTS (SELECT 1 FROM webhook WHERE received_at <= $1)
                 OR EXISTS (SELECT 1 FROM checkout WHERE created_at <= $1)
                 OR EXISTS (SELECT 1 FROM reputation WHERE day < $2)";
-        const WEBHOOKS: &str = "
-            DELETE FROM webhook WHERE (source, webhook_id) IN
-                (SELECT source, webhook_id FROM webhook WHERE received_at <= $1 LIMIT $2)";
-        const CHECKOUTS: &str = "
-            DELETE FROM checkout WHERE token_hash IN
-                (SELECT token_hash FROM checkout WHERE created_at <= $1 LIMIT $2)";
-        const DAYS: &str = "
-            DELETE FROM reputation WHERE (customer_id, day) IN
-                (SELECT customer_id, day FROM reputation WHERE day < $1 LIMIT $2)";
+        const WEBHOOKS: Sql = some!(
+            "DELETE FROM webhook WHERE (source, webhook_id) IN
+                (SELECT source, webhook_id FROM webhook WHERE received_at <= $1 LIMIT $2"
+        );
+        const CHECKOUTS: Sql = some!(
+            "DELETE FROM checkout WHERE token_hash IN
+                (SELECT token_hash FROM checkout WHERE created_at <= $1 LIMIT $2"
+        );
+        const DAYS: Sql = some!(
+            "DELETE FROM reputation WHERE (customer_id, day) IN
+                (SELECT customer_id, day FROM reputation WHERE day < $1 LIMIT $2"
+        );
         let first_day = day_of(millis(cutoff)) - MOST_DAYS;
         let any: bool =
             query_scalar(ANY).bind(millis(cutoff)).bind(first_day).fetch_one(&self.readers).await?;
@@ -245,7 +261,7 @@ async fn remove_captures(
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-async fn remove_entries(tx: &mut Session<'_>, leaving: &[String]) -> Result<u64, StoreError> {
+async fn remove_entries(tx: &mut Session<'_>, leaving: &[&str]) -> Result<u64, StoreError> {
     const CUSTOMERS: &str = "
         SELECT count(DISTINCT customer_id) FROM entry WHERE entry_id IN (SELECT atom FROM json_each($1))";
     const KEEP: &str = "
@@ -259,6 +275,9 @@ async fn remove_entries(tx: &mut Session<'_>, leaving: &[String]) -> Result<u64,
     const DELETE: &str = "
         DELETE FROM entry WHERE entry_id IN (SELECT atom FROM json_each($1))
             AND (state = 'void' OR (state = 'done' AND closed = amount))";
+    // What has ended does not begin again; but another node may have been faster.
+    const STILL: &str = "SELECT entry_id FROM entry WHERE entry_id IN (SELECT atom FROM json_each($1))";
+    let leaving: Vec<String> = query_scalar(STILL).bind(json(&leaving)?).fetch_all(&mut *tx).await?;
     let names = json(&leaving)?;
     let customers: i64 = query_scalar(CUSTOMERS).bind(&names).fetch_one(&mut *tx).await?;
     let done = query(KEEP).bind(&names).execute(&mut *tx).await?;

@@ -200,13 +200,26 @@ pub(super) async fn write_chunk(tx: &mut Session<'_>, chunk: &NewChunk) -> Resul
 }
 
 /// Deletes the last chunks of a spool that belongs to no message, and with the last of
-/// all the spool itself. Returns whether nothing of it is left to delete.
+/// all the spool itself. Returns whether nothing of it is left to delete. Several leave in
+/// one commit, in any order, so nobody is waited for.
 pub(super) async fn remove_some(tx: &mut Session<'_>, spool_id: &SpoolId) -> Result<bool, StoreError> {
     const CHUNKS: &str = "
         DELETE FROM chunk WHERE (spool_id, chunk_no) IN
             (SELECT c.spool_id, c.chunk_no FROM spool s JOIN chunk c ON c.spool_id = s.spool_id
              WHERE s.spool_id = $1 AND s.message_id IS NULL ORDER BY c.chunk_no DESC LIMIT $2)";
     const SPOOL: &str = "DELETE FROM spool WHERE spool_id = $1 AND message_id IS NULL";
+    const LOCK: Sql = Sql {
+        sqlite: "SELECT spool_id FROM spool WHERE spool_id = $1",
+        postgres: "SELECT spool_id FROM spool WHERE spool_id = $1 FOR UPDATE SKIP LOCKED",
+    };
+    const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM spool WHERE spool_id = $1)";
+    let id = spool_id.as_str();
+    let locked: Option<String> = query_scalar(LOCK).bind(id).fetch_optional(&mut *tx).await?;
+    if locked.is_none() {
+        // Somebody else is at it, and may not come to the end.
+        let is_there: bool = query_scalar(IS_THERE).bind(id).fetch_one(tx).await?;
+        return Ok(!is_there);
+    }
     let chunks = query(CHUNKS).bind(spool_id.as_str()).bind(REMOVED).execute(&mut *tx).await?;
     if chunks.rows_affected() >= u64::from(REMOVED) {
         return Ok(false);

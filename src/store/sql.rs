@@ -5,15 +5,26 @@
 //! `SELECT atom FROM json_each($N)`. Where the two really differ, a statement is an
 //! [`Sql`] with a text for each. What is read is an `i64`, text, octets, or a
 //! boolean expression; [`Whole`] is a number that is never negative.
+//!
+//! PostgreSQL is asked over a network, where an answer may never come: each journey ends
+//! at the limit of its transaction ([`Remote`]), or of its own, as if the connection were lost.
 
 use std::borrow::Cow;
+use std::io;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgPool, PgRow, PgTypeInfo, PgValueRef};
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow, SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Arguments, AssertSqlSafe, Decode, FromRow, PgConnection, Postgres, Sqlite, SqliteConnection};
 use sqlx::{Transaction, Type};
+use tokio::time::{Instant, timeout_at};
+
+/// How long a statement of no transaction may take.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(60);
+/// How long a snapshot may take: an audit reads all there is.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(3600);
 
 /// What stands for a NUL, which is no character of PostgreSQL's text: one of them would
 /// undo whatever is written beside it. Our own words have none, but a Subject may.
@@ -30,7 +41,60 @@ impl<T> Record for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'
 #[derive(Debug)]
 pub(super) enum Session<'c> {
     Sqlite(Transaction<'c, Sqlite>),
-    Postgres(Transaction<'c, Postgres>),
+    Postgres(Remote<'c>),
+}
+
+/// A transaction of PostgreSQL, and when whoever waits for it gives up. What was not
+/// answered by then is known to nobody: its connection is not used again.
+#[derive(Debug)]
+pub(super) struct Remote<'c> {
+    through: Through<'c>,
+    until: Instant,
+}
+
+/// What a transaction of PostgreSQL runs on.
+#[derive(Debug)]
+enum Through<'c> {
+    /// A connection that its owner has begun it on, and ends it on if it is dropped.
+    Kept(&'c mut PgConnection),
+    /// A connection that goes back to its pool.
+    Pooled(Transaction<'c, Postgres>),
+}
+
+impl<'c> Remote<'c> {
+    /// A transaction that was begun on a connection. Its owner rolls it back if this is dropped.
+    pub(super) const fn kept(connection: &'c mut PgConnection, until: Instant) -> Self {
+        Self { through: Through::Kept(connection), until }
+    }
+
+    pub(super) const fn pooled(tx: Transaction<'c, Postgres>, until: Instant) -> Self {
+        Self { through: Through::Pooled(tx), until }
+    }
+
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        match &mut self.through {
+            Through::Kept(connection) => connection,
+            Through::Pooled(tx) => tx,
+        }
+    }
+
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        match self.through {
+            Through::Kept(connection) => {
+                in_time(self.until, sqlx::raw_sql("COMMIT").execute(connection)).await.map(drop)
+            }
+            Through::Pooled(tx) => in_time(self.until, tx.commit()).await,
+        }
+    }
+}
+
+/// What is answered until then.
+pub(super) async fn in_time<T>(
+    until: Instant,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the database does not answer");
+    timeout_at(until, answer).await.map_err(|_| sqlx::Error::Io(late()))?
 }
 
 /// A transaction; rolled back when it is dropped.
@@ -54,7 +118,7 @@ impl Tx<'_> {
     pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
         match self.0 {
             Session::Sqlite(tx) => tx.commit().await,
-            Session::Postgres(tx) => tx.commit().await,
+            Session::Postgres(remote) => remote.commit().await,
         }
     }
 }
@@ -72,7 +136,8 @@ impl Readers {
         Ok(Tx(match self {
             Self::Sqlite(pool) => Session::Sqlite(pool.begin().await?),
             Self::Postgres(pool) => {
-                Session::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+                let tx = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+                Session::Postgres(Remote::pooled(tx, Instant::now() + SNAPSHOT_LIMIT))
             }
         }))
     }
@@ -81,7 +146,7 @@ impl Readers {
 /// Where one statement runs.
 pub(super) enum On<'e> {
     Sqlite(&'e mut SqliteConnection),
-    Postgres(&'e mut PgConnection),
+    Postgres(&'e mut PgConnection, Instant),
     SqlitePool(&'e SqlitePool),
     PostgresPool(&'e PgPool),
 }
@@ -90,7 +155,10 @@ impl<'e> From<&'e mut Session<'_>> for On<'e> {
     fn from(session: &'e mut Session<'_>) -> Self {
         match session {
             Session::Sqlite(tx) => Self::Sqlite(tx),
-            Session::Postgres(tx) => Self::Postgres(tx),
+            Session::Postgres(remote) => {
+                let until = remote.until;
+                Self::Postgres(remote.connection(), until)
+            }
         }
     }
 }
@@ -105,7 +173,7 @@ impl<'e> From<&'e mut On<'_>> for On<'e> {
     fn from(on: &'e mut On<'_>) -> Self {
         match on {
             On::Sqlite(one) => Self::Sqlite(one),
-            On::Postgres(one) => Self::Postgres(one),
+            On::Postgres(one, until) => Self::Postgres(one, *until),
             On::SqlitePool(pool) => Self::SqlitePool(pool),
             On::PostgresPool(pool) => Self::PostgresPool(pool),
         }
@@ -233,15 +301,10 @@ impl<'q> Query<'q> {
             On::SqlitePool(pool) => {
                 sqlx::query_with(sql.sqlite, sqlite(args)?).execute(pool).await?.rows_affected()
             }
-            On::Postgres(one) if sql.postgres.contains(';') => in_pieces(one, sql.postgres, &args).await?,
-            On::PostgresPool(pool) if sql.postgres.contains(';') => {
-                in_pieces(&mut *pool.acquire().await?, sql.postgres, &args).await?
-            }
-            On::Postgres(one) => {
-                sqlx::query_with(sql.postgres, postgres(args.iter())?).execute(one).await?.rows_affected()
-            }
+            On::Postgres(one, until) => in_time(until, run(one, sql.postgres, &args)).await?,
             On::PostgresPool(pool) => {
-                sqlx::query_with(sql.postgres, postgres(args.iter())?).execute(pool).await?.rows_affected()
+                let mut one = pool.acquire().await?;
+                in_time(Instant::now() + STATEMENT_LIMIT, run(&mut one, sql.postgres, &args)).await?
             }
         }))
     }
@@ -254,11 +317,13 @@ macro_rules! fetch {
             match on.into() {
                 On::Sqlite(one) => sqlx::query_as_with(sql.sqlite, sqlite(args)?).$name(one).await,
                 On::SqlitePool(pool) => sqlx::query_as_with(sql.sqlite, sqlite(args)?).$name(pool).await,
-                On::Postgres(one) => {
-                    sqlx::query_as_with(sql.postgres, postgres(args.iter())?).$name(one).await
+                On::Postgres(one, until) => {
+                    let args = postgres(args.iter())?;
+                    in_time(until, sqlx::query_as_with(sql.postgres, args).$name(one)).await
                 }
                 On::PostgresPool(pool) => {
-                    sqlx::query_as_with(sql.postgres, postgres(args.iter())?).$name(pool).await
+                    let (args, until) = (postgres(args.iter())?, Instant::now() + STATEMENT_LIMIT);
+                    in_time(until, sqlx::query_as_with(sql.postgres, args).$name(pool)).await
                 }
             }
         }
@@ -324,7 +389,11 @@ fn postgres<'a>(args: impl Iterator<Item = &'a Arg<'a>>) -> Result<PgArguments, 
 }
 
 /// Runs the statements of a text one after the other; how many rows they changed together.
-async fn in_pieces(one: &mut PgConnection, text: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+async fn run(one: &mut PgConnection, text: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+    if !text.contains(';') {
+        let args = postgres(args.iter())?;
+        return Ok(sqlx::query_with(text, args).execute(one).await?.rows_affected());
+    }
     let mut changed = 0;
     for (text, used) in pieces(text) {
         let args = postgres(used.iter().filter_map(|number| args.get(number - 1)))?;

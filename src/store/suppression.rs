@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::customer::ChangeError;
 use super::sql::{On, Session, query, query_as};
-use super::{Store, StoreError, json, millis, stored, timestamp};
+use super::{Store, StoreError, json, lock, millis, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::suppression::{Cause, SuppressedAddress, Why};
@@ -147,6 +147,7 @@ impl Store {
         }
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         let new = New { cause: Cause::Manual, detail, message_id: None, now };
         let count = insert(&mut tx, customer_id, std::slice::from_ref(recipient), &new).await?;
         tx.commit().await?;
@@ -165,6 +166,7 @@ impl Store {
         let address = SuppressedAddress::of(recipient);
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
+        lock::customer(&mut tx, customer_id).await?;
         let row: Option<Row> = query_as(DELETE)
             .bind(customer_id.as_str())
             .bind(address.as_str())

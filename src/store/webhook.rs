@@ -47,21 +47,25 @@ pub(super) struct Handled {
     now: Timestamp,
 }
 
-/// Keeps the id of a webhook.
-pub(super) async fn remember(
+/// Keeps the ids of webhooks, in their order: another node may have got the same.
+pub(super) async fn remember<'a>(
     tx: &mut Session<'_>,
-    Handled { webhook, now }: &Handled,
+    handled: impl Iterator<Item = &'a Handled>,
 ) -> Result<(), StoreError> {
     const INSERT: &str = "
         INSERT INTO webhook (source, webhook_id, type, customer_id, received_at)
         VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
-    query(INSERT)
-        .bind(webhook.source)
-        .bind(&webhook.webhook_id)
-        .bind(&webhook.event_type)
-        .bind(webhook.customer_id.as_ref().map(CustomerId::as_str))
-        .bind(millis(*now))
-        .execute(tx)
-        .await?;
+    let mut handled: Vec<&Handled> = handled.collect();
+    handled.sort_by_key(|of| (of.webhook.source, &of.webhook.webhook_id));
+    for Handled { webhook, now } in handled {
+        query(INSERT)
+            .bind(webhook.source)
+            .bind(&webhook.webhook_id)
+            .bind(&webhook.event_type)
+            .bind(webhook.customer_id.as_ref().map(CustomerId::as_str))
+            .bind(millis(*now))
+            .execute(&mut *tx)
+            .await?;
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! What writes, and what it takes to trust SQLite's connection again after the disk
-//! failed.
+//! What gathered commits are made on, and what it takes to trust SQLite's connection again
+//! after the disk failed; what it takes with PostgreSQL says `lane`.
 //!
-//! There a commit appends to the write-ahead log and syncs it. When the sync fails, the
+//! With SQLite a commit appends to the write-ahead log and syncs it. When the sync fails, the
 //! appended pages are known to nobody in this process, but they lie in the file,
 //! and the next process to open it would read them back as a commit: a message
 //! whose sender was told 452 would be mailed after a crash. So a commit that
@@ -13,20 +13,22 @@
 //! a failed sync the system may believe to be on disk what is not, and what was
 //! read back from such a log is safe only where it is written once more.
 
-use sqlx::postgres::PgPool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Sqlite, Transaction};
 
 use super::StoreError;
-use super::sql::{On, Session, Tx};
+use super::lane::Lane;
+use super::sql::{On, Session, Tx, query_scalar};
+use super::unanswered::Refused;
+use crate::domain::ids::MessageId;
 
-/// What writes.
+/// What gathered commits are made on.
 #[derive(Debug)]
 pub(super) enum Writer {
     /// SQLite's one connection.
     Sqlite(Box<Only>),
-    /// A pool of one. PostgreSQL answers for its own log: it stops when a sync fails.
-    Postgres(PgPool),
+    /// PostgreSQL answers for its own log: it stops when a sync fails.
+    Postgres(Box<Lane>),
 }
 
 impl Writer {
@@ -35,34 +37,62 @@ impl Writer {
         Self::Sqlite(Box::new(Only { connection, options, is_in_doubt: false, has_failed: false }))
     }
 
-    /// A transaction that may write.
+    /// A transaction that may write. Whoever does not commit it says [`Writer::abandon`].
     pub(super) async fn begin(&mut self) -> Result<Tx<'_>, sqlx::Error> {
-        Ok(Tx(match self {
-            Self::Sqlite(only) => Session::Sqlite(only.begin().await?),
-            Self::Postgres(pool) => Session::Postgres(pool.begin().await?),
-        }))
+        match self {
+            Self::Sqlite(only) => Ok(Tx(Session::Sqlite(only.begin().await?))),
+            Self::Postgres(lane) => lane.begin().await,
+        }
     }
 
-    /// What is in the database.
-    pub(super) fn connection(&mut self) -> On<'_> {
+    /// Ends a transaction that failed with this, and was dropped.
+    pub(super) async fn abandon(&mut self, error: &StoreError) {
+        if let Self::Postgres(lane) = self {
+            lane.abandon(error).await;
+        }
+    }
+
+    /// What is in the file; nothing that can be asked elsewhere is asked here.
+    pub(super) fn connection(&mut self) -> Option<On<'_>> {
+        match self {
+            Self::Sqlite(only) => Some(On::Sqlite(&mut only.connection)),
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// Outside of any transaction.
+    #[cfg(test)]
+    pub(super) async fn raw(&mut self) -> On<'_> {
         match self {
             Self::Sqlite(only) => On::Sqlite(&mut only.connection),
-            Self::Postgres(pool) => On::PostgresPool(pool),
+            Self::Postgres(lane) => lane.raw().await,
         }
     }
 
     /// Notes whether the last gathered commit could be written; [`Writer::prove`] asks.
     pub(super) fn note(&mut self, is_written: bool) {
-        if let Self::Sqlite(only) = self {
-            only.has_failed = !is_written;
+        match self {
+            Self::Sqlite(only) => only.has_failed = !is_written,
+            Self::Postgres(lane) => lane.note(is_written),
         }
     }
 
-    /// After a failed commit: see [`Only::restore`].
-    pub(super) async fn restore(&mut self) -> Result<(), sqlx::Error> {
+    /// Whether a commit that failed has happened all the same, with the messages that it
+    /// accepted.
+    pub(super) async fn find_out(&mut self, accepted: &[MessageId]) -> Result<bool, StoreError> {
         match self {
-            Self::Sqlite(only) => only.restore().await,
-            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(only) => only.find_out(accepted).await,
+            Self::Postgres(lane) => lane.find_out().await,
+        }
+    }
+
+    /// Whether a commit has happened of which that could not be found out in time, by one more
+    /// look; what was refused of it is withdrawn then. With SQLite it never has: it is sealed
+    /// before anything else is written.
+    pub(super) async fn settle(&mut self, refused: &Refused) -> Result<bool, StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(false),
+            Self::Postgres(lane) => lane.was_committed(refused).await,
         }
     }
 
@@ -70,7 +100,7 @@ impl Writer {
     pub(super) async fn prove(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(only) => only.prove().await,
-            Self::Postgres(pool) => Ok(pool.begin().await?.rollback().await?),
+            Self::Postgres(lane) => lane.prove().await,
         }
     }
 }
@@ -103,6 +133,16 @@ impl Only {
         self.seal().await?;
         self.is_in_doubt = false;
         Ok(())
+    }
+
+    /// Whether a commit that failed has happened: nothing is believed before what it may
+    /// have left in the log is sealed.
+    async fn find_out(&mut self, accepted: &[MessageId]) -> Result<bool, StoreError> {
+        const READ: &str = "SELECT EXISTS (SELECT 1 FROM message WHERE message_id = $1)";
+        self.restore().await?;
+        let Some(first) = accepted.first() else { return Ok(false) };
+        let read = query_scalar(READ).bind(first.as_str());
+        Ok(read.fetch_one(On::Sqlite(&mut self.connection)).await?)
     }
 
     /// Whether a write is possible now. After a commit that failed, by making one

@@ -528,7 +528,7 @@ pub(super) const CHECKS: &[Check] = &[
     check(
         "meta",
         "it says nothing that this version knows",
-        "SELECT key FROM meta WHERE NOT (key IN ('seal', 'shared_key', 'moving_to', 'moved_to', 'moving_from') OR key LIKE 'moved %'
+        "SELECT key FROM meta WHERE NOT (key IN ('seal', 'shared_key', 'moving_to', 'moved_to', 'moving_from') OR key LIKE 'moved %' OR key LIKE 'commit/%'
             OR (key = 'made_by' AND value IN ('serve', 'sandbox')))",
     ),
 ];

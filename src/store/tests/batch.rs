@@ -348,7 +348,7 @@ async fn p3_reports_of_one_call_are_written_together_or_not_at_all() {
     };
     let reports: Vec<Report> = (0..).zip(&mails[..3]).map(|(no, of)| report(of, 1, sent(no))).collect();
     // With another, in one commit.
-    let busy = store.writer.lock().await;
+    let busy = store.writer.gathering().await;
     let (one, others) = (store.clone(), store.clone());
     let (alone, told) = (report(&mails[3], 1, retry(false)), reports.clone());
     let alone = tokio::spawn(async move { one.report(alone).await });

@@ -3,7 +3,9 @@ use crate::domain::answer::PerhapsFailed;
 use crate::domain::event::{Blame, EventKind};
 use crate::domain::reputation::Thresholds;
 use crate::domain::suppression::Cause;
-use crate::store::event::{Heard, Letters, Original, Rules, Told};
+use crate::store::event::{Heard, Letters, Original, Rules};
+
+pub(super) use crate::store::event::Told;
 
 const TO: &str = "b@y.example";
 const LOW: Thresholds = Thresholds {
@@ -19,6 +21,11 @@ const NEVER: Thresholds = Thresholds { min_recipients: u64::MAX, ..LOW };
 /// A message over the first road, sent to all of its recipients.
 async fn sent(store: &Store, customer_id: &CustomerId, to: &[&str]) -> Acceptance {
     super::refunds::sent(store, message(customer_id, to)).await
+}
+
+/// That the first part of a message was delivered.
+pub(super) fn delivered(of: &Acceptance) -> Told {
+    told(of, EventKind::Delivered, &[TO], 1)
 }
 
 fn told(of: &Acceptance, kind: EventKind, to: &[&str], seconds: i64) -> Told {

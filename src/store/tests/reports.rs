@@ -158,7 +158,7 @@ async fn p3_captures_are_numbered_without_a_gap_whoever_reports_when() {
         let news = if round % 5 == 0 { answered(&[], &[A]) } else { answered(&[A], &[]) };
         reports.push(report(&message, 1, news));
     }
-    let busy = store.writer.lock().await;
+    let busy = store.writer.gathering().await;
     let reporting: Vec<_> = reports
         .into_iter()
         .map(|report| {

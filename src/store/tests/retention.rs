@@ -1,5 +1,4 @@
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
 use crate::domain::decision::Choice;
@@ -19,6 +18,8 @@ const B: &str = "b@y.example";
 const OLD: i64 = 1_000_000;
 /// Histories in a run.
 const HISTORIES: u32 = 48;
+/// The same on PostgreSQL, where each step takes longer.
+const HISTORIES_ON_POSTGRES: u32 = 8;
 /// Where the seeds of what failed are kept, from the root of the project.
 const REGRESSIONS: &str = "tests/regressions/retention.txt";
 
@@ -440,9 +441,9 @@ impl Life {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: HISTORIES,
+        cases: if stand_in::is_postgres() { HISTORIES_ON_POSTGRES } else { HISTORIES },
         max_shrink_iters: 400,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        failure_persistence: regressions(REGRESSIONS),
         ..ProptestConfig::default()
     }
 }

@@ -154,9 +154,11 @@ async fn chunks_that_gathered_use_up_no_more_of_the_reserve_than_one_commit_of_t
     let looked = AtomicU64::new(0);
     let reserve = Reserve::new(64, move || if looked.fetch_add(1, Ordering::SeqCst) == 0 { 64 } else { 0 });
     let settings = settings(&directory.0, Maker::Serve);
-    let store = Store::open_on(&settings, reserve, Metrics::new(), CrashAt::default()).await.unwrap();
+    let store = Store::open_on(&settings, (reserve, Patience::default()), Metrics::new(), CrashAt::default())
+        .await
+        .unwrap();
     let ann = customer(&store, "ann", Some(5)).await;
-    let busy = store.writer.lock().await;
+    let busy = store.writer.gathering().await;
     let writing: Vec<_> = (0..100)
         .map(|_| {
             let store = store.clone();
@@ -341,7 +343,7 @@ async fn a_claim_lasts_until_its_octets_are_off_the_disk_or_a_messages() {
     store.discard_spool(kept.spool_id, claim, false);
     let claim = until_free().await;
     // A chunk that is still in line when its spool is given up leaves with it.
-    let busy = store.writer.lock().await;
+    let busy = store.writer.gathering().await;
     let spool_id = SpoolId::generate(at(0), random::octets());
     let mut writing = Box::pin(store.write_chunk(chunk(&spool_id, 0, "late", at(0))));
     let waits = poll_fn(|context| Poll::Ready(writing.as_mut().poll(context).is_pending())).await;

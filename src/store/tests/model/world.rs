@@ -28,7 +28,7 @@ use crate::store::entry::Entry;
 use crate::store::queue::LeasedPart;
 use crate::store::tests::{at, id};
 use crate::store::webhook::Webhook;
-use crate::store::{DATABASE_FILE, Maker, Store};
+use crate::store::{DATABASE_FILE, Maker, Store, stand_in};
 use crate::submission::stand_in::{Directory, settings};
 use crate::telemetry::Metrics;
 
@@ -115,7 +115,8 @@ impl World {
             dodo.books().add_customer(name, &format!("{name}@x.example"), name).unwrap();
             dodo.books().grant(name, CREDITS, None).unwrap();
         }
-        let disk = directory_with(beginning());
+        let (files, directory) = beginning();
+        let disk = directory_with(files, directory);
         let process = Process::start(&disk.0).await;
         let truth = Truth { known: [1; 3], known_in_full: [1; 3], ..Truth::default() };
         Self {
@@ -248,10 +249,12 @@ impl World {
     /// The process dies without a word. What had left may arrive; what was answered
     /// has no one to hear it; and the next process knows what is on disk.
     pub(super) async fn crash(&mut self) -> Result<(), Broken> {
-        let disk = directory_with(&files_of(&self.disk.0));
-        let process = Process::start(&disk.0).await;
+        // PostgreSQL has undone what was not committed, and is opened again.
+        if !stand_in::is_postgres() {
+            self.disk = directory_with(&files_of(&self.disk), &self.disk);
+        }
+        let process = Process::start(&self.disk.0).await;
         let dead = std::mem::replace(&mut self.process, process);
-        self.disk = disk;
         self.truth.checked = None;
         for posting in dead.posting.into_iter().flatten() {
             if posting.call.is_some_and(|call| call.is_none()) {
@@ -289,25 +292,27 @@ pub(super) fn pick(nth: u8, len: usize) -> Option<usize> {
     usize::from(nth).checked_rem(len)
 }
 
-/// A database as it is on disk: its files, by name.
+/// A database as it is on disk: its files, by name. PostgreSQL's are its own.
 type Files = Vec<(String, Vec<u8>)>;
 
 /// What a process finds after a crash, and nothing else.
-fn files_of(directory: &Path) -> Files {
+fn files_of(directory: &Directory) -> Files {
     let names = [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")];
     names
         .into_iter()
-        .filter_map(|name| Some((name.clone(), std::fs::read(directory.join(name)).ok()?)))
+        .filter_map(|name| Some((name.clone(), std::fs::read(directory.0.join(name)).ok()?)))
         .collect()
 }
 
-/// A directory of its own with these files, where a sync costs nothing if there is
-/// such a place: that one is made, and waited for, is for other tests.
-fn directory_with(files: &Files) -> Directory {
+/// A directory of its own with these files, or with a copy of that one's database, where a
+/// sync costs nothing if there is such a place: that one is made, and waited for, is for
+/// other tests.
+fn directory_with(files: &Files, of: &Directory) -> Directory {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     let directory = Directory(place.join(format!("postmeter-{}", u64::from_le_bytes(random::octets()))));
     std::fs::create_dir(&directory.0).unwrap();
+    stand_in::copy(&of.0, &directory.0);
     for (name, bytes) in files {
         std::fs::write(directory.0.join(name), bytes).unwrap();
     }
@@ -315,14 +320,17 @@ fn directory_with(files: &Files) -> Directory {
 }
 
 /// The database in which every history begins: three customers, their balances known.
-fn beginning() -> &'static Files {
-    static BEGINNING: OnceLock<Files> = OnceLock::new();
-    async fn make() -> Files {
+fn beginning() -> &'static (Files, Directory) {
+    static BEGINNING: OnceLock<(Files, Directory)> = OnceLock::new();
+    async fn make() -> (Files, Directory) {
         let (store, directory) = crate::submission::stand_in::store().await;
         for name in NAMES {
             crate::store::tests::customer(&store, name, Some(12)).await;
         }
-        files_of(&directory.0)
+        // No more than a name, but for PostgreSQL: nothing has to be cleared up.
+        let kept = Directory::new();
+        stand_in::copy(&directory.0, &kept.0);
+        (files_of(&directory), kept)
     }
     // On a thread of its own, since whoever asks first is in a runtime already.
     BEGINNING.get_or_init(|| std::thread::spawn(|| super::runtime().block_on(make())).join().unwrap())
