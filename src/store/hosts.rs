@@ -11,11 +11,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
+use tokio::task::AbortHandle;
 
 /// This machine, by name.
 const LOCAL: &str = "localhost";
+/// How long a statement of ours waits for a lock.
+pub(super) const LOCK_TIMEOUT: &str = "10s";
+/// How often it is asked whether the host still takes writes, where there are others.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// How long one host may take to say whether it takes writes; then the next is asked.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -127,15 +132,12 @@ impl Hosts {
     }
 
     /// How to connect to the host that takes writes now: the first in the URL's order that
-    /// is neither recovering nor read-only. A single host is not asked: whoever connects hears.
+    /// is neither recovering nor read-only.
     pub(super) async fn primary(&self) -> Result<PgConnectOptions, sqlx::Error> {
         for (parameter, path) in &self.files {
             tokio::fs::read(path).await.map_err(|error| {
                 sqlx::Error::Configuration(format!("{parameter} names {path}: {error}").into())
             })?;
-        }
-        if let [only] = self.each.as_slice() {
-            return Ok(only.clone());
         }
         let mut reasons = Vec::new();
         for options in &self.each {
@@ -150,12 +152,87 @@ impl Hosts {
     }
 }
 
+/// Keeps pools on the host that takes writes, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Follower(AbortHandle);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A pool, and how its connections differ from others of ours.
+pub(super) type Pooled = (PgPool, fn(PgConnectOptions) -> PgConnectOptions);
+
+impl Hosts {
+    /// Has new connections of these pools go to the host that takes writes, whichever that
+    /// becomes. With a single host there is nothing to follow.
+    pub(super) fn follow(self, pools: Vec<Pooled>) -> Option<Follower> {
+        if self.each.len() < 2 {
+            return None;
+        }
+        Some(Follower(tokio::spawn(self.run(pools)).abort_handle()))
+    }
+
+    async fn run(self, pools: Vec<Pooled>) {
+        let mut current = None;
+        let mut named = String::new();
+        loop {
+            let still = tokio::time::timeout(LOOK, still_takes_writes(&mut current)).await;
+            if !matches!(still, Ok(Ok(true))) {
+                current = None;
+                if let Ok(options) = self.primary().await {
+                    if named != name(&options) {
+                        named = name(&options);
+                        tracing::info!(host = named, "the database takes writes there");
+                    }
+                    for (pool, differing) in &pools {
+                        pool.set_connect_options(differing(ours(options.clone())));
+                    }
+                    let connect = PgConnection::connect_with(&options);
+                    current = tokio::time::timeout(LOOK, connect).await.ok().and_then(Result::ok);
+                }
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+}
+
+/// A connection of ours: its settings are those that statements count on.
+pub(super) fn ours(options: PgConnectOptions) -> PgConnectOptions {
+    options
+        .application_name("postmeter")
+        .options([
+            ("jit", "off"),
+            ("lock_timeout", LOCK_TIMEOUT),
+            ("idle_in_transaction_session_timeout", "15s"),
+        ])
+        .disable_statement_logging()
+}
+
+/// A connection of ours that cannot write.
+pub(super) fn reading(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("default_transaction_read_only", "on")])
+}
+
 async fn takes_writes(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    const LOOK: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
-    let mut connection = PgConnection::connect_with(&options.clone().disable_statement_logging()).await?;
-    let takes_writes = sqlx::query_scalar(LOOK).fetch_one(&mut connection).await?;
-    connection.close().await?;
+    let mut connection =
+        Some(PgConnection::connect_with(&options.clone().disable_statement_logging()).await?);
+    let takes_writes = still_takes_writes(&mut connection).await?;
+    if let Some(connection) = connection {
+        connection.close().await?;
+    }
     Ok(takes_writes)
+}
+
+/// No connection is to no host.
+async fn still_takes_writes(connection: &mut Option<PgConnection>) -> Result<bool, sqlx::Error> {
+    const LOOK: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
+    match connection {
+        Some(connection) => sqlx::query_scalar(LOOK).fetch_one(connection).await,
+        None => Ok(false),
+    }
 }
 
 /// One host as a URL of its own.

@@ -45,6 +45,7 @@ pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;
+pub mod server;
 pub mod spool;
 mod sql;
 pub mod standing;
@@ -68,6 +69,7 @@ use crate::domain::suppression::Why;
 use crate::telemetry::Metrics;
 use commit::Lanes;
 use due::Turns;
+use hosts::Follower;
 pub use hosts::{InvalidDatabaseUrl, check_url};
 use leftovers::{Exits, Leftover};
 use opening::Opened;
@@ -109,6 +111,14 @@ pub enum OpenError {
         /// Where the server is.
         database: String,
         /// What the system or the server said.
+        reason: String,
+    },
+    /// PostgreSQL is there, and may forget what was acknowledged, or cannot do what we ask.
+    #[error("the database {database} is not one to acknowledge mail on: {reason}")]
+    Unfit {
+        /// Where the server is.
+        database: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// A newer Postmeter made it.
@@ -214,6 +224,8 @@ pub struct Store {
     turns: Arc<Turns>,
     low_mark: i64,
     crash_at: CrashAt,
+    /// Ends with the last clone.
+    _follower: Option<Arc<Follower>>,
 }
 
 impl Store {
@@ -243,7 +255,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer } = match database_url {
+        let Opened { readers, writer, follower } = match database_url {
             Some(url) => opening::postgres(url, *maker).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
@@ -275,7 +287,20 @@ impl Store {
             async move { suppression::find(&pool, &suspects).await }
         });
         let turns = Arc::default();
-        Ok(Self { readers, writer, hot, exits, leftovers, standings, suspects, turns, low_mark, crash_at })
+        let _follower = follower.map(Arc::new);
+        Ok(Self {
+            readers,
+            writer,
+            hot,
+            exits,
+            leftovers,
+            standings,
+            suspects,
+            turns,
+            low_mark,
+            crash_at,
+            _follower,
+        })
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

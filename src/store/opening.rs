@@ -14,7 +14,8 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-use super::hosts::Hosts;
+use super::hosts::{self, Follower, Hosts};
+use super::server::Server;
 use super::sql::{Readers, query, query_scalar};
 use super::writer::{self, Writer};
 use super::{DATABASE_FILE, Maker, OpenError};
@@ -22,7 +23,7 @@ use super::{DATABASE_FILE, Maker, OpenError};
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
 /// PostgreSQL's.
-static POSTGRES_MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/postgres");
+pub(super) static POSTGRES_MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/postgres");
 
 /// Readers at the same time; with SQLite each costs a thread.
 const READERS: u32 = 4;
@@ -36,6 +37,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writer,
+    pub(super) follower: Option<Follower>,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -69,7 +71,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer })
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, follower: None })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -78,20 +80,20 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
 pub(super) async fn postgres(url: &SecretString, maker: Maker) -> Result<Opened, OpenError> {
     let hosts = Hosts::parse(url.expose_secret())?;
     let name = hosts.to_string();
-    let primary = hosts.primary().await.map_err(unreachable(&name))?;
-    let options = primary
-        .application_name("postmeter")
-        .options([("jit", "off"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
-        .disable_statement_logging();
+    let options = hosts::ours(hosts.primary().await.map_err(unreachable(&name))?);
     let pool =
         |connections: u32| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
     let one = pool(1).connect_with(options.clone()).await.map_err(unreachable(&name))?;
+    if maker == Maker::Serve {
+        let mut connection = one.acquire().await.map_err(unreachable(&name))?;
+        Server::look(&mut connection).await.map_err(unreachable(&name))?.fit(&name)?;
+    }
     POSTGRES_MIGRATOR.run(&one).await.map_err(outdated(&name))?;
-    let mut writer = Writer::Postgres(one);
+    let mut writer = Writer::Postgres(one.clone());
     claim(&mut writer, &name, maker).await?;
-    let options = options.options([("default_transaction_read_only", "on")]);
-    let readers = pool(READERS).connect_with(options).await.map_err(unreachable(&name))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer })
+    let readers = pool(READERS).connect_with(hosts::reading(options)).await.map_err(unreachable(&name))?;
+    let follower = hosts.follow(vec![(one, |options| options), (readers.clone(), hosts::reading)]);
+    Ok(Opened { readers: Readers::Postgres(readers), writer, follower })
 }
 
 /// Makes a directory that only its owner can enter: customers' mail lies in it.

@@ -13,16 +13,20 @@ use std::time::{Duration, Instant};
 /// Who owns the databases.
 const ROLE: &str = "postmeter";
 /// Whose the processes are, where a test is root.
-const USER: &str = "postgres";
+pub(crate) const USER: &str = "postgres";
+/// The number in the socket's name, unless it listens too.
+const PORT: u16 = 5432;
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the server until nobody holds the other end of the standard input, and clears up.
 const KEEPER: &str = r#"
-    "$1/postgres" -D "$2/data" -k "$2" -h "" -F -c full_page_writes=off -c max_connections=400 &
+    programs=$1 home=$2
+    shift 2
+    "$programs/postgres" -D "$home/data" -k "$home" -F -c full_page_writes=off -c max_connections=400 "$@" &
     read _
     kill -QUIT $!
     wait
-    rm -rf "$2""#;
+    rm -rf "$home""#;
 
 /// A running cluster.
 #[derive(Debug)]
@@ -30,12 +34,18 @@ pub(crate) struct Cluster {
     programs: PathBuf,
     /// Where its socket is, too.
     pub(crate) home: PathBuf,
+    port: u16,
     keeper: Child,
 }
 
 impl Cluster {
     /// Makes one and waits until it answers. `None`: this machine has no PostgreSQL.
     pub(crate) fn start() -> Option<Self> {
+        Self::listening(PORT, "")
+    }
+
+    /// The same with a port of this machine too, at the address if that is not empty.
+    pub(crate) fn listening(port: u16, address: &str) -> Option<Self> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let programs = programs()?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -46,8 +56,9 @@ impl Cluster {
         succeed(initdb.args(["--no-sync", "--pgdata"]).arg(home.join("data")));
         let mut keeper = as_its_user(Path::new("sh"));
         keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home);
+        keeper.args(["-h", address, "-p", &port.to_string()]);
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let cluster = Self { programs, home, keeper: keeper.spawn().unwrap() };
+        let cluster = Self { programs, home, port, keeper: keeper.spawn().unwrap() };
         let since = Instant::now();
         while !cluster.psql("postgres", "SELECT 1").output().is_ok_and(|said| said.status.success()) {
             assert!(since.elapsed() < PATIENCE, "PostgreSQL does not answer");
@@ -69,7 +80,8 @@ impl Cluster {
     /// A client that runs these statements, all or none where they are more than one.
     pub(crate) fn psql(&self, database: &str, statements: &str) -> Command {
         let mut psql = Command::new(self.programs.join("psql"));
-        psql.arg("--host").arg(&self.home).args(["--username", ROLE, "--dbname", database]);
+        psql.arg("--host").arg(&self.home).args(["--port", &self.port.to_string()]);
+        psql.args(["--username", ROLE, "--dbname", database]);
         psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]);
         psql.args(["--set", "ON_ERROR_STOP=1", "--command", statements]);
         psql
@@ -113,7 +125,8 @@ fn as_its_user(program: &Path) -> Command {
     command
 }
 
-fn is_root() -> bool {
+/// Whether tests are root.
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
