@@ -30,7 +30,6 @@ use secrecy::ExposeSecret;
 
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl, Secrets};
-use crate::store::inspect::Found;
 use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings, server};
 use crate::telemetry::{LogFormat, Metrics};
 
@@ -226,7 +225,7 @@ impl Desk {
         let config = configured(place)?;
         let is_there = match &config.database_url {
             None => config.data_dir.join(DATABASE_FILE).try_exists()?,
-            Some(url) => server::inspect(url.secret().expose_secret()).await?.found != Found::Nothing,
+            Some(url) => server::is_there(url.secret().expose_secret()).await?,
         };
         if !is_there {
             let place = match &config.database_url {

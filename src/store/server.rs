@@ -65,6 +65,11 @@ impl Server {
 
     /// Why `serve` does not run on it, one line each.
     pub fn refusals(&self) -> Vec<String> {
+        let is_of_tests = cfg!(debug_assertions) && std::env::var_os(TESTS).is_some();
+        if is_of_tests { Vec::new() } else { self.faults() }
+    }
+
+    fn faults(&self) -> Vec<String> {
         let Self { version, encoding, synchronous_commit, synchronous_standby_names, .. } = self;
         let mut refusals = Vec::new();
         if self.version_num < OLDEST {
@@ -99,8 +104,7 @@ impl Server {
     /// Nothing, if mail may be acknowledged on it.
     pub(super) fn fit(&self, database: &str) -> Result<(), OpenError> {
         let refusals = self.refusals();
-        let is_of_tests = cfg!(debug_assertions) && std::env::var_os(TESTS).is_some();
-        if refusals.is_empty() || is_of_tests {
+        if refusals.is_empty() {
             return Ok(());
         }
         Err(OpenError::Unfit { database: database.to_owned(), reason: refusals.join("; ") })
@@ -110,6 +114,23 @@ impl Server {
 /// Looks at the database at a `database_url` and leaves it as it is; the same questions as
 /// of [`inspect::inspect`].
 pub async fn inspect(url: &str) -> Result<Inspected, OpenError> {
+    let (database, server, seen) = look(url).await?;
+    let found = match seen {
+        Some((applied, made_by)) => inspect::judged(&POSTGRES_MIGRATOR, &database, &applied, made_by)?,
+        None => Found::Nothing,
+    };
+    Ok(Inspected { database, server, found })
+}
+
+/// Whether the database there has tables of ours, whoever made them.
+pub async fn is_there(url: &str) -> Result<bool, OpenError> {
+    Ok(look(url).await?.2.is_some())
+}
+
+/// Migrations, and who made the database.
+type Seen = (Vec<i64>, Option<String>);
+
+async fn look(url: &str) -> Result<(String, Server, Option<Seen>), OpenError> {
     let hosts = Hosts::parse(url)?;
     let database = hosts.to_string();
     let look = async {
@@ -120,18 +141,15 @@ pub async fn inspect(url: &str) -> Result<Inspected, OpenError> {
         connection.close().await?;
         Ok::<_, sqlx::Error>((server, seen))
     };
-    let unreachable = |reason: String| OpenError::Unreachable { database: database.clone(), reason };
-    let (server, seen) = look.await.map_err(|error| unreachable(error.to_string()))?;
-    let found = match seen {
-        Some((applied, made_by)) => inspect::judged(&POSTGRES_MIGRATOR, &database, &applied, made_by)?,
-        None => Found::Nothing,
-    };
-    Ok(Inspected { database, server, found })
+    match look.await {
+        Ok((server, seen)) => Ok((database, server, seen)),
+        Err(error) => Err(OpenError::Unreachable { database, reason: error.to_string() }),
+    }
 }
 
 /// The migrations that it has and who made it; `None`: it has no tables of ours, and they
 /// could be made.
-async fn tables(connection: &mut PgConnection) -> Result<Option<(Vec<i64>, Option<String>)>, sqlx::Error> {
+async fn tables(connection: &mut PgConnection) -> Result<Option<Seen>, sqlx::Error> {
     const HAS_ANY: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
     const MAY_MAKE: &str =
         "SELECT coalesce(has_schema_privilege(CAST(current_schema() AS TEXT), 'CREATE'), false)";
@@ -169,9 +187,9 @@ mod tests {
             is_tls: false,
             now: 0,
         };
-        assert_eq!(good.refusals(), [""; 0]);
+        assert_eq!(good.faults(), [""; 0]);
         let local = Server { synchronous_commit: "local".to_owned(), ..good.clone() };
-        assert_eq!(local.refusals(), [""; 0]);
+        assert_eq!(local.faults(), [""; 0]);
         let table = [
             (Server { version_num: 130_000, ..good.clone() }, "14 is the oldest"),
             (Server { encoding: "SQL_ASCII".to_owned(), ..good.clone() }, "encoding is SQL_ASCII"),
@@ -182,8 +200,8 @@ mod tests {
             (Server { lock_timeout: "0".to_owned(), ..good }, "a pooler"),
         ];
         for (server, want) in table {
-            let refusals = server.refusals();
-            assert!(refusals.len() == 1 && refusals[0].contains(want), "{want}: {refusals:?}");
+            let faults = server.faults();
+            assert!(faults.len() == 1 && faults[0].contains(want), "{want}: {faults:?}");
         }
     }
 }

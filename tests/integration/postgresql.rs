@@ -31,7 +31,7 @@ fn listening() -> Option<(Cluster, u16)> {
 /// Runs a command with this database.
 fn run(directory: &Directory, url: &str, arguments: &[&str]) -> Said {
     let mut command = postmeter();
-    command.args(arguments).current_dir(directory.path()).env("DATABASE_URL", url).env(ON_TESTS, "postgres");
+    command.args(arguments).current_dir(directory.path()).env("DATABASE_URL", url).env_remove(ON_TESTS);
     command.output().unwrap().into()
 }
 

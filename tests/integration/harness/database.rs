@@ -177,7 +177,7 @@ impl Rows<'_> {
     }
 
     /// Changes something that no constraint would allow; how many rows.
-    pub(crate) fn tamper(self, sql: &'static str) -> u64 {
+    pub(crate) fn tamper(self, sql: &str) -> u64 {
         const UNCHECKED: &str = "
             DO $$ DECLARE c RECORD; BEGIN
                 FOR c IN SELECT conrelid::regclass AS t, conname FROM pg_constraint
@@ -185,6 +185,7 @@ impl Rows<'_> {
                 LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', c.t, c.conname); END LOOP;
             END $$;
             SET session_replication_role = replica";
+        let sql = AssertSqlSafe(sql.to_owned());
         RUNTIME.block_on(async {
             match self {
                 Self::Postgres(database) => {

@@ -278,7 +278,7 @@ impl Meter {
     }
 
     /// Changes the database behind the program's back.
-    pub(crate) fn tamper(&self, sql: &'static str) {
+    pub(crate) fn tamper(&self, sql: &str) {
         assert!(self.rows().tamper(sql) > 0, "{sql} changed nothing");
     }
 
