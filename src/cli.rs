@@ -27,10 +27,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
+use secrecy::ExposeSecret;
 
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl, Secrets};
-use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings};
+use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings, server};
 use crate::telemetry::{LogFormat, Metrics};
 
 /// What was typed.
@@ -226,11 +227,18 @@ impl Desk {
     /// made for the question would be true and worth nothing.
     async fn open(place: &Place<'_>) -> anyhow::Result<Self> {
         let config = configured(place)?;
-        if config.database_url.is_none() && !config.data_dir.join(DATABASE_FILE).try_exists()? {
+        let is_there = match &config.database_url {
+            None => config.data_dir.join(DATABASE_FILE).try_exists()?,
+            Some(url) => server::is_there(url.secret().expose_secret()).await?,
+        };
+        if !is_there {
+            let place = match &config.database_url {
+                None => format!("in {}; check data_dir", config.data_dir.display()),
+                Some(_) => "of ours at database_url; check it".to_owned(),
+            };
             bail!(
-                "there is no database in {}; check data_dir in the configuration (`postmeter serve` or \
-                 `postmeter customer add` makes the database)",
-                config.data_dir.display()
+                "there is no database {place} in the configuration (`postmeter serve` or `postmeter customer add` \
+                 makes the database)"
             );
         }
         Self::with(config, place).await

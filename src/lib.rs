@@ -62,16 +62,18 @@
 //! `delivery` and `billing` write mail of our own: bounces and notices). Traits stand
 //! nowhere: rooms are concrete and handed in by [`app`]; the two services are reached
 //! at base URLs, so that stand-ins are HTTP servers and the code that runs in tests is
-//! the code that runs. Where one journey to SQLite carries several statements (acceptances,
+//! the code that runs. The store is on SQLite, or on PostgreSQL where there is a
+//! `database_url`. Where one journey to SQLite carries several statements (acceptances,
 //! reports), they are separate statements of one text with `$N` parameters and JSON
-//! rows; another database would send them one by one.
+//! rows; to PostgreSQL they go one by one.
 //!
 //! # Invariants
 //!
 //! Each stands where it is kept; here they are together.
 //!
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
-//!   recipients and bytes in one transaction; nobody is answered before its commit.
+//!   recipients and bytes in one transaction; nobody is answered before its commit. On a
+//!   PostgreSQL that says that it may forget a commit, nothing is served ([`store::server`]).
 //! - **A commit without an answer is found out, not guessed** (`store`'s `lane`): whoever is told
 //!   250 is in it, and whoever is told 452 is not, or is withdrawn before the node writes anything
 //!   else or leases anything, unless another node has taken it over by then. Under an

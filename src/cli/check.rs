@@ -80,11 +80,12 @@ pub(super) async fn run(format: Format, place: &Place<'_>) -> anyhow::Result<Pri
     let (secrets, missing) = Secrets::readable_from_env(&config, place.environment);
     let mut findings = settings(&config, invalid);
     findings.extend(environment(&secrets, missing));
-    // A malformed PORT has just been reported; the port of the file is tried then.
+    // What is malformed has just been reported; what the file says is tried then.
     config.apply_port(place.environment).unwrap_or_default();
+    config.apply_database_url(place.environment).unwrap_or_default();
     findings.push(machine::certificate(&config, place.clock.now()));
     findings.extend(machine::listeners(&config));
-    findings.push(machine::database(&config.data_dir).await);
+    findings.extend(machine::database(&config, &place.clock).await);
     findings.extend(dkim::findings(&config.dkim));
     let (billing, api, relay) = tokio::join!(
         dodo::findings(&secrets, &place.clock),

@@ -140,15 +140,12 @@ impl Hosts {
     }
 
     /// How to connect to the host that takes writes now: the first in the URL's order that
-    /// is neither recovering nor read-only. A single host is not asked: whoever connects hears.
+    /// is neither recovering nor read-only.
     pub(super) async fn primary(&self) -> Result<PgConnectOptions, sqlx::Error> {
         for (parameter, path) in &self.files {
             tokio::fs::read(path).await.map_err(|error| {
                 sqlx::Error::Configuration(format!("{parameter} names {path}: {error}").into())
             })?;
-        }
-        if let [only] = self.each.as_slice() {
-            return Ok(only.clone());
         }
         let mut reasons = Vec::new();
         for options in &self.each {
@@ -182,11 +179,22 @@ impl Way {
 }
 
 async fn takes_writes(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    const LOOK: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
-    let mut connection = PgConnection::connect_with(&options.clone().disable_statement_logging()).await?;
-    let takes_writes = sqlx::query_scalar(LOOK).fetch_one(&mut connection).await?;
-    connection.close().await?;
+    let mut connection =
+        Some(PgConnection::connect_with(&options.clone().disable_statement_logging()).await?);
+    let takes_writes = still_takes_writes(&mut connection).await?;
+    if let Some(connection) = connection {
+        connection.close().await?;
+    }
     Ok(takes_writes)
+}
+
+/// No connection is to no host.
+async fn still_takes_writes(connection: &mut Option<PgConnection>) -> Result<bool, sqlx::Error> {
+    const LOOK: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
+    match connection {
+        Some(connection) => sqlx::query_scalar(LOOK).fetch_one(connection).await,
+        None => Ok(false),
+    }
 }
 
 /// One host as a URL of its own.

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
@@ -41,7 +42,18 @@ pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
         Ok::<_, sqlx::Error>((applied, made_by))
     };
     let (applied, made_by) = look.await.map_err(|error| unusable(error.to_string()))?;
-    if let Some(migration) = applied.iter().copied().find(|version| !MIGRATOR.version_exists(*version)) {
+    judged(&MIGRATOR, &database, &applied, made_by)
+}
+
+/// What `serve` would meet in a database with these migrations.
+pub(super) fn judged(
+    migrator: &Migrator,
+    database: &str,
+    applied: &[i64],
+    made_by: Option<String>,
+) -> Result<Found, OpenError> {
+    let database = database.to_owned();
+    if let Some(migration) = applied.iter().copied().find(|version| !migrator.version_exists(*version)) {
         return Err(OpenError::Newer { database, migration });
     }
     if let (Some(made_by), Some(asked)) = (made_by, Maker::Serve.claims_as())
@@ -49,7 +61,7 @@ pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
     {
         return Err(OpenError::MadeBy { database, made_by, asked });
     }
-    let is_complete = MIGRATOR.iter().all(|migration| applied.contains(&migration.version));
+    let is_complete = migrator.iter().all(|migration| applied.contains(&migration.version));
     Ok(if is_complete { Found::UpToDate } else { Found::Older })
 }
 

@@ -51,6 +51,7 @@ pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;
+pub mod server;
 pub mod spool;
 mod sql;
 pub mod standing;
@@ -119,6 +120,14 @@ pub enum OpenError {
         /// Where the server is.
         database: String,
         /// What the system or the server said.
+        reason: String,
+    },
+    /// PostgreSQL is there, and may forget what was acknowledged, or cannot do what we ask.
+    #[error("the database {database} is not one to acknowledge mail on: {reason}")]
+    Unfit {
+        /// Where the server is.
+        database: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// A newer Postmeter made it.

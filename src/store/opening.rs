@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::hosts::{Hosts, Way};
 use super::lane::{Lane, Patience};
+use super::server::Server;
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
 use super::writers::{Rare, Trouble, Writers};
@@ -104,6 +105,10 @@ pub(super) async fn postgres(
         )
     };
     let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
+    if maker == Maker::Serve {
+        let mut connection = rare.acquire().await.map_err(unreachable(&name))?;
+        Server::look(&mut connection).await.map_err(unreachable(&name))?.fit(&name)?;
+    }
     POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
     if maker.claims_as().is_some() {
@@ -117,7 +122,8 @@ pub(super) async fn postgres(
     Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
 }
 
-fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {
+/// A connection of ours: its settings are those that statements count on.
+pub(super) fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {
     let lock_timeout = format!("{}ms", patience.lock.as_millis());
     options
         .application_name("postmeter")

@@ -5,6 +5,7 @@ use std::fs;
 use postmeter::sandbox;
 use postmeter::store::DATABASE_FILE;
 
+use crate::harness::database::is_about_the_file;
 use crate::harness::process::Said;
 use crate::harness::{CUSTOMER_ID, Meter, letter};
 
@@ -67,7 +68,7 @@ fn a_database_made_by_a_newer_version_is_refused_and_left_alone() {
     let mut meter = Meter::resend().prepare();
     meter.tamper(
         "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time)
-         VALUES (9999, 'from the future', '2030-01-01', 1, x'00', 0)",
+         SELECT 9999, 'from the future', installed_on, success, checksum, 0 FROM _sqlx_migrations LIMIT 1",
     );
     for command in [["serve"].as_slice(), &["customer", "list"]] {
         let said = meter.run(command);
@@ -128,6 +129,9 @@ fn p9_commands_about_unknown_things_say_so() {
 
 #[test]
 fn commands_without_a_database_say_where_they_looked() {
+    if is_about_the_file("a directory without a database") {
+        return;
+    }
     let meter = Meter::resend().prepare();
     let data = meter.directory().join("data");
     let away = meter.directory().join("away");

@@ -50,6 +50,7 @@ mod notice;
 mod outage;
 mod page;
 mod postfix;
+mod postgresql;
 mod proxy;
 mod queue;
 mod recipients;

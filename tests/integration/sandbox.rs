@@ -6,16 +6,20 @@ use std::process::Command;
 use reqwest::Method;
 
 use crate::harness::client::{has, run};
+use crate::harness::database::Database;
 use crate::harness::directory::Directory;
 use crate::harness::process::{Process, Said, postmeter};
 use crate::harness::until;
 use crate::harness::wait::until_is;
 use crate::harness::web::{Answer, ask, request};
 
-fn start(directory: &Directory) -> Process {
+fn start(directory: &Directory, database: Option<&Database>) -> Process {
     let mut command = postmeter();
     command.args(["sandbox", "--data-dir", "data"]).current_dir(directory.path());
     command.args(["--smtp", "127.0.0.1:0", "--smtps", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    if let Some(database) = database {
+        command.args(["--database-url", &database.url()]);
+    }
     Process::start(command, &directory.join("log"))
 }
 
@@ -47,9 +51,14 @@ fn credits(process: &Process) -> [i64; 3] {
     ["balance", "held", "owed"].map(|name| credits[name].as_i64().unwrap_or(-1))
 }
 
-fn audited(directory: &Directory) {
+fn audited(directory: &Directory, database: Option<&Database>) {
     std::fs::write(directory.join("postmeter.toml"), "data_dir = \"data\"\n").unwrap();
-    let output = postmeter().arg("audit").current_dir(directory.path()).output().unwrap();
+    let mut audit = postmeter();
+    audit.arg("audit").current_dir(directory.path());
+    if let Some(database) = database {
+        audit.env("DATABASE_URL", database.url());
+    }
+    let output = audit.output().unwrap();
     let said = Said::from(output);
     assert_eq!(said.code, Some(0), "{said:?}");
 }
@@ -59,8 +68,8 @@ fn the_pasted_line_sends_a_mail_that_can_be_read_and_costs_a_credit() {
     if !has("swaks", &["--version"]) || !has("curl", &["--version"]) {
         return;
     }
-    let directory = Directory::new();
-    let process = start(&directory);
+    let (directory, database) = (Directory::new(), Database::new());
+    let process = start(&directory, database.as_ref());
     assert!(directory.join("certs").is_dir(), "the development certificate");
     let said = paste(&printed(&process, "swaks"), directory.path());
     assert!(said.contains("Authenticated"), "{said}");
@@ -76,9 +85,9 @@ fn the_pasted_line_sends_a_mail_that_can_be_read_and_costs_a_credit() {
     assert!(mail.body.contains("Sent over SMTP."), "{mail:?}");
     until_is("balance, held and owed", [4_999, 0, 0], || credits(&process));
     process.stop();
-    audited(&directory);
+    audited(&directory, database.as_ref());
 
-    let process = start(&directory);
+    let process = start(&directory, database.as_ref());
     assert!(get(&process, "/inbox").body.contains(">Hello<"), "the inbox is remembered");
     assert_eq!(credits(&process), [4_999, 0, 0], "and the balance");
     let said = paste(&printed(&process, "curl -sS -u sandbox:sandbox-secret -H"), directory.path());
@@ -86,13 +95,13 @@ fn the_pasted_line_sends_a_mail_that_can_be_read_and_costs_a_credit() {
     until_is("balance, held and owed", [4_998, 0, 0], || credits(&process));
     assert!(get(&process, "/inbox").body.matches(">Hello<").count() == 2);
     process.stop();
-    audited(&directory);
+    audited(&directory, database.as_ref());
 }
 
 #[test]
 fn a_visitor_can_buy_on_the_local_checkout_page() {
-    let directory = Directory::new();
-    let process = start(&directory);
+    let (directory, database) = (Directory::new(), Database::new());
+    let process = start(&directory, database.as_ref());
     let base = format!("http://{}", process.http);
     let topup = request(Method::POST, &format!("{base}/checkout/topup"));
     let topup = ask(topup.basic_auth("sandbox", Some("sandbox-secret")));
@@ -107,5 +116,5 @@ fn a_visitor_can_buy_on_the_local_checkout_page() {
     assert!(paid.header("location").starts_with(&format!("{base}/thanks?")), "{paid:?}");
     until("the credits", || (credits(&process)[0] > 5_000).then_some(()));
     process.stop();
-    audited(&directory);
+    audited(&directory, database.as_ref());
 }

@@ -62,6 +62,9 @@ fn sandbox(meter: &Meter) -> Said {
     let mut sandbox = crate::harness::process::postmeter();
     sandbox.args(["sandbox", "--smtp", "127.0.0.1:0", "--smtps", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
     sandbox.arg("--data-dir").arg(data).current_dir(meter.directory().path());
+    if let Some(database) = meter.database() {
+        sandbox.args(["--database-url", &database.url()]);
+    }
     sandbox.output().unwrap().into()
 }
 

@@ -5,10 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
+use secrecy::ExposeSecret;
 
 use super::{Finding, Level};
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::store::OpenError;
 use crate::store::inspect::{Found, inspect};
+use crate::store::server::{self, Inspected};
 use crate::tls::{self, CertificateInfo, TlsError};
 
 const CERTIFICATE: &str = "certificate";
@@ -17,6 +21,9 @@ const DATABASE: &str = "database";
 
 /// Who renews by themselves do it a month before the end; half of that is late.
 const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// Beyond this two clocks are not kept by the same time.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(2);
 
 pub(super) fn certificate(config: &Config, now: Timestamp) -> Finding {
     let inspected = tls::inspect(&config.smtp.tls_cert, &config.smtp.tls_key);
@@ -90,7 +97,46 @@ fn bind(key: &str, address: SocketAddr) -> (Option<TcpListener>, Finding) {
     (None, Finding::fail(LISTENER, format!("{address} ({key}) cannot be used, {error}"), hint))
 }
 
-pub(super) async fn database(data_dir: &Path) -> Finding {
+pub(super) async fn database(config: &Config, clock: &Clock) -> Vec<Finding> {
+    match &config.database_url {
+        None => vec![file(&config.data_dir).await],
+        Some(url) => {
+            let before = clock.now();
+            server_findings(server::inspect(url.secret().expose_secret()).await, (before, clock.now()))
+        }
+    }
+}
+
+/// What a server said of itself, between these two moments of our clock.
+pub(super) fn server_findings(
+    inspected: Result<Inspected, OpenError>,
+    (before, after): (Timestamp, Timestamp),
+) -> Vec<Finding> {
+    let Inspected { database, server, found } = match inspected {
+        Err(error) => return vec![Finding::said(Level::Fail, DATABASE, error)],
+        Ok(inspected) => inspected,
+    };
+    let mut findings: Vec<_> =
+        server.refusals().into_iter().map(|what| Finding::said(Level::Fail, DATABASE, what)).collect();
+    let tls = if server.is_tls { "under verified TLS" } else { "in the clear" };
+    let state = match found {
+        Found::UpToDate => "it is up to date",
+        Found::Older => "`postmeter serve` brings it up to date",
+        Found::Nothing => "it has no tables yet; `postmeter serve` makes them",
+    };
+    let version = &server.version;
+    findings.push(Finding::ok(DATABASE, format!("{database}, PostgreSQL {version}, {tls}; {state}")));
+    if let Some(now) = server.now() {
+        let off = if now < before { before.duration_since(now) } else { now.duration_since(after) };
+        if off > CLOCKS_APART {
+            let message = format!("its clock and this machine's are {} seconds apart", off.as_secs());
+            findings.push(Finding::warn(DATABASE, message, "let NTP keep both"));
+        }
+    }
+    findings
+}
+
+pub(super) async fn file(data_dir: &Path) -> Finding {
     match inspect(data_dir).await {
         Err(error) => Finding::said(Level::Fail, DATABASE, error),
         Ok(Found::UpToDate) => Finding::ok(DATABASE, "it can be written and is up to date"),

@@ -288,11 +288,11 @@ async fn a_database_of_the_sandbox_is_not_for_serve() {
         min_free_bytes: 0,
     };
     drop(Store::open(&settings, Metrics::new()).await.unwrap());
-    let finding = machine::database(&data_dir).await;
+    let finding = machine::file(&data_dir).await;
     assert_eq!(finding.level, Level::Fail);
     assert!(finding.line().contains("use another data_dir"), "{}", finding.line());
 
     // A file where the directory should be.
-    let finding = machine::database(&office.config_path).await;
+    let finding = machine::file(&office.config_path).await;
     assert_eq!(finding.level, Level::Fail, "{}", finding.line());
 }

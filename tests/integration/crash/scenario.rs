@@ -350,14 +350,16 @@ fn is_paused_by_the_next(meter: &Meter, _: &str) {
 
 fn leaves_an_expired_key(meter: &Meter, _: Road) {
     const KEY: &str = "INSERT INTO idempotency_key
-        SELECT customer_id, 'old', printf('%064d', 0), 1, 1 FROM customer";
+        SELECT customer_id, 'old', '0000000000000000000000000000000000000000000000000000000000000000', 1, 1
+        FROM customer";
     meter.tamper(KEY);
 }
 
 /// What an earlier process had of a large message when it died.
 fn leaves_an_orphan(meter: &Meter, _: Road) {
     meter.tamper("INSERT INTO spool (spool_id, begun_at) VALUES ('spool-1', 1)");
-    meter.tamper("INSERT INTO chunk VALUES ('spool-1', 0, zeroblob(262144))");
+    let octets = if meter.database().is_some() { "decode('00', 'hex')" } else { "x'00'" };
+    meter.tamper(&format!("INSERT INTO chunk VALUES ('spool-1', 0, {octets})"));
 }
 
 fn is_swept(meter: &Meter, _: &str) {

@@ -295,10 +295,13 @@ fn stamped_id(message: &str) -> Option<String> {
     Some(id.to_owned())
 }
 
-/// Messages whose parts the dead process had leased. A copy is read: what a crash
-/// leaves in the write-ahead log is for the next start to find.
+/// Messages whose parts the dead process had leased. Of SQLite's file a copy is read: what
+/// a crash leaves in the write-ahead log is for the next start to find.
 fn parts_under_way(meter: &Meter) -> Vec<String> {
     const READ: &str = "SELECT message_id FROM part WHERE state = 'sending'";
+    if meter.database().is_some() {
+        return meter.read(READ);
+    }
     let copy = meter.directory().join("copy.sqlite");
     let data = meter.directory().join("data").join(postmeter::store::DATABASE_FILE);
     let beside = |path: &std::path::Path, end: &str| {

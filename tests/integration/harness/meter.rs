@@ -1,16 +1,17 @@
 //! A Postmeter as an operator would run it, with one customer, between stand-ins.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use postmeter::sandbox::dodo::DodoStandIn;
 use postmeter::sandbox::resend::{Mail, ResendStandIn};
 use postmeter::sandbox::{self, Settings, StandIns};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{Connection, Executor};
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
 
+use super::database::{Column, Database, Rows};
 use super::directory::Directory;
 use super::process::{Launched, Process, Said, postmeter};
 use super::sink::{SINK_PASSWORD, Sink};
@@ -50,12 +51,17 @@ pub(crate) struct Meter {
     /// What was wrong with calls to Resend.
     mistakes: Arc<Mutex<Vec<String>>>,
     directory: Directory,
+    /// Where SQLite's file is, if the database is one.
+    data: PathBuf,
+    /// PostgreSQL's, if tests run on it.
+    database: Option<Database>,
 }
 
 impl Meter {
-    /// Between stand-ins of its own, with the configuration that lies in `directory`.
+    /// Between stand-ins of its own, with the configuration that lies in the directory, and
+    /// the database that it names.
     pub(super) fn new(
-        directory: Directory,
+        (directory, database): (Directory, Option<Database>),
         sink: Sink,
         credits: Option<u64>,
         arguments: Vec<&'static str>,
@@ -98,7 +104,9 @@ impl Meter {
             arguments,
             is_finished: false,
             mistakes,
+            data: directory.join("data"),
             directory,
+            database,
         };
         meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
         meter.says(&["sender", "allow", CUSTOMER_ID, "example.com"]);
@@ -258,40 +266,48 @@ impl Meter {
 
     /// A number out of the database.
     pub(crate) fn number(&self, sql: &'static str) -> i64 {
-        self.read(sql).remove(0)
+        self.rows().number(sql)
     }
 
     /// The first column out of the database.
-    pub(crate) fn read<T>(&self, sql: &'static str) -> Vec<T>
+    pub(crate) fn read<T: Column>(&self, sql: &'static str) -> Vec<T>
     where
-        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + Unpin,
-        (T,): for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>,
+        (T,): for<'r> sqlx::FromRow<'r, SqliteRow> + for<'r> sqlx::FromRow<'r, PgRow>,
     {
-        RUNTIME.block_on(async {
-            let mut database = self.database().await;
-            let column = sqlx::query_scalar(sql).fetch_all(&mut database).await.unwrap();
-            // Without this it ends in a thread, some time later.
-            database.close().await.unwrap();
-            column
-        })
+        self.rows().column(sql)
     }
 
     /// Changes the database behind the program's back.
-    pub(crate) fn tamper(&self, sql: &'static str) {
-        RUNTIME.block_on(async {
-            let mut database = self.database().await;
-            let done = database.execute(sql).await.unwrap();
-            assert!(done.rows_affected() > 0, "{sql} changed nothing");
-            database.close().await.unwrap();
-        });
+    pub(crate) fn tamper(&self, sql: &str) {
+        assert!(self.rows().tamper(sql) > 0, "{sql} changed nothing");
     }
 
-    async fn database(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new()
-            .filename(self.directory.join("data").join(postmeter::store::DATABASE_FILE))
-            .foreign_keys(false)
-            .pragma("ignore_check_constraints", "on");
-        SqliteConnection::connect_with(&options).await.unwrap()
+    /// The database, if it is PostgreSQL's.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    /// Keeps the rows as they are; nobody may be using them.
+    pub(crate) fn keep_rows(&self) {
+        match &self.database {
+            Some(database) => database.keep(),
+            None => copy_files(&self.data, &self.directory.join("kept")),
+        }
+    }
+
+    /// Has the rows that were kept, and no other.
+    pub(crate) fn restore_rows(&self) {
+        match &self.database {
+            Some(database) => database.restore(),
+            None => copy_files(&self.directory.join("kept"), &self.data),
+        }
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        match &self.database {
+            Some(database) => Rows::Postgres(database),
+            None => Rows::File(&self.data),
+        }
     }
 
     /// Waits until everything accepted is final and settled.
@@ -348,6 +364,15 @@ impl Meter {
         for secret in fixed.into_iter().chain([self.credential.secret.as_str()]) {
             assert!(!log.contains(secret), "P10: a secret stands in the log:\n{log}");
         }
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod contract;
+pub(crate) mod database;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod dns;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use postmeter::tls;
 
 use super::Meter;
+use super::database::Database;
 use super::directory::Directory;
 use super::sink::{Security, Sink};
 
@@ -100,8 +101,10 @@ impl Plan {
         if security == Security::None && self.upstream != Upstream::Resend {
             self.sections.entry("upstream").or_default().push("allow_plaintext = true".to_owned());
         }
-        std::fs::write(directory.join("postmeter.toml"), self.configuration(&directory)).unwrap();
-        Meter::new(directory, sink, self.credits, self.arguments)
+        let database = Database::new();
+        let configuration = self.configuration(&directory, database.as_ref());
+        std::fs::write(directory.join("postmeter.toml"), configuration).unwrap();
+        Meter::new((directory, database), sink, self.credits, self.arguments)
     }
 
     /// The same, and it runs.
@@ -111,8 +114,11 @@ impl Plan {
         meter
     }
 
-    fn configuration(&self, directory: &Directory) -> String {
+    fn configuration(&self, directory: &Directory, database: Option<&Database>) -> String {
         let mut text = format!("data_dir = {:?}\n", directory.join("data"));
+        if let Some(database) = database {
+            text += &format!("database_url = {:?}\n", database.url());
+        }
         for (section, lines) in &self.sections {
             text += &format!("[{section}]\n{}\n", lines.join("\n"));
         }

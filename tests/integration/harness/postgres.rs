@@ -13,14 +13,19 @@ use std::time::{Duration, Instant};
 /// Who owns the databases.
 const ROLE: &str = "postmeter";
 /// Whose the processes are, where a test is root.
-const USER: &str = "postgres";
+pub(crate) const USER: &str = "postgres";
+/// The number in the socket's name, unless it listens too.
+const PORT: u16 = 5432;
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the server until nobody holds the other end of the standard input, and clears up.
 /// Meanwhile it does what it reads there, and says when it has: `stop`, as after a power cut, and `start`.
 const KEEPER: &str = r#"
-    start() { "$programs/postgres" -D "$home/data" -k "$home" -h "" -F -c full_page_writes=off $settings & }
-    programs=$1 home=$2 settings=$3
+    programs=$1 home=$2 address=$3 port=$4 settings=$5
+    start() {
+        "$programs/postgres" -D "$home/data" -k "$home" -h "$address" -p "$port" \
+            -F -c full_page_writes=off $settings &
+    }
     start
     while read -r word; do
         case $word in
@@ -39,6 +44,7 @@ pub(crate) struct Cluster {
     programs: PathBuf,
     /// Where its socket is, too.
     pub(crate) home: PathBuf,
+    port: u16,
     /// Does what its standard input says: `stop` and `start`.
     pub(crate) keeper: Child,
 }
@@ -51,6 +57,15 @@ impl Cluster {
 
     /// The same with settings of its own.
     pub(crate) fn start_with(settings: &str) -> Option<Self> {
+        Self::begin((PORT, ""), settings)
+    }
+
+    /// The same with a port of this machine too, at the address if that is not empty.
+    pub(crate) fn listening(port: u16, address: &str) -> Option<Self> {
+        Self::begin((port, address), "-c max_connections=400")
+    }
+
+    fn begin((port, address): (u16, &str), settings: &str) -> Option<Self> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let programs = programs()?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -60,9 +75,10 @@ impl Cluster {
         initdb.args(["--username", ROLE, "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
         succeed(initdb.args(["--no-sync", "--pgdata"]).arg(home.join("data")));
         let mut keeper = as_its_user(Path::new("sh"));
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home).arg(settings);
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home);
+        keeper.args([address, &port.to_string(), settings]);
         keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let cluster = Self { programs, home, keeper: keeper.spawn().unwrap() };
+        let cluster = Self { programs, home, port, keeper: keeper.spawn().unwrap() };
         cluster.until_it_answers();
         Some(cluster)
     }
@@ -88,7 +104,8 @@ impl Cluster {
     /// A client that runs these statements, all or none where they are more than one.
     pub(crate) fn psql(&self, database: &str, statements: &str) -> Command {
         let mut psql = Command::new(self.programs.join("psql"));
-        psql.arg("--host").arg(&self.home).args(["--username", ROLE, "--dbname", database]);
+        psql.arg("--host").arg(&self.home).args(["--port", &self.port.to_string()]);
+        psql.args(["--username", ROLE, "--dbname", database]);
         psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]);
         psql.args(["--set", "ON_ERROR_STOP=1", "--command", statements]);
         psql
@@ -132,7 +149,8 @@ fn as_its_user(program: &Path) -> Command {
     command
 }
 
-fn is_root() -> bool {
+/// Whether tests are root.
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

@@ -14,12 +14,18 @@ use super::wait::{until, within};
 /// A stop may take so long at most.
 const STOP: Duration = Duration::from_secs(30);
 
-/// The program under test, with nothing of this machine's environment but `PATH`.
+/// Lets a debug build serve on a cluster of tests, which does not wait for its disk.
+pub(crate) const ON_TESTS: &str = "POSTMETER_TEST_DATABASE";
+
+/// The program under test, with nothing of this machine's environment but `PATH`, and which
+/// database tests run on.
 pub(crate) fn postmeter() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postmeter"));
     command.env_clear().stdin(Stdio::null());
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
+    for name in ["PATH", ON_TESTS] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
     }
     command
 }
