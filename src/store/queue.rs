@@ -182,7 +182,8 @@ impl Store {
     /// whose calls are composed was not tried unless one is: what was known of it stays. Returns
     /// how many.
     pub async fn lapse_all(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const LAPSE: Sql = lapse!("state = 'sending' AND (node = $2 OR node IS NULL)");
+        // Of a database that was a file the process is gone: what it leased is nobody's.
+        const LAPSE: Sql = lapse!("state = 'sending' AND (node = $2 OR node = 'local' OR node IS NULL)");
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(&*self.node)).await
     }
 
