@@ -46,6 +46,7 @@ mod large;
 mod log;
 mod money;
 mod news;
+mod nodes;
 mod notice;
 mod outage;
 mod page;

@@ -48,7 +48,8 @@ fn while_mail_comes_in(meter: &mut Meter, act: impl FnOnce(&Meter)) {
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), acknowledged.len() as u64);
 }
 
-struct Over<'a>(&'a AtomicBool);
+/// Says that it is over, however that comes.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
