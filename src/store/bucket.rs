@@ -70,7 +70,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<(String, Timestamp)>, StoreError> {
         const READ: &str = "
-            SELECT name, full_at FROM bucket WHERE name IN (SELECT atom FROM json_each($1)) AND full_at > $2";
+            SELECT name, full_at FROM bucket WHERE name IN (SELECT atom FROM json_each($1)) AND full_at > $2
+            ORDER BY name";
         let rows: Vec<(String, i64)> =
             query_as(READ).bind(json(&names)?).bind(now.as_microsecond()).fetch_all(&self.readers).await?;
         let time = |micros| stored(Timestamp::from_microsecond(micros));
