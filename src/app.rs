@@ -286,6 +286,16 @@ async fn finish(what: &str, (tasks, stop): (TaskTracker, CancellationToken), wit
     is_done
 }
 
+fn dodo(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Result<Dodo> {
+    Ok(Dodo::new(DodoSettings {
+        base_url: secrets.dodo_base_url.clone(),
+        api_key: secrets.dodo_api_key.clone(),
+        entitlement_id: secrets.credit_entitlement_id.clone(),
+        timeout: Duration::from_secs(config.billing.dodo_timeout_s),
+        clock: clock.clone(),
+    })?)
+}
+
 async fn start_back(
     config: &Config,
     secrets: &Secrets,
@@ -296,13 +306,7 @@ async fn start_back(
     let routing = Routing::new(config);
     let from = config.notices_from()?;
     let notices_from = NamedMailbox { name: Some(from.name), mailbox: from.mailbox };
-    let dodo = Dodo::new(DodoSettings {
-        base_url: secrets.dodo_base_url.clone(),
-        api_key: secrets.dodo_api_key.clone(),
-        entitlement_id: secrets.credit_entitlement_id.clone(),
-        timeout: Duration::from_secs(config.billing.dodo_timeout_s),
-        clock: clock.clone(),
-    })?;
+    let dodo = dodo(config, secrets, &clock)?;
     let billing = Billing::new(
         billing::Tools {
             store: store.clone(),

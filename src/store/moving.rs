@@ -139,7 +139,9 @@ pub(super) async fn refuse(on: &mut On<'_>, name: &str) -> Result<(), OpenError>
         match mark.split_once(' ') {
             Some(("moved_to", to)) => return Err(OpenError::Moved { database, to: to.to_owned() }),
             Some(("moving_from", _)) => return Err(OpenError::NotWhole { database }),
-            _ => drop(query(OVER).execute(&mut *on).await.map_err(unusable)?),
+            _ => {
+                query(OVER).execute(&mut *on).await.map_err(unusable)?;
+            }
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use super::opening::POSTGRES_MIGRATOR;
 use postgres::Cluster;
 
 #[path = "../../tests/integration/harness/postgres.rs"]
+#[allow(dead_code, reason = "some of it is for the integration tests alone")]
 pub(super) mod postgres;
 
 /// A database that is up to date, empty, and nobody's.

@@ -99,7 +99,7 @@ async fn through(mut client: UnixStream, server: &Path, state: &State) -> Option
                     }
                     if !matches!(fate, Fate::Lost | Fate::LostAndClosed) {
                         server.write_all(said).await.ok()?;
-                        server.read(&mut answered).await.ok()?;
+                        server.read(&mut answered).await.ok().filter(|octets| *octets > 0)?;
                     }
                     return None;
                 }
