@@ -4,7 +4,7 @@
 //! All processes are equal. What one has in its hands (a part that it sends, an entry that it
 //! posts) carries its name, and comes to the others when its lease is over. A duty only saves
 //! work: whatever is done under one is right when two do it. A database that is a file has
-//! one process, which is always [`LOCAL`].
+//! one process, which is always `local`.
 
 use std::fs::OpenOptions;
 use std::io::Write;
