@@ -137,7 +137,10 @@ impl Store {
                 "not everybody is left of the call that it was part of".to_owned()
             }
             // It comes back: as a whole, when somebody else is done with it, when it is due.
-            _ => return Ok(Vec::new()),
+            _ => {
+                tx.commit().await?;
+                return Ok(Vec::new());
+            }
         };
         let reason = format!("its outcome is unknown, and it cannot be asked again: {why}");
         let held = hold_rest(&mut tx, id, &reason).await?;

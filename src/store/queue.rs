@@ -279,8 +279,9 @@ impl Store {
         let leased = read_waiting(&mut tx, waiting, None, now).await?;
         if !leased.parts.is_empty() {
             take(&mut tx, &leased.parts, &self.node, (now, until)).await?;
-            tx.commit().await?;
         }
+        // Though nothing was taken: whatever is locked is free when this returns.
+        tx.commit().await?;
         Ok(leased)
     }
 

@@ -10,6 +10,7 @@ use crate::domain::digest::sha256_hex;
 use crate::domain::ids::SpoolId;
 use crate::store::gathered::{Member, gather};
 use crate::store::spool::{NewChunk, Reserve, Spooled, reusable};
+use crate::submission::stand_in::in_a_file;
 
 const ROWS: &str = "SELECT (SELECT count(*) FROM spool) || ' ' || (SELECT count(*) FROM chunk)";
 
@@ -153,7 +154,8 @@ async fn chunks_that_gathered_use_up_no_more_of_the_reserve_than_one_commit_of_t
     // The disk has room when it is first looked at, and none once something is written.
     let looked = AtomicU64::new(0);
     let reserve = Reserve::new(64, move || if looked.fetch_add(1, Ordering::SeqCst) == 0 { 64 } else { 0 });
-    let settings = settings(&directory.0, Maker::Serve);
+    // The disk is that of a file.
+    let settings = in_a_file(&directory.0, Maker::Serve);
     let store = Store::open_on(&settings, (reserve, Patience::default()), Metrics::new(), CrashAt::default())
         .await
         .unwrap();
