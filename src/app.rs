@@ -322,7 +322,7 @@ async fn start_back(
     let (handover, handed) =
         Handover::new(config.upstream.max_bytes_in_flight, config.upstream.max_concurrency);
     let translating = Translating::new(config.upstream.max_bytes_translating);
-    let ration = Ration::of(Ration::RESEND, &store, &clock);
+    let ration = Ration::of(&store, &clock);
     let upstreams = upstreams(config, secrets, (&clock, &translating, ration))?;
     let proofs = proofs(config, (&store, &metrics), upstreams.resend.as_ref(), &clock)?;
     let settings = delivery::Settings::new(config, notices_from);

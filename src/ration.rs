@@ -13,6 +13,9 @@ use crate::store::Store;
 /// Shorter than this between two calls, and there is no limit to speak of.
 const LEAST_INTERVAL: Duration = Duration::from_millis(2);
 
+/// Then it is asked again, whatever was said.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
 /// What is drawn from.
 #[derive(Debug, Clone, Default)]
 pub struct Ration(Option<Shared>);
@@ -21,36 +24,57 @@ pub struct Ration(Option<Shared>);
 struct Shared {
     store: Store,
     clock: Clock,
-    service: &'static str,
+}
+
+/// A part of an account's limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Which: one of [`Ration`]'s.
+    pub name: &'static str,
+    /// Between two calls.
+    pub interval: Duration,
+    /// A call may leave sooner, as long as that puts those who come later off by no more than this.
+    pub ahead: Duration,
 }
 
 impl Ration {
-    /// Dodo's calls.
+    /// Calls to Dodo.
     pub const DODO: &str = "dodo";
-    /// Resend's.
+    /// Those of them that are kept for entries.
+    pub const DODO_ENTRIES: &str = "dodo-entries";
+    /// Calls to Resend.
     pub const RESEND: &str = "resend";
 
-    /// The calls to a service from all nodes that share this store.
-    pub fn of(service: &'static str, store: &Store, clock: &Clock) -> Self {
-        let shared = || Shared { store: store.clone(), clock: clock.clone(), service };
+    /// What all nodes that share this store draw from.
+    pub fn of(store: &Store, clock: &Clock) -> Self {
+        let shared = || Shared { store: store.clone(), clock: clock.clone() };
         Self(store.is_shared().then(shared))
     }
 
-    /// Waits until one more call may leave: one each `interval`, or sooner, as long as that
-    /// puts those who come later off by no more than `ahead`.
-    pub async fn draw(&self, interval: Duration, ahead: Duration) {
-        while let Some(wait) = self.try_draw(interval, ahead).await {
-            tokio::time::sleep(wait).await;
+    /// Waits until one more call may leave, by any of these shares.
+    pub async fn draw(&self, shares: &[Share]) {
+        while let Some(wait) = self.try_draw(shares).await {
+            tokio::time::sleep(wait.min(LONGEST_SLEEP)).await;
         }
     }
 
     /// The same without waiting: `None`, and it may leave; or when to ask again.
-    pub async fn try_draw(&self, interval: Duration, ahead: Duration) -> Option<Duration> {
-        let Shared { store, clock, service } = self.0.as_ref().filter(|_| interval >= LEAST_INTERVAL)?;
-        let drawn = store.take_from_bucket(service, (interval, ahead), clock.now()).await;
-        drawn.unwrap_or_else(|error| {
-            tracing::debug!(service, %error, "calls are counted by this node alone for now");
-            None
-        })
+    pub async fn try_draw(&self, shares: &[Share]) -> Option<Duration> {
+        let Shared { store, clock } = self.0.as_ref()?;
+        let mut wait = None;
+        for Share { name, interval, ahead } in shares {
+            if *interval < LEAST_INTERVAL {
+                return None;
+            }
+            match store.take_from_bucket(name, (*interval, *ahead), clock.now()).await {
+                Ok(None) => return None,
+                Ok(Some(empty)) => wait = Some(wait.map_or(empty, |wait: Duration| wait.min(empty))),
+                Err(error) => {
+                    tracing::debug!(name, %error, "calls are counted by this node alone for now");
+                    return None;
+                }
+            }
+        }
+        wait
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::allowance::Allowance;
@@ -99,6 +100,9 @@ struct Inner {
     bounds: Bounds,
     lease: Duration,
     sign_ins: SignIns,
+    /// Who may ask and tell other nodes about failed sign-ins: few at a time, since whoever
+    /// knocks needs no credential. The others are counted here alone.
+    sharing: Semaphore,
     /// `None`: as fast as they come.
     pace: Option<Throttle<CustomerId>>,
     /// What may lie on disk of messages that are not accepted yet.
@@ -174,6 +178,7 @@ impl Submission {
             bounds: Bounds::new(&config.smtp),
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits, tools.names_key),
+            sharing: Semaphore::new(2),
             pace: pace(&config.limits),
             allowance: Allowance::new(
                 "smtp.max_bytes_spooled",

@@ -73,8 +73,8 @@ impl Budget {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        let (interval, ahead) = self.buckets().spacing(purpose);
-        self.ration.draw(interval, ahead).await;
+        let shares = self.buckets().shares(purpose);
+        self.ration.draw(&shares).await;
     }
 
     /// Counts a call for `purpose` if it may be made now and nobody waits for one.
@@ -83,8 +83,8 @@ impl Budget {
         if turn.is_err() || self.buckets().try_take(purpose, Instant::now()).is_some() {
             return false;
         }
-        let (interval, ahead) = self.buckets().spacing(purpose);
-        self.ration.try_draw(interval, ahead).await.is_none()
+        let shares = self.buckets().shares(purpose);
+        self.ration.try_draw(&shares).await.is_none()
     }
 
     /// Learns from what an answer says about the rate limit.

@@ -149,7 +149,7 @@ struct Refused {
 impl Billing {
     /// The money rooms. Nothing runs until [`Billing::start`].
     pub fn new(tools: Tools, settings: Settings) -> Self {
-        let budget = Budget::new(Ration::of(Ration::DODO, &tools.store, &tools.clock));
+        let budget = Budget::new(Ration::of(&tools.store, &tools.clock));
         Self(Arc::new(Inner {
             tools,
             settings,

@@ -72,7 +72,7 @@ impl Auditor {
     /// With a budget of its own, which learns of the server's calls by what Dodo answers,
     /// and draws from what is shared with it.
     pub fn new(store: Store, dodo: Dodo, clock: &Clock) -> Self {
-        let budget = Budget::new(Ration::of(Ration::DODO, &store, clock));
+        let budget = Budget::new(Ration::of(&store, clock));
         Self { store, dodo, budget }
     }
 

@@ -168,7 +168,10 @@ impl Delivery {
             tracing::info!(parts = lapsed, "an earlier process left parts under way; they are sent again");
         }
         store.pass(CrashPoint::LeasesLapsed);
-        store.try_gates_again(clock.now()).await?;
+        // Another process may be opening one; if not, it is tried in its time.
+        if let Err(error) = store.try_gates_again(clock.now()).await {
+            tracing::warn!(%error, "closed gates are not tried at once");
+        }
         self.load_gates().await?;
         tasks.spawn(self.clone().take_handed(handed));
         tasks.spawn(self.clone().gather_calls());

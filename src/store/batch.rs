@@ -125,6 +125,7 @@ impl Store {
         if members.size == Some(Whole(read)) {
             leased.parts.sort_by_key(|part| part.batch.as_ref().map(|batch| batch.no));
             take(&mut tx, &leased.parts, &self.node, (now, until)).await?;
+            self.writer.is_sure()?;
             tx.commit().await?;
             return Ok(leased.parts);
         }

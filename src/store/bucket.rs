@@ -25,6 +25,9 @@ pub struct Change {
     pub whole_us: i64,
 }
 
+/// The longest time to come that a bucket of calls is believed; longer was said by another clock,
+/// before the database's was set back.
+const CREDIBLE: Duration = Duration::from_secs(60);
 /// Buckets whose time is over that leave in one step.
 const STEP: u32 = 500;
 
@@ -39,13 +42,16 @@ impl Store {
     ) -> Result<Option<Duration>, StoreError> {
         const BEGIN: &str = "INSERT INTO bucket (name, full_at) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING";
         const TAKE: &str = "
-            UPDATE bucket SET full_at = max(full_at, $2) + $3
-            WHERE name = $1 AND max(full_at, $2) + $3 - $2 <= $4 RETURNING full_at";
+            UPDATE bucket SET full_at = max(CASE WHEN full_at > $2 + $5 THEN $2 ELSE full_at END, $2) + $3
+            WHERE name = $1
+              AND max(CASE WHEN full_at > $2 + $5 THEN $2 ELSE full_at END, $2) + $3 - $2 <= $4
+            RETURNING full_at";
         const LOOK: &str = "SELECT full_at FROM bucket WHERE name = $1";
         let (now, each, most) = (now.as_microsecond(), micros(interval), micros(whole));
         let mut writer = self.writer.lock().await;
         let mut tx = unsynced(writer.begin().await?).await?;
-        let take = || query_scalar::<i64>(TAKE).bind(name).bind(now).bind(each).bind(most);
+        let take =
+            || query_scalar::<i64>(TAKE).bind(name).bind(now).bind(each).bind(most).bind(micros(CREDIBLE));
         let mut taken = take().fetch_optional(&mut *tx).await?;
         let mut full_at: Option<i64> = None;
         if taken.is_none() {

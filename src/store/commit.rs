@@ -39,7 +39,7 @@ pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) 
         let first = tokio::select! {
             member = lanes.next() => match member {
                 Some(member) => Some(member),
-                None => return,
+                None => return gatherer.end().await,
             },
             () = gatherer.to_be_looked_at() => None,
         };
@@ -126,11 +126,11 @@ struct Unanswered {
 
 impl Unanswered {
     /// Leaves those in the batch who cannot wait.
-    fn of(batch: &mut Batch, mut written: Written, error: StoreError) -> Self {
+    fn of(batch: &mut Batch, mut written: Written, error: StoreError, node: Arc<str>) -> Self {
         let unkeyed = batch.accepted(&written.decided).filter(|acceptance| acceptance.keyed.is_none());
         let message_ids = unkeyed.map(|acceptance| acceptance.message_id.clone()).collect();
         let at = batch.accepts.iter().map(|(acceptance, _)| millis(acceptance.accepted_at)).max();
-        let refused = Refused { message_ids, at: at.unwrap_or_default() };
+        let refused = Refused { message_ids, node, at: at.unwrap_or_default() };
         let waiting = batch.split_reports();
         let recorded = std::mem::take(&mut written.decided.recorded);
         written.decided = Decided { recorded, ..Decided::default() };
@@ -157,6 +157,13 @@ impl Gatherer {
             Some(trouble) => trouble.to_be_looked_at().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// At the end: what is not known by now is found out by nobody.
+    async fn end(&mut self) {
+        let writers = self.writers.clone();
+        let mut writer = writers.gathering().await;
+        self.has_settled(&mut writer).await;
     }
 
     /// Finds out whether the database is available.
@@ -275,7 +282,11 @@ impl Gatherer {
         // Whoever is told 452 must not be mailed, so nobody is told before this was tried.
         let accepted: Vec<MessageId> =
             batch.accepted(&written.decided).map(|acceptance| acceptance.message_id.clone()).collect();
-        match writer.find_out(&accepted).await {
+        // Nor may this node find them on their way meanwhile.
+        self.set_unsure(true);
+        let found = writer.find_out(&accepted).await;
+        self.set_unsure(found.is_err());
+        match found {
             Ok(true) => {
                 tracing::warn!(members = batch.len(), "the commit had happened");
                 return self.answer(writer, batch, written);
@@ -284,9 +295,9 @@ impl Gatherer {
             Err(unknown) => {
                 tracing::error!(error = %unknown, "the database cannot be written; everything is refused until it can");
                 self.is_away(writer, &error);
-                if let Some(trouble) = self.writers.trouble() {
-                    trouble.set_unsure(true);
-                    self.unanswered = Some(Unanswered::of(&mut batch, written, error.clone()));
+                if self.writers.trouble().is_some() {
+                    let node = Arc::clone(&self.settings.node);
+                    self.unanswered = Some(Unanswered::of(&mut batch, written, error.clone(), node));
                 }
             }
         }
@@ -325,8 +336,13 @@ impl Gatherer {
         } else {
             waiting.refuse(&error);
         }
+        self.set_unsure(false);
+    }
+
+    /// Whether anything of this node's may be leased.
+    fn set_unsure(&self, is_unsure: bool) {
         if let Some(trouble) = self.writers.trouble() {
-            trouble.set_unsure(false);
+            trouble.set_unsure(is_unsure);
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) struct PartNow {
     /// Whose hands it is in.
     pub(super) node: Option<String>,
     /// How it stands to its calls, as it was read.
-    company: Company,
+    pub(super) company: Company,
     /// How it stands now, where that has changed.
     moved: Option<Company>,
 }

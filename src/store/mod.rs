@@ -208,7 +208,13 @@ impl From<sqlx::Error> for StoreError {
             Some(code) if code.starts_with("22") || code.starts_with("42") => {
                 Self::Corrupt(error.to_string())
             }
-            Some(_) => Self::Away(error.to_string()),
+            // Its connections, its resources, its end, and a server that takes no writes.
+            Some(code)
+                if ["08", "53", "57P"].iter().any(|class| code.starts_with(class)) || code == "25006" =>
+            {
+                Self::Away(error.to_string())
+            }
+            Some(_) => Self::Unavailable(error.to_string()),
             // SQLite is asked without a network, and hardly ever keeps a reader waiting.
             None if matches!(
                 error,
@@ -233,7 +239,7 @@ impl StoreError {
 
     /// Whether the database could not do it now.
     const fn is_away(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Away(_))
+        matches!(self, Self::Away(_))
     }
 
     /// Whether a connection on which PostgreSQL said this is of no use any more: it is

@@ -83,6 +83,9 @@ pub enum MoveError {
          database anew (DROP DATABASE, CREATE DATABASE) and move again"
     )]
     OtherMove,
+    /// Somebody would send what is moved before all of it is there.
+    #[error("a server is running on the target, or was within the last minute; stop it, and move then")]
+    Served,
     /// The rows do not add up.
     #[error("{} does not add up, so nothing was handed over: {}", .side, told(.findings))]
     Audit {
@@ -219,6 +222,9 @@ impl Store {
             Some(_) => return Err(MoveError::OtherMove),
             None => {}
         }
+        if is_served(&mut tx).await? {
+            return Err(MoveError::Served);
+        }
         for table in TABLES {
             let any = format!("SELECT EXISTS (SELECT 1 FROM {})", table.name);
             let has_any: bool =
@@ -267,6 +273,13 @@ impl Store {
 
 async fn mark(tx: &mut Session<'_>, key: &str) -> Result<Option<String>, sqlx::Error> {
     query_scalar("SELECT value FROM meta WHERE key = $1").bind(key).fetch_optional(tx).await
+}
+
+async fn is_served(tx: &mut Session<'_>) -> Result<bool, sqlx::Error> {
+    const LOOK: &str = "
+        SELECT EXISTS (SELECT 1 FROM node
+                       WHERE seen_at > CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) - 60000)";
+    query_scalar(LOOK).fetch_one(tx).await
 }
 
 async fn write_mark(tx: &mut Session<'_>, key: &str, value: &str) -> Result<(), sqlx::Error> {

@@ -280,6 +280,7 @@ impl Store {
         if !leased.parts.is_empty() {
             take(&mut tx, &leased.parts, &self.node, (now, until)).await?;
         }
+        self.writer.is_sure()?;
         // Though nothing was taken: whatever is locked is free when this returns.
         tx.commit().await?;
         Ok(leased)

@@ -136,7 +136,8 @@ impl Readers {
         Ok(Tx(match self {
             Self::Sqlite(pool) => Session::Sqlite(pool.begin().await?),
             Self::Postgres(pool) => {
-                let tx = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+                let begun = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+                let tx = in_time(Instant::now() + STATEMENT_LIMIT, begun).await?;
                 Session::Postgres(Remote::pooled(tx, Instant::now() + SNAPSHOT_LIMIT))
             }
         }))

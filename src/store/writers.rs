@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::StoreError;
 #[cfg(test)]
 use super::sql::On;
-use super::sql::{Remote, Session, Tx};
+use super::sql::{Remote, Session, Tx, in_time};
 use super::writer::Writer;
 
 /// What writes.
@@ -111,6 +111,12 @@ impl Writers {
         self.rare.as_ref().map(|rare| &*rare.trouble)
     }
 
+    /// Nothing, if whatever can be read may be acted on: asked before a lease is committed that
+    /// was read while all was well.
+    pub(super) fn is_sure(&self) -> Result<(), StoreError> {
+        self.rare.as_ref().map_or(Ok(()), Rare::is_sure)
+    }
+
     /// Whether a write is possible now.
     pub(super) async fn prove(&self) -> Result<(), StoreError> {
         match &self.rare {
@@ -143,15 +149,22 @@ impl Rare {
     async fn begin(&self) -> Result<Tx<'_>, StoreError> {
         // Who was told that a message was not accepted is not to find it on its way: nothing
         // is leased before that is sure.
-        if self.trouble.is_unsure.load(Ordering::SeqCst) {
-            return Err(StoreError::Away("what became of the last commit is not known".to_owned()));
-        }
-        match self.pool.begin().await {
-            Ok(tx) => Ok(Tx(Session::Postgres(Remote::pooled(tx, Instant::now() + self.limit)))),
+        self.is_sure()?;
+        let until = Instant::now() + self.limit;
+        match in_time(until, self.pool.begin()).await {
+            Ok(tx) => Ok(Tx(Session::Postgres(Remote::pooled(tx, until)))),
             Err(error) => {
                 self.trouble.suspect();
                 Err(error.into())
             }
+        }
+    }
+
+    /// Fails while it is not known what the last gathered commit came to.
+    fn is_sure(&self) -> Result<(), StoreError> {
+        match self.trouble.is_unsure.load(Ordering::SeqCst) {
+            true => Err(StoreError::Away("what became of the last commit is not known".to_owned())),
+            false => Ok(()),
         }
     }
 

@@ -84,6 +84,7 @@ impl Submission {
     /// what failed here has to do.
     async fn hear_of_failures(&self, peer: IpAddr, name: impl Hash + Copy, now: Timestamp) {
         let (sign_ins, store) = (&self.0.sign_ins, &self.0.tools.store);
+        let Ok(_permit) = self.0.sharing.try_acquire() else { return };
         if !store.is_shared() {
             return;
         }
@@ -95,6 +96,7 @@ impl Submission {
 
     async fn tell_of_failures(&self, counts: Vec<Count>, now: Timestamp) {
         let store = &self.0.tools.store;
+        let Ok(_permit) = self.0.sharing.try_acquire() else { return };
         if counts.is_empty() || !store.is_shared() {
             return;
         }

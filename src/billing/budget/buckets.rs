@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::Purpose;
 use crate::outbound::RateInfo;
+use crate::ration::{Ration, Share};
 
 /// Calls a second and a minute of each of Dodo's tiers; a new account is in the first.
 const TIERS: [(u32, u32); 3] = [(40, 240), (100, 1_000), (500, 5_000)];
@@ -119,12 +120,18 @@ impl Buckets {
         None
     }
 
-    /// The same as one bucket for all nodes: the time between two calls, and how much of it
-    /// calls of `purpose` may be ahead. A third is left for entries.
-    pub(in crate::billing) fn spacing(&self, purpose: Purpose) -> (Duration, Duration) {
+    /// The same two buckets for all nodes together, of which a call of `purpose` may be drawn.
+    pub(in crate::billing) fn shares(&self, purpose: Purpose) -> Vec<Share> {
         let interval = MINUTE.mul_f64(12.0 / 11.0 / self.limit);
-        let own = if purpose == Purpose::Entry { entries_room(self.limit) } else { 0.0 };
-        (interval, interval.mul_f64(shared_room(self.limit) + own))
+        let share =
+            |name, interval: Duration, calls| Share { name, interval, ahead: interval.mul_f64(calls) };
+        let room = shared_room(self.limit);
+        let room = if purpose == Purpose::Answer { room } else { (room / 2.0).max(1.0) };
+        let mut shares = vec![share(Ration::DODO, interval.mul_f64(1.5), room)];
+        if purpose == Purpose::Entry {
+            shares.push(share(Ration::DODO_ENTRIES, interval * 3, entries_room(self.limit)));
+        }
+        shares
     }
 
     fn refill(&mut self, now: Instant) {

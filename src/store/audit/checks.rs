@@ -523,7 +523,7 @@ pub(super) const CHECKS: &[Check] = &[
     check(
         "bucket",
         "it is the bucket of nobody",
-        "SELECT name FROM bucket WHERE name NOT IN ('dodo', 'resend') AND name NOT LIKE 'sign-in %'",
+        "SELECT name FROM bucket WHERE name NOT IN ('dodo', 'dodo-entries', 'resend') AND name NOT LIKE 'sign-in %'",
     ),
     check(
         "meta",

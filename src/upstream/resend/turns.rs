@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::pace::Pace;
 use crate::outbound::RateInfo;
-use crate::ration::Ration;
+use crate::ration::{Ration, Share};
 
 /// The longest that a call waits for its turn in memory; beyond it, the queue waits.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl Turn {
     /// The call leaves, as soon as a second has room for it, of this node and of all together.
     pub(super) async fn leave(mut self) {
         let interval = with(&self.pace, |pace| pace.interval());
-        self.ration.draw(interval, interval).await;
+        self.ration.draw(&[Share { name: Ration::RESEND, interval, ahead: interval }]).await;
         while let Err(wait) = with(&self.pace, |pace| pace.leave(Instant::now())) {
             tokio::time::sleep(wait).await;
         }
