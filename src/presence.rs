@@ -46,10 +46,10 @@ impl Presence {
                     tracing::warn!("the database took too long to say what time it is");
                 }
                 Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the database's time could not be read"),
+                Err(error) => error.tell("the database's time could not be read"),
             }
             if let Err(error) = self.store.appear(self.clock.now()).await {
-                tracing::error!(%error, "the other processes could not be told that this one is there");
+                error.tell("the other processes could not be told that this one is there");
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,

@@ -77,7 +77,7 @@ impl Sweep {
 
     fn tell(&self, done: Result<(), StoreError>) {
         if let Err(error) = done {
-            tracing::error!(%error, "old rows could not be removed; they are tried again");
+            error.tell("old rows could not be removed; they are tried again");
         }
     }
 

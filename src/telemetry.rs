@@ -57,9 +57,10 @@ pub use label::*;
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is logged unless `RUST_LOG` says otherwise, target by target. The
-/// libraries below us tell every statement and every connection at `info`.
+/// libraries below us tell every statement and every connection at `info`, and sqlx at `warn`
+/// what our own lines tell of an outage once.
 const DEFAULT_FILTER: &str =
-    "info,sqlx=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,tower_http=warn,lettre=warn";
+    "info,sqlx=error,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,tower_http=warn,lettre=warn";
 
 /// How a log line is written (`--log-format`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -257,7 +257,7 @@ impl Billing {
         let store = &self.0.tools.store;
         store.pass(CrashPoint::BalanceRead);
         let applied = store.apply_balance(leave, balance, self.0.tools.clock.now()).await;
-        let applied = applied.map_err(|error| tracing::error!(%error, "a balance could not be kept")).ok()?;
+        let applied = applied.map_err(|error| error.tell("a balance could not be kept")).ok()?;
         store.pass(CrashPoint::BalanceApplied);
         if applied.low {
             self.low_balance(&leave.customer_id, applied.account.available_credits());

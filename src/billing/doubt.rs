@@ -102,7 +102,7 @@ impl Billing {
             let next = match self.look_up_due(&mut looks).await {
                 Ok(next) => next,
                 Err(error) => {
-                    tracing::error!(%error, "doubtful entries could not be read");
+                    error.tell("doubtful entries could not be read");
                     INTERVAL
                 }
             };

@@ -38,7 +38,7 @@ impl Billing {
             }
             let in_hand: Vec<EntryId> = self.posting().keys().cloned().collect();
             if let Err(error) = self.renew(&in_hand).await {
-                tracing::error!(%error, "entries could not be kept in hand");
+                error.tell("entries could not be kept in hand");
             }
         }
     }

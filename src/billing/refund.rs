@@ -143,7 +143,7 @@ impl Billing {
     /// debits if it cannot. Returns how many entries were opened.
     pub(super) async fn refund_round(&self) -> usize {
         self.go_on_with_refunds().await.unwrap_or_else(|error| {
-            tracing::error!(%error, "refunds could not be gone on with");
+            error.tell("refunds could not be gone on with");
             0
         })
     }

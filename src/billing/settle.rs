@@ -82,13 +82,13 @@ impl Billing {
                 looked = Some(Instant::now());
                 self.0.reads.ask_deferred();
                 if let Err(error) = self.resume_open().await {
-                    tracing::error!(%error, "open entries could not be taken up");
+                    error.tell("open entries could not be taken up");
                 }
             }
             match self.settle_round().await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(error) => tracing::error!(%error, "what is owed could not be read"),
+                Err(error) => error.tell("what is owed could not be read"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -109,7 +109,7 @@ impl Billing {
                     let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
                     metrics.set_debts(gauge(debts.uncovered), Duration::from_millis(gauge(age)));
                 }
-                Err(error) => tracing::error!(%error, "debts could not be read"),
+                Err(error) => error.tell("debts could not be read"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -125,11 +125,11 @@ impl Billing {
         match store.takes(Duty::Debtors, clock.now(), DEBT_INTERVAL).await {
             Ok(true) => {}
             Ok(false) => return,
-            Err(error) => return tracing::error!(%error, "debts could not be read"),
+            Err(error) => return error.tell("debts could not be read"),
         }
         match store.uncovered(DEBTORS).await {
             Ok(debtors) => debtors.iter().for_each(|customer_id| self.0.reads.ask(customer_id)),
-            Err(error) => tracing::error!(%error, "debts could not be read"),
+            Err(error) => error.tell("debts could not be read"),
         }
     }
 

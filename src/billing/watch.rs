@@ -33,12 +33,12 @@ impl Billing {
             Ok(true) => {}
             // Another process tells.
             Ok(false) => return metrics.set_ledger_drift(0),
-            Err(error) => return tracing::error!(%error, "the books could not be audited"),
+            Err(error) => return error.tell("the books could not be audited"),
         }
         let drift = match store.drift().await {
             Ok(drift) => drift,
             Err(error) => {
-                tracing::error!(%error, "the books could not be audited");
+                error.tell("the books could not be audited");
                 return;
             }
         };

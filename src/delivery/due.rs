@@ -84,7 +84,7 @@ impl Delivery {
             let (is_more, wait) = match self.poll_once(queue).await {
                 Ok(found) => (found, POLL),
                 Err(error) => {
-                    tracing::error!(%error, "the queue could not be read");
+                    error.tell("the queue could not be read");
                     (false, STORE_WAIT)
                 }
             };
@@ -117,13 +117,13 @@ impl Delivery {
             if self.0.tools.store.is_shared() && looked.elapsed() >= GATES {
                 looked = Instant::now();
                 if let Err(error) = self.load_gates().await {
-                    tracing::error!(%error, "the gates could not be read");
+                    error.tell("the gates could not be read");
                 }
             }
             let wait = match self.lapse_expired().await {
                 Ok(()) => POLL,
                 Err(error) => {
-                    tracing::error!(%error, "the queue could not be read");
+                    error.tell("the queue could not be read");
                     STORE_WAIT
                 }
             };
@@ -285,7 +285,7 @@ impl Delivery {
     /// Sends one part through a closed gate, to see, or makes a call again.
     async fn probe(self, road: Road) {
         let was_tried = self.try_probe(road).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the queue could not be read");
+            error.tell("the queue could not be read");
             false
         });
         self.end_probe(road, was_tried).await;

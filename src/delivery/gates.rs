@@ -99,7 +99,7 @@ impl Delivery {
     async fn keep_closed(&self, gate: Gate) {
         self.0.gates.closed().insert(gate.road, gate.clone());
         if let Err(error) = self.0.tools.store.close_gate(&gate).await {
-            tracing::error!(%error, "a closed gate could not be kept");
+            error.tell("a closed gate could not be kept");
         }
     }
 
@@ -115,7 +115,7 @@ impl Delivery {
         }
         let Tools { store, clock, .. } = &self.0.tools;
         if let Err(error) = store.open_gate(road, clock.now()).await {
-            tracing::error!(%error, "a gate could not be opened; the next success opens it");
+            error.tell("a gate could not be opened; the next success opens it");
             return;
         }
         store.pass(CrashPoint::GateOpened);

@@ -268,7 +268,7 @@ impl Delivery {
         let until = self.0.settings.leased_until(now);
         let leased = match store.lease_page(&page, now, until).await {
             Ok(leased) => leased.parts,
-            Err(error) => return tracing::error!(%error, "the queue could not be read"),
+            Err(error) => return error.tell("the queue could not be read"),
         };
         let mut free = Vec::with_capacity(leased.len());
         for part in leased {

@@ -111,7 +111,7 @@ impl Leases {
         let kept = match store.renew(&keys, now.checked_add(lease).unwrap_or(now)).await {
             Ok(kept) => kept,
             Err(error) => {
-                tracing::error!(%error, "leases could not be renewed");
+                error.tell("leases could not be renewed");
                 return;
             }
         };

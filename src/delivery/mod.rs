@@ -252,7 +252,7 @@ impl Delivery {
                     metrics.set_parts(gauge(totals.parts_queued), gauge(totals.parts_held));
                     metrics.set_credits(gauge(totals.held), gauge(totals.owed));
                 }
-                Err(error) => tracing::error!(%error, "the queue could not be counted"),
+                Err(error) => error.tell("the queue could not be counted"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -154,7 +154,7 @@ impl Delivery {
         let places = match store.compose(&id, &candidates, now).await {
             Ok(places) => places,
             Err(error) => {
-                tracing::error!(%error, "a call could not be composed");
+                error.tell("a call could not be composed");
                 let due = now.checked_add(STORE_WAIT).unwrap_or(now);
                 let news = |(member, _): &(Member, Mail)| news::not_composed(&member.part, due);
                 self.report_all(members.iter().map(|of| (&of.0.part, news(of))).collect()).await;

@@ -228,7 +228,7 @@ impl Proofs {
     async fn look_at_due(&self) {
         let due = match self.0.store.due_proofs(self.0.clock.now(), BATCH).await {
             Ok(due) => due,
-            Err(error) => return tracing::warn!(%error, "domains that are due could not be read"),
+            Err(error) => return error.tell("domains that are due could not be read"),
         };
         if due.is_empty() {
             return;
@@ -236,7 +236,7 @@ impl Proofs {
         match self.0.store.takes(Duty::Domains, self.0.clock.now(), TICK).await {
             Ok(true) => {}
             Ok(false) => return,
-            Err(error) => return tracing::warn!(%error, "domains that are due could not be looked at"),
+            Err(error) => return error.tell("domains that are due could not be looked at"),
         }
         for proof in due {
             let (customer_id, domain) = (proof.customer_id.clone(), proof.domain.clone());
@@ -250,7 +250,7 @@ impl Proofs {
     async fn show_counts(&self) {
         match self.0.store.count_proofs().await {
             Ok(counts) => self.0.metrics.set_domains(&counts),
-            Err(error) => tracing::warn!(%error, "domains could not be counted"),
+            Err(error) => error.tell("domains could not be counted"),
         }
     }
 
