@@ -92,15 +92,12 @@ impl Delivery {
             );
         }
         self.show_gate(road, true);
-        self.keep_closed(Gate { road, reason: reason.to_owned(), since, try_again_at }).await;
-        self.0.tools.store.pass(CrashPoint::GateClosed);
-    }
-
-    async fn keep_closed(&self, gate: Gate) {
+        let gate = Gate { road, reason: reason.to_owned(), since, try_again_at };
         self.0.gates.closed().insert(gate.road, gate.clone());
         if let Err(error) = self.0.tools.store.close_gate(&gate).await {
             error.tell("a closed gate could not be kept");
         }
+        self.0.tools.store.pass(CrashPoint::GateClosed);
     }
 
     /// The upstream has accepted something. The lifetimes that stood still are
@@ -132,7 +129,11 @@ impl Delivery {
             let now = self.0.tools.clock.now();
             if let Some(gate) = self.0.gates.get(road).filter(|gate| gate.try_again_at <= now) {
                 let try_again_at = now.checked_add(PROBE_WAIT).unwrap_or(now);
-                self.keep_closed(Gate { try_again_at, ..gate }).await;
+                self.0.gates.closed().insert(road, Gate { try_again_at, ..gate });
+                // Another process may have opened it since: then it is not closed again.
+                if let Err(error) = self.0.tools.store.put_gate_off(road, try_again_at).await {
+                    error.tell("the next try of a closed gate could not be put off");
+                }
             }
         }
         self.0.gates.probing().remove(&road);

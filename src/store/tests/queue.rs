@@ -64,6 +64,52 @@ async fn lifetimes_stand_still_behind_a_closed_gate() {
 }
 
 #[tokio::test]
+async fn a_gate_with_much_behind_it_opens_page_by_page_and_goes_on_where_it_stood() {
+    const WAITING: i64 = 1_100;
+    const EXTENDED: &str = "SELECT count(*) FROM message WHERE expires_at = 1800001100000";
+    const DUE: &str = "SELECT count(*) FROM part WHERE state = 'queued' AND due_at = 1800000200000";
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(WAITING)).await;
+    let parts = || vec![by_resend("a@y.example")];
+    let waiting = || Acceptance { lease_until: None, parts: parts(), ..message(&ann, &[]) };
+    for answer in together(&store, (0..WAITING).map(|_| waiting()).collect()).await {
+        assert!(matches!(answer, Ok(Accepted::Yes { .. })), "{answer:?}");
+    }
+    execute(&store, "UPDATE part SET due_at = 1800000900000").await.unwrap();
+    let gate =
+        Gate { road: Road::Resend, reason: "bad key".to_owned(), since: at(100), try_again_at: at(900) };
+    store.close_gate(&gate).await.unwrap();
+    // What a process had done of it when it was killed.
+    execute(&store, "UPDATE gate SET opened_at = 1800000200000").await.unwrap();
+    assert!(store.open_page(Road::Resend).await.unwrap().is_some());
+    assert_eq!((count(&store, EXTENDED).await, count(&store, DUE).await), (500, 500));
+    assert_eq!(store.gates().await.unwrap(), [gate], "nothing is sent before the last page");
+    store.open_gate(Road::Resend, at(300)).await.unwrap();
+    assert_eq!((count(&store, EXTENDED).await, count(&store, DUE).await), (WAITING, WAITING), "each once");
+    assert_eq!(store.gates().await.unwrap(), []);
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn a_gate_that_closes_while_it_opens_is_opened_first_and_closed_from_then_on() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", Some(9)).await;
+    let message = accepted(&store, message(&ann, &["a@y.example"])).await;
+    let gate = Gate { road: Road::Smtp, reason: "bad key".to_owned(), since: at(100), try_again_at: at(150) };
+    store.close_gate(&gate).await.unwrap();
+    execute(&store, "UPDATE gate SET opened_at = 1800000200000").await.unwrap();
+    store.close_gate(&gate).await.unwrap();
+    let expires_at = || async { store.message(&message.message_id).await.unwrap().unwrap().expires_at };
+    assert_eq!(expires_at().await, at(1_100));
+    assert_eq!(store.gates().await.unwrap(), [Gate { since: at(200), try_again_at: at(200), ..gate }]);
+    store.put_gate_off(Road::Smtp, at(250)).await.unwrap();
+    store.open_gate(Road::Smtp, at(300)).await.unwrap();
+    assert_eq!(expires_at().await, at(1_200), "the time between is its own");
+    store.put_gate_off(Road::Smtp, at(400)).await.unwrap();
+    assert_eq!(store.gates().await.unwrap(), [], "it is open, and stays so");
+}
+
+#[tokio::test]
 async fn whoever_was_put_off_by_a_gate_falls_due_when_it_opens_or_the_process_starts() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(9)).await;

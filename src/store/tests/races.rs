@@ -372,6 +372,21 @@ async fn news_of_messages_that_leave_is_taken_in_or_comes_too_late() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_that_two_open_extends_each_lifetime_once() {
+    const OTHERS: &str = "SELECT count(*) FROM message WHERE expires_at <> 1800001100000";
+    let nodes = Nodes::new().await;
+    let ann = customer(&nodes.one, "ann", Some(2_000)).await;
+    let sent = many(&nodes, 1_200, || message(&ann, &[A])).await;
+    let gate = Gate { road: Road::Smtp, reason: "x".to_owned(), since: at(100), try_again_at: at(5_000) };
+    nodes.one.close_gate(&gate).await.unwrap();
+    let (first, second) =
+        tokio::join!(nodes.one.open_gate(Road::Smtp, at(200)), nodes.two.open_gate(Road::Smtp, at(200)));
+    first.and(second).unwrap();
+    assert_eq!((sent.len(), count(&nodes.one, OTHERS).await), (1_200, 0));
+    nodes.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_left_behind_a_gate_that_opens() {
     const LEFT: &str = "SELECT count(*) FROM part WHERE state = 'queued' AND due_at > 1800000100000";
     let nodes = Nodes::new().await;
