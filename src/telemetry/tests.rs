@@ -66,22 +66,22 @@ fn rust_log_adds_to_the_default_and_wins() {
         let log = logged(LogFormat::Text, rust_log, || {
             tracing::debug!(target: "postmeter::smtp", "own-debug");
             tracing::info!(target: "postmeter::smtp", "own-info");
-            tracing::info!(target: "sqlx::query", "sqlx-info");
-            tracing::warn!(target: "sqlx::query", "sqlx-warn");
-            tracing::debug!(target: "sqlx::query", "sqlx-debug");
+            tracing::info!(target: "hyper::proto", "hyper-info");
+            tracing::warn!(target: "hyper::proto", "hyper-warn");
+            tracing::debug!(target: "hyper::proto", "hyper-debug");
         });
-        ["own-debug", "own-info", "sqlx-debug", "sqlx-info", "sqlx-warn"]
+        ["own-debug", "own-info", "hyper-debug", "hyper-info", "hyper-warn"]
             .into_iter()
             .filter(|event| log.contains(event))
             .collect()
     }
     let table: [(Option<&str>, &[&str]); 6] = [
-        (None, &["own-info", "sqlx-warn"]),
-        (Some(" "), &["own-info", "sqlx-warn"]),
-        (Some("debug"), &["own-debug", "own-info", "sqlx-warn"]),
-        (Some("postmeter=debug"), &["own-debug", "own-info", "sqlx-warn"]),
-        (Some("sqlx=debug"), &["own-info", "sqlx-debug", "sqlx-info", "sqlx-warn"]),
-        (Some("error"), &["sqlx-warn"]),
+        (None, &["own-info", "hyper-warn"]),
+        (Some(" "), &["own-info", "hyper-warn"]),
+        (Some("debug"), &["own-debug", "own-info", "hyper-warn"]),
+        (Some("postmeter=debug"), &["own-debug", "own-info", "hyper-warn"]),
+        (Some("hyper=debug"), &["own-info", "hyper-debug", "hyper-info", "hyper-warn"]),
+        (Some("error"), &["hyper-warn"]),
     ];
     for (rust_log, want) in table {
         assert_eq!(shows(rust_log), want, "{rust_log:?}");
