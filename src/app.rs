@@ -76,9 +76,10 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     let _lock = data_dir::lock(&config.data_dir)?;
     let store = open_store(&config, Maker::Serve, crash_at).await?;
     let sockets = Sockets::bind(&config).await?;
+    let stop = stop_signal()?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
-    stop_signal().await;
+    stop.await;
     running.stop().await;
     Ok(())
 }
@@ -102,6 +103,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     };
     let stand_ins = StandIns::start(settings).await.context("the stand-ins could not be started")?;
     let secrets = stand_ins.secrets(&base_url);
+    let stop = stop_signal()?;
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
     // Read before anyone signs in, so that the first reply can tell the credits.
@@ -110,7 +112,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
         say(&sandbox::welcome(smtp, smtps, running.http));
     }
-    stop_signal().await;
+    stop.await;
     running.stop().await;
     stand_ins.stop().await;
     Ok(())
@@ -542,16 +544,17 @@ fn start_http(
     front.0.spawn(serving.run(listener));
 }
 
-/// Waits for SIGTERM or ctrl-c.
-async fn stop_signal() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+/// What ends with SIGTERM or ctrl-c. Until this is called they end the process by themselves,
+/// and so it is called before anything runs that is to be stopped.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// What programs that started us wait for; whoever closed stdout does not wait.
