@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde::Serialize;
 
 use super::{Format, Place, Printout, configured, print};
 use crate::config::DatabaseUrl;
 use crate::data_dir;
 use crate::domain::digest::hex;
 use crate::random;
-use crate::store::moving::Moved;
 use crate::store::{DATABASE_FILE, Maker, Store, StoreSettings};
 use crate::telemetry::Metrics;
 
@@ -26,12 +24,6 @@ pub struct MigrateArgs {
     to: Option<DatabaseUrl>,
     #[command(flatten)]
     format: Format,
-}
-
-#[derive(Serialize)]
-struct MovedObject {
-    table: &'static str,
-    rows: i64,
 }
 
 pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<Printout> {
@@ -59,8 +51,7 @@ pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<
     let name = url.name()?;
     let moved = from.move_to(&to, &hex(&random::octets::<16>()), &name).await?;
     if args.format.json {
-        let object = |Moved { table, rows }: Moved| MovedObject { table, rows };
-        return Printout::json(&moved.into_iter().map(object).collect::<Vec<_>>());
+        return Printout::json(&moved);
     }
     let rows: Vec<_> = moved.iter().map(|moved| [moved.table.to_owned(), moved.rows.to_string()]).collect();
     Ok(Printout::text(

@@ -179,22 +179,11 @@ impl Way {
 }
 
 async fn takes_writes(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    let mut connection =
-        Some(PgConnection::connect_with(&options.clone().disable_statement_logging()).await?);
-    let takes_writes = still_takes_writes(&mut connection).await?;
-    if let Some(connection) = connection {
-        connection.close().await?;
-    }
-    Ok(takes_writes)
-}
-
-/// No connection is to no host.
-async fn still_takes_writes(connection: &mut Option<PgConnection>) -> Result<bool, sqlx::Error> {
     const LOOK: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
-    match connection {
-        Some(connection) => sqlx::query_scalar(LOOK).fetch_one(connection).await,
-        None => Ok(false),
-    }
+    let mut connection = PgConnection::connect_with(&options.clone().disable_statement_logging()).await?;
+    let takes_writes = sqlx::query_scalar(LOOK).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(takes_writes)
 }
 
 /// One host as a URL of its own.

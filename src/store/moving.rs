@@ -121,7 +121,7 @@ fn told(findings: &[Finding]) -> String {
 }
 
 /// How many rows of a table were moved, in this run and before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Moved {
     /// The table.
     pub table: &'static str,
