@@ -20,6 +20,7 @@ use super::report::{Aftermath, Report, report_batch};
 use super::spool::{Reserve, remove_some, write_chunk};
 use super::sql::Session;
 use super::unanswered::Refused;
+use super::wake::{Bells, Wake};
 use super::webhook::remember;
 use super::writer::Writer;
 use super::writers::Writers;
@@ -74,6 +75,8 @@ pub(super) struct Settings {
     pub(super) reserve: Reserve,
     /// The line of what leaves the spool.
     pub(super) leftovers: mpsc::WeakUnboundedSender<Leftover>,
+    /// Who sees to what falls due by a commit.
+    pub(super) bells: Arc<Bells>,
     /// Where a test may have the process killed.
     pub(super) crash_at: CrashAt,
 }
@@ -83,6 +86,14 @@ impl Settings {
     fn pass(&self, is_about_them: bool, point: CrashPoint) {
         if is_about_them {
             self.crash_at.pass(point);
+        }
+    }
+
+    /// Wakes whoever sends what is due in this process, if there is more to be done than before:
+    /// the others need not hear of what comes so often.
+    fn wake(&self, is_more: bool) {
+        if is_more {
+            self.bells.ring(&Wake::Parts);
         }
     }
 
@@ -253,6 +264,7 @@ impl Gatherer {
     fn answer(&mut self, writer: &mut Writer, batch: Batch, written: Written) {
         let settings = &self.settings;
         writer.note(true);
+        settings.wake(batch.leaves_parts(&written.decided));
         settings.follow(written.aftermath);
         settings.pass(!batch.removals.is_empty(), CrashPoint::OrphansSwept);
         settings.pass(!batch.chunks.is_empty(), CrashPoint::ChunkCommitted);
@@ -331,6 +343,7 @@ impl Gatherer {
         let withdrawn = if was_committed { refused.message_ids.len() } else { 0 };
         tracing::warn!(was_committed, withdrawn, "what became of a commit that was not answered is known");
         if was_committed {
+            self.settings.wake(waiting.leaves_parts(&written.decided));
             self.settings.follow(written.aftermath);
             waiting.answer(written.decided);
         } else {

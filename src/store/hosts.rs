@@ -166,6 +166,7 @@ pub(super) struct Way {
     pub(super) hosts: Hosts,
     pub(super) writing: PgPool,
     pub(super) reading: PgPool,
+    pub(super) listening: PgPool,
 }
 
 impl Way {
@@ -174,6 +175,7 @@ impl Way {
         let primary = self.hosts.primary().await?;
         self.reading.set_connect_options(read_only(primary.clone()));
         self.writing.set_connect_options(primary.clone());
+        self.listening.set_connect_options(primary.clone());
         primary.connect().await
     }
 }

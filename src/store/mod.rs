@@ -58,6 +58,7 @@ pub mod standing;
 pub mod suppression;
 pub mod timeline;
 mod unanswered;
+pub mod wake;
 pub mod webhook;
 mod writer;
 mod writers;
@@ -69,7 +70,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::ser::{CharEscape, CompactFormatter};
 use sqlx::error::{DatabaseError, ErrorKind};
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgPool};
 use tokio::sync::mpsc;
 
 use crate::crash::{CrashAt, CrashPoint};
@@ -88,6 +89,7 @@ use spool::Reserve;
 use sql::Readers;
 use standing::Standing;
 use suppression::Suspect;
+use wake::Bells;
 use writers::Writers;
 
 /// Name of the database file in `data_dir`.
@@ -299,6 +301,9 @@ pub struct Store {
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
     turns: Arc<Turns>,
+    bells: Arc<Bells>,
+    /// For the one connection on which others are heard.
+    listening: Option<PgPool>,
     /// Who has what it leases.
     node: Arc<str>,
     low_mark: i64,
@@ -332,7 +337,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, node } = match database_url {
+        let Opened { readers, writer, listening, node } = match database_url {
             Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
@@ -345,12 +350,14 @@ impl Store {
         tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let node: Arc<str> = node.into();
+        let bells = Arc::<Bells>::default();
         let settings = commit::Settings {
             node: Arc::clone(&node),
             low_mark,
             metrics,
             reserve,
             leftovers: leftovers.downgrade(),
+            bells: Arc::clone(&bells),
             crash_at: crash_at.clone(),
         };
         tokio::spawn(commit::run(writer.clone(), lanes, settings));
@@ -374,6 +381,8 @@ impl Store {
             standings,
             suspects,
             turns,
+            bells,
+            listening,
             node,
             low_mark,
             crash_at,

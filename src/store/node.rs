@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use super::opening::make_private_dir;
 use super::sql::{Readers, query, query_scalar};
+use super::wake::Wake;
 use super::{Maker, Store, StoreError, millis};
 use crate::random;
 
@@ -133,7 +134,12 @@ impl Store {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         query(LEAVE).bind(&*self.node).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        drop(writer);
+        // When parts fall due that this process put off, only the others can look.
+        self.tell(Wake::Parts).await;
+        self.tell(Wake::Entries).await;
+        Ok(())
     }
 
     /// Whether a duty is this process's now, which sees to it again after `wait`. No other

@@ -43,6 +43,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writers,
+    /// For the one connection on which others are heard; `None`: there are none.
+    pub(super) listening: Option<PgPool>,
     /// Whose it is.
     pub(super) node: String,
 }
@@ -78,7 +80,8 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.to_owned() })
+    let node = node::LOCAL.to_owned();
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -114,12 +117,14 @@ pub(super) async fn postgres(
     if maker.claims_as().is_some() {
         forget_lanes(&rare).await.map_err(unreachable(&name))?;
     }
+    let listening = pool(1).connect_lazy_with(options.clone());
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
-    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
+    let way = Way { hosts, writing: rare.clone(), reading: readers.clone(), listening: listening.clone() };
     let rare = Rare { pool: rare, limit: patience.transaction, trouble };
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
     let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
+    let writer = Writers::several(gathering, rare);
+    Ok(Opened { readers: Readers::Postgres(readers), writer, listening: Some(listening), node })
 }
 
 /// A connection of ours: its settings are those that statements count on.

@@ -49,6 +49,7 @@ mod reports;
 mod retention;
 mod spool;
 mod story;
+mod wake;
 
 impl Store {
     /// Small parts that are due, whether they leave alone or not, the longest waiting first.

@@ -111,6 +111,11 @@ impl Writers {
         self.rare.as_ref().map(|rare| &*rare.trouble)
     }
 
+    /// Connections to PostgreSQL for what comes rarely, if that is what is written to.
+    pub(super) fn pool(&self) -> Option<&PgPool> {
+        self.rare.as_ref().map(|rare| &rare.pool)
+    }
+
     /// Nothing, if whatever can be read may be acted on: asked before a lease is committed that
     /// was read while all was well.
     pub(super) fn is_sure(&self) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use crate::store::entry::{LEASE, Settled};
 use crate::store::node::Duty;
 
 /// Two processes on one database; `None`: it is a file.
-async fn two() -> Option<(Store, Store, Directory)> {
+pub(super) async fn two() -> Option<(Store, Store, Directory)> {
     let directory = Directory::new();
     let one = settings(&directory.0, Maker::Serve);
     one.database_url.as_ref()?;
