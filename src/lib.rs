@@ -73,7 +73,8 @@
 //!
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit. On a
-//!   PostgreSQL that says that it may forget a commit, nothing is served ([`store::server`]).
+//!   PostgreSQL that says that it may forget a commit, nothing is served, whenever it is connected
+//!   to ([`store::server`]).
 //! - **A commit without an answer is found out, not guessed** (`store`'s `lane`): whoever is told
 //!   250 is in it, and whoever is told 452 is not, or is withdrawn before the node writes anything
 //!   else or leases anything, unless another node has taken it over by then. Under an

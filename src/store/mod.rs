@@ -85,6 +85,7 @@ use leftovers::{Exits, Leftover};
 use opening::Opened;
 pub use opening::make_private_dir;
 use questions::Questions;
+use server::Demands;
 use spool::Reserve;
 use sql::Readers;
 use standing::Standing;
@@ -338,7 +339,7 @@ impl Store {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
         let Opened { readers, writer, listening, node } = match database_url {
-            Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
+            Some(url) => opening::postgres(url, data_dir, *maker, (patience, Demands::of(*maker))).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
         let (hot, members) = mpsc::channel(WRITES_WAITING);

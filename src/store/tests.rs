@@ -32,6 +32,7 @@ mod dsn;
 mod due;
 mod entries;
 mod event;
+mod fitness;
 mod header;
 mod idempotency;
 mod model;

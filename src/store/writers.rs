@@ -44,6 +44,8 @@ pub(super) struct Trouble {
     is_failing: AtomicBool,
     /// What became of the last gathered commit is not known.
     is_unsure: AtomicBool,
+    /// Mail may not be acknowledged on the server that was connected to last.
+    is_unfit: AtomicBool,
     /// Somebody else found it to be away.
     suspected: Notify,
 }
@@ -55,6 +57,19 @@ impl Trouble {
 
     pub(super) fn set_unsure(&self, is_unsure: bool) {
         self.is_unsure.store(is_unsure, Ordering::SeqCst);
+    }
+
+    /// Why nothing may be written on the server that was just connected to, if so; told when
+    /// that begins. A pool's connections lead wherever the last one does.
+    pub(super) fn judge(&self, refusal: Option<&str>) {
+        let was_unfit = self.is_unfit.swap(refusal.is_some(), Ordering::SeqCst);
+        if let Some(reason) = refusal.filter(|_| !was_unfit) {
+            tracing::error!(reason, "PostgreSQL may forget what is acknowledged: nothing is written");
+        }
+    }
+
+    pub(super) fn is_unfit(&self) -> bool {
+        self.is_unfit.load(Ordering::SeqCst)
     }
 
     /// Has it looked at.
@@ -157,6 +172,9 @@ impl Rare {
         self.is_sure()?;
         let until = Instant::now() + self.limit;
         match in_time(until, self.pool.begin()).await {
+            Ok(_) if self.trouble.is_unfit() => {
+                Err(StoreError::Away("PostgreSQL may forget what is acknowledged".to_owned()))
+            }
             Ok(tx) => Ok(Tx(Session::Postgres(Remote::pooled(tx, until)))),
             Err(error) => {
                 self.trouble.suspect();

@@ -28,7 +28,7 @@ const HASTY: Patience =
     Patience { connect: Duration::from_millis(200), answer: Duration::from_millis(200), ..PATIENCE };
 
 /// A cluster with an empty database. `None`: tests run on SQLite.
-fn cluster(settings: &str) -> Option<Cluster> {
+pub(super) fn cluster(settings: &str) -> Option<Cluster> {
     let cluster = is_postgres().then(|| Cluster::start_with(settings).unwrap())?;
     cluster.create("postmeter");
     Some(cluster)
@@ -56,7 +56,7 @@ async fn open(socket: &Path, patience: Patience) -> Store {
 }
 
 /// Asks until the answer is this.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {
