@@ -149,6 +149,9 @@ impl Delivery {
                 if let Err(error) = self.load_gates().await {
                     error.tell("the gates could not be read");
                 }
+                if let Err(error) = self.shorten_leases().await {
+                    error.tell("leases could not be looked at");
+                }
             }
             let wait = match self.lapse_expired().await {
                 Ok(()) => self.until_tended(),
@@ -186,6 +189,18 @@ impl Delivery {
         let lapsed = store.lapse_expired(&self.0.leases.keys(), clock.now()).await?;
         if lapsed > 0 {
             tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
+        }
+        Ok(())
+    }
+
+    async fn shorten_leases(&self) -> Result<(), StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let shortened = store.shorten_leases(clock.now(), self.0.settings.lease).await?;
+        if shortened > 0 {
+            tracing::warn!(
+                parts = shortened,
+                "leases end much later than any that begins now: the database's clock was set back"
+            );
         }
         Ok(())
     }

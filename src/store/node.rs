@@ -106,7 +106,8 @@ impl Store {
         const APPEAR: &str = "
             INSERT INTO node (node_id, seen_at) VALUES ($1, $2)
             ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at";
-        const COUNT: &str = "SELECT count(*) FROM node WHERE seen_at > $1";
+        // Seen later than now: by a clock that was set back since.
+        const COUNT: &str = "SELECT count(*) FROM node WHERE seen_at > $1 AND seen_at <= $2";
         if !self.is_shared() {
             return Ok(());
         }
@@ -116,7 +117,9 @@ impl Store {
         tx.commit().await?;
         drop(writer);
         let since = now.checked_sub(THERE).unwrap_or(now);
-        let nodes: i64 = query_scalar(COUNT).bind(millis(since)).fetch_one(&self.readers).await?;
+        let soon = now.checked_add(THERE).unwrap_or(now);
+        let count = query_scalar(COUNT).bind(millis(since)).bind(millis(soon));
+        let nodes: i64 = count.fetch_one(&self.readers).await?;
         self.turns.nodes.store(usize::try_from(nodes).unwrap_or(1), Ordering::Relaxed);
         Ok(())
     }
@@ -148,8 +151,11 @@ impl Store {
         const TAKE: &str = "
             INSERT INTO duty (name, node, held_until) VALUES ($1, $2, $3)
             ON CONFLICT (name) DO UPDATE SET node = excluded.node, held_until = excluded.held_until
-            WHERE duty.node = excluded.node OR duty.held_until <= $4";
-        let until = now.checked_add(wait.saturating_add(THERE)).unwrap_or(now);
+            WHERE duty.node = excluded.node OR duty.held_until <= $4 OR duty.held_until > $5";
+        let held = wait.saturating_add(THERE);
+        let until = now.checked_add(held).unwrap_or(now);
+        // Nobody holds it for so long, but by a clock that was set back since.
+        let late = until.checked_add(held).unwrap_or(Timestamp::MAX);
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let done = query(TAKE)
@@ -157,6 +163,7 @@ impl Store {
             .bind(&*self.node)
             .bind(millis(until))
             .bind(millis(now))
+            .bind(millis(late))
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -20,6 +21,9 @@ use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::Road;
+
+/// A lease that another process makes may be so long, whatever its configuration says here.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 /// A part in the hands of a worker.
 #[derive(Debug, Clone)]
@@ -209,6 +213,34 @@ impl Store {
             return Ok(0);
         }
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
+    }
+
+    /// Leases that end so late that today's clock cannot have made them: the database's was set back,
+    /// or another host took over. They end as if they were made now. Whoever is there renews
+    /// theirs before that, and notices nothing; of whoever is gone they come to the others. Returns how many.
+    pub async fn shorten_leases(&self, now: Timestamp, lease: Duration) -> Result<u64, StoreError> {
+        const IS_ANY: &str =
+            "SELECT EXISTS (SELECT 1 FROM part WHERE state = 'sending' AND lease_until > $1)";
+        const SHORTEN: Sql = Sql {
+            sqlite: "UPDATE part SET lease_until = $2 WHERE state = 'sending' AND lease_until > $1",
+            postgres: "
+                WITH late AS MATERIALIZED (SELECT message_id, part_no FROM part
+                    WHERE state = 'sending' AND lease_until > $1
+                    ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED)
+                UPDATE part SET lease_until = $2 FROM late
+                WHERE part.message_id = late.message_id AND part.part_no = late.part_no",
+        };
+        let lease = lease.max(SHORTEST);
+        let until = |lease| millis(now.checked_add(lease).unwrap_or(Timestamp::MAX));
+        let late = until(lease.saturating_mul(2));
+        if !query_scalar(IS_ANY).bind(late).fetch_one(&self.readers).await? {
+            return Ok(0);
+        }
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = query(SHORTEN).bind(late).bind(until(lease)).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
     }
 
     /// When the next part falls due on one of these roads after `now`, as far as it stands in the
