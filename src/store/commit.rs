@@ -362,6 +362,7 @@ impl Gatherer {
     /// The database could not do it.
     fn is_away(&mut self, writer: &mut Writer, error: &StoreError) {
         writer.note(false);
+        self.settings.metrics.set_database_up(false);
         let Some(trouble) = self.writers.trouble() else { return };
         trouble.set_failing(true);
         if self.away.is_none() {
@@ -372,6 +373,7 @@ impl Gatherer {
 
     /// The database has done something.
     fn is_back(&mut self) {
+        self.settings.metrics.set_database_up(true);
         let Some(since) = self.away.take() else { return };
         if let Some(trouble) = self.writers.trouble() {
             trouble.set_failing(false);

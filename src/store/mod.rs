@@ -308,6 +308,7 @@ pub struct Store {
     /// Who has what it leases.
     node: Arc<str>,
     low_mark: i64,
+    metrics: Metrics,
     crash_at: CrashAt,
 }
 
@@ -355,7 +356,7 @@ impl Store {
         let settings = commit::Settings {
             node: Arc::clone(&node),
             low_mark,
-            metrics,
+            metrics: metrics.clone(),
             reserve,
             leftovers: leftovers.downgrade(),
             bells: Arc::clone(&bells),
@@ -386,6 +387,7 @@ impl Store {
             listening,
             node,
             low_mark,
+            metrics,
             crash_at,
         })
     }
@@ -397,7 +399,12 @@ impl Store {
 
     /// Whether a write would be possible: `readyz` and `check` ask.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.writer.prove().await
+        let proven = self.writer.prove().await;
+        // With PostgreSQL the gathering writer looks by itself until it is back.
+        if !self.is_shared() {
+            self.metrics.set_database_up(proven.is_ok());
+        }
+        proven
     }
 }
 
