@@ -23,7 +23,7 @@ use super::unanswered::Refused;
 use super::wake::{Bells, Wake};
 use super::webhook::remember;
 use super::writer::Writer;
-use super::writers::Writers;
+use super::writers::{Writers, unsure};
 use super::{StoreError, millis};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::domain::ids::MessageId;
@@ -149,8 +149,6 @@ impl Unanswered {
     }
 }
 
-const NOT_ANSWERED: &str = "what became of the last commit is not known";
-
 /// Who makes the gathered commits.
 #[derive(Debug)]
 struct Gatherer {
@@ -190,7 +188,7 @@ impl Gatherer {
     /// Writes a batch, and answers all of its members.
     async fn take(&mut self, writer: &mut Writer, batch: Batch) {
         if !self.has_settled(writer).await {
-            return batch.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
+            return batch.refuse(&unsure());
         }
         let mut tries = 1;
         let failure = loop {
@@ -235,7 +233,7 @@ impl Gatherer {
             if self.unanswered.is_some() {
                 let mut rest = Batch::default();
                 members.by_ref().for_each(|member| rest.push(member));
-                rest.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
+                rest.refuse(&unsure());
             }
         }
     }

@@ -28,6 +28,11 @@ pub(super) struct Writers {
     rare: Option<Rare>,
 }
 
+/// Why nothing is written, and nobody's work begun, while that is to be found out.
+pub(super) fn unsure() -> StoreError {
+    StoreError::Away("what became of the last commit is not known".to_owned())
+}
+
 /// Connections for transactions that come rarely.
 #[derive(Debug, Clone)]
 pub(super) struct Rare {
@@ -186,7 +191,7 @@ impl Rare {
     /// Fails while it is not known what the last gathered commit came to.
     fn is_sure(&self) -> Result<(), StoreError> {
         match self.trouble.is_unsure.load(Ordering::SeqCst) {
-            true => Err(StoreError::Away("what became of the last commit is not known".to_owned())),
+            true => Err(unsure()),
             false => Ok(()),
         }
     }
