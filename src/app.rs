@@ -364,6 +364,7 @@ async fn start_back(
     let submission = Submission::new(config, tools);
     let presence = Presence { store: store.clone(), clock: clock.clone(), stop: stop.clone() };
     tasks.spawn(presence.run());
+    tasks.spawn(store.clone().listen(stop.clone()));
     delivery.start(handed).await?;
     billing.start();
     tasks.spawn(sweep(config, &store, &clock, stop).run());

@@ -73,7 +73,8 @@
 //!
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit. On a
-//!   PostgreSQL that says that it may forget a commit, nothing is served ([`store::server`]).
+//!   PostgreSQL that says that it may forget a commit, nothing is served, whenever it is connected
+//!   to ([`store::server`]).
 //! - **A commit without an answer is found out, not guessed** (`store`'s `lane`): whoever is told
 //!   250 is in it, and whoever is told 452 is not, or is withdrawn before the node writes anything
 //!   else or leases anything, unless another node has taken it over by then. Under an
@@ -123,6 +124,9 @@
 //!   What one has in hand (a part, an entry) is nobody else's until its lease is over, by the
 //!   database's time; after that only `Sent` and `settled` are believed of it, and it says no last word:
 //!   before the final dot, a call or an entry's post it must be sure of its lease.
+//! - **What another process should see to at once it is told, and nothing counts on that**
+//!   ([`store::wake`]): whoever is told looks by themselves too, only less often. It is never told in a commit that
+//!   mail waits for.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance, or when the call was composed), within the key's life; after
 //!   that the part is held for the operator.

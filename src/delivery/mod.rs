@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,7 @@ use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::queue::LeasedPart;
+use crate::store::wake::Wake;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
@@ -54,8 +56,12 @@ use headroom::Headroom;
 use leases::{Lease, Leases};
 use worker::Pass;
 
-/// How often the database is asked for what is due.
+/// How often the database is asked for what is due, at most unless there is more …
 const POLL: Duration = Duration::from_millis(500);
+/// … and at least where nothing is due and everybody who could change that would tell.
+const IDLE: Duration = Duration::from_secs(5);
+/// How often it is asked then whose leases ran out, at least.
+const LAPSE: Duration = Duration::from_secs(2);
 /// How often it is asked which gates other processes have opened or closed.
 const GATES: Duration = Duration::from_secs(5);
 /// How often the queue is counted for the metrics.
@@ -215,13 +221,17 @@ impl Delivery {
             let lease = self.hold_handed(&handed.part);
             waiting.push_back((handed, lease));
         }
+        let mut giving = JoinSet::new();
         for (handed, lease) in waiting {
             let delivery = self.clone();
-            tasks.spawn(async move {
+            giving.spawn(tasks.track_future(async move {
                 delivery.give_back(&handed.part).await;
                 drop((handed.room, lease));
-            });
+            }));
         }
+        while giving.join_next().await.is_some() {}
+        // Nor does anybody here take up what waits in the database.
+        self.0.tools.store.tell(Wake::Parts).await;
     }
 
     /// Holds the lease of a part that was handed over. It was leased as it was accepted, or

@@ -20,9 +20,10 @@ use super::report::{Aftermath, Report, report_batch};
 use super::spool::{Reserve, remove_some, write_chunk};
 use super::sql::Session;
 use super::unanswered::Refused;
+use super::wake::{Bells, Wake};
 use super::webhook::remember;
 use super::writer::Writer;
-use super::writers::Writers;
+use super::writers::{Writers, unsure};
 use super::{StoreError, millis};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::domain::ids::MessageId;
@@ -74,6 +75,8 @@ pub(super) struct Settings {
     pub(super) reserve: Reserve,
     /// The line of what leaves the spool.
     pub(super) leftovers: mpsc::WeakUnboundedSender<Leftover>,
+    /// Who sees to what falls due by a commit.
+    pub(super) bells: Arc<Bells>,
     /// Where a test may have the process killed.
     pub(super) crash_at: CrashAt,
 }
@@ -83,6 +86,14 @@ impl Settings {
     fn pass(&self, is_about_them: bool, point: CrashPoint) {
         if is_about_them {
             self.crash_at.pass(point);
+        }
+    }
+
+    /// Wakes whoever sends what is due in this process, if there is more to be done than before:
+    /// the others need not hear of what comes so often.
+    fn wake(&self, is_more: bool) {
+        if is_more {
+            self.bells.ring(&Wake::Parts);
         }
     }
 
@@ -138,8 +149,6 @@ impl Unanswered {
     }
 }
 
-const NOT_ANSWERED: &str = "what became of the last commit is not known";
-
 /// Who makes the gathered commits.
 #[derive(Debug)]
 struct Gatherer {
@@ -179,7 +188,7 @@ impl Gatherer {
     /// Writes a batch, and answers all of its members.
     async fn take(&mut self, writer: &mut Writer, batch: Batch) {
         if !self.has_settled(writer).await {
-            return batch.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
+            return batch.refuse(&unsure());
         }
         let mut tries = 1;
         let failure = loop {
@@ -224,7 +233,7 @@ impl Gatherer {
             if self.unanswered.is_some() {
                 let mut rest = Batch::default();
                 members.by_ref().for_each(|member| rest.push(member));
-                rest.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
+                rest.refuse(&unsure());
             }
         }
     }
@@ -253,6 +262,7 @@ impl Gatherer {
     fn answer(&mut self, writer: &mut Writer, batch: Batch, written: Written) {
         let settings = &self.settings;
         writer.note(true);
+        settings.wake(batch.leaves_parts(&written.decided));
         settings.follow(written.aftermath);
         settings.pass(!batch.removals.is_empty(), CrashPoint::OrphansSwept);
         settings.pass(!batch.chunks.is_empty(), CrashPoint::ChunkCommitted);
@@ -331,6 +341,7 @@ impl Gatherer {
         let withdrawn = if was_committed { refused.message_ids.len() } else { 0 };
         tracing::warn!(was_committed, withdrawn, "what became of a commit that was not answered is known");
         if was_committed {
+            self.settings.wake(waiting.leaves_parts(&written.decided));
             self.settings.follow(written.aftermath);
             waiting.answer(written.decided);
         } else {
@@ -349,6 +360,7 @@ impl Gatherer {
     /// The database could not do it.
     fn is_away(&mut self, writer: &mut Writer, error: &StoreError) {
         writer.note(false);
+        self.settings.metrics.set_database_up(false);
         let Some(trouble) = self.writers.trouble() else { return };
         trouble.set_failing(true);
         if self.away.is_none() {
@@ -359,6 +371,7 @@ impl Gatherer {
 
     /// The database has done something.
     fn is_back(&mut self) {
+        self.settings.metrics.set_database_up(true);
         let Some(since) = self.away.take() else { return };
         if let Some(trouble) = self.writers.trouble() {
             trouble.set_failing(false);

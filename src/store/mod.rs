@@ -58,6 +58,7 @@ pub mod standing;
 pub mod suppression;
 pub mod timeline;
 mod unanswered;
+pub mod wake;
 pub mod webhook;
 mod writer;
 mod writers;
@@ -69,7 +70,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::ser::{CharEscape, CompactFormatter};
 use sqlx::error::{DatabaseError, ErrorKind};
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgPool};
 use tokio::sync::mpsc;
 
 use crate::crash::{CrashAt, CrashPoint};
@@ -84,10 +85,12 @@ use leftovers::{Exits, Leftover};
 use opening::Opened;
 pub use opening::make_private_dir;
 use questions::Questions;
+use server::Demands;
 use spool::Reserve;
 use sql::Readers;
 use standing::Standing;
 use suppression::Suspect;
+use wake::Bells;
 use writers::Writers;
 
 /// Name of the database file in `data_dir`.
@@ -299,9 +302,13 @@ pub struct Store {
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
     turns: Arc<Turns>,
+    bells: Arc<Bells>,
+    /// For the one connection on which others are heard.
+    listening: Option<PgPool>,
     /// Who has what it leases.
     node: Arc<str>,
     low_mark: i64,
+    metrics: Metrics,
     crash_at: CrashAt,
 }
 
@@ -332,8 +339,8 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, node } = match database_url {
-            Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
+        let Opened { readers, writer, listening, node } = match database_url {
+            Some(url) => opening::postgres(url, data_dir, *maker, (patience, Demands::of(*maker))).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
         let (hot, members) = mpsc::channel(WRITES_WAITING);
@@ -345,12 +352,14 @@ impl Store {
         tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
         let node: Arc<str> = node.into();
+        let bells = Arc::<Bells>::default();
         let settings = commit::Settings {
             node: Arc::clone(&node),
             low_mark,
-            metrics,
+            metrics: metrics.clone(),
             reserve,
             leftovers: leftovers.downgrade(),
+            bells: Arc::clone(&bells),
             crash_at: crash_at.clone(),
         };
         tokio::spawn(commit::run(writer.clone(), lanes, settings));
@@ -374,8 +383,11 @@ impl Store {
             standings,
             suspects,
             turns,
+            bells,
+            listening,
             node,
             low_mark,
+            metrics,
             crash_at,
         })
     }
@@ -387,7 +399,12 @@ impl Store {
 
     /// Whether a write would be possible: `readyz` and `check` ask.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.writer.prove().await
+        let proven = self.writer.prove().await;
+        // With PostgreSQL the gathering writer looks by itself until it is back.
+        if !self.is_shared() {
+            self.metrics.set_database_up(proven.is_ok());
+        }
+        proven
     }
 }
 

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use super::opening::make_private_dir;
 use super::sql::{Readers, query, query_scalar};
+use super::wake::Wake;
 use super::{Maker, Store, StoreError, millis};
 use crate::random;
 
@@ -105,7 +106,8 @@ impl Store {
         const APPEAR: &str = "
             INSERT INTO node (node_id, seen_at) VALUES ($1, $2)
             ON CONFLICT (node_id) DO UPDATE SET seen_at = excluded.seen_at";
-        const COUNT: &str = "SELECT count(*) FROM node WHERE seen_at > $1";
+        // Seen later than now: by a clock that was set back since.
+        const COUNT: &str = "SELECT count(*) FROM node WHERE seen_at > $1 AND seen_at <= $2";
         if !self.is_shared() {
             return Ok(());
         }
@@ -115,7 +117,9 @@ impl Store {
         tx.commit().await?;
         drop(writer);
         let since = now.checked_sub(THERE).unwrap_or(now);
-        let nodes: i64 = query_scalar(COUNT).bind(millis(since)).fetch_one(&self.readers).await?;
+        let soon = now.checked_add(THERE).unwrap_or(now);
+        let count = query_scalar(COUNT).bind(millis(since)).bind(millis(soon));
+        let nodes: i64 = count.fetch_one(&self.readers).await?;
         self.turns.nodes.store(usize::try_from(nodes).unwrap_or(1), Ordering::Relaxed);
         Ok(())
     }
@@ -133,7 +137,12 @@ impl Store {
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         query(LEAVE).bind(&*self.node).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        drop(writer);
+        // When parts fall due that this process put off, only the others can look.
+        self.tell(Wake::Parts).await;
+        self.tell(Wake::Entries).await;
+        Ok(())
     }
 
     /// Whether a duty is this process's now, which sees to it again after `wait`. No other
@@ -142,8 +151,11 @@ impl Store {
         const TAKE: &str = "
             INSERT INTO duty (name, node, held_until) VALUES ($1, $2, $3)
             ON CONFLICT (name) DO UPDATE SET node = excluded.node, held_until = excluded.held_until
-            WHERE duty.node = excluded.node OR duty.held_until <= $4";
-        let until = now.checked_add(wait.saturating_add(THERE)).unwrap_or(now);
+            WHERE duty.node = excluded.node OR duty.held_until <= $4 OR duty.held_until > $5";
+        let held = wait.saturating_add(THERE);
+        let until = now.checked_add(held).unwrap_or(now);
+        // Nobody holds it for so long, but by a clock that was set back since.
+        let late = until.checked_add(held).unwrap_or(Timestamp::MAX);
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
         let done = query(TAKE)
@@ -151,6 +163,7 @@ impl Store {
             .bind(&*self.node)
             .bind(millis(until))
             .bind(millis(now))
+            .bind(millis(late))
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;

@@ -16,9 +16,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
-use super::hosts::{Hosts, Way};
+use super::hosts::{Hosts, Primary, Way};
 use super::lane::{Lane, Patience};
-use super::server::Server;
+use super::server::{Demands, Server};
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
 use super::writers::{Rare, Trouble, Writers};
@@ -43,6 +43,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writers,
+    /// For the one connection on which others are heard; `None`: there are none.
+    pub(super) listening: Option<PgPool>,
     /// Whose it is.
     pub(super) node: String,
 }
@@ -78,7 +80,8 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.to_owned() })
+    let node = node::LOCAL.to_owned();
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -88,38 +91,70 @@ pub(super) async fn postgres(
     url: &SecretString,
     data_dir: &Path,
     maker: Maker,
-    patience: Patience,
+    (patience, demands): (Patience, Demands),
 ) -> Result<Opened, OpenError> {
     let hosts = Hosts::parse(url.expose_secret())?;
     let name = hosts.to_string();
     let hosts = hosts.tuned(|options| tuned(options, patience));
-    let options = hosts.primary().await.map_err(unreachable(&name))?;
-    let trouble = Arc::<Trouble>::default();
-    let pool = |connections: u32| {
-        let trouble = Arc::clone(&trouble);
-        PgPoolOptions::new().max_connections(connections).acquire_timeout(patience.connect).after_release(
-            move |connection, _| {
-                let trouble = Arc::clone(&trouble);
-                Box::pin(async move { takes_writes(connection, &trouble).await })
-            },
-        )
-    };
-    let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
-    if maker == Maker::Serve {
-        let mut connection = rare.acquire().await.map_err(unreachable(&name))?;
-        Server::look(&mut connection).await.map_err(unreachable(&name))?.fit(&name)?;
+    let Primary { options, connection, server } = hosts.connect().await.map_err(unreachable(&name))?;
+    if let Some(reason) = demands.refusal(&server) {
+        return Err(OpenError::Unfit { database: name, reason });
     }
+    connection.close().await.map_err(unreachable(&name))?;
+    let trouble = Arc::<Trouble>::default();
+    let pool = |connections| pool(connections, patience, demands, &trouble);
+    let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
     POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
     if maker.claims_as().is_some() {
         forget_lanes(&rare).await.map_err(unreachable(&name))?;
     }
+    let listening = pool(1).connect_lazy_with(options.clone());
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
-    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
+    let way = Way {
+        hosts,
+        demands,
+        trouble: Arc::clone(&trouble),
+        writing: rare.clone(),
+        reading: readers.clone(),
+        listening: listening.clone(),
+    };
     let rare = Rare { pool: rare, limit: patience.transaction, trouble };
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
     let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
+    let writer = Writers::several(gathering, rare);
+    Ok(Opened { readers: Readers::Postgres(readers), writer, listening: Some(listening), node })
+}
+
+/// So many connections, which are looked at when they are made and when they come back.
+fn pool(connections: u32, patience: Patience, demands: Demands, trouble: &Arc<Trouble>) -> PgPoolOptions {
+    let (made, back) = (Arc::clone(trouble), Arc::clone(trouble));
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(patience.connect)
+        .after_connect(move |connection, _| {
+            let trouble = Arc::clone(&made);
+            Box::pin(async move { Ok(judge(connection, demands, &trouble).await) })
+        })
+        .after_release(move |connection, _| {
+            let trouble = Arc::clone(&back);
+            Box::pin(async move { Ok(takes_writes(connection, &trouble).await? && !trouble.is_unfit()) })
+        })
+}
+
+/// Finds out whether anything may be written where a new connection leads. What refuses it is not
+/// told to the pool, which would try again, and tell of each try.
+async fn judge(connection: &mut PgConnection, demands: Demands, trouble: &Trouble) {
+    if demands == Demands::Writes {
+        return;
+    }
+    // Who does not answer this does not answer what follows either.
+    let Ok(server) = in_time(Instant::now() + LOOK_LIMIT, Server::look(connection)).await else { return };
+    let refusal = demands.refusal(&server);
+    trouble.judge(refusal.as_deref());
+    if refusal.is_some() {
+        trouble.suspect();
+    }
 }
 
 /// A connection of ours: its settings are those that statements count on.

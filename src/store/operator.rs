@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
 use super::sql::{Session, Whole, query, query_as, query_scalar};
+use super::wake::Wake;
 use super::{Store, StoreError, batch, changed, json, lock, millis, stored, timestamp};
 use crate::crash::CrashPoint;
 use crate::domain::batch::Ended;
@@ -243,6 +244,7 @@ impl Store {
         drop(writer);
         self.pass(CrashPoint::OperatorDecided);
         self.remove_left(left);
+        self.tell(Wake::Parts).await;
         for (message_id, held_parts) in decided {
             let (choice, via) = (order.choice.as_str(), order.via.as_str());
             tracing::warn!(%message_id, choice, via, held_parts, "the operator decided");

@@ -32,6 +32,7 @@ mod dsn;
 mod due;
 mod entries;
 mod event;
+mod fitness;
 mod header;
 mod idempotency;
 mod model;
@@ -49,6 +50,7 @@ mod reports;
 mod retention;
 mod spool;
 mod story;
+mod wake;
 
 impl Store {
     /// Small parts that are due, whether they leave alone or not, the longest waiting first.

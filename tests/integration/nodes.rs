@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use crate::harness::client::missing;
 use crate::harness::meter::CUSTOMER_EMAIL;
+use crate::harness::plan::Plan;
 use crate::harness::postgres::Cluster;
 use crate::harness::process::{ON_TESTS, Process, postmeter};
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::within;
-use crate::harness::{CUSTOMER_ID, Meter, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 use crate::two::Over;
 
 /// What is neither final nor settled.
@@ -23,18 +24,25 @@ const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
 /// The leases of what the dead had in hand, those of entries above all, and what follows.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The system of a test on a database of its own, which runs, and the database.
-fn on_postgres() -> Option<(Meter, Cluster)> {
+/// Servers with this variable do not look for what others would tell them of.
+const NO_POLLING: &str = "POSTMETER_TEST_NO_POLLING";
+
+/// The system of a test on a database of its own, which runs, and the database. If it `is_told`,
+/// it finds nothing by itself.
+fn on_postgres(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)> {
     let Some(cluster) = Cluster::start() else {
         missing("PostgreSQL");
         return None;
     };
     cluster.create("nodes");
-    let mut meter = Meter::resend().credits(10_000).set("queue", "lease_s = 3").prepare();
+    let mut meter = plan.credits(10_000).prepare();
     let url = format!("postgres://postmeter@localhost/nodes?host={}", cluster.home.display());
     meter.set_environment("DATABASE_URL", &url);
     // The cluster does not wait for its disk.
     meter.set_environment(ON_TESTS, "postgres");
+    if is_told {
+        meter.set_environment(NO_POLLING, "1");
+    }
     meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
     meter.says(&["sender", "allow", CUSTOMER_ID, "example.com"]);
     meter.credential = meter.new_credential();
@@ -83,7 +91,8 @@ fn send(
 
 #[test]
 fn p1_p3_p4_a_server_that_is_killed_under_load_leaves_everything_to_the_other() {
-    let Some((mut meter, cluster)) = on_postgres() else { return };
+    let plan = Meter::resend().set("queue", "lease_s = 3");
+    let Some((mut meter, cluster)) = on_postgres(plan, false) else { return };
     let other = beside(&meter);
     let (acknowledged, is_over) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -120,5 +129,83 @@ fn p1_p3_p4_a_server_that_is_killed_under_load_leaves_everything_to_the_other() 
     assert!(lost.is_empty(), "P1: {lost:?}");
     // What was accepted while its sender was not told counts too.
     assert_eq!(meter.dodo().debited(CUSTOMER_ID), arrived.len() as u64, "P3");
+    meter.end();
+}
+
+fn signed_in_at(meter: &Meter, to: SocketAddr) -> Smtp {
+    let mut smtp = Smtp::starttls_at(to, &meter.certificate());
+    let reply = smtp.auth_plain(&meter.credential.username, &meter.credential.secret);
+    assert!(reply.starts_with("235 "), "{reply}");
+    smtp
+}
+
+/// Parts of customers in this state.
+fn parts(cluster: &Cluster, state: &str) -> usize {
+    let count = format!("SELECT count(*) FROM part WHERE state = '{state}'");
+    cluster.read("nodes", &count).concat().parse().unwrap()
+}
+
+#[test]
+fn what_the_operator_has_sent_again_by_a_command_the_servers_are_told() {
+    let plan = Meter::smtp().set("queue", "retry_min_s = 3600");
+    let Some((mut meter, cluster)) = on_postgres(plan, true) else { return };
+    let other = beside(&meter);
+    meter.sink().reply("MAIL", "451 4.7.1 come again");
+    for to in [meter.process().smtp, other.smtp] {
+        assert!(signed_in_at(&meter, to).deliver(&letter("later")).starts_with("250 "));
+    }
+    until("a first try of each", || (parts(&cluster, "queued") == 2).then_some(()));
+    meter.sink().behave();
+    assert!(meter.says(&["queue", "retry", "--all"]).starts_with("2 messages are due now"));
+    until("both to be sent", || (parts(&cluster, "sent") == 2).then_some(()));
+    other.stop();
+    meter.end();
+}
+
+#[test]
+fn p1_what_a_stopping_server_has_not_begun_the_other_is_told_of() {
+    const MAILS: usize = 6;
+    const PLACES: usize = 2;
+    let plan = Meter::smtp().set("upstream", "max_concurrency = 2");
+    let Some((mut meter, cluster)) = on_postgres(plan, true) else { return };
+    let other = beside(&meter);
+    meter.sink().hang("DOT");
+    let mut smtp = meter.signed_in();
+    for nth in 0..MAILS {
+        assert!(smtp.deliver(&letter(&format!("n{nth}"))).starts_with("250 "));
+    }
+    until("some to be on their way", || (meter.sink().unanswered() == PLACES).then_some(()));
+    assert_eq!(parts(&cluster, "sending"), MAILS, "all are in one server's hands");
+    meter.sink().behave();
+    let stopping = meter.take_process();
+    stopping.terminate();
+    until("the others to leave", || (parts(&cluster, "sent") == MAILS - PLACES).then_some(()));
+    assert_eq!(parts(&cluster, "sending"), PLACES, "the first are under way still");
+    stopping.ends_well();
+    meter.adopt(other);
+    meter.end();
+}
+
+#[test]
+fn a_gate_that_one_server_finds_open_is_open_at_the_other() {
+    let Some((mut meter, _cluster)) = on_postgres(Meter::smtp(), true) else { return };
+    let other = beside(&meter);
+    let is_ready = |process: &Process| {
+        let url = format!("http://{}/readyz", process.http);
+        RUNTIME.block_on(async { reqwest::get(url).await.unwrap().status().is_success() })
+    };
+    meter.sink().reply("AUTH", "535 5.7.8 who are you?");
+    assert!(meter.signed_in().deliver(&letter("waits")).starts_with("250 "));
+    for process in [meter.process(), &other] {
+        until("the gate to be closed", || (!is_ready(process)).then_some(()));
+    }
+    meter.sink().behave();
+    // One that starts tries it at once, the other in five minutes.
+    meter.stop();
+    meter.serve();
+    for process in [meter.process(), &other] {
+        until("the gate to be open", || is_ready(process).then_some(()));
+    }
+    other.stop();
     meter.end();
 }

@@ -6,7 +6,7 @@ use crate::store::entry::{LEASE, Settled};
 use crate::store::node::Duty;
 
 /// Two processes on one database; `None`: it is a file.
-async fn two() -> Option<(Store, Store, Directory)> {
+pub(super) async fn two() -> Option<(Store, Store, Directory)> {
     let directory = Directory::new();
     let one = settings(&directory.0, Maker::Serve);
     one.database_url.as_ref()?;
@@ -161,4 +161,38 @@ async fn the_only_process_has_every_duty() {
         assert!(store.takes(Duty::Doubts, at(second), Duration::from_secs(3600)).await.unwrap());
     }
     assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p1_p3_a_clock_that_was_set_back_keeps_nothing_of_a_dead_process_from_the_others() {
+    const HOUR: i64 = 3_600;
+    let Some((here, there, _directory)) = two().await else { return };
+    let ann = customer(&here, "ann", Some(50)).await;
+    owe(&here, &ann).await;
+    let lease = Duration::from_secs(30);
+    let leased = || Acceptance { lease_until: Some(at(HOUR + 30)), ..message(&ann, &["a@y.example"]) };
+    let (message, kept) = (accepted(&here, leased()).await, accepted(&here, leased()).await);
+    here.open_entry(&ann, &entry_id(), None, at(HOUR)).await.unwrap().unwrap();
+    assert!(here.takes(Duty::Sweep, at(HOUR), lease).await.unwrap());
+    // What was leased a moment ago is none of that.
+    assert_eq!(there.shorten_leases(at(HOUR), lease).await.unwrap(), 0);
+
+    assert_eq!(there.shorten_leases(at(0), lease).await.unwrap(), 2);
+    assert_eq!(there.shorten_leases(at(1), lease).await.unwrap(), 0, "that is enough");
+    // Of the two one is still in somebody's hands.
+    let own = [(kept.message_id.clone(), 0, 1)];
+    assert_eq!(here.renew(&own, at(90)).await.unwrap().len(), 1);
+    assert_eq!(there.lapse_expired(&[], at(59)).await.unwrap(), 0);
+    assert_eq!(there.lapse_expired(&[], at(60)).await.unwrap(), 1);
+    assert_eq!(
+        (state(&there, &message).await, state(&there, &kept).await),
+        ("queued".into(), "sending".into())
+    );
+    let after = i64::try_from(LEASE.as_secs()).unwrap();
+    assert_eq!(there.take_over_entries(&[], at(0)).await.unwrap(), [], "its owner may renew it");
+    assert_eq!(there.take_over_entries(&[], at(after - 1)).await.unwrap(), []);
+    assert_eq!(there.take_over_entries(&[], at(after)).await.unwrap().len(), 1);
+    assert!(there.takes(Duty::Sweep, at(0), lease).await.unwrap());
+    assert!(!here.takes(Duty::Sweep, at(1), Duration::from_secs(5)).await.unwrap(), "it is held");
+    assert_audit(&there).await;
 }

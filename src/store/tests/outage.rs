@@ -28,7 +28,7 @@ const HASTY: Patience =
     Patience { connect: Duration::from_millis(200), answer: Duration::from_millis(200), ..PATIENCE };
 
 /// A cluster with an empty database. `None`: tests run on SQLite.
-fn cluster(settings: &str) -> Option<Cluster> {
+pub(super) fn cluster(settings: &str) -> Option<Cluster> {
     let cluster = is_postgres().then(|| Cluster::start_with(settings).unwrap())?;
     cluster.create("postmeter");
     Some(cluster)
@@ -48,15 +48,19 @@ fn start_again(cluster: &mut Cluster) {
 
 /// The store by the socket there.
 async fn open(socket: &Path, patience: Patience) -> Store {
+    open_counted(socket, patience, Metrics::new()).await
+}
+
+async fn open_counted(socket: &Path, patience: Patience, metrics: Metrics) -> Store {
     let url = format!("postgres://postmeter@localhost/postmeter?host={}", socket.display());
     let settings =
         StoreSettings { database_url: Some(SecretString::from(url)), ..in_a_file(socket, Maker::Serve) };
     let reserve = Reserve::new(0, || u64::MAX);
-    Store::open_on(&settings, (reserve, patience), Metrics::new(), CrashAt::default()).await.unwrap()
+    Store::open_on(&settings, (reserve, patience), metrics, CrashAt::default()).await.unwrap()
 }
 
 /// Asks until the answer is this.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {
@@ -238,7 +242,9 @@ async fn p1_p2_a_restart_under_load_loses_nothing_that_was_accepted_and_keeps_no
 #[tokio::test]
 async fn while_it_is_stopped_everybody_is_refused_and_afterwards_nobody() {
     let Some(mut cluster) = cluster("-c max_connections=20") else { return };
-    let store = open(&cluster.home, HASTY).await;
+    let metrics = Metrics::new();
+    let is_up = |up: bool| metrics.encode().contains(&format!("\npostmeter_database_up {}\n", u8::from(up)));
+    let store = open_counted(&cluster.home, HASTY, metrics.clone()).await;
     let ann = customer(&store, "ann", Some(9)).await;
     assert!(matches!(accept(&store, &ann).await, Ok(Accepted::Yes { .. })));
     have(&mut cluster, "stop");
@@ -246,9 +252,11 @@ async fn while_it_is_stopped_everybody_is_refused_and_afterwards_nobody() {
         assert_away(accept(&store, &ann).await);
         assert!(store.ping().await.is_err());
         assert!(matches!(store.account(&ann).await, Err(StoreError::Away(_))));
+        assert!(is_up(false));
     }
     start_again(&mut cluster);
     until_it_is_well(&store).await;
+    assert!(is_up(true));
     assert!(matches!(accept(&store, &ann).await, Ok(Accepted::Yes { .. })));
     assert_eq!(sums(&store, &ann).await, (Some(9), 2, 0));
     assert_audit(&store).await;
