@@ -68,6 +68,14 @@ plug() {
 # cable NODE up|down: its way to the databases.
 cable() { in_ns hub ip link set "$1-db" "$2"; }
 
+# apart NODE add|del: it hears nothing of the other databases, and they nothing of it.
+apart() {
+    local n
+    for n in "${DATABASES[@]}"; do
+        [[ $1 == "db$n" ]] || in_ns "$1" ip route "$2" blackhole "$DB_NET.$n/32"
+    done
+}
+
 # kill_all NODE: SIGKILL to every process there, at once.
 kill_all() {
     local pids
@@ -96,7 +104,7 @@ start_etcd() {
     in_ns "db$n" runuser -u "$PG_USER" -- etcd --name "db$n" --data-dir "$HOME_DIR/db$n/etcd" \
         --listen-peer-urls "http://$here:2380" --initial-advertise-peer-urls "http://$here:2380" \
         --listen-client-urls "http://$here:2379,http://127.0.0.1:2379" --advertise-client-urls "http://$here:2379" \
-        --initial-cluster "$all" --initial-cluster-state new --logger zap \
+        --initial-cluster "$all" --initial-cluster-state new --enable-v2 --logger zap \
         </dev/null >>"$HOME_DIR/db$n/etcd.log" 2>&1 &
 }
 
@@ -114,7 +122,7 @@ write_patroni() {
 scope: mail
 name: db$n
 restapi: {listen: "$here:8008", connect_address: "$here:8008"}
-etcd3: {hosts: "$hosts"}
+$PATRONI_DCS: {hosts: "$hosts"}
 bootstrap:
   dcs:
     ttl: $PATRONI_TTL

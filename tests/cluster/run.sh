@@ -4,11 +4,15 @@
 #
 #   POSTMETER=target/release/postmeter tests/cluster/run.sh [--way hosts|haproxy|both] [SCENARIO…]
 #
-# Scenarios: kill cut standby meter switchover (all of them by default). Root; Debian's packages
+# Scenarios: kill cut split standby meter switchover (all of them by default). Root; Debian's packages
 # patroni etcd-server etcd-client haproxy postgresql iproute2 curl openssl python3 (`run.sh install`).
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# Patroni before 3.0.3 does not compare before it writes its leader key by etcd's API v3: a primary
+# that was cut off takes the key from its successor when it is joined again, and what was
+# acknowledged meanwhile is gone. By API v2 it compares.
+PATRONI_DCS=${PATRONI_DCS:-etcd}
 PATRONI_TTL=${PATRONI_TTL:-20}
 PATRONI_LOOP_WAIT=${PATRONI_LOOP_WAIT:-5}
 PATRONI_RETRY_TIMEOUT=${PATRONI_RETRY_TIMEOUT:-5}
@@ -21,7 +25,7 @@ POSTMETER=$(realpath "${POSTMETER:-target/release/postmeter}")
 source "$HERE/cluster.sh"
 
 readonly PACKAGES=(patroni etcd-server etcd-client haproxy postgresql iproute2 curl openssl python3)
-readonly ALL=(kill cut standby meter switchover)
+readonly ALL=(kill cut split standby meter switchover)
 # Mail before a fault, and after everything is whole again.
 readonly BEFORE_S=10 AFTER_S=10
 
@@ -50,6 +54,18 @@ scenario_cut() {
     sleep "$AFTER_S"
     say "the cable of $node is mended"
     cable "$node" up
+    until_true 120 "the cluster to be whole" is_whole
+}
+
+# The primary does not reach the other two; servers of Postmeter reach all three.
+scenario_split() {
+    local node; node=$(primary)
+    fault "$node, the primary, does not reach the other databases any more"
+    apart "$node" add
+    until_true 120 "another primary" is_another "$node"
+    sleep "$AFTER_S"
+    say "$node reaches the others again"
+    apart "$node" del
     until_true 120 "the cluster to be whole" is_whole
 }
 
@@ -168,4 +184,4 @@ main() {
     python3 "$HERE/judge.py" --table "$HOME_DIR/results.jsonl"
 }
 
-main "$@"
+main "$@"; exit
