@@ -6,6 +6,7 @@ table of all of them, and exits 1 if anything was lost, sent twice or debited wr
 """
 
 import argparse
+import bisect
 import collections
 import glob
 import json
@@ -34,8 +35,9 @@ def promotion(logs, since, until):
     return min(found, default=None)
 
 
-def gap(times):
-    """The longest time between two of these: (length, begin)."""
+def gap(times, since):
+    """The longest time between two of these, of which the second is later than that: (length, begin)."""
+    times = times[max(bisect.bisect(times, since) - 1, 0):]
     return max(((after - before, before) for before, after in zip(times, times[1:])), default=(0, None))
 
 
@@ -59,7 +61,7 @@ def judge(given):
     acknowledged = {f"{line['mail']} {line['try']}" for line in accepted}
     parts = collections.Counter(line["part"] for line in upstream if "part" in line)
     refused = collections.Counter(str(line["code"]) for line in tries if line["code"] != 250)
-    longest, begun = gap([at for at in times if at >= since - 1])
+    longest, begun = gap(times, since)
     result = {
         "scenario": given.name, "way": given.way,
         "gap": longest, "gap_begins": begun and begun - since,
@@ -89,7 +91,7 @@ def of_node(node, tries, ready, sent, since):
     before = [sent.get(f"{line['mail']} {line['try']}") for line in mine if line["t"] < since]
     left = [at[0] for at in before if at]
     states = [[round(line["t"] - since, 1), line["readyz"]] for line in ready if line["node"] == node]
-    longest, begun = gap([line["t"] for line in mine if line["t"] >= since - 1])
+    longest, begun = gap([line["t"] for line in mine], since)
     return {"gap": longest, "gap_begins": begun and begun - since, "readyz": states,
             "last_of_before": max(left, default=since) - since,
             "refused": collections.Counter(str(line["code"]) for line in tries if line["node"] == node and line["code"] != 250)}
@@ -106,7 +108,7 @@ def table(path):
     for one in read(path):
         refused = ", ".join(f"{count} × {code}" for code, count in sorted(one["refused"].items())) or "none"
         bad += any(one[name] for name in ("lost", "twice", "same_part_twice", "off", "audit", "given_up"))
-        rows.append([one["scenario"], one["way"], seconds(one["gap"]), seconds(one["promoted"]),
+        rows.append([one["scenario"].removesuffix("-" + one["way"]), one["way"], seconds(one["gap"]), seconds(one["promoted"]),
                      seconds(one["after_promotion"]), seconds(one["sent_after_promotion"]), one["acknowledged"], refused, one["lost"], one["twice"],
                      one["off"], "ok" if one["audit"] == 0 else "FAILED"])
     for row in [head, ["---"] * len(head), *rows]:

@@ -6,6 +6,8 @@
 #
 # Scenarios: kill cut split standby meter switchover (all of them by default). Root; Debian's packages
 # patroni etcd-server etcd-client haproxy postgresql iproute2 curl openssl python3 (`run.sh install`).
+# `run.sh clear` takes away what a run has left that was killed.
+# shellcheck disable=SC2317 # scenarios and conditions are called by their names
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -20,7 +22,7 @@ WAL_SENDER_TIMEOUT=${WAL_SENDER_TIMEOUT:-5s}
 SYNC_STRICT=${SYNC_STRICT:-false}
 CONNECTIONS=${CONNECTIONS:-16}
 RATE=${RATE:-50}
-POSTMETER=$(realpath "${POSTMETER:-target/release/postmeter}")
+POSTMETER=$(realpath -m "${POSTMETER:-target/release/postmeter}")
 # shellcheck source=cluster.sh
 source "$HERE/cluster.sh"
 
@@ -153,12 +155,14 @@ main() {
     local ways=(hosts haproxy) way name
     case ${1:-} in
         install) apt-get install -y --no-install-recommends "${PACKAGES[@]}"; exit ;;
+        clear) clear_up; exit ;;
         --way) [[ $2 == both ]] || ways=("$2"); shift 2 ;;
     esac
     local scenarios=("${@:-${ALL[@]}}")
     (($# > 0)) || scenarios=("${ALL[@]}")
+    [[ -x $POSTMETER ]] || die "no program at $POSTMETER: POSTMETER=…"
     ((EUID == 0)) || die "namespaces take root"
-    ip netns list | grep -q "^$PREFIX" && die "namespaces $PREFIX… are there already: another run, or one that was killed"
+    ip netns list | grep -q "^$PREFIX" && die "namespaces $PREFIX… are there already: another run, or one that was killed (run.sh clear)"
     [[ -z ${KEEP:-} ]] || { mkdir -p "$KEEP"; KEEP=$(realpath "$KEEP"); }
     HOME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pmcluster.XXXXXX")
     chmod 755 "$HOME_DIR"
