@@ -231,6 +231,17 @@ start_haproxy() {
         for n in "${DATABASES[@]}"; do echo "  server db$n $DB_NET.$n:5432 check port 8008"; done
     } >"$HOME_DIR/haproxy.cfg"
     in_ns hub haproxy -db -f "$HOME_DIR/haproxy.cfg" </dev/null >>"$HOME_DIR/haproxy.log" 2>&1 &
+    until_true 20 "haproxy to have found the primary" passes_on
+}
+
+# Until its first checks are over haproxy takes all of them for well: three times in a row, then.
+passes_on() {
+    local n
+    for n in 1 2 3; do
+        in_ns hub psql -X -q -t -A -h "$DB_NET.254" -p 5000 -U postmeter -d mail \
+            -c 'SELECT 1 / CAST(NOT pg_is_in_recovery() AS int)' >/dev/null 2>&1 || return
+        sleep 1
+    done
 }
 
 # --- Postmeter
