@@ -102,7 +102,7 @@ class Load:
         except smtplib.SMTPResponseException as error:
             code, text, smtp = error.smtp_code, error.smtp_error, drop(smtp)
         except (OSError, smtplib.SMTPException) as error:
-            if code == 354 or not isinstance(code, int) or code < 400:
+            if not isinstance(code, int) or code < 400:
                 code, text = "lost" if stage == "dot" else "connect", str(error).encode()
             smtp = drop(smtp)
         text = text.decode(errors="replace") if isinstance(text, bytes) else text

@@ -140,9 +140,19 @@ finish() {
     local code=$?
     trap - EXIT INT TERM
     clear_up
+    # It ended in the middle: what there is.
+    [[ -n ${TOLD:-} || ! -s $HOME_DIR/results.jsonl ]] || tell || true
     [[ -z ${KEEP:-} ]] || keep_logs || true
     rm -rf "$HOME_DIR"
     exit "$code"
+}
+
+# The table; fails if something is wrong.
+tell() {
+    TOLD=yes
+    say "ttl $PATRONI_TTL s, loop_wait $PATRONI_LOOP_WAIT s, retry_timeout $PATRONI_RETRY_TIMEOUT s," \
+        "wal_sender_timeout $WAL_SENDER_TIMEOUT; $RATE mails/s over $CONNECTIONS connections"
+    python3 "$HERE/judge.py" --table "$HOME_DIR/results.jsonl"
 }
 
 keep_logs() {
@@ -158,7 +168,7 @@ main() {
         clear) clear_up; exit ;;
         --way) [[ $2 == both ]] || ways=("$2"); shift 2 ;;
     esac
-    local scenarios=("${@:-${ALL[@]}}")
+    local scenarios=("$@")
     (($# > 0)) || scenarios=("${ALL[@]}")
     [[ -x $POSTMETER ]] || die "no program at $POSTMETER: POSTMETER=…"
     ((EUID == 0)) || die "namespaces take root"
@@ -184,8 +194,7 @@ main() {
         for name in "${scenarios[@]}"; do measure "$name" "$way"; done
         stop_meters
     done
-    say "ttl $PATRONI_TTL s, loop_wait $PATRONI_LOOP_WAIT s, retry_timeout $PATRONI_RETRY_TIMEOUT s, wal_sender_timeout $WAL_SENDER_TIMEOUT; $RATE mails/s over $CONNECTIONS connections"
-    python3 "$HERE/judge.py" --table "$HOME_DIR/results.jsonl"
+    tell
 }
 
 main "$@"; exit
