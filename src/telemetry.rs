@@ -170,6 +170,7 @@ struct Inner {
     dodo_up: Gauge,
     dodo_refusing: Labelled<1, Gauge>,
     webhooks: Labelled<2, Counter>,
+    database_up: Gauge,
     store_commit: Histogram,
     store_batch_size: Histogram,
 }
@@ -233,6 +234,7 @@ impl Metrics {
                 "1 while Dodo refuses these calls for a reason that the operator must look at: key, rights, entitlement",
             ),
             webhooks: names.add("webhooks", "Webhooks received"),
+            database_up: names.add("database_up", "0 while PostgreSQL is not available, and mail is refused"),
             store_commit: names.add_in(
                 Unit::Seconds,
                 "store_commit",
@@ -395,6 +397,11 @@ impl Metrics {
         self.0.dodo_up.get() != 0
     }
 
+    /// Notes whether PostgreSQL is available.
+    pub fn database(&self, is_up: bool) {
+        self.0.database_up.set(i64::from(is_up));
+    }
+
     /// Counts a webhook.
     pub fn webhook(&self, source: WebhookSource, result: WebhookResult) {
         let labels = [("source", source.as_str()), ("result", result.as_str())];
@@ -417,6 +424,7 @@ impl Inner {
     /// A series that appears with its first event hides that event from `rate()`.
     fn start_at_zero(&self) {
         self.dodo_up.set(1);
+        self.database_up.set(1);
         for listener in Listener::ALL {
             begin(&self.connections, [("listener", listener.as_str())]);
         }

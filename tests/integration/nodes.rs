@@ -8,20 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::client::missing;
-use crate::harness::meter::CUSTOMER_EMAIL;
 use crate::harness::postgres::Cluster;
-use crate::harness::process::{ON_TESTS, Process, postmeter};
+use crate::harness::process::{Process, postmeter};
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::within;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 use crate::two::Over;
 
 /// What is neither final nor settled.
-const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
+pub(crate) const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
     + (SELECT count(*) FROM account WHERE held <> 0 OR owed <> 0)
     + (SELECT count(*) FROM entry WHERE state = 'open')";
 /// The leases of what the dead had in hand, those of entries above all, and what follows.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The system of a test on a database of its own, which runs, and the database.
 fn on_postgres() -> Option<(Meter, Cluster)> {
@@ -30,25 +29,21 @@ fn on_postgres() -> Option<(Meter, Cluster)> {
         return None;
     };
     cluster.create("nodes");
-    let mut meter = Meter::resend().credits(10_000).set("queue", "lease_s = 3").prepare();
-    let url = format!("postgres://postmeter@localhost/nodes?host={}", cluster.home.display());
-    meter.set_environment("DATABASE_URL", &url);
-    // The cluster does not wait for its disk.
-    meter.set_environment(ON_TESTS, "postgres");
-    meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
-    meter.says(&["sender", "allow", CUSTOMER_ID, "example.com"]);
-    meter.credential = meter.new_credential();
+    let plan = Meter::resend().credits(10_000).set("queue", "lease_s = 3");
+    let mut meter = plan.prepare_at(&cluster.url("nodes"));
     meter.serve();
     Some((meter, cluster))
 }
 
-/// Another server with the same configuration, but for its directory.
-fn beside(meter: &Meter) -> Process {
+/// Another server with the same configuration, but for its directory and what is replaced.
+pub(crate) fn beside(meter: &Meter, replaced: &[(String, String)]) -> Process {
     let directory = meter.directory();
-    let text = std::fs::read_to_string(directory.join("postmeter.toml")).unwrap();
-    let own =
-        text.replace(&format!("{:?}", directory.join("data")), &format!("{:?}", directory.join("other")));
-    assert_ne!(own, text);
+    let mut own = std::fs::read_to_string(directory.join("postmeter.toml")).unwrap();
+    let data = ["data", "other"].map(|name| format!("{:?}", directory.join(name))).into();
+    for (from, to) in replaced.iter().chain([&data]) {
+        assert!(own.contains(from), "{from}: {own}");
+        own = own.replace(from, to);
+    }
     std::fs::write(directory.join("other.toml"), own).unwrap();
     let mut command = postmeter();
     command.args(["serve", "--config"]).arg(directory.join("other.toml"));
@@ -84,7 +79,7 @@ fn send(
 #[test]
 fn p1_p3_p4_a_server_that_is_killed_under_load_leaves_everything_to_the_other() {
     let Some((mut meter, cluster)) = on_postgres() else { return };
-    let other = beside(&meter);
+    let other = beside(&meter, &[]);
     let (acknowledged, is_over) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // However this ends, the clients are told.
