@@ -34,6 +34,7 @@ mod dkim;
 mod dodo_faults;
 mod domains;
 mod doubt;
+mod drain;
 mod dsn;
 mod failover;
 mod fallback;
