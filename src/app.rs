@@ -1,10 +1,15 @@
 //! Composition: what is built, bound, started and stopped, and in which order.
 //!
+//! Whoever is told to stop may say so for a while before it does (`drain_s`), so that a load
+//! balancer sends new clients elsewhere; everybody is served meanwhile.
+//!
 //! Two stops follow each other. The first closes the front: listeners go, every
 //! client between two commands hears 421, whoever is in the middle of a message
 //! finishes it. Then the back: attempts that are under way finish, entries on
 //! their way are answered. Whatever is not done when the time is up is left to the
 //! leases and to the entries' keys: nothing that was acknowledged is lost.
+
+mod stopping;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,7 +19,6 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,6 +63,7 @@ use crate::upstream::Upstreams;
 use crate::upstream::resend::{Resend, ResendSettings};
 use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
 use crate::upstream::translating::Translating;
+use stopping::{Signals, finish};
 
 /// How long the front may take to finish what its clients have begun.
 const FRONT_STOP: Duration = Duration::from_secs(15);
@@ -76,10 +81,11 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     let _lock = data_dir::lock(&config.data_dir)?;
     let store = open_store(&config, Maker::Serve, crash_at).await?;
     let sockets = Sockets::bind(&config).await?;
-    let stop = stop_signal()?;
+    let mut signals = Signals::listen()?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
-    stop.await;
+    signals.heard().await;
+    running.drain(Duration::from_secs(config.drain_s), &mut signals).await;
     running.stop().await;
     Ok(())
 }
@@ -103,7 +109,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     };
     let stand_ins = StandIns::start(settings).await.context("the stand-ins could not be started")?;
     let secrets = stand_ins.secrets(&base_url);
-    let stop = stop_signal()?;
+    let mut signals = Signals::listen()?;
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
     // Read before anyone signs in, so that the first reply can tell the credits.
@@ -112,7 +118,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
         say(&sandbox::welcome(smtp, smtps, running.http));
     }
-    stop.await;
+    signals.heard().await;
     running.stop().await;
     stand_ins.stop().await;
     Ok(())
@@ -213,6 +219,7 @@ struct Running {
     http: SocketAddr,
     store: Store,
     billing: Billing,
+    draining: CancellationToken,
     front: (TaskTracker, CancellationToken),
     back: (TaskTracker, CancellationToken),
 }
@@ -246,7 +253,8 @@ impl Running {
         let http = sockets.http.local_addr()?;
         let rooms = start_back(config, secrets, (store, metrics), &back).await?;
         let settings = http_settings(config, secrets, (smtp, smtps), extra_pages.is_some())?;
-        let pages = http_router(&rooms, settings, extra_pages);
+        let draining = CancellationToken::new();
+        let pages = http_router(&rooms, settings, draining.clone(), extra_pages);
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
@@ -255,13 +263,26 @@ impl Running {
             let pages = http::metrics_router(metrics.clone());
             start_http(config, (listener, pages), &[], &metrics, &front);
         }
-        Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, front, back })
+        Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, draining, front, back })
     }
 
     fn ready_line(&self) -> String {
         let shown =
             |address: Option<SocketAddr>| address.map_or_else(|| "none".to_owned(), |a| a.to_string());
         format!("ready smtp={} smtps={} http={}\n", shown(self.smtp), shown(self.smtps), self.http)
+    }
+
+    /// Serves for so long, or until the next signal, and says meanwhile that it will not.
+    async fn drain(&self, longest: Duration, signals: &mut Signals) {
+        if longest.is_zero() {
+            return;
+        }
+        self.draining.cancel();
+        tracing::info!(
+            drain_s = longest.as_secs(),
+            "draining: /readyz says 503, and whoever comes is still served; another signal ends that"
+        );
+        let _ = tokio::time::timeout(longest, signals.heard()).await;
     }
 
     async fn stop(self) {
@@ -275,17 +296,6 @@ impl Running {
         }
         tracing::info!("stopped");
     }
-}
-
-/// Whether everything ended in time.
-async fn finish(what: &str, (tasks, stop): (TaskTracker, CancellationToken), within: Duration) -> bool {
-    stop.cancel();
-    tasks.close();
-    let is_done = tokio::time::timeout(within, tasks.wait()).await.is_ok();
-    if !is_done {
-        tracing::warn!(left = tasks.len(), "not all {what} finished in time; nothing acknowledged is lost");
-    }
-    is_done
 }
 
 fn dodo(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Result<Dodo> {
@@ -446,7 +456,12 @@ fn upstreams(
     Ok(Upstreams { resend, smtp, translating: translating.clone() })
 }
 
-fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Router>) -> Router {
+fn http_router(
+    rooms: &Back,
+    settings: http::Settings,
+    draining: CancellationToken,
+    extra_pages: Option<Router>,
+) -> Router {
     let rooms = http::Rooms {
         store: rooms.store.clone(),
         submission: rooms.submission.clone(),
@@ -457,6 +472,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         clock: rooms.clock.clone(),
         arriving: rooms.arriving.clone(),
         proofs: rooms.proofs.clone(),
+        draining,
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }
@@ -543,19 +559,6 @@ fn start_http(
     let timeout = Duration::from_secs(config.http.header_timeout_s);
     let serving = http::listener::Front::new(pages, door, timeout, metrics.clone(), front.clone());
     front.0.spawn(serving.run(listener));
-}
-
-/// What ends with SIGTERM or ctrl-c. Until this is called they end the process by themselves,
-/// and so it is called before anything runs that is to be stopped.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// What programs that started us wait for; whoever closed stdout does not wait.

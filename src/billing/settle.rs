@@ -373,7 +373,12 @@ impl Billing {
                 Ok(kept) => return Some(kept),
                 Err(error) => error,
             };
-            tracing::error!(entry_id = %entry.entry_id, %error, "Dodo's answer could not be kept");
+            // An outage is told once, by the store.
+            if error.is_away() {
+                tracing::debug!(entry_id = %entry.entry_id, %error, "Dodo's answer waits to be kept");
+            } else {
+                tracing::error!(entry_id = %entry.entry_id, %error, "Dodo's answer could not be kept");
+            }
             if matches!(error, StoreError::Corrupt(_)) {
                 return None;
             }

@@ -27,6 +27,8 @@ const LEAST_IDLE_COMMANDS: u32 = 10;
 const MOST_MESSAGES_PER_S: u64 = 100_000;
 /// More than a fast line carries, and no message would arrive.
 const MOST_BYTES_PER_S: u64 = 1 << 30;
+/// Whoever stops a server for longer than a load balancer takes to notice has mistaken the unit.
+const MOST_DRAIN_S: u64 = 3_600;
 /// Clients give up waiting for the answer to AUTH.
 const MOST_DELAY_S: u64 = 30;
 /// Ten years: more is a slip of the keyboard, and dates would leave their range.
@@ -84,6 +86,7 @@ impl Findings {
         if let Some(Err(what)) = config.database_url.as_ref().map(DatabaseUrl::name) {
             self.0.push(("database_url", what.to_string()));
         }
+        self.at_most("drain_s", config.drain_s, MOST_DRAIN_S);
     }
 
     fn smtp(&mut self, smtp: &Smtp) {

@@ -37,6 +37,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use crate::allowance::Allowance;
 use crate::billing::Billing;
@@ -97,6 +98,8 @@ pub struct Rooms {
     pub arriving: Allowance,
     /// Adds and proves domains.
     pub proofs: Proofs,
+    /// Cancelled when new clients belong elsewhere, since the server is going to stop.
+    pub draining: CancellationToken,
 }
 
 /// What a new customer is told to put into an app.
@@ -159,6 +162,7 @@ pub struct Site {
     clock: Clock,
     arriving: Allowance,
     proofs: Proofs,
+    draining: CancellationToken,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle<IpAddr>,
@@ -176,7 +180,8 @@ pub type Shared = Arc<Site>;
 impl Site {
     /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, ears, dodo, metrics, clock, arriving, proofs } = rooms;
+        let Rooms { store, submission, billing, ears, dodo, metrics, clock, arriving, proofs, draining } =
+            rooms;
         Arc::new(Self {
             sessions: Sessions::new(random::octets(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
@@ -193,6 +198,7 @@ impl Site {
             clock,
             arriving,
             proofs,
+            draining,
             settings,
         })
     }

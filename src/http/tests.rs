@@ -186,7 +186,19 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         thresholds: config.reputation,
         is_resend_smtp: config.uses_resend_smtp(),
     });
-    Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), arriving, proofs }
+    let draining = CancellationToken::new();
+    Rooms {
+        store,
+        submission,
+        billing,
+        ears,
+        dodo,
+        metrics,
+        clock: clock.clone(),
+        arriving,
+        proofs,
+        draining,
+    }
 }
 
 fn settings() -> Settings {

@@ -7,7 +7,7 @@
 //! senders are refused and nothing else is written; whoever reports waits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -32,10 +32,13 @@ use crate::telemetry::Metrics;
 /// How often a commit is begun that finds other transactions in its way; and how many of
 /// its members are waited for, each alone, before the others are refused with them.
 const MAX_TRIES: u32 = 3;
+/// Between two looks at a database that was not available.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs until the last [`super::Store`] is gone.
 pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) {
-    let mut gatherer = Gatherer { writers, settings, unanswered: None, away: None };
+    let mut gatherer =
+        Gatherer { writers, settings, unanswered: None, away: None, looked: None, has_written: false };
     loop {
         let first = tokio::select! {
             member = lanes.next() => match member {
@@ -58,6 +61,7 @@ pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) 
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         gatherer.take(&mut writer, batch).await;
+        gatherer.look_again(&mut writer).await;
         gatherer.settings.metrics.store_commit(began.elapsed(), size);
     }
 }
@@ -157,6 +161,10 @@ struct Gatherer {
     unanswered: Option<Unanswered>,
     /// Since when the database is not available.
     away: Option<Instant>,
+    /// When it was looked at last whether it is.
+    looked: Option<Instant>,
+    /// Something was written since.
+    has_written: bool,
 }
 
 impl Gatherer {
@@ -175,8 +183,18 @@ impl Gatherer {
         self.has_settled(&mut writer).await;
     }
 
+    /// The same after something was written, which is no proof: on a disk that is all but full
+    /// there is room for one small commit and not for the next.
+    async fn look_again(&mut self, writer: &mut Writer) {
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL);
+        if self.away.is_some() && self.has_written && is_due {
+            self.look(writer).await;
+        }
+    }
+
     /// Finds out whether the database is available.
     async fn look(&mut self, writer: &mut Writer) {
+        (self.looked, self.has_written) = (Some(Instant::now()), false);
         if self.has_settled(writer).await {
             match writer.prove().await {
                 Ok(()) => self.is_back(),
@@ -260,15 +278,15 @@ impl Gatherer {
 
     /// Tells the members of a batch that is committed.
     fn answer(&mut self, writer: &mut Writer, batch: Batch, written: Written) {
-        let settings = &self.settings;
         writer.note(true);
+        self.has_written = true;
+        let settings = &self.settings;
         settings.wake(batch.leaves_parts(&written.decided));
         settings.follow(written.aftermath);
         settings.pass(!batch.removals.is_empty(), CrashPoint::OrphansSwept);
         settings.pass(!batch.chunks.is_empty(), CrashPoint::ChunkCommitted);
         settings.pass(!batch.accepts.is_empty(), CrashPoint::AcceptCommitted);
         batch.answer(written.decided);
-        self.is_back();
     }
 
     /// Answers a batch that was not written, or may have been: by what is really in the database.
@@ -364,12 +382,15 @@ impl Gatherer {
         let Some(trouble) = self.writers.trouble() else { return };
         trouble.set_failing(true);
         if self.away.is_none() {
-            tracing::warn!(%error, "the database is not available: mail is refused until it is");
+            tracing::warn!(
+                error = error.reason(),
+                "the database is not available: mail is refused until it is"
+            );
             self.away = Some(Instant::now());
         }
     }
 
-    /// The database has done something.
+    /// There is room for an ordinary mail.
     fn is_back(&mut self) {
         self.settings.metrics.set_database_up(true);
         let Some(since) = self.away.take() else { return };

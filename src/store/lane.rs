@@ -40,6 +40,8 @@ pub(super) struct Patience {
     pub(super) lock: Duration,
     /// For a whole transaction; its connection is cut then.
     pub(super) transaction: Duration,
+    /// For a gathered one: clients wait for it.
+    pub(super) gathered: Duration,
     /// For what became of a commit that was not answered: clients wait for it.
     pub(super) answer: Duration,
 }
@@ -50,6 +52,7 @@ impl Default for Patience {
             connect: Duration::from_secs(3),
             lock: Duration::from_secs(5),
             transaction: Duration::from_secs(20),
+            gathered: Duration::from_secs(10),
             answer: Duration::from_secs(10),
         }
     }
@@ -78,7 +81,7 @@ impl Lane {
     /// A transaction that may write. Whoever does not commit it says [`Lane::abandon`].
     pub(super) async fn begin(&mut self) -> Result<Tx<'_>, sqlx::Error> {
         self.number += 1;
-        let until = Instant::now() + self.patience.transaction;
+        let until = Instant::now() + self.patience.gathered;
         let had_one = self.connection.is_some();
         match self.try_begin(until).await {
             // The server was restarted since it was used last.
@@ -184,7 +187,7 @@ impl Lane {
         const LAST: &str = "
             INSERT INTO meta (key, value) VALUES ($1, '') ON CONFLICT (key) DO UPDATE SET value = meta.value
             RETURNING value";
-        let until = Instant::now() + self.patience.transaction;
+        let until = Instant::now() + self.patience.gathered;
         let connection = self.connection.insert(in_time(until, self.way.connect()).await?);
         in_time(until, sqlx::raw_sql("BEGIN").execute(&mut *connection)).await?;
         let mut tx = Tx(Session::Postgres(Remote::kept(connection, until)));

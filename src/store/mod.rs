@@ -240,8 +240,18 @@ impl StoreError {
         }
     }
 
-    /// Whether the database could not do it now.
-    const fn is_away(&self) -> bool {
+    /// What the database said.
+    fn reason(&self) -> &str {
+        match self {
+            Self::Unavailable(reason)
+            | Self::Away(reason)
+            | Self::Contended(reason)
+            | Self::Corrupt(reason) => reason,
+        }
+    }
+
+    /// Whether PostgreSQL could not do it now. Whoever tries again until it can need not say so.
+    pub const fn is_away(&self) -> bool {
         matches!(self, Self::Away(_))
     }
 

@@ -22,7 +22,7 @@ use sqlx::{Transaction, Type};
 use tokio::time::{Instant, timeout_at};
 
 /// How long a statement of no transaction may take.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(60);
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long a snapshot may take: an audit reads all there is.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(3600);
 

@@ -8,21 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::client::missing;
-use crate::harness::meter::CUSTOMER_EMAIL;
 use crate::harness::plan::Plan;
 use crate::harness::postgres::Cluster;
-use crate::harness::process::{ON_TESTS, Process, postmeter};
+use crate::harness::process::{Process, postmeter};
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::within;
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 use crate::two::Over;
 
 /// What is neither final nor settled.
-const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
+pub(crate) const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
     + (SELECT count(*) FROM account WHERE held <> 0 OR owed <> 0)
     + (SELECT count(*) FROM entry WHERE state = 'open')";
 /// The leases of what the dead had in hand, those of entries above all, and what follows.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Servers with this variable do not look for what others would tell them of.
 const NO_POLLING: &str = "POSTMETER_TEST_NO_POLLING";
@@ -35,28 +34,23 @@ fn on_postgres(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)> {
         return None;
     };
     cluster.create("nodes");
-    let mut meter = plan.credits(10_000).prepare();
-    let url = format!("postgres://postmeter@localhost/nodes?host={}", cluster.home.display());
-    meter.set_environment("DATABASE_URL", &url);
-    // The cluster does not wait for its disk.
-    meter.set_environment(ON_TESTS, "postgres");
+    let mut meter = plan.credits(10_000).prepare_at(&cluster.url("nodes"));
     if is_told {
         meter.set_environment(NO_POLLING, "1");
     }
-    meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
-    meter.says(&["sender", "allow", CUSTOMER_ID, "example.com"]);
-    meter.credential = meter.new_credential();
     meter.serve();
     Some((meter, cluster))
 }
 
-/// Another server with the same configuration, but for its directory.
-fn beside(meter: &Meter) -> Process {
+/// Another server with the same configuration, but for its directory and what is replaced.
+pub(crate) fn beside(meter: &Meter, replaced: &[(String, String)]) -> Process {
     let directory = meter.directory();
-    let text = std::fs::read_to_string(directory.join("postmeter.toml")).unwrap();
-    let own =
-        text.replace(&format!("{:?}", directory.join("data")), &format!("{:?}", directory.join("other")));
-    assert_ne!(own, text);
+    let mut own = std::fs::read_to_string(directory.join("postmeter.toml")).unwrap();
+    let data = ["data", "other"].map(|name| format!("{:?}", directory.join(name))).into();
+    for (from, to) in replaced.iter().chain([&data]) {
+        assert!(own.contains(from), "{from}: {own}");
+        own = own.replace(from, to);
+    }
     std::fs::write(directory.join("other.toml"), own).unwrap();
     let mut command = postmeter();
     command.args(["serve", "--config"]).arg(directory.join("other.toml"));
@@ -93,7 +87,7 @@ fn send(
 fn p1_p3_p4_a_server_that_is_killed_under_load_leaves_everything_to_the_other() {
     let plan = Meter::resend().set("queue", "lease_s = 3");
     let Some((mut meter, cluster)) = on_postgres(plan, false) else { return };
-    let other = beside(&meter);
+    let other = beside(&meter, &[]);
     let (acknowledged, is_over) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // However this ends, the clients are told.
@@ -149,7 +143,7 @@ fn parts(cluster: &Cluster, state: &str) -> usize {
 fn what_the_operator_has_sent_again_by_a_command_the_servers_are_told() {
     let plan = Meter::smtp().set("queue", "retry_min_s = 3600");
     let Some((mut meter, cluster)) = on_postgres(plan, true) else { return };
-    let other = beside(&meter);
+    let other = beside(&meter, &[]);
     meter.sink().reply("MAIL", "451 4.7.1 come again");
     for to in [meter.process().smtp, other.smtp] {
         assert!(signed_in_at(&meter, to).deliver(&letter("later")).starts_with("250 "));
@@ -168,7 +162,7 @@ fn p1_what_a_stopping_server_has_not_begun_the_other_is_told_of() {
     const PLACES: usize = 2;
     let plan = Meter::smtp().set("upstream", "max_concurrency = 2");
     let Some((mut meter, cluster)) = on_postgres(plan, true) else { return };
-    let other = beside(&meter);
+    let other = beside(&meter, &[]);
     meter.sink().hang("DOT");
     let mut smtp = meter.signed_in();
     for nth in 0..MAILS {
@@ -189,7 +183,7 @@ fn p1_what_a_stopping_server_has_not_begun_the_other_is_told_of() {
 #[test]
 fn a_gate_that_one_server_finds_open_is_open_at_the_other() {
     let Some((mut meter, _cluster)) = on_postgres(Meter::smtp(), true) else { return };
-    let other = beside(&meter);
+    let other = beside(&meter, &[]);
     let is_ready = |process: &Process| {
         let url = format!("http://{}/readyz", process.http);
         RUNTIME.block_on(async { reqwest::get(url).await.unwrap().status().is_success() })

@@ -9,6 +9,7 @@ use crate::store::server::Demands;
 
 const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(2),
+    gathered: Duration::from_secs(10),
     lock: Duration::from_secs(5),
     transaction: Duration::from_secs(10),
     answer: Duration::from_secs(5),

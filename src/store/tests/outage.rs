@@ -1,7 +1,7 @@
 //! PostgreSQL fails: whoever was told that a message is accepted finds it sent, whoever
 //! was refused does not, and nobody has to start anything again. A cluster for each test.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,6 +21,7 @@ const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(2),
     lock: Duration::from_secs(5),
     transaction: Duration::from_secs(10),
+    gathered: Duration::from_secs(10),
     answer: Duration::from_secs(20),
 };
 /// Nobody waits until a database that is away is back.
@@ -34,15 +35,8 @@ pub(super) fn cluster(settings: &str) -> Option<Cluster> {
     Some(cluster)
 }
 
-/// Has the server ended as by a power cut (`stop`), or started again.
-fn have(cluster: &mut Cluster, word: &str) {
-    writeln!(cluster.keeper.stdin.as_mut().unwrap(), "{word}").unwrap();
-    let mut done = [0; "done\n".len()];
-    cluster.keeper.stdout.as_mut().unwrap().read_exact(&mut done).unwrap();
-}
-
 fn start_again(cluster: &mut Cluster) {
-    have(cluster, "start");
+    cluster.have("start");
     cluster.until_it_answers();
 }
 
@@ -223,7 +217,7 @@ async fn p1_p2_a_restart_under_load_loses_nothing_that_was_accepted_and_keeps_no
         let before = waiting_and_failed(&store).await.0;
         until("mail to be taken", async || (waiting_and_failed(&store).await.0 > before + 20).then_some(()))
             .await;
-        have(&mut cluster, "stop");
+        cluster.have("stop");
         start_again(&mut cluster);
     }
     let before = waiting_and_failed(&store).await.0;
@@ -247,7 +241,7 @@ async fn while_it_is_stopped_everybody_is_refused_and_afterwards_nobody() {
     let store = open_counted(&cluster.home, HASTY, metrics.clone()).await;
     let ann = customer(&store, "ann", Some(9)).await;
     assert!(matches!(accept(&store, &ann).await, Ok(Accepted::Yes { .. })));
-    have(&mut cluster, "stop");
+    cluster.have("stop");
     for _ in 0..3 {
         assert_away(accept(&store, &ann).await);
         assert!(store.ping().await.is_err());
