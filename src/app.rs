@@ -53,6 +53,7 @@ use crate::sandbox::{self, StandIns};
 use crate::smtp;
 use crate::smtp::connection::{Opening, Server};
 use crate::store::customer::{ChangeError, Credential};
+use crate::store::node::NameError;
 use crate::store::{Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
 use crate::sweep::Sweep;
@@ -84,9 +85,15 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     let mut signals = Signals::listen()?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
-    signals.heard().await;
-    running.drain(Duration::from_secs(config.drain_s), &mut signals).await;
+    let replaced = running.replaced.clone();
+    tokio::select! {
+        () = signals.heard() => running.drain(Duration::from_secs(config.drain_s), &mut signals).await,
+        () = replaced.cancelled() => {}
+    }
     running.stop().await;
+    if replaced.is_cancelled() {
+        return Err(NameError::Taken.into());
+    }
     Ok(())
 }
 
@@ -220,6 +227,8 @@ struct Running {
     store: Store,
     billing: Billing,
     draining: CancellationToken,
+    /// Another process goes by this one's name.
+    replaced: CancellationToken,
     front: (TaskTracker, CancellationToken),
     back: (TaskTracker, CancellationToken),
 }
@@ -235,6 +244,7 @@ struct Back {
     arriving: Allowance,
     proofs: Proofs,
     clock: Clock,
+    replaced: CancellationToken,
 }
 
 impl Running {
@@ -263,7 +273,8 @@ impl Running {
             let pages = http::metrics_router(metrics.clone());
             start_http(config, (listener, pages), &[], &metrics, &front);
         }
-        Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, draining, front, back })
+        let Back { store, billing, replaced, .. } = rooms;
+        Ok(Self { smtp, smtps, http, store, billing, draining, replaced, front, back })
     }
 
     fn ready_line(&self) -> String {
@@ -314,6 +325,7 @@ async fn start_back(
     (store, metrics): (Store, Metrics),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<Back> {
+    store.take_name(presence::GONE).await?;
     let clock = presence::clock(&store).await?;
     let routing = Routing::new(config);
     let from = config.notices_from()?;
@@ -372,7 +384,9 @@ async fn start_back(
         names_key: NamesKey(store.shared_key().await?),
     };
     let submission = Submission::new(config, tools);
-    let presence = Presence { store: store.clone(), clock: clock.clone(), stop: stop.clone() };
+    let replaced = CancellationToken::new();
+    let (present, stopped) = (replaced.clone(), stop.clone());
+    let presence = Presence { store: store.clone(), clock: clock.clone(), stop: stopped, replaced: present };
     tasks.spawn(presence.run());
     tasks.spawn(store.clone().listen(stop.clone()));
     delivery.start(handed).await?;
@@ -380,7 +394,7 @@ async fn start_back(
     tasks.spawn(sweep(config, &store, &clock, stop).run());
     tasks.spawn(proofs.clone().run(stop.clone()));
     let arriving = arriving(config);
-    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs, clock })
+    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs, clock, replaced })
 }
 
 /// The room of what arrives.

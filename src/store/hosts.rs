@@ -22,9 +22,11 @@ use super::writers::Trouble;
 
 /// This machine, by name.
 const LOCAL: &str = "localhost";
-/// How long one host may take to be connected to and to say whether it takes writes; then the
-/// next is asked.
+/// How long one of several hosts may take to be connected to and to say whether it takes writes;
+/// then the next is asked.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same of the only one.
+const LONG_LOOK: Duration = Duration::from_secs(3);
 
 /// Why the URL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,9 +154,10 @@ impl Hosts {
                 sqlx::Error::Configuration(format!("{parameter} names {path}: {error}").into())
             })?;
         }
+        let limit = if self.each.len() == 1 { LONG_LOOK } else { LOOK };
         let mut reasons = Vec::new();
         for options in &self.each {
-            match tokio::time::timeout(LOOK, Primary::at(options)).await {
+            match tokio::time::timeout(limit, Primary::at(options)).await {
                 Ok(Ok(primary)) if primary.server.takes_writes => return Ok(primary),
                 Ok(Ok(_)) => reasons.push(format!("{} takes no writes", name(options))),
                 Ok(Err(error)) => reasons.push(format!("{}: {error}", name(options))),

@@ -118,11 +118,15 @@ impl Lane {
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         // Each host may have to be waited for before the one that answers is asked.
         let until = Instant::now() + self.patience.connect * self.way.hosts.count();
+        let mut reason = None;
         loop {
-            let connected = in_time(until, self.way.connect()).await;
-            match connected {
-                Err(_) if !self.has_failed && Instant::now() + PAUSE < until => sleep(PAUSE).await,
-                connected => return connected,
+            match in_time(until, self.way.connect()).await {
+                Err(error) if !self.has_failed && Instant::now() + PAUSE < until => {
+                    reason = Some(error);
+                    sleep(PAUSE).await;
+                }
+                // That there was no time for another try says less than why there had to be one.
+                connected => return connected.map_err(|error| reason.unwrap_or(error)),
             }
         }
     }

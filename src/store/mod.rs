@@ -317,6 +317,8 @@ pub struct Store {
     listening: Option<PgPool>,
     /// Who has what it leases.
     node: Arc<str>,
+    /// Which start of that process this is.
+    start: Arc<node::Start>,
     low_mark: i64,
     metrics: Metrics,
     crash_at: CrashAt,
@@ -349,7 +351,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, listening, node } = match database_url {
+        let Opened { readers, writer, listening, node, start } = match database_url {
             Some(url) => opening::postgres(url, data_dir, *maker, (patience, Demands::of(*maker))).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
@@ -396,6 +398,7 @@ impl Store {
             bells,
             listening,
             node,
+            start: Arc::new(start),
             low_mark,
             metrics,
             crash_at,

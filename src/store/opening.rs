@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::hosts::{Hosts, Primary, Way};
 use super::lane::{Lane, Patience};
+use super::node::Start;
 use super::server::{Demands, Server};
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
@@ -47,6 +48,8 @@ pub(super) struct Opened {
     pub(super) listening: Option<PgPool>,
     /// Whose it is.
     pub(super) node: String,
+    /// Which start of it that is.
+    pub(super) start: Start,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -81,7 +84,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .await
         .map_err(unusable(&name))?;
     let node = node::LOCAL.to_owned();
-    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node })
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node, start: Start::default() })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -123,7 +126,8 @@ pub(super) async fn postgres(
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
     let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
     let writer = Writers::several(gathering, rare);
-    Ok(Opened { readers: Readers::Postgres(readers), writer, listening: Some(listening), node })
+    let start = Start::of(data_dir);
+    Ok(Opened { readers: Readers::Postgres(readers), writer, listening: Some(listening), node, start })
 }
 
 /// So many connections, which are looked at when they are made and when they come back.

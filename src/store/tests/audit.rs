@@ -179,7 +179,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("reputation", "UPDATE reputation SET customer_id = 'nobody' WHERE customer_id = 'ann'"),
     ("gate", "UPDATE gate SET reason = ''"),
     ("part", "UPDATE part SET node = 'local' WHERE state = 'sent'"),
-    ("node", "INSERT INTO node VALUES ('somebody', 1)"),
+    ("node", "INSERT INTO node (node_id, seen_at) VALUES ('somebody', 1)"),
     ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),

@@ -48,8 +48,9 @@ async fn p1_a_server_that_may_forget_by_now_is_refused_until_it_may_not() {
     cluster.read("postmeter", END);
     for _ in 0..2 {
         let (gathered, rare) = may_write(&opened).await;
-        assert!(gathered.unwrap_err().contains("synchronous_commit is off"));
-        assert!(rare.unwrap_err().contains("may forget what is acknowledged"));
+        let (gathered, rare) = (gathered.unwrap_err(), rare.unwrap_err());
+        assert!(gathered.contains("synchronous_commit is off"), "{gathered}");
+        assert!(rare.contains("may forget what is acknowledged"), "{rare}");
     }
     assert!(matches!(open().await, Err(OpenError::Unfit { .. })), "nor is it begun with");
     cluster.read("postmeter", "ALTER ROLE postmeter RESET synchronous_commit");
