@@ -200,7 +200,7 @@
 //!
 //! | killed | what is there after the restart |
 //! |---|---|
-//! | while a large message arrives (`chunk-committed`), or the remains of one that was given up or is final leave (`orphans-swept`) | chunks that no message names; they go at the start |
+//! | while a large message arrives (`chunk-committed`), or the remains of one that was given up or is final leave (`orphans-swept`) | chunks that no message names; they go when the node that wrote them starts again, or by their age |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `batch-composed`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key, by a call with the same parts; what was leased for a call that was never composed was not sent, and leaves with any; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |

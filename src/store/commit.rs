@@ -377,7 +377,7 @@ async fn apply(
     let news: Vec<&Told> = batch.news.iter().map(|(told, _)| told.as_ref()).collect();
     lock::gathered(tx, (&accepts, &news), &reports).await?;
     for (chunk, _) in &batch.chunks {
-        write_chunk(tx, chunk).await?;
+        write_chunk(tx, chunk, &settings.node).await?;
     }
     let mut gone = Vec::with_capacity(batch.removals.len());
     for (spool_id, _) in &batch.removals {

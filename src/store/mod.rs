@@ -365,7 +365,7 @@ impl Store {
             async move { suppression::find(&pool, &suspects).await }
         });
         let turns = Arc::default();
-        Ok(Self {
+        let store = Self {
             readers,
             writer,
             hot,
@@ -377,7 +377,11 @@ impl Store {
             node,
             low_mark,
             crash_at,
-        })
+        };
+        if maker.claims_as().is_some() {
+            store.forget_arriving().await;
+        }
+        Ok(store)
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

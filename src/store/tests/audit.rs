@@ -122,6 +122,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("capture", "DELETE FROM capture WHERE number = 1"),
     ("capture", "UPDATE capture SET message_id = 'x' WHERE number = 1"),
     ("message", "UPDATE capture SET amount = 2 WHERE number = 1"),
+    ("spool", "UPDATE spool SET node = 'somebody'"),
     ("entry", "UPDATE entry SET amount = amount + 1 WHERE state = 'open'"),
     ("entry", "UPDATE entry SET first_capture = first_capture - 1 WHERE first_capture = 2"),
     ("entry", "DELETE FROM entry WHERE first_capture = 1"),
