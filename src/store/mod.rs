@@ -332,7 +332,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, node } = match database_url {
+        let Opened { readers, writer, node, memo } = match database_url {
             Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
@@ -362,6 +362,7 @@ impl Store {
         let pool = readers.clone();
         let suspects = Questions::answered_by(move |suspects| {
             let pool = pool.clone();
+            memo,
             async move { suppression::find(&pool, &suspects).await }
         });
         let turns = Arc::default();

@@ -21,8 +21,9 @@ use super::lane::{Lane, Patience};
 use super::server::Server;
 use super::sql::{On, Readers, in_time, query, query_scalar};
 use super::writer::{self, Writer};
+use super::unanswered::Memo;
 use super::writers::{Rare, Trouble, Writers};
-use super::{DATABASE_FILE, Maker, OpenError, moving, node};
+use super::{DATABASE_FILE, Maker, OpenError, StoreError, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -44,7 +45,9 @@ pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writers,
     /// Whose it is.
-    pub(super) node: String,
+    pub(super) node: Arc<str>,
+    /// Where it stands who was refused and may have been accepted.
+    pub(super) memo: Option<Memo>,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -78,7 +81,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.to_owned() })
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.into(), memo: None })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -112,14 +115,22 @@ pub(super) async fn postgres(
     POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
     if maker.claims_as().is_some() {
-        forget_lanes(&rare).await.map_err(unreachable(&name))?;
+        // Before anything is leased, or lapses.
+        if let Some(refused) = memo.read(&node).map_err(unusable(&own))? {
+            memo.withdraw(&refused, &rare).await.map_err(unsettled(&name))?;
+        }
+        memo.forget().await;
+        forget_lanes(&rare.pool).await.map_err(unreachable(&name))?;
+    let own = data_dir.display().to_string();
+    let node: Arc<str> = node::id(data_dir, maker).map_err(unusable(&own))?.into();
+    let memo = Memo::in_dir(data_dir);
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::clone(&trouble) };
     }
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
-    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
-    let rare = Rare { pool: rare, limit: patience.transaction, trouble };
+    let way = Way { hosts, writing: rare.pool.clone(), reading: readers.clone() };
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
-    let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
+    let writer = Writers::several(gathering, rare);
+    Ok(Opened { readers: Readers::Postgres(readers), writer, node, memo: Some(memo) })
 }
 
 /// A connection of ours: its settings are those that statements count on.
@@ -175,6 +186,13 @@ fn unusable<E: std::fmt::Display>(name: &str) -> impl Fn(E) -> OpenError {
 
 fn unreachable(name: &str) -> impl Fn(sqlx::Error) -> OpenError {
     move |error| OpenError::Unreachable { database: name.to_owned(), reason: error.to_string() }
+}
+
+fn unsettled(name: &str) -> impl Fn(StoreError) -> OpenError {
+    move |error| {
+        let reason = format!("what became of the last commit before this start cannot be found out: {error}");
+        OpenError::Unreachable { database: name.to_owned(), reason }
+    }
 }
 
 fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
