@@ -124,6 +124,11 @@
 //!   What one has in hand (a part, an entry) is nobody else's until its lease is over, by the
 //!   database's time; after that only `Sent` and `settled` are believed of it, and it says no last word:
 //!   before the final dot, a call or an entry's post it must be sure of its lease.
+//! - **Programs of neighbouring versions work on one database at the same time** ([`store`]'s `level`).
+//!   A migration only adds, and what is taken away goes a version after its last use, with a note of
+//!   who may still work on what is left; tests hold each migration to that. No statement asks for all
+//!   columns, whichever they are. What a program writes the one before it can read, and its audit
+//!   finds nothing wrong with it: a new kind of row is known one version before it is written.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance, or when the call was composed), within the key's life; after
 //!   that the part is held for the operator.

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
 use super::hosts::{Hosts, Way};
+use super::inspect::Found;
 use super::lane::{Lane, Patience};
 use super::server::Server;
 use super::sql::{On, Readers, in_time, query, query_scalar};
-use super::writer::{self, Writer};
 use super::unanswered::Memo;
+use super::writer::{self, Writer};
 use super::writers::{Rare, Trouble, Writers};
-use super::{DATABASE_FILE, Maker, OpenError, StoreError, moving, node};
+use super::{DATABASE_FILE, Maker, OpenError, StoreError, level, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -72,7 +73,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
     if maker.claims_as().is_some() {
         writer::begin_anew(&mut connection).await;
     }
-    MIGRATOR.run(&mut connection).await.map_err(outdated(&name))?;
+    known_whole(level::raise_sqlite(&MIGRATOR, &mut connection, &name).await?, &name, maker)?;
     claim(On::Sqlite(&mut connection), &name, maker).await?;
     let writer = Writers::one(Writer::sqlite(connection, options.clone()));
     let readers = SqlitePoolOptions::new()
@@ -112,8 +113,13 @@ pub(super) async fn postgres(
         let mut connection = rare.acquire().await.map_err(unreachable(&name))?;
         Server::look(&mut connection).await.map_err(unreachable(&name))?.fit(&name)?;
     }
-    POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
+    let one = PgConnection::connect_with(&options).await.map_err(unreachable(&name))?;
+    known_whole(level::raise_postgres(&POSTGRES_MIGRATOR, one, &name).await?, &name, maker)?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
+    let own = data_dir.display().to_string();
+    let node: Arc<str> = node::id(data_dir, maker).map_err(unusable(&own))?.into();
+    let memo = Memo::in_dir(data_dir);
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::clone(&trouble) };
     if maker.claims_as().is_some() {
         // Before anything is leased, or lapses.
         if let Some(refused) = memo.read(&node).map_err(unusable(&own))? {
@@ -121,10 +127,6 @@ pub(super) async fn postgres(
         }
         memo.forget().await;
         forget_lanes(&rare.pool).await.map_err(unreachable(&name))?;
-    let own = data_dir.display().to_string();
-    let node: Arc<str> = node::id(data_dir, maker).map_err(unusable(&own))?.into();
-    let memo = Memo::in_dir(data_dir);
-    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::clone(&trouble) };
     }
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
     let way = Way { hosts, writing: rare.pool.clone(), reading: readers.clone() };
@@ -195,12 +197,11 @@ fn unsettled(name: &str) -> impl Fn(StoreError) -> OpenError {
     }
 }
 
-fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
-    move |error| match error {
-        MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
-            OpenError::Newer { database: name.to_owned(), migration }
-        }
-        other => OpenError::Migration { database: name.to_owned(), reason: other.to_string() },
+/// Whoever moves a database leaves behind what he does not know.
+fn known_whole(found: Found, name: &str, maker: Maker) -> Result<(), OpenError> {
+    match (found, maker) {
+        (Found::Ahead, Maker::Move) => Err(OpenError::Ahead { database: name.to_owned() }),
+        _ => Ok(()),
     }
 }
 

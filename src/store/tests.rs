@@ -34,6 +34,7 @@ mod entries;
 mod event;
 mod header;
 mod idempotency;
+mod levels;
 mod model;
 mod moving;
 mod nodes;

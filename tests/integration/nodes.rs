@@ -17,14 +17,14 @@ use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 use crate::two::Over;
 
 /// What is neither final nor settled.
-const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
+pub(crate) const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
     + (SELECT count(*) FROM account WHERE held <> 0 OR owed <> 0)
     + (SELECT count(*) FROM entry WHERE state = 'open')";
 /// The leases of what the dead had in hand, those of entries above all, and what follows.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The system of a test on a database of its own, which runs, and the database.
-fn on_postgres() -> Option<(Meter, Cluster)> {
+pub(crate) fn on_postgres() -> Option<(Meter, Cluster)> {
     let Some(cluster) = Cluster::start() else {
         missing("PostgreSQL");
         return None;
@@ -43,7 +43,7 @@ fn on_postgres() -> Option<(Meter, Cluster)> {
 }
 
 /// Another server with the same configuration, but for its directory.
-fn beside(meter: &Meter) -> Process {
+pub(crate) fn beside(meter: &Meter) -> Process {
     let directory = meter.directory();
     let text = std::fs::read_to_string(directory.join("postmeter.toml")).unwrap();
     let own =
