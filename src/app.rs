@@ -326,6 +326,7 @@ async fn start_back(
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<Back> {
     store.take_name(presence::GONE).await?;
+    store.forget_arriving().await;
     let clock = presence::clock(&store).await?;
     let routing = Routing::new(config);
     let from = config.notices_from()?;

@@ -1,10 +1,9 @@
 //! The sweep: what has had its time leaves in the background, a little at a time.
 //!
 //! It owns only when; which rows may leave, and what of them stays, is the store's.
-//! What was written ahead for messages that were never accepted goes first; at the
-//! start that is all there is, since whoever sent it is gone with the earlier process, unless
-//! other processes work on the same database: then one of them sweeps, and what lies there
-//! may still be theirs.
+//! What was written ahead for messages that were never accepted goes first, by its age: on a
+//! database that several processes share it may be arriving at another one. What was arriving
+//! at this one when it ended is gone already ([`Store::open`]).
 //! Then idempotency keys that have expired, since a message stays as long as a key
 //! that names it. Between two steps it pauses, so that mail never waits for more than one of them.
 
@@ -57,10 +56,6 @@ impl Sweep {
 
     /// Runs until the stop.
     pub async fn run(self) {
-        let started = self.clock.now();
-        if !self.store.is_shared() {
-            self.tell(self.orphans(started).await);
-        }
         let round = if self.keep.is_zero() { QUICK_ROUND } else { ROUND };
         loop {
             self.tell(self.round_of_ours(round).await);

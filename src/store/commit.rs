@@ -19,7 +19,7 @@ use super::lock;
 use super::report::{Aftermath, Report, report_batch};
 use super::spool::{Reserve, remove_some, write_chunk};
 use super::sql::Session;
-use super::unanswered::Refused;
+use super::unanswered::{Memo, Refused};
 use super::wake::{Bells, Wake};
 use super::webhook::remember;
 use super::writer::Writer;
@@ -73,6 +73,8 @@ pub(super) struct Settings {
     pub(super) node: Arc<str>,
     /// `billing.low_balance_credits`.
     pub(super) low_mark: i64,
+    /// Where it stands who was refused and may have been accepted. SQLite's commits are found out at once.
+    pub(super) memo: Option<Memo>,
     /// Where commits are counted.
     pub(super) metrics: Metrics,
     /// What chunks leave free.
@@ -141,11 +143,17 @@ struct Unanswered {
 
 impl Unanswered {
     /// Leaves those in the batch who cannot wait.
-    fn of(batch: &mut Batch, mut written: Written, error: StoreError, node: Arc<str>) -> Self {
+    fn of(
+        batch: &mut Batch,
+        mut written: Written,
+        error: StoreError,
+        (row, node): (&str, &Arc<str>),
+    ) -> Self {
         let unkeyed = batch.accepted(&written.decided).filter(|acceptance| acceptance.keyed.is_none());
         let message_ids = unkeyed.map(|acceptance| acceptance.message_id.clone()).collect();
         let at = batch.accepts.iter().map(|(acceptance, _)| millis(acceptance.accepted_at)).max();
-        let refused = Refused { message_ids, node, at: at.unwrap_or_default() };
+        let (node, row) = (Arc::clone(node), row.to_owned());
+        let refused = Refused { message_ids, node, row, at: at.unwrap_or_default() };
         let waiting = batch.split_reports();
         let recorded = std::mem::take(&mut written.decided.recorded);
         written.decided = Decided { recorded, ..Decided::default() };
@@ -176,7 +184,7 @@ impl Gatherer {
         }
     }
 
-    /// At the end: what is not known by now is found out by nobody.
+    /// At the end: what is not known by now is found out at the next start.
     async fn end(&mut self) {
         let writers = self.writers.clone();
         let mut writer = writers.gathering().await;
@@ -323,9 +331,14 @@ impl Gatherer {
             Err(unknown) => {
                 tracing::error!(error = %unknown, "the database cannot be written; everything is refused until it can");
                 self.is_away(writer, &error);
-                if self.writers.trouble().is_some() {
-                    let node = Arc::clone(&self.settings.node);
-                    self.unanswered = Some(Unanswered::of(&mut batch, written, error.clone(), node));
+                if let Some(row) = writer.row() {
+                    let whose = (row, &self.settings.node);
+                    let unanswered = Unanswered::of(&mut batch, written, error.clone(), whose);
+                    // On disk before anybody hears of it: this process may be killed first.
+                    if let Some(memo) = &self.settings.memo {
+                        memo.keep(&unanswered.refused).await;
+                    }
+                    self.unanswered = Some(unanswered);
                 }
             }
         }
@@ -344,6 +357,9 @@ impl Gatherer {
         match settled {
             Ok(was_committed) => {
                 self.settle(was_committed);
+                if let Some(memo) = &self.settings.memo {
+                    memo.forget().await;
+                }
                 true
             }
             Err(error) => {
@@ -411,7 +427,7 @@ async fn apply(
     let news: Vec<&Told> = batch.news.iter().map(|(told, _)| told.as_ref()).collect();
     lock::gathered(tx, (&accepts, &news), &reports).await?;
     for (chunk, _) in &batch.chunks {
-        write_chunk(tx, chunk).await?;
+        write_chunk(tx, chunk, &settings.node).await?;
     }
     let mut gone = Vec::with_capacity(batch.removals.len());
     for (spool_id, _) in &batch.removals {

@@ -186,16 +186,17 @@ impl Lane {
         was_committed
     }
 
+    /// The key of its row.
+    pub(super) fn row(&self) -> &str {
+        &self.row
+    }
+
     async fn look(&mut self, refused: &Refused) -> Result<bool, StoreError> {
-        // Waits for whoever has written it last, and is a write itself.
-        const LAST: &str = "
-            INSERT INTO meta (key, value) VALUES ($1, '') ON CONFLICT (key) DO UPDATE SET value = meta.value
-            RETURNING value";
         let until = Instant::now() + self.patience.gathered;
         let connection = self.connection.insert(in_time(until, self.way.connect()).await?);
         in_time(until, sqlx::raw_sql("BEGIN").execute(&mut *connection)).await?;
         let mut tx = Tx(Session::Postgres(Remote::kept(connection, until)));
-        let last: String = query_scalar(LAST).bind(&self.row).fetch_one(&mut tx).await?;
+        let last = last_of(&mut tx, &self.row).await?;
         let was_committed = last.split(' ').next() == Some(self.number.to_string().as_str());
         if was_committed {
             refused.withdraw(&mut tx).await?;
@@ -226,4 +227,13 @@ impl Lane {
         query(EMPTY).bind(&room).execute(&mut tx).await?;
         tx.commit().await
     }
+}
+
+/// What stands in the row of a lane, once the transaction that wrote it last has ended: this
+/// waits for it, and is a write itself.
+pub(super) async fn last_of(tx: &mut Session<'_>, row: &str) -> Result<String, sqlx::Error> {
+    const LAST: &str = "
+        INSERT INTO meta (key, value) VALUES ($1, '') ON CONFLICT (key) DO UPDATE SET value = meta.value
+        RETURNING value";
+    query_scalar(LAST).bind(row).fetch_one(tx).await
 }

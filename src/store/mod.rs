@@ -36,6 +36,7 @@ pub mod inspect;
 mod lane;
 mod ledger;
 mod leftovers;
+mod level;
 mod lock;
 pub mod log;
 pub mod moving;
@@ -133,15 +134,30 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A newer Postmeter made it.
+    /// A newer Postmeter made it, or brought it so far that older ones may not work on it.
     #[error(
-        "the database {database} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
+        "the database {database} was changed by a newer version of Postmeter, and this one may not work on it any more: \
+         it is for {version} and newer (from level {oldest} on, and this program is at {level}); run one of those, or \
+         restore a backup from before the upgrade"
     )]
     Newer {
         /// The file, or where the server is.
         database: String,
-        /// The migration that this version does not have.
-        migration: i64,
+        /// The oldest version that may work on it.
+        version: String,
+        /// The newest migration of that version.
+        oldest: i64,
+        /// The newest migration of this one.
+        level: i64,
+    },
+    /// A newer Postmeter has brought it further; whoever moves it has to know all of it.
+    #[error(
+        "the database {database} was brought further by a newer version of Postmeter than this one knows; move it with \
+         that version"
+    )]
+    Ahead {
+        /// The file, or where the server is.
+        database: String,
     },
     /// A migration failed; nothing of it was kept.
     #[error("the database {database} could not be brought up to date: {reason}")]
@@ -351,7 +367,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, listening, node, start } = match database_url {
+        let Opened { readers, writer, listening, node, start, memo } = match database_url {
             Some(url) => opening::postgres(url, data_dir, *maker, (patience, Demands::of(*maker))).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
@@ -363,10 +379,10 @@ impl Store {
         let (leftovers, line) = mpsc::unbounded_channel();
         tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
         let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
-        let node: Arc<str> = node.into();
         let bells = Arc::<Bells>::default();
         let settings = commit::Settings {
             node: Arc::clone(&node),
+            memo,
             low_mark,
             metrics: metrics.clone(),
             reserve,

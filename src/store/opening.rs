@@ -10,20 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
 use super::hosts::{Hosts, Primary, Way};
+use super::inspect::Found;
 use super::lane::{Lane, Patience};
 use super::node::Start;
 use super::server::{Demands, Server};
 use super::sql::{On, Readers, in_time, query, query_scalar};
+use super::unanswered::Memo;
 use super::writer::{self, Writer};
 use super::writers::{Rare, Trouble, Writers};
-use super::{DATABASE_FILE, Maker, OpenError, moving, node};
+use super::{DATABASE_FILE, Maker, OpenError, StoreError, level, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -47,9 +49,11 @@ pub(super) struct Opened {
     /// For the one connection on which others are heard; `None`: there are none.
     pub(super) listening: Option<PgPool>,
     /// Whose it is.
-    pub(super) node: String,
+    pub(super) node: Arc<str>,
     /// Which start of it that is.
     pub(super) start: Start,
+    /// Where it stands who was refused and may have been accepted.
+    pub(super) memo: Option<Memo>,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -74,7 +78,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
     if maker.claims_as().is_some() {
         writer::begin_anew(&mut connection).await;
     }
-    MIGRATOR.run(&mut connection).await.map_err(outdated(&name))?;
+    known_whole(level::raise_sqlite(&MIGRATOR, &mut connection, &name).await?, &name, maker)?;
     claim(On::Sqlite(&mut connection), &name, maker).await?;
     let writer = Writers::one(Writer::sqlite(connection, options.clone()));
     let readers = SqlitePoolOptions::new()
@@ -83,8 +87,8 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    let node = node::LOCAL.to_owned();
-    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node, start: Start::default() })
+    let (node, start) = (node::LOCAL.into(), Start::default());
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node, start, memo: None })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -103,31 +107,37 @@ pub(super) async fn postgres(
     if let Some(reason) = demands.refusal(&server) {
         return Err(OpenError::Unfit { database: name, reason });
     }
-    connection.close().await.map_err(unreachable(&name))?;
+    known_whole(level::raise_postgres(&POSTGRES_MIGRATOR, connection, &name).await?, &name, maker)?;
     let trouble = Arc::<Trouble>::default();
     let pool = |connections| pool(connections, patience, demands, &trouble);
     let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
-    POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
+    let own = data_dir.display().to_string();
+    let node: Arc<str> = node::id(data_dir, maker).map_err(unusable(&own))?.into();
+    let memo = Memo::in_dir(data_dir);
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::clone(&trouble) };
     if maker.claims_as().is_some() {
-        forget_lanes(&rare).await.map_err(unreachable(&name))?;
+        // Before anything is leased, or lapses.
+        if let Some(refused) = memo.read(&node).map_err(unusable(&own))? {
+            memo.withdraw(&refused, &rare).await.map_err(unsettled(&name))?;
+        }
+        memo.forget().await;
+        forget_lanes(&rare.pool).await.map_err(unreachable(&name))?;
     }
     let listening = pool(1).connect_lazy_with(options.clone());
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
     let way = Way {
         hosts,
         demands,
-        trouble: Arc::clone(&trouble),
-        writing: rare.clone(),
+        trouble,
+        writing: rare.pool.clone(),
         reading: readers.clone(),
         listening: listening.clone(),
     };
-    let rare = Rare { pool: rare, limit: patience.transaction, trouble };
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
-    let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
     let writer = Writers::several(gathering, rare);
-    let start = Start::of(data_dir);
-    Ok(Opened { readers: Readers::Postgres(readers), writer, listening: Some(listening), node, start })
+    let (readers, listening, start) = (Readers::Postgres(readers), Some(listening), Start::of(data_dir));
+    Ok(Opened { readers, writer, listening, node, start, memo: Some(memo) })
 }
 
 /// So many connections, which are looked at when they are made and when they come back.
@@ -216,12 +226,18 @@ fn unreachable(name: &str) -> impl Fn(sqlx::Error) -> OpenError {
     move |error| OpenError::Unreachable { database: name.to_owned(), reason: error.to_string() }
 }
 
-fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
-    move |error| match error {
-        MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
-            OpenError::Newer { database: name.to_owned(), migration }
-        }
-        other => OpenError::Migration { database: name.to_owned(), reason: other.to_string() },
+fn unsettled(name: &str) -> impl Fn(StoreError) -> OpenError {
+    move |error| {
+        let reason = format!("what became of the last commit before this start cannot be found out: {error}");
+        OpenError::Unreachable { database: name.to_owned(), reason }
+    }
+}
+
+/// Whoever moves a database leaves behind what he does not know.
+fn known_whole(found: Found, name: &str, maker: Maker) -> Result<(), OpenError> {
+    match (found, maker) {
+        (Found::Ahead, Maker::Move) => Err(OpenError::Ahead { database: name.to_owned() }),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection};
 use super::hosts::{Hosts, Primary};
 use super::inspect::{self, Found};
 use super::lane::Patience;
+use super::level::Schema;
 use super::opening::{POSTGRES_MIGRATOR, tuned};
 use super::{Maker, OpenError, timestamp};
 
@@ -136,7 +137,7 @@ fn is_of_tests() -> bool {
 pub async fn inspect(url: &str) -> Result<Inspected, OpenError> {
     let (database, server, seen) = look(url).await?;
     let found = match seen {
-        Some((applied, made_by)) => inspect::judged(&POSTGRES_MIGRATOR, &database, &applied, made_by)?,
+        Some((schema, made_by)) => inspect::judged(&POSTGRES_MIGRATOR, &database, &schema, made_by)?,
         None => Found::Nothing,
     };
     Ok(Inspected { database, server, found })
@@ -147,8 +148,8 @@ pub async fn is_there(url: &str) -> Result<bool, OpenError> {
     Ok(look(url).await?.2.is_some())
 }
 
-/// Migrations, and who made the database.
-type Seen = (Vec<i64>, Option<String>);
+/// How far the schema is, and who made the database.
+type Seen = (Schema, Option<String>);
 
 async fn look(url: &str) -> Result<(String, Server, Option<Seen>), OpenError> {
     let hosts = Hosts::parse(url)?;
@@ -166,13 +167,12 @@ async fn look(url: &str) -> Result<(String, Server, Option<Seen>), OpenError> {
     }
 }
 
-/// The migrations that it has and who made it; `None`: it has no tables of ours, and they
+/// What it says of its schema and who made it; `None`: it has no tables of ours, and they
 /// could be made.
 async fn tables(connection: &mut PgConnection) -> Result<Option<Seen>, sqlx::Error> {
     const HAS_ANY: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
     const MAY_MAKE: &str =
         "SELECT coalesce(has_schema_privilege(CAST(current_schema() AS TEXT), 'CREATE'), false)";
-    const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success";
     const MADE_BY: &str = "SELECT value FROM meta WHERE key = 'made_by'";
     if !sqlx::query_scalar(HAS_ANY).fetch_one(&mut *connection).await? {
         let may_make: bool = sqlx::query_scalar(MAY_MAKE).fetch_one(connection).await?;
@@ -180,12 +180,12 @@ async fn tables(connection: &mut PgConnection) -> Result<Option<Seen>, sqlx::Err
                       database's owner)";
         return if may_make { Ok(None) } else { Err(sqlx::Error::Configuration(reason.into())) };
     }
-    let applied: Vec<i64> = sqlx::query_scalar(APPLIED).fetch_all(&mut *connection).await?;
-    let made_by = match applied.is_empty() {
+    let schema = Schema::of_postgres(connection).await?;
+    let made_by = match schema.applied.is_empty() {
         true => None,
         false => sqlx::query_scalar(MADE_BY).fetch_optional(connection).await?,
     };
-    Ok(Some((applied, made_by)))
+    Ok(Some((schema, made_by)))
 }
 
 #[cfg(test)]

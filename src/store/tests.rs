@@ -35,6 +35,7 @@ mod event;
 mod fitness;
 mod header;
 mod idempotency;
+mod levels;
 mod model;
 mod moving;
 mod nodes;

@@ -171,7 +171,7 @@ impl Turn<'_> {
 }
 
 impl Rare {
-    async fn begin(&self) -> Result<Tx<'_>, StoreError> {
+    pub(super) async fn begin(&self) -> Result<Tx<'_>, StoreError> {
         // Who was told that a message was not accepted is not to find it on its way: nothing
         // is leased before that is sure.
         self.is_sure()?;

@@ -36,7 +36,7 @@ const HANDS: [(&str, &str); 38] = [
     ("header", "INSERT INTO header SELECT 'other', bytes FROM header LIMIT 1"),
     (
         "spool",
-        "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, '0000000000000000000000000000000000000000000000000000000000000000', NULL)",
+        "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, '0000000000000000000000000000000000000000000000000000000000000000', NULL, NULL)",
     ),
     ("chunk", "INSERT INTO chunk SELECT 'spool-1', 0, bytes FROM header LIMIT 1"),
     ("capture", "DELETE FROM capture WHERE number = 1"),

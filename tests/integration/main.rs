@@ -63,6 +63,7 @@ mod resend_faults;
 mod resend_smtp;
 mod retention;
 mod retry;
+mod rolling;
 mod sandbox;
 mod schema;
 mod settlement;

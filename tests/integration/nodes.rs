@@ -28,7 +28,7 @@ const NO_POLLING: &str = "POSTMETER_TEST_NO_POLLING";
 
 /// The system of a test on a database of its own, which runs, and the database. If it `is_told`,
 /// it finds nothing by itself.
-fn on_postgres(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)> {
+pub(crate) fn on_postgres(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)> {
     let Some(cluster) = Cluster::start() else {
         missing("PostgreSQL");
         return None;
