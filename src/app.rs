@@ -262,7 +262,8 @@ impl Running {
         let (smtp, smtps) = (first(&sockets.submission)?, first(&sockets.submissions)?);
         let http = sockets.http.local_addr()?;
         let rooms = start_back(config, secrets, (store, metrics), &back).await?;
-        let settings = http_settings(config, secrets, (smtp, smtps), extra_pages.is_some())?;
+        let session_key = http::SessionKey::new(&rooms.store.shared_key().await?, &secrets.dodo_api_key);
+        let settings = http_settings(config, secrets, (session_key, smtp, smtps), extra_pages.is_some())?;
         let draining = CancellationToken::new();
         let pages = http_router(&rooms, settings, draining.clone(), extra_pages);
         let metrics = rooms.metrics.clone();
@@ -293,7 +294,11 @@ impl Running {
             drain_s = longest.as_secs(),
             "draining: /readyz says 503, and whoever comes is still served; another signal ends that"
         );
-        let _ = tokio::time::timeout(longest, signals.heard()).await;
+        tokio::select! {
+            () = tokio::time::sleep(longest) => {}
+            () = signals.heard() => {}
+            () = self.replaced.cancelled() => {}
+        }
     }
 
     async fn stop(self) {
@@ -495,7 +500,7 @@ fn http_router(
 fn http_settings(
     config: &Config,
     secrets: &Secrets,
-    (smtp, smtps): (Option<SocketAddr>, Option<SocketAddr>),
+    (session_key, smtp, smtps): (http::SessionKey, Option<SocketAddr>, Option<SocketAddr>),
     is_sandbox: bool,
 ) -> anyhow::Result<http::Settings> {
     let webhook_keys = secrets.dodo_webhook_keys.iter().map(SigningKey::parse).collect::<Result<_, _>>()?;
@@ -505,6 +510,7 @@ fn http_settings(
     Ok(http::Settings {
         base_url: secrets.base_url.clone(),
         admin_token: secrets.admin_token.clone(),
+        session_key,
         webhook_keys,
         resend_webhook_keys,
         plan_product_id: secrets.plan_product_id.clone(),

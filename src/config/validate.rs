@@ -19,6 +19,8 @@ const LEAST_MESSAGE_BYTES: usize = 65_536;
 const LEAST_BYTES_ARRIVING: usize = 1 << 20;
 /// A lease is renewed before it lapses; in one second there is no room for that.
 const LEAST_LEASE_S: u64 = 2;
+/// Longer than that no lease of a living server is, by which those are known that a clock made which was set back.
+const MOST_LEASE_S: u64 = 120;
 /// With one place a large part that leaves slowly would have it to itself.
 const LEAST_CONCURRENCY: usize = 2;
 /// Clients greet twice, and some ask NOOP and RSET around each message.
@@ -246,7 +248,7 @@ impl Findings {
         });
         self.one_to(MOST_HOURS, "queue.lifetime_h", queue.lifetime_h);
         self.at_least("queue.lease_s", queue.lease_s, LEAST_LEASE_S);
-        self.at_most("queue.lease_s", queue.lease_s, MOST_SECONDS);
+        self.at_most("queue.lease_s", queue.lease_s, MOST_LEASE_S);
         self.at_most("queue.keep_log_days", queue.keep_log_days, MOST_HOURS / 24);
     }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::accept::{Acceptance, insert_own};
 use super::sql::{Session, query, query_as};
+use super::wake::Wake;
 use super::{Store, StoreError, changed, lock, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
@@ -178,6 +179,7 @@ impl Store {
         }
         insert_own(&mut tx, notice, None).await?;
         tx.commit().await?;
+        self.ring(&Wake::Parts);
         Ok(true)
     }
 

@@ -82,6 +82,10 @@ impl Lane {
     pub(super) async fn begin(&mut self) -> Result<Tx<'_>, sqlx::Error> {
         self.number += 1;
         let until = Instant::now() + self.patience.gathered;
+        // A connection that is there already goes by what the server says now, too.
+        if self.way.trouble.is_unfit() {
+            self.connection = None;
+        }
         let had_one = self.connection.is_some();
         match self.try_begin(until).await {
             // The server was restarted since it was used last.

@@ -233,7 +233,7 @@ impl Store {
         let done = appear.execute(&mut *tx).await?;
         tx.commit().await?;
         drop(writer);
-        if done.rows_affected() == 0 {
+        if done.rows_affected() == 0 && !self.takes_back(now).await? {
             return Ok(false);
         }
         let since = now.checked_sub(THERE).unwrap_or(now);
@@ -242,6 +242,19 @@ impl Store {
         let nodes: i64 = count.fetch_one(&self.readers).await?;
         self.turns.nodes.store(usize::try_from(nodes).unwrap_or(1), Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Takes the name from an earlier start of this very directory, whose lock this one has: a
+    /// failover, or a backup, has brought its row back.
+    async fn takes_back(&self, now: Timestamp) -> Result<bool, StoreError> {
+        const OWNER: &str =
+            "SELECT seen_at, incarnation FROM node WHERE node_id = $1 AND place = $2 AND place <> ''";
+        let owner = query_as(OWNER).bind(&*self.node).bind(&self.start.place).fetch_optional(&self.readers);
+        let owner: Option<(i64, String)> = owner.await?;
+        match owner {
+            Some(owner) => self.take_from(Some(&owner), now).await,
+            None => Ok(false),
+        }
     }
 
     /// At the end of the process, when nothing is in its hands any more: the others need not

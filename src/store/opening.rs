@@ -118,7 +118,7 @@ pub(super) async fn postgres(
     let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::clone(&trouble) };
     if maker.claims_as().is_some() {
         // Before anything is leased, or lapses.
-        if let Some(refused) = memo.read(&node).map_err(unusable(&own))? {
+        if let Some(refused) = memo.read().map_err(unusable(&own))? {
             memo.withdraw(&refused, &rare).await.map_err(unsettled(&name))?;
         }
         memo.forget().await;
@@ -137,7 +137,9 @@ pub(super) async fn postgres(
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
     let writer = Writers::several(gathering, rare);
     let (readers, listening, start) = (Readers::Postgres(readers), Some(listening), Start::of(data_dir));
-    Ok(Opened { readers, writer, listening, node, start, memo: Some(memo) })
+    // A command beside a server lets that one's file be.
+    let memo = maker.claims_as().map(|_| memo);
+    Ok(Opened { readers, writer, listening, node, start, memo })
 }
 
 /// So many connections, which are looked at when they are made and when they come back.
@@ -178,6 +180,11 @@ pub(super) fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectO
         .application_name("postmeter")
         .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
         .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
+        .options([
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+        ])
         .disable_statement_logging()
 }
 

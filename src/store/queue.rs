@@ -22,7 +22,7 @@ use crate::domain::dsn::Dsn;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::Road;
 
-/// A lease that another process makes may be so long, whatever its configuration says here.
+/// A lease that another process makes may be twice as long, the most that a configuration may say.
 const SHORTEST: Duration = Duration::from_secs(60);
 
 /// A part in the hands of a worker.

@@ -3,7 +3,7 @@
 //!
 //! Until it is known, who they are stands in a file in `data_dir` too, on disk before any sender
 //! is refused: a server that is killed meanwhile withdraws them when it is started again, before
-//! it has anything in its hands. It has the row of the lane that accepted them, the time, and an id
+//! it has anything in its hands. It has the row of the lane that accepted them, the time and the node, and an id
 //! a line; a last line without an end was being written at a crash, and its sender was told nothing.
 //! Never more than the members of one commit stand in it, since nothing else is written meanwhile.
 
@@ -83,7 +83,7 @@ impl Refused {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{} {}\n", self.row, self.at);
+        let mut text = format!("{} {} {}\n", self.row, self.at, self.node);
         for id in &self.message_ids {
             text.push_str(id.as_str());
             text.push('\n');
@@ -92,13 +92,13 @@ impl Refused {
     }
 
     /// What was written down of it; `None`: not so much that anybody was refused.
-    fn parse(text: &str, node: &Arc<str>) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (whole, _torn) = text.rsplit_once('\n')?;
         let mut lines = whole.lines();
-        let (row, at) = lines.next()?.split_once(' ')?;
+        let mut words = lines.next()?.split(' ');
+        let (row, at, node) = (words.next()?.to_owned(), words.next()?.parse().ok()?, words.next()?.into());
         let message_ids: Vec<_> = lines.map_while(|line| MessageId::parse(line).ok()).collect();
-        let (node, row) = (Arc::clone(node), row.to_owned());
-        Some(Self { message_ids, node, row, at: at.parse().ok()? }).filter(|it| !it.message_ids.is_empty())
+        Some(Self { message_ids, node, row, at }).filter(|it| !it.message_ids.is_empty())
     }
 }
 
@@ -142,14 +142,14 @@ impl Memo {
     }
 
     /// What the last process has left.
-    pub(super) fn read(&self, node: &Arc<str>) -> io::Result<Option<Refused>> {
+    pub(super) fn read(&self) -> io::Result<Option<Refused>> {
         let mut text = Vec::new();
         match File::open(&self.0) {
             Ok(file) => file.take(MAX_OCTETS).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        Ok(Refused::parse(&String::from_utf8_lossy(&text), node))
+        Ok(Refused::parse(&String::from_utf8_lossy(&text)))
     }
 
     /// At the start: withdraws what the last process has left.
@@ -222,18 +222,19 @@ mod tests {
             at: 7,
         };
         let whole = refused(&["aa", "bb", "cc"]);
-        assert_eq!(Refused::parse(&whole.text(), &node), Some(whole.clone()));
+        assert_eq!(Refused::parse(&whole.text()), Some(whole.clone()));
         let table = [
-            ("commit/1 7\naa\nbb\nc", Some(refused(&["aa", "bb"]))),
-            ("commit/1 7\naa\n\0\0\0\n", Some(refused(&["aa"]))),
-            ("commit/1 7\na", None),
-            ("commit/1 7\n", None),
-            ("commit/1 7", None),
+            ("commit/1 7 n\naa\nbb\nc", Some(refused(&["aa", "bb"]))),
+            ("commit/1 7 n\naa\n\0\0\0\n", Some(refused(&["aa"]))),
+            ("commit/1 7 n\na", None),
+            ("commit/1 7\naa\n", None),
+            ("commit/1 7 n\n", None),
+            ("commit/1 7 n", None),
             ("commit/1\naa\n", None),
             ("", None),
         ];
         for (text, want) in table {
-            assert_eq!(Refused::parse(text, &node), want, "{text:?}");
+            assert_eq!(Refused::parse(text), want, "{text:?}");
         }
     }
 }

@@ -227,7 +227,9 @@ impl Store {
 
     async fn heed(&self, pool: &PgPool) -> Result<Infallible, sqlx::Error> {
         let until = || Instant::now() + ANSWER_LIMIT;
-        let mut listener = in_time(until(), PgListener::connect_with(pool)).await?;
+        // One that is dropped still says goodbye, to a host that may be gone: nobody waits for its place.
+        let own = pool.options().clone().connect_lazy_with((*pool.connect_options()).clone());
+        let mut listener = in_time(until(), PgListener::connect_with(&own)).await?;
         listener.eager_reconnect(false);
         in_time(until(), listener.listen(CHANNEL)).await?;
         self.bells.set_listening(true);
@@ -252,9 +254,9 @@ impl Store {
     }
 }
 
-/// Tells them all, those of this process too.
+/// Tells them all, those of this process too. It is no harm if it is forgotten, so its commit waits for no disk.
 async fn notify(pool: &PgPool, text: &str) -> Result<(), sqlx::Error> {
-    const TELL: &str = "SELECT pg_notify($1, $2)";
+    const TELL: &str = "SELECT pg_notify($1, $2), set_config('synchronous_commit', 'off', true)";
     let tell = sqlx::query(TELL).bind(CHANNEL).bind(text).execute(pool);
     in_time(Instant::now() + ANSWER_LIMIT, tell).await.map(drop)
 }

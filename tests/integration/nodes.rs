@@ -13,8 +13,11 @@ use crate::harness::postgres::Cluster;
 use crate::harness::process::{Process, postmeter};
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::within;
+use crate::harness::web::{ask, request};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::page::Browser;
 use crate::two::Over;
+use reqwest::Method;
 
 /// What is neither final nor settled.
 pub(crate) const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
@@ -199,6 +202,21 @@ fn a_gate_that_one_server_finds_open_is_open_at_the_other() {
     meter.serve();
     for process in [meter.process(), &other] {
         until("the gate to be open", || is_ready(process).then_some(()));
+    }
+    other.stop();
+    meter.end();
+}
+
+#[test]
+fn whom_one_server_signs_in_on_the_page_the_other_knows() {
+    let Some((mut meter, _cluster)) = on_postgres(Meter::smtp(), false) else { return };
+    let other = beside(&meter, &[]);
+    let cookie = Browser::signed_in(&meter).cookie;
+    for (process, cookie, want) in
+        [(&other, &*cookie, 200), (meter.process(), &cookie, 200), (&other, "", 303)]
+    {
+        let page = request(Method::GET, &format!("http://{}/account", process.http)).header("cookie", cookie);
+        assert_eq!(ask(page).status, want);
     }
     other.stop();
     meter.end();

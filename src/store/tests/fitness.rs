@@ -45,6 +45,10 @@ async fn p1_a_server_that_may_forget_by_now_is_refused_until_it_may_not() {
     assert_eq!(may_write(&opened).await, (Ok(()), Ok(())));
     // As if another took over, which waits for no disk.
     cluster.read("postmeter", "ALTER ROLE postmeter SET synchronous_commit = off");
+    // It is found by another connection; the one that is there for gathered commits goes on.
+    opened.writer.trouble().unwrap().judge(Some("synchronous_commit is off"));
+    let (gathered, _) = may_write(&opened).await;
+    assert!(gathered.unwrap_err().contains("synchronous_commit is off"), "nothing is acknowledged on it");
     cluster.read("postmeter", END);
     for _ in 0..2 {
         let (gathered, rare) = may_write(&opened).await;
