@@ -367,10 +367,22 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, listening, node, start, memo } = match database_url {
+        let opened = match database_url {
             Some(url) => opening::postgres(url, data_dir, *maker, (patience, Demands::of(*maker))).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
+        Ok(Self::over(opened, *low_balance_credits, reserve, metrics, crash_at))
+    }
+
+    /// What works on a database that was opened.
+    fn over(
+        opened: Opened,
+        low_balance_credits: u64,
+        reserve: Reserve,
+        metrics: Metrics,
+        crash_at: CrashAt,
+    ) -> Self {
+        let Opened { readers, writer, listening, node, start, memo } = opened;
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let (removals, removed) = mpsc::channel(WRITES_WAITING);
@@ -378,7 +390,7 @@ impl Store {
         let exits = Exits { chunks, removals };
         let (leftovers, line) = mpsc::unbounded_channel();
         tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
-        let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
+        let low_mark = i64::try_from(low_balance_credits).unwrap_or(i64::MAX);
         let bells = Arc::<Bells>::default();
         let settings = commit::Settings {
             node: Arc::clone(&node),
@@ -402,7 +414,7 @@ impl Store {
             async move { suppression::find(&pool, &suspects).await }
         });
         let turns = Arc::default();
-        Ok(Self {
+        Self {
             readers,
             writer,
             hot,
@@ -418,7 +430,7 @@ impl Store {
             low_mark,
             metrics,
             crash_at,
-        })
+        }
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.

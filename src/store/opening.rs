@@ -62,9 +62,14 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
     let name = path.display().to_string();
     make_private_dir(data_dir).map_err(unusable(&name))?;
     make_private_file(&path).map_err(unusable(&name))?;
+    file(&path, maker).await
+}
+
+/// Opens a file that is there.
+pub(super) async fn file(path: &Path, maker: Maker) -> Result<Opened, OpenError> {
+    let name = path.display().to_string();
     let options = SqliteConnectOptions::new()
-        .filename(&path)
-        .create_if_missing(true)
+        .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)

@@ -48,6 +48,7 @@ mod idempotency;
 mod large;
 mod log;
 mod money;
+mod moving;
 mod news;
 mod nodes;
 mod notice;

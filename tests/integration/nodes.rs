@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use postmeter::sandbox::faults::{Fault, Misbehaviour};
+use reqwest::Method;
 
 use crate::harness::client::missing;
 use crate::harness::plan::Plan;
@@ -14,10 +17,9 @@ use crate::harness::process::{Process, postmeter};
 use crate::harness::smtp::Smtp;
 use crate::harness::wait::within;
 use crate::harness::web::{ask, request};
-use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, file_to_a_list, letter, until};
 use crate::page::Browser;
 use crate::two::Over;
-use reqwest::Method;
 
 /// What is neither final nor settled.
 pub(crate) const LEFT: &str = "SELECT (SELECT count(*) FROM message WHERE final_at IS NULL)
@@ -140,6 +142,56 @@ fn signed_in_at(meter: &Meter, to: SocketAddr) -> Smtp {
 fn parts(cluster: &Cluster, state: &str) -> usize {
     let count = format!("SELECT count(*) FROM part WHERE state = '{state}'");
     cluster.read("nodes", &count).concat().parse().unwrap()
+}
+
+/// How often each subject left Resend.
+fn arrived(meter: &Meter) -> BTreeMap<String, u32> {
+    let mut arrived = BTreeMap::new();
+    for mail in meter.mails() {
+        *arrived.entry(mail.email.subject.unwrap_or_default()).or_default() += 1;
+    }
+    arrived
+}
+
+#[test]
+fn p1_p3_p4_what_a_killed_server_was_sending_the_other_sends_when_its_leases_have_run_out() {
+    const LEASE_MS: i64 = 3000;
+    // A lease, and a busy machine; less than anything else that would have somebody look.
+    const TAKEOVER: Duration = Duration::from_secs(15);
+    const LEASED: &str = "
+        SELECT coalesce(max(lease_until - CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)), 0)
+        FROM part";
+    let plan = Meter::resend().set("queue", "lease_s = 3");
+    let Some((mut meter, cluster)) = on_postgres(plan, false) else { return };
+    let other = beside(&meter, &[]);
+    // Nothing is answered: some of the first calls have taken effect all the same.
+    let faults = meter.resend_stand_in().faults().clone();
+    faults.push(Fault::new(Misbehaviour::HangAfter).times(2));
+    faults.push(Fault::new(Misbehaviour::HangBefore).always());
+    let subjects: BTreeMap<String, u32> = (0..6).map(|nth| (format!("n{nth}"), 1)).collect();
+    let mut smtp = signed_in_at(&meter, other.smtp);
+    for subject in subjects.keys() {
+        // For its file each leaves in a call of its own.
+        assert!(smtp.attempt(&["bob@example.net"], &file_to_a_list(subject)).starts_with("250 "));
+    }
+    until("all to be on their way", || (parts(&cluster, "sending") == subjects.len()).then_some(()));
+    until("calls to hang", || (faults.struck() >= 3).then_some(()));
+    assert_eq!(parts(&cluster, "sending"), subjects.len(), "all are in the hands of the one that is killed");
+    other.kill();
+    let killed = Instant::now();
+    let leased: i64 = cluster.read("nodes", LEASED).concat().parse().unwrap();
+    assert!(leased <= LEASE_MS, "for {leased} ms more nobody else may have them");
+    assert!(arrived(&meter).len() < subjects.len(), "some have not left yet");
+    faults.clear();
+    let taken_over = within(TAKEOVER, || (arrived(&meter).len() == subjects.len()).then(|| killed.elapsed()));
+    assert!(taken_over.is_some(), "after {TAKEOVER:?}: {:?}", arrived(&meter));
+    eprintln!("taken over {:?} after the kill", taken_over.unwrap_or_default());
+    let left = || cluster.read("nodes", LEFT).join("");
+    let is_done = within(PATIENCE, || (left() == "0").then_some(()));
+    assert!(is_done.is_some(), "neither final nor settled: {}", left());
+    assert_eq!(arrived(&meter), subjects, "P1, P4");
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), subjects.len() as u64, "P3");
+    meter.end();
 }
 
 #[test]
