@@ -390,17 +390,32 @@ async fn start_back(
         names_key: NamesKey(store.shared_key().await?),
     };
     let submission = Submission::new(config, tools);
-    let replaced = CancellationToken::new();
-    let (present, stopped) = (replaced.clone(), stop.clone());
-    let presence = Presence { store: store.clone(), clock: clock.clone(), stop: stopped, replaced: present };
-    tasks.spawn(presence.run());
-    tasks.spawn(store.clone().listen(stop.clone()));
+    let replaced = attend(&store, &clock, (tasks, stop));
     delivery.start(handed).await?;
     billing.start();
     tasks.spawn(sweep(config, &store, &clock, stop).run());
     tasks.spawn(proofs.clone().run(stop.clone()));
     let arriving = arriving(config);
     Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs, clock, replaced })
+}
+
+/// Tells the other processes on the database that this one is there, and hears what they tell. Cancelled when
+/// another one goes by its name.
+fn attend(
+    store: &Store,
+    clock: &Clock,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> CancellationToken {
+    let replaced = CancellationToken::new();
+    let presence = Presence {
+        store: store.clone(),
+        clock: clock.clone(),
+        stop: stop.clone(),
+        replaced: replaced.clone(),
+    };
+    tasks.spawn(presence.run());
+    tasks.spawn(store.clone().listen(stop.clone()));
+    replaced
 }
 
 /// The room of what arrives.

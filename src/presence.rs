@@ -19,7 +19,7 @@ use crate::store::{Store, StoreError};
 /// How often the database is asked for its time, and told that we are there.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// Who was not seen for so long, though they say every [`ROUND`] that they are there, has gone.
+/// Who was not seen for so long, though everybody says so every few seconds who is there, has gone.
 pub const GONE: Duration = Duration::from_secs(15);
 
 /// What keeps it true.

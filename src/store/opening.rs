@@ -155,7 +155,10 @@ fn pool(connections: u32, patience: Patience, demands: Demands, trouble: &Arc<Tr
         .acquire_timeout(patience.connect)
         .after_connect(move |connection, _| {
             let trouble = Arc::clone(&made);
-            Box::pin(async move { Ok(judge(connection, demands, &trouble).await) })
+            Box::pin(async move {
+                judge(connection, demands, &trouble).await;
+                Ok(())
+            })
         })
         .after_release(move |connection, _| {
             let trouble = Arc::clone(&back);

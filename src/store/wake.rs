@@ -242,7 +242,9 @@ impl Store {
                 }
                 Ok(Ok(None)) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(Err(error)) => return Err(error),
-                Err(_) => drop(in_time(until(), listener.execute("SELECT 1")).await?),
+                Err(_) => {
+                    in_time(until(), listener.execute("SELECT 1")).await?;
+                }
             }
         }
     }
