@@ -81,6 +81,7 @@ impl Load {
 
     fn smtp(&self, meter: &Meter, to: SocketAddr, name: &str) {
         let mut session = None;
+        let mut was_refused = false;
         for nth in 0.. {
             if self.is_over.load(Ordering::SeqCst) {
                 return;
@@ -92,11 +93,15 @@ impl Load {
             }
             let answer = if reply.starts_with("250 ") {
                 Answer::Yes
-            } else if reply.starts_with("452 4.3.1 ") || reply.starts_with("421 4.7.0 Too many errors") {
+            } else if ["452 4.3.1 ", "421 4.7.0 Too many "].iter().any(|later| reply.starts_with(later)) {
+                Answer::Later
+            } else if reply.is_empty() && was_refused {
+                // Refused once too often: the 421 was the reply to RSET.
                 Answer::Later
             } else {
                 Answer::Other(reply)
             };
+            was_refused = matches!(answer, Answer::Later);
             self.note(subject, answer, asked);
         }
     }
