@@ -50,6 +50,8 @@ mod log;
 mod money;
 mod news;
 mod nodes;
+mod nodes_clock;
+mod nodes_webhooks;
 mod notice;
 mod outage;
 mod page;
