@@ -320,10 +320,12 @@ impl Gatherer {
             batch.accepted(&written.decided).map(|acceptance| acceptance.message_id.clone()).collect();
         // Nor may this node find them on their way meanwhile.
         self.set_unsure(true);
+        self.settings.metrics.set_database_up(false);
         let found = writer.find_out(&accepted).await;
         self.set_unsure(found.is_err());
         match found {
             Ok(true) => {
+                self.settings.metrics.set_database_up(true);
                 tracing::warn!(members = batch.len(), "the commit had happened");
                 return self.answer(writer, batch, written);
             }

@@ -46,6 +46,7 @@ mod outage;
 mod proof;
 mod queue;
 mod races;
+mod ration;
 mod refunds;
 mod reports;
 mod retention;

@@ -51,6 +51,8 @@ mod money;
 mod moving;
 mod news;
 mod nodes;
+mod nodes_clock;
+mod nodes_webhooks;
 mod notice;
 mod outage;
 mod page;

@@ -34,12 +34,17 @@ const NO_POLLING: &str = "POSTMETER_TEST_NO_POLLING";
 /// The system of a test on a database of its own, which runs, and the database. If it `is_told`,
 /// it finds nothing by itself.
 pub(crate) fn on_postgres(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)> {
+    running(plan.credits(10_000), is_told)
+}
+
+/// The same with the plan's own credits.
+pub(crate) fn running(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)> {
     let Some(cluster) = Cluster::start() else {
         missing("PostgreSQL");
         return None;
     };
     cluster.create("nodes");
-    let mut meter = plan.credits(10_000).prepare_at(&cluster.url("nodes"));
+    let mut meter = plan.prepare_at(&cluster.url("nodes"));
     if is_told {
         meter.set_environment(NO_POLLING, "1");
     }
@@ -49,6 +54,15 @@ pub(crate) fn on_postgres(plan: Plan, is_told: bool) -> Option<(Meter, Cluster)>
 
 /// Another server with the same configuration, but for its directory and what is replaced.
 pub(crate) fn beside(meter: &Meter, replaced: &[(String, String)]) -> Process {
+    beside_with(meter, replaced, &[])
+}
+
+/// The same with more variables.
+pub(crate) fn beside_with(
+    meter: &Meter,
+    replaced: &[(String, String)],
+    variables: &[(&str, String)],
+) -> Process {
     let directory = meter.directory();
     let mut own = std::fs::read_to_string(directory.join("postmeter.toml")).unwrap();
     let data = ["data", "other"].map(|name| format!("{:?}", directory.join(name))).into();
@@ -59,7 +73,7 @@ pub(crate) fn beside(meter: &Meter, replaced: &[(String, String)]) -> Process {
     std::fs::write(directory.join("other.toml"), own).unwrap();
     let mut command = postmeter();
     command.args(["serve", "--config"]).arg(directory.join("other.toml"));
-    command.envs(meter.environment()).current_dir(directory.path());
+    command.envs(meter.environment()).envs(variables.iter().cloned()).current_dir(directory.path());
     Process::start(command, &directory.join("other.log"))
 }
 
@@ -131,7 +145,7 @@ fn p1_p3_p4_a_server_that_is_killed_under_load_leaves_everything_to_the_other() 
     meter.end();
 }
 
-fn signed_in_at(meter: &Meter, to: SocketAddr) -> Smtp {
+pub(crate) fn signed_in_at(meter: &Meter, to: SocketAddr) -> Smtp {
     let mut smtp = Smtp::starttls_at(to, &meter.certificate());
     let reply = smtp.auth_plain(&meter.credential.username, &meter.credential.secret);
     assert!(reply.starts_with("235 "), "{reply}");
@@ -139,7 +153,7 @@ fn signed_in_at(meter: &Meter, to: SocketAddr) -> Smtp {
 }
 
 /// Parts of customers in this state.
-fn parts(cluster: &Cluster, state: &str) -> usize {
+pub(crate) fn parts(cluster: &Cluster, state: &str) -> usize {
     let count = format!("SELECT count(*) FROM part WHERE state = '{state}'");
     cluster.read("nodes", &count).concat().parse().unwrap()
 }
