@@ -27,7 +27,7 @@ mod worker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -66,6 +66,9 @@ const LAPSE: Duration = Duration::from_secs(2);
 const GATES: Duration = Duration::from_secs(5);
 /// How often the queue is counted for the metrics.
 const TOTALS: Duration = Duration::from_secs(10);
+/// And so many times as long as that took goes by before it is counted again: a queue of millions
+/// is not counted all the time.
+const BETWEEN: u32 = 100;
 /// Small parts asked for at once: as many as leave together.
 const PAGE: u32 = 100;
 /// Parts that are read from the database before there is a call for them: those of the
@@ -257,6 +260,7 @@ impl Delivery {
         let Tools { store, metrics, stop, .. } = &self.0.tools;
         let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
         loop {
+            let began = Instant::now();
             match store.totals().await {
                 Ok(totals) => {
                     metrics.set_parts(gauge(totals.parts_queued), gauge(totals.parts_held));
@@ -264,9 +268,10 @@ impl Delivery {
                 }
                 Err(error) => error.tell("the queue could not be counted"),
             }
+            let wait = TOTALS.max(began.elapsed() * BETWEEN);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(TOTALS) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

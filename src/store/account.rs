@@ -198,7 +198,8 @@ impl Store {
         const SUMS: &str = "
             SELECT (SELECT coalesce(CAST(sum(held) AS BIGINT), 0) FROM account) AS held,
                    (SELECT coalesce(CAST(sum(owed) AS BIGINT), 0) FROM account) AS owed,
-                   (SELECT count(*) FROM part WHERE state = 'queued')
+                   (SELECT count(*) FROM part WHERE state = 'queued' AND batch_max = 1)
+                   + (SELECT count(*) FROM part WHERE state = 'queued' AND batch_max > 1)
                    + (SELECT count(*) FROM part WHERE state = 'sending') AS parts_queued,
                    (SELECT count(*) FROM part WHERE state = 'held') AS parts_held,
                    (SELECT count(*) FROM entry WHERE state = 'open') AS entries_open";

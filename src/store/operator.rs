@@ -191,7 +191,10 @@ impl Store {
     /// Returns how many.
     pub async fn retry_all(&self, with_held: bool, order: &Order) -> Result<u64, StoreError> {
         const READ: &str = "
-            SELECT message_id FROM (SELECT message_id FROM part WHERE state = 'queued' AND due_at > $1
+            SELECT message_id FROM (SELECT message_id FROM part
+                                    WHERE state = 'queued' AND due_at > $1 AND batch_max = 1
+                                    UNION SELECT message_id FROM part
+                                    WHERE state = 'queued' AND due_at > $1 AND batch_max > 1
                                     UNION SELECT message_id FROM part WHERE state = 'held' AND $2 = 1) AS p
             WHERE message_id > $3 ORDER BY message_id LIMIT $4";
         let mut retried = 0;

@@ -449,8 +449,8 @@ pub(super) async fn read_waiting(
 async fn unclaimed(tx: &mut Session<'_>, names: String) -> Result<String, StoreError> {
     const LOCK: &str = "
         SELECT message_id, part_no FROM part
-        WHERE state = 'queued' AND (message_id, part_no) IN
-            (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
+        WHERE state = 'queued' AND message_id = ANY (ARRAY(SELECT value ->> 0 FROM json_each($1)))
+          AND (message_id, part_no) IN (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
         ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED";
     if matches!(tx, Session::Sqlite(_)) {
         return Ok(names);

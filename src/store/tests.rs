@@ -43,6 +43,7 @@ mod nul;
 mod opening;
 mod operator;
 mod outage;
+mod plans;
 mod proof;
 mod queue;
 mod races;
