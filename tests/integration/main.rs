@@ -34,6 +34,7 @@ mod dodo_faults;
 mod domains;
 mod doubt;
 mod dsn;
+mod emails;
 mod fallback;
 mod gate;
 mod guard;
