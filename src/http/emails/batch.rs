@@ -194,7 +194,9 @@ impl<'a> Batch<'a> {
             });
         let errors = errors.collect();
         let mut answer = self.answer();
-        answer["errors"] = errors;
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("errors".to_owned(), errors);
+        }
         Ok(answer)
     }
 

@@ -100,9 +100,9 @@ impl IntoResponse for EmailError {
     fn into_response(self) -> Response {
         let (status, name) = face(self.own());
         let mut body = json!({ "statusCode": status.as_u16(), "message": self.text(), "name": name });
-        if let Self::InPart { accepted, .. } = &self {
-            body["accepted"] =
-                accepted.iter().map(|(index, id)| json!({ "index": index, "id": id })).collect();
+        if let (Self::InPart { accepted, .. }, Some(body)) = (&self, body.as_object_mut()) {
+            let accepted = accepted.iter().map(|(index, id)| json!({ "index": index, "id": id }));
+            body.insert("accepted".to_owned(), accepted.collect());
         }
         self.own().headed((status, Json(body)).into_response())
     }

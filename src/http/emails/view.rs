@@ -194,8 +194,9 @@ mod tests {
     #[test]
     fn the_last_event_is_that_of_the_recipient_in_most_trouble() {
         use EventKind as K;
+        type Row<'a> = (&'a [(&'a str, Option<K>)], &'a str);
         let of = |(state, news): (&str, Option<K>)| recipient("b@y.example", state, news);
-        let table: [(&[(&str, Option<K>)], &str); 13] = [
+        let table: [Row<'_>; 13] = [
             (&[("queued", None)], "queued"),
             (&[("sent", None)], "sent"),
             (&[("failed", None)], "failed"),
