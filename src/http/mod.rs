@@ -1,7 +1,7 @@
 //! The HTTP side: the page, the routes for programs, webhooks and health.
 //!
 //! A handler reads, asks the rooms below, and answers; every decision about mail
-//! is [`Submission`]'s, so that `/send` and SMTP are one road. Whatever arrives is
+//! is [`Submission`]'s, so that `/send`, `/emails` and SMTP are one road. Whatever arrives is
 //! bounded in size and time. Pages need no script: forms and redirects are enough,
 //! and the policy that is sent along allows none. What this room must not know:
 //! SQL, SMTP, how mail leaves.
@@ -11,6 +11,7 @@ mod auth;
 mod body;
 mod checkout;
 mod credits;
+mod emails;
 pub mod error;
 mod health;
 pub mod listener;
@@ -243,6 +244,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(emails::routes())
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())

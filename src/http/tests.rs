@@ -3,6 +3,7 @@
 
 mod access;
 mod account;
+mod emails;
 mod queue;
 mod room;
 mod sending;

@@ -455,7 +455,8 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             tls: self.visit.tls.clone(),
         };
         let begun = submitting.begun().clone();
-        let submitted = Submitted { begun, envelope, bytes: whole.head, spool, arrival, keyed: None };
+        let (bytes, keyed, notes) = (whole.head, None, Vec::new());
+        let submitted = Submitted { begun, envelope, bytes, spool, arrival, keyed, notes };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         if answer.is_ok() {
             self.visit.summary.accepted += 1;

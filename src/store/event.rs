@@ -205,7 +205,7 @@ impl Original {
         tx: &mut Session<'_>,
         write: impl FnOnce(&Self) -> Option<Acceptance>,
     ) -> Result<Option<MessageId>, StoreError> {
-        self.header = header::read(tx, self.message_id.as_str()).await?;
+        self.header = header::read(&mut *tx, self.message_id.as_str()).await?;
         let Some(report) = write(self) else { return Ok(None) };
         Ok(insert_own(tx, &report, Some(&self.message_id)).await?.then_some(report.message_id))
     }

@@ -36,6 +36,7 @@ mod domains;
 mod doubt;
 mod drain;
 mod dsn;
+mod emails;
 mod failover;
 mod fallback;
 mod gate;
