@@ -80,16 +80,7 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     let stop = stop_signal()?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
-    let replaced = running.replaced.clone();
-    tokio::select! {
-        () = stop => {}
-        () = replaced.cancelled() => {}
-    }
-    running.stop().await;
-    if replaced.is_cancelled() {
-        return Err(NameError::Taken.into());
-    }
-    Ok(())
+    running.run_until(stop).await
 }
 
 /// Runs everything on loopback with stand-ins for both services.
@@ -120,10 +111,9 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
         say(&sandbox::welcome(smtp, smtps, running.http));
     }
-    stop.await;
-    running.stop().await;
+    let ended = running.run_until(stop).await;
     stand_ins.stop().await;
-    Ok(())
+    ended
 }
 
 fn sandbox_config(args: &SandboxArgs) -> Config {
@@ -274,6 +264,14 @@ impl Running {
         let shown =
             |address: Option<SocketAddr>| address.map_or_else(|| "none".to_owned(), |a| a.to_string());
         format!("ready smtp={} smtps={} http={}\n", shown(self.smtp), shown(self.smtps), self.http)
+    }
+
+    /// Runs until it is told to stop, or another process goes by its name.
+    async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let replaced = self.replaced.clone();
+        let is_told = replaced.run_until_cancelled(stop).await.is_some();
+        self.stop().await;
+        if is_told { Ok(()) } else { Err(NameError::Taken.into()) }
     }
 
     async fn stop(self) {
