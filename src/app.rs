@@ -85,16 +85,7 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     let mut signals = Signals::listen()?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
-    let replaced = running.replaced.clone();
-    tokio::select! {
-        () = signals.heard() => running.drain(Duration::from_secs(config.drain_s), &mut signals).await,
-        () = replaced.cancelled() => {}
-    }
-    running.stop().await;
-    if replaced.is_cancelled() {
-        return Err(NameError::Taken.into());
-    }
-    Ok(())
+    running.run(&mut signals, Duration::from_secs(config.drain_s)).await
 }
 
 /// Runs everything on loopback with stand-ins for both services.
@@ -125,10 +116,9 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
         say(&sandbox::welcome(smtp, smtps, running.http));
     }
-    signals.heard().await;
-    running.stop().await;
+    let ended = running.run(&mut signals, Duration::ZERO).await;
     stand_ins.stop().await;
-    Ok(())
+    ended
 }
 
 fn sandbox_config(args: &SandboxArgs) -> Config {
@@ -282,6 +272,17 @@ impl Running {
         let shown =
             |address: Option<SocketAddr>| address.map_or_else(|| "none".to_owned(), |a| a.to_string());
         format!("ready smtp={} smtps={} http={}\n", shown(self.smtp), shown(self.smtps), self.http)
+    }
+
+    /// Runs until it is told to stop and has drained for so long, or another process goes by its name.
+    async fn run(self, signals: &mut Signals, drain: Duration) -> anyhow::Result<()> {
+        let replaced = self.replaced.clone();
+        tokio::select! {
+            () = signals.heard() => self.drain(drain, signals).await,
+            () = replaced.cancelled() => {}
+        }
+        self.stop().await;
+        if replaced.is_cancelled() { Err(NameError::Taken.into()) } else { Ok(()) }
     }
 
     /// Serves for so long, or until the next signal, and says meanwhile that it will not.
