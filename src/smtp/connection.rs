@@ -26,11 +26,11 @@ use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::door::Stranger;
 use crate::floor::Floor;
-use crate::submission::{Arrival, Spool, Submission, Submitted};
+use crate::submission::{Arrival, Covered, Spool, Submission, Submitted};
 
 use super::line::{Expected, Flaw, Framed, Framer};
 use super::reply::Reply;
-use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
+use super::session::{Checking, Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
 use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
 use body::Patience;
@@ -261,6 +261,14 @@ struct Conversation<'v, 'a, S> {
     leaves_at: Option<Instant>,
 }
 
+/// Whether a recipient may be sent to, and there is credit for it.
+async fn check(submission: &Submission, checking: &Checking) -> Result<Option<Covered>, Refusal> {
+    let (who, begun, recipient) = (checking.who(), checking.begun(), checking.recipient());
+    submission.check_recipient(recipient)?;
+    submission.check_suppressed(who, begun, recipient).await?;
+    submission.check_credit(who, begun, checking.recipients()).await
+}
+
 /// How a conversation on one socket ends.
 enum Outcome<S> {
     Ended(End),
@@ -297,7 +305,8 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         }
     }
 
-    /// Does what the session waits for, and brings it the answer.
+    /// Does what the session waits for, and brings it the answer. What goes through the rest of the
+    /// program is boxed: who is idle keeps no room for it.
     async fn advance(&mut self, next: Next) -> Result<Step, Interrupted> {
         let server = self.visit.server;
         let rules = &server.rules;
@@ -318,27 +327,19 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 self.line(Expected::SaslResponse, (deadline, false), take).await
             }
             Next::Handshake(upgrading) => Ok(upgrading.pipelined()),
-            Next::SignIn(signing_in) => self.sign_in(signing_in).await,
+            Next::SignIn(signing_in) => Box::pin(self.sign_in(signing_in)).await,
             Next::Begin(beginning) => {
-                let answer = server.submission.begin(beginning.who(), beginning.reverse_path()).await;
+                let answer = server.submission.begin(beginning.who(), beginning.reverse_path());
+                let answer = Box::pin(answer).await;
                 Ok(beginning.answered(answer, rules))
             }
             Next::Check(checking) => {
-                let submission = &server.submission;
-                let (who, begun, recipient) = (checking.who(), checking.begun(), checking.recipient());
-                let mut may_be_sent_to = submission.check_recipient(recipient);
-                if may_be_sent_to.is_ok() {
-                    may_be_sent_to = submission.check_suppressed(who, begun, recipient).await;
-                }
-                let answer = match may_be_sent_to {
-                    Ok(()) => submission.check_credit(who, begun, checking.recipients()).await,
-                    Err(refusal) => Err(refusal),
-                };
+                let answer = Box::pin(check(&server.submission, &checking)).await;
                 Ok(checking.answered(answer, rules))
             }
-            Next::Body(receiving) => self.body(receiving).await,
-            Next::Chunk(chunk) => self.chunk(chunk).await,
-            Next::Submit(submit) => Ok(self.submit(submit).await),
+            Next::Body(receiving) => Box::pin(self.body(receiving)).await,
+            Next::Chunk(chunk) => Box::pin(self.chunk(chunk)).await,
+            Next::Submit(submit) => Ok(Box::pin(self.submit(submit)).await),
             Next::Close => Ok(Step { reply: None, next: Next::Close }),
         }
     }
