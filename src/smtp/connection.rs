@@ -140,7 +140,8 @@ pub enum End {
 }
 
 /// Serves one connection to its end. It goes early at a stop, or as a stranger who is to
-/// make room.
+/// make room. Each step of the way is boxed: a future has room for whatever it may come to, and
+/// twice for what is handed on, so that an idle connection would have many times what it needs.
 pub async fn serve<S>(
     server: &Server,
     socket: S,
@@ -158,15 +159,17 @@ where
     let end = match opening {
         Opening::Implicit(acceptor) => {
             let step = Session::open(Security::Tls, &server.rules);
-            visit.secure(socket, alarm, &acceptor, step).await
+            Box::pin(visit.secure(socket, alarm, &acceptor, step)).await
         }
         Opening::StartTls(acceptor) => {
             let step = Session::open(Security::Plain, &server.rules);
-            match Conversation::new(&mut visit, socket, alarm).run(step).await {
+            let conversation = Conversation::new(&mut visit, socket, alarm);
+            match Box::pin(conversation.run(step)).await {
                 Outcome::Ended(end) => end,
                 Outcome::Upgrade { socket, alarm, upgrading } => {
                     let next = Next::Command(upgrading.secured());
-                    visit.secure(socket, alarm, &acceptor, Step { reply: None, next }).await
+                    let step = Step { reply: None, next };
+                    Box::pin(visit.secure(socket, alarm, &acceptor, step)).await
                 }
             }
         }
@@ -203,7 +206,8 @@ impl Visit<'_> {
     {
         let deadlines = &self.server.deadlines;
         let deadline = (Instant::now() + deadlines.handshake).min(self.born + deadlines.unauthenticated);
-        let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
+        let accepting = alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket));
+        let socket = match Box::pin(accepting).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(_)) => return End::Handshake,
             Err(interrupted) => return self.end(&interrupted),
@@ -211,7 +215,8 @@ impl Visit<'_> {
         let (_, tls) = socket.get_ref();
         let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
         self.tls = Some(described(tls.protocol_version(), suite));
-        match Conversation::new(self, socket, alarm).run(step).await {
+        let conversation = Conversation::new(self, socket, alarm);
+        match Box::pin(conversation.run(step)).await {
             Outcome::Ended(end) => end,
             // No state under TLS leads to another handshake.
             Outcome::Upgrade { .. } => End::Closed,
@@ -294,13 +299,13 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                     return Outcome::Ended(End::Closed);
                 }
                 Next::Handshake(upgrading) if self.stream.input.is_empty() => {
-                    return self.upgrade(upgrading).await;
+                    return Box::pin(self.upgrade(upgrading)).await;
                 }
                 next => self.advance(next).await,
             };
             step = match advanced {
                 Ok(step) => step,
-                Err(interrupted) => return self.interrupted(interrupted).await,
+                Err(interrupted) => return Box::pin(self.interrupted(interrupted)).await,
             };
         }
     }
