@@ -16,6 +16,7 @@ pub mod error;
 mod health;
 pub mod listener;
 mod messages;
+mod operator;
 mod pages;
 mod provision;
 mod queue;
@@ -59,6 +60,7 @@ use crate::throttle::Throttle;
 
 pub use health::metrics_router;
 pub use session::SessionKey;
+pub(crate) use session::is_same_site;
 
 use error::{HttpError, PageError};
 use session::Sessions;
@@ -168,6 +170,8 @@ pub struct Site {
     draining: CancellationToken,
     settings: Settings,
     sessions: Sessions,
+    /// `None`: there is no admin token, and nobody is the operator here.
+    operators: Option<operator::Sessions>,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
     domain_throttle: Throttle<CustomerId>,
@@ -187,6 +191,7 @@ impl Site {
             rooms;
         Arc::new(Self {
             sessions: Sessions::new(settings.session_key.clone(), &settings.base_url),
+            operators: operator::Sessions::new(&settings),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
@@ -246,6 +251,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .merge(emails::routes())
+        .merge(operator::routes())
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())

@@ -5,6 +5,7 @@
 
 mod customer;
 mod layout;
+pub(super) mod operator;
 mod visitor;
 
 pub(super) use customer::{Letter, Overview, credentials, send};
