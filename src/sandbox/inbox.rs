@@ -179,20 +179,26 @@ fn row(mail: &Summary) -> Markup {
     let first = mail.to.first().map_or("", String::as_str);
     let others = mail.to.len().saturating_sub(1);
     html! {
-        a.mail.unread[!mail.is_seen] href={ "/inbox/" (mail.id) } {
-            span.from { @if !mail.is_seen { span.unseen { "Unread: " } } (mail.from) }
+        a.mail.unread[!mail.is_seen] title=(mail.from) href={ "/inbox/" (mail.id) } {
+            span.from { @if !mail.is_seen { span.unseen { "Unread: " } } (sender(&mail.from)) }
             span.to { "to " (first) @if others > 0 { " and " (others) " more" } }
             span.what {
                 span.subject { (shown_subject(&mail.subject)) }
                 @if !mail.excerpt.is_empty() { span.excerpt { " " (mail.excerpt) } }
             }
             span.marks {
-                @if mail.stuck { span.mark.bad { "never sent" } }
-                @if mail.files > 0 { span.mark { (mail.files) @if mail.files == 1 { " file" } @else { " files" } } }
+                @if mail.stuck { span.tag.bad { "never sent" } }
+                @if mail.files > 0 { span.tag { (mail.files) @if mail.files == 1 { " file" } @else { " files" } } }
                 time datetime=(at.to_string()) { (at.strftime("%b %-d, %H:%M:%S").to_string()) }
             }
         }
     }
+}
+
+/// The name of who sent it, or the address where there is none.
+fn sender(from: &str) -> &str {
+    let name = from.rsplit_once('<').map_or("", |(name, _)| name.trim().trim_matches('"').trim());
+    if name.is_empty() { from } else { name }
 }
 
 fn shown_subject(subject: &str) -> &str {
