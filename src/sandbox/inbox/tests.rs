@@ -164,7 +164,9 @@ async fn attachments_and_the_source_are_saved_under_safe_names_and_never_shown()
     }
     let source = get(&pages, &format!("/inbox/{id}/message.eml")).await;
     assert!(source.has("content-disposition", &format!("filename=\"{id}.eml\"")), "{source:?}");
-    for line in ["From: \"Ann\" <ann@example.com>\r\n", "Cc: carl@example.net\r\n", "Subject: Hi\r\n", "Hello"] {
+    for line in
+        ["From: \"Ann\" <ann@example.com>\r\n", "Cc: carl@example.net\r\n", "Subject: Hi\r\n", "Hello"]
+    {
         assert!(source.body.contains(line), "{line} {source:?}");
     }
     assert!(!source.body.contains("dan@example.net"), "Bcc is hidden: {source:?}");

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::layout::{alert, empty, grouped, scrolling, time};
+use super::super::layout::{Tone, alert, badge, empty, grouped, scrolling, time};
 use super::{Place, page, recipients, short, state, subject};
 use crate::domain::decision::Choice;
 use crate::domain::message::MessageState;
@@ -43,7 +43,7 @@ pub(in crate::http) fn queue(
             }
         }
         @if messages.is_empty() { (empty("Nothing in the queue is like that.")) } @else {
-            (scrolling("Messages", &queue_table(messages)))
+            section { (scrolling("Messages", &queue_table(messages))) }
             @if messages.len() >= 50 { p.soft { "The oldest fifty are shown." } }
         }
     };
@@ -77,7 +77,7 @@ fn queue_table(messages: &[QueueMessage]) -> Markup {
                         td data-label="Subject" { (subject(log)) }
                         td data-label="Last error" { (short(message.last_error.as_deref().unwrap_or("–"), SHORT)) }
                         td.number data-label="Tries" { (message.attempts) }
-                        td data-label="Decide" { (decide(message)) }
+                        td data-label="Decide" { (decide(message, true)) }
                     }
                 }
             }
@@ -85,17 +85,18 @@ fn queue_table(messages: &[QueueMessage]) -> Markup {
     }
 }
 
-/// The two buttons. What is risky is asked about before it is done.
-fn decide(message: &QueueMessage) -> Markup {
+/// The two buttons, in a list or by themselves. What is risky is asked about before it is done.
+fn decide(message: &QueueMessage, is_listed: bool) -> Markup {
     let id = &message.log.message_id;
     let retry = if message.log.state == MessageState::Held { "Release" } else { "Send now" };
+    let (first, second) = if is_listed { ("quiet", "quiet danger") } else { ("second", "danger") };
     html! {
         div.actions {
             form method="post" action={ "/operator/queue/" (id) "/retry" } {
-                button.quiet type="submit" { (retry) span.unseen { " " (id) } }
+                button class=(first) type="submit" { (retry) span.unseen { " " (id) } }
             }
             form method="post" action={ "/operator/queue/" (id) "/cancel" } {
-                button.quiet.danger type="submit" { "Cancel" span.unseen { " " (id) } }
+                button class=(second) type="submit" { "Cancel" span.unseen { " " (id) } }
             }
         }
     }
@@ -153,7 +154,7 @@ pub(in crate::http) fn message(message: &QueueMessage, done: Option<Choice>) -> 
         }
         section {
             (summary(message))
-            @if is_waiting { (decide(message)) }
+            @if is_waiting { (decide(message, false)) }
         }
         section {
             h2 { "Recipients" }
@@ -163,7 +164,7 @@ pub(in crate::http) fn message(message: &QueueMessage, done: Option<Choice>) -> 
                     @for recipient in &log.recipients {
                         tr {
                             td data-label="Address" { (recipient.address) }
-                            td data-label="State" { (recipient.state) @if recipient.maybe_taken { " · may have it" } }
+                            td data-label="State" { (badge(Tone::Plain, &recipient.state)) @if recipient.maybe_taken { " · may have it" } }
                             td data-label="Said" { (recipient.bounce.as_deref().or(recipient.reply.as_deref()).unwrap_or("–")) }
                         }
                     }
@@ -177,8 +178,8 @@ pub(in crate::http) fn message(message: &QueueMessage, done: Option<Choice>) -> 
                 tbody {
                     @for part in &log.parts {
                         tr {
-                            td data-label="Road" { (part.road) }
-                            td data-label="State" { (part.state) @if part.unknown { " · outcome unknown" } }
+                            td data-label="Road" { code { (part.road) } }
+                            td data-label="State" { (badge(Tone::Plain, &part.state)) @if part.unknown { " · outcome unknown" } }
                             td.number data-label="Tries" { (part.attempts) }
                             td data-label="Next" { @match part.due_at { Some(at) => (time(at)), None => "–" } }
                             td data-label="Upstream's id" { (part.upstream_id.as_deref().unwrap_or("–")) }
