@@ -110,6 +110,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
+    stand_ins.answer_at(running.front.1.clone());
     // Read before anyone signs in, so that the first reply can tell the credits.
     running.billing.balance_changed(&CustomerId::parse(sandbox::CUSTOMER_ID)?);
     say(&running.ready_line());

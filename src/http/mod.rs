@@ -2,9 +2,9 @@
 //!
 //! A handler reads, asks the rooms below, and answers; every decision about mail
 //! is [`Submission`]'s, so that `/send`, `/emails` and SMTP are one road. Whatever arrives is
-//! bounded in size and time. Pages need no script: forms and redirects are enough,
-//! and the policy that is sent along allows none. What this room must not know:
-//! SQL, SMTP, how mail leaves.
+//! bounded in size and time. Pages need no script: forms and redirects are enough; the
+//! policy that is sent along allows the one of ours, which makes them nicer. What this
+//! room must not know: SQL, SMTP, how mail leaves.
 
 mod account;
 mod auth;
@@ -16,6 +16,7 @@ pub mod error;
 mod health;
 pub mod listener;
 mod messages;
+mod operator;
 mod pages;
 mod provision;
 mod queue;
@@ -59,6 +60,7 @@ use crate::throttle::Throttle;
 
 pub use health::metrics_router;
 pub use session::SessionKey;
+pub(crate) use session::is_same_site;
 
 use error::{HttpError, PageError};
 use session::Sessions;
@@ -168,6 +170,8 @@ pub struct Site {
     draining: CancellationToken,
     settings: Settings,
     sessions: Sessions,
+    /// `None`: there is no admin token, and nobody is the operator here.
+    operators: Option<operator::Sessions>,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
     domain_throttle: Throttle<CustomerId>,
@@ -187,6 +191,7 @@ impl Site {
             rooms;
         Arc::new(Self {
             sessions: Sessions::new(settings.session_key.clone(), &settings.base_url),
+            operators: operator::Sessions::new(&settings),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
@@ -214,6 +219,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
     let routes = Router::new()
         .route("/", get(account::start))
         .route("/style.css", get(pages::style))
+        .route("/script.js", get(pages::script))
         .route("/favicon.svg", get(pages::icon))
         .route("/sign-in", get(account::sign_in_again).post(account::sign_in))
         .route("/sign-out", post(account::sign_out))
@@ -245,6 +251,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .merge(emails::routes())
+        .merge(operator::routes())
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())
@@ -274,8 +281,8 @@ async fn secured(mut response: Response) -> Response {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
-             frame-ancestors 'none'",
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),

@@ -1,14 +1,15 @@
 //! What people see. Pure: values in, markup out, escaped by construction.
 //!
-//! No script, no style but the one sheet, nothing from elsewhere. What this
+//! One style sheet, one script that no page needs, nothing from elsewhere. What this
 //! module must not know: how anything is found out or changed.
 
 mod customer;
 mod layout;
+pub(super) mod operator;
 mod visitor;
 
 pub(super) use customer::{Letter, Overview, credentials, send};
-pub(super) use layout::{icon, response, style};
+pub(super) use layout::{icon, response, script, style};
 pub(super) use visitor::{
     already_shown, error, first_credential, known, landing, not_paid, thanks, to_payment, waiting,
 };

@@ -4,6 +4,7 @@
 mod access;
 mod account;
 mod emails;
+mod operator;
 mod queue;
 mod room;
 mod sending;

@@ -78,7 +78,7 @@ impl From<sqlx::Error> for ChangeError {
 }
 
 #[derive(sqlx::FromRow)]
-struct CustomerRow {
+pub(super) struct CustomerRow {
     customer_id: String,
     email: Option<String>,
     name: Option<String>,
@@ -92,7 +92,7 @@ struct CustomerRow {
 }
 
 impl CustomerRow {
-    fn read(self) -> Result<Customer, StoreError> {
+    pub(super) fn read(self) -> Result<Customer, StoreError> {
         let sums = (self.held, self.owed);
         Ok(Customer {
             customer_id: stored(CustomerId::parse(&self.customer_id))?,

@@ -44,6 +44,7 @@ mod nobody;
 pub mod node;
 mod opening;
 pub mod operator;
+pub mod operator_view;
 pub mod proof;
 mod questions;
 pub mod queue;

@@ -42,6 +42,7 @@ mod nodes;
 mod nul;
 mod opening;
 mod operator;
+mod operator_view;
 mod outage;
 mod plans;
 mod proof;

@@ -16,7 +16,7 @@ impl Submission {
             let now = self.0.tools.clock.now();
             Ok(self.acceptance(who, submitted, &inspection, now).await?.0.price)
         };
-        self.counted(checked.await)
+        self.counted(Some(who), checked.await)
     }
 
     /// Whether there is the credit for all of them.
@@ -25,7 +25,7 @@ impl Submission {
             let Standing { customer_id, account, .. } = self.standing(who).await?;
             self.0.tools.billing.check_credit(&customer_id, &account, price).await
         };
-        self.counted(checked.await.map(|_| ()))
+        self.counted(Some(who), checked.await.map(|_| ()))
     }
 
     /// Takes them in, all at once: so they share commits, and little comes between them. Each

@@ -34,13 +34,13 @@ impl<'a> Browser<'a> {
     }
 }
 
-fn posted(request: RequestBuilder, form: &str) -> RequestBuilder {
+pub(crate) fn posted(request: RequestBuilder, form: &str) -> RequestBuilder {
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     request.header("origin", BASE_URL).body(form.to_owned())
 }
 
 /// Percent-encodes everything, which is always right.
-fn form(fields: &[(&str, &str)]) -> String {
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
     let encoded = |text: &str| text.bytes().map(|octet| format!("%{octet:02X}")).collect::<String>();
     let pairs = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
     pairs.collect::<Vec<_>>().join("&")

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::layout::{Navigation, Refresh, alert, grouped, layout, smtp_settings, time};
+use super::layout::{Navigation, Place, Refresh, alert, grouped, layout, smtp_settings, time};
 use super::visitor::sender_list;
 use crate::domain::account::Account;
 use crate::domain::credential::Secret;
@@ -58,7 +58,7 @@ impl Overview<'_> {
         };
         let seconds = if self.sent.is_some() { LOOK_AGAIN_SOON_S } else { LOOK_AGAIN_S };
         let refresh = self.is_first.then_some(Refresh { seconds, url: "/account" });
-        layout("Account", Navigation::Customer(settings), refresh, &content)
+        layout("Account", Navigation::Customer(settings, Place::Overview), refresh, &content)
     }
 }
 
@@ -177,7 +177,7 @@ pub(in crate::http) fn send(settings: &Settings, letter: &Letter, problem: Optio
             }
         }
     };
-    layout("Send a message", Navigation::Customer(settings), None, &content)
+    layout("Send a message", Navigation::Customer(settings, Place::Send), None, &content)
 }
 
 /// Credentials and senders; a new credential with its secret, this once.
@@ -211,7 +211,7 @@ pub(in crate::http) fn credentials(
         }
         section { h2 { "Senders" } (sender_list(settings.sender_policy, &standing.senders)) }
     };
-    layout("Credentials", Navigation::Customer(settings), None, &content)
+    layout("Credentials", Navigation::Customer(settings, Place::Credentials), None, &content)
 }
 
 fn credential_row(credential: &Credential, own: &Username) -> Markup {
