@@ -18,6 +18,7 @@ pub mod listener;
 mod messages;
 mod pages;
 mod provision;
+mod query;
 mod queue;
 mod send;
 mod senders;

@@ -52,6 +52,7 @@ pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;
+pub mod search;
 pub mod server;
 pub mod spool;
 mod sql;

@@ -51,6 +51,7 @@ mod ration;
 mod refunds;
 mod reports;
 mod retention;
+mod search;
 mod spool;
 mod story;
 mod wake;
