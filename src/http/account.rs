@@ -15,6 +15,7 @@ use super::error::{HttpError, PageError};
 use super::listener::Peer;
 use super::pages::{self, Letter};
 use super::{Shared, send};
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{MessageId, Username};
 use crate::domain::refusal::Refusal;
@@ -196,6 +197,8 @@ pub(super) async fn create_credential(
         label: Some(label.to_owned()).filter(|label| !label.is_empty()),
         created_at: site.clock.now(),
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     site.store.add_credential(&credential, &secret.hash()).await?;
     tracing::info!(%customer_id, username = %credential.username, "a credential was made on the page");

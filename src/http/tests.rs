@@ -244,6 +244,8 @@ async fn seed(store: &Store, clock: &Clock) {
             label: None,
             created_at: now,
             revoked_at: None,
+            caps: Default::default(),
+            last_used_at: None,
         };
         let secret = Secret::presented(&format!("{name}-secret"));
         store.add_credential(&credential, &secret.hash()).await.unwrap();

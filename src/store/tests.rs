@@ -27,6 +27,7 @@ mod acceptance;
 mod audit;
 mod batch;
 mod bucket;
+mod caps;
 mod doubt;
 mod dsn;
 mod due;
