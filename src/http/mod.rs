@@ -221,8 +221,6 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/sign-out", post(account::sign_out))
         .route("/account", get(account::overview))
         .route("/account/send", get(account::send_form).post(account::send))
-        .route("/account/credentials", get(account::credentials).post(account::create_credential))
-        .route("/account/credentials/revoke", post(account::revoke_credential))
         .route("/account/top-up", post(checkout::top_up_form))
         .route("/welcome", get(welcome::welcome))
         .route("/thanks", get(welcome::thanks))
@@ -246,6 +244,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(account::routes())
         .merge(emails::routes())
         .with_state(site);
     routes

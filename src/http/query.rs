@@ -14,6 +14,11 @@ pub(super) fn query(fields: &[(&str, String)]) -> String {
     fields.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
+/// The same behind a path.
+pub(super) fn with_query(path: &str, fields: &[(&str, String)]) -> String {
+    if fields.is_empty() { path.to_owned() } else { format!("{path}?{}", query(fields)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -21,7 +26,8 @@ mod tests {
     #[test]
     fn nothing_that_is_typed_ends_a_link_or_a_header() {
         let fields = [("q", "a+b&c=\"<x>\r\nSet-Cookie: y".to_owned()), ("n", "ü".to_owned())];
-        let want = "q=a%2Bb%26c%3D%22%3Cx%3E%0D%0ASet-Cookie%3A%20y&n=%C3%BC";
-        assert_eq!(query(&fields), want);
+        let want = "/p?q=a%2Bb%26c%3D%22%3Cx%3E%0D%0ASet-Cookie%3A%20y&n=%C3%BC";
+        assert_eq!(with_query("/p", &fields), want);
+        assert_eq!(with_query("/p", &[]), "/p");
     }
 }

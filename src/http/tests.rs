@@ -4,6 +4,7 @@
 mod access;
 mod account;
 mod emails;
+mod pages;
 mod queue;
 mod room;
 mod sending;

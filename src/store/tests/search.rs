@@ -137,3 +137,26 @@ async fn whose_a_message_is() {
     assert!(!store.is_of(&mail.message_id, &bob).await.unwrap());
     assert!(!store.is_of(&MessageId::parse("nothing").unwrap(), &ann).await.unwrap());
 }
+
+#[tokio::test]
+async fn addresses_are_looked_for_on_the_list_of_their_customer() {
+    let (store, _directory) = store().await;
+    let ann = customer(&store, "ann", None).await;
+    for address in ["Zoe_1@y.example", "zoe2@y.example", "max@x.example"] {
+        store.suppress(&ann, &mailbox(address), None, at(0)).await.unwrap();
+    }
+    let listed = async |part: &str, after: Option<&str>, limit: u32| {
+        let listed = store.search_suppressions(&ann, part, (after, limit)).await.unwrap();
+        let addresses: Vec<_> = listed.entries.into_iter().map(|entry| entry.address).collect();
+        (addresses.join(" "), listed.next, listed.is_stopped)
+    };
+    let all = "max@x.example zoe2@y.example zoe_1@y.example";
+    assert_eq!(listed("", None, 9).await, (all.to_owned(), None, false));
+    assert_eq!(listed("ZOE", None, 9).await.0, "zoe2@y.example zoe_1@y.example");
+    assert_eq!(listed("_", None, 9).await.0, "zoe_1@y.example");
+    let first = listed("zoe", None, 1).await;
+    assert_eq!(first, ("zoe2@y.example".to_owned(), Some("zoe2@y.example".to_owned()), false));
+    assert_eq!(listed("zoe", first.1.as_deref(), 1).await.0, "zoe_1@y.example");
+    let bob = customer(&store, "bob", None).await;
+    assert_eq!(store.search_suppressions(&bob, "", (None, 9)).await.unwrap().entries, []);
+}
