@@ -86,7 +86,7 @@ fn p10_a_message_is_found_and_its_story_told_to_its_customer_alone() {
         assert!(!page.body.contains(HOSTILE) && page.body.contains("&lt;script&gt;"), "{}", page.body);
     }
     let report = links(&page, "/account/messages/").into_iter().find(|link| *link != messages[0]).unwrap();
-    assert!(browser.get(&report).body.contains("<h1>Undelivered: bill &lt;script&gt;"), "{report}");
+    assert!(browser.get(&report).body.contains("<h1>Delivery report to you"), "{report}");
 
     meter.says(&["customer", "add", "cus_other"]);
     let other = meter.says(&["credential", "create", "--customer", "cus_other", "--json"]);

@@ -139,7 +139,7 @@ fn row(message: &MessageLog) -> Markup {
     html! {
         tr {
             td data-label="Subject" {
-                span { a href={ "/account/messages/" (message.message_id) } { (subject(message)) } (own(message)) }
+                span { a href={ "/account/messages/" (message.message_id) } { (subject(message)) } }
             }
             td data-label="To" { span { (first.unwrap_or_default()) @if others > 0 { " and " (others) " more" } } }
             td data-label="State" { span { (state(message)) } }
@@ -149,19 +149,14 @@ fn row(message: &MessageLog) -> Markup {
     }
 }
 
+/// What it is about; mail of ours has no subject in the log.
 fn subject(message: &MessageLog) -> &str {
-    message.subject.as_deref().filter(|subject| !subject.trim().is_empty()).unwrap_or("(no subject)")
-}
-
-/// Mail of ours to the customer is told apart.
-fn own(message: &MessageLog) -> Markup {
-    html! {
-        @match message.kind.as_str() {
-            "bounce" => { " " small { "(report to you)" } }
-            "notice" => { " " small { "(notice to you)" } }
-            _ => {}
-        }
-    }
+    let subject = message.subject.as_deref().filter(|subject| !subject.trim().is_empty());
+    subject.unwrap_or(match message.kind.as_str() {
+        "bounce" => "Delivery report to you",
+        "notice" => "Notice to you",
+        _ => "(no subject)",
+    })
 }
 
 /// Where a message stands, with what came back of it.
