@@ -36,6 +36,7 @@ use crate::delivery::{self, Delivery};
 use crate::descriptors;
 use crate::dkim::Signer;
 use crate::domain::address::Domain;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
@@ -152,6 +153,8 @@ async fn seed(store: &Store) -> anyhow::Result<()> {
         label: Some("sandbox".to_owned()),
         created_at: now,
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     match store.add_credential(&credential, &Secret::presented(sandbox::SECRET).hash()).await {
         Ok(()) | Err(ChangeError::UsernameTaken(_)) => {}

@@ -277,6 +277,7 @@ impl Submission {
             self.check_sender(&standing.senders, sender)?;
             self.0.tools.routing.check_address(sender).map_err(not_carried)?;
         }
+        standing.tally.check(self.0.tools.clock.now()).map_err(Refusal::Capped)?;
         let Standing { customer_id, account, senders, suppresses, .. } = standing;
         if let Some(pace) = &self.0.pace {
             let too_fast = |TooSoon { retry_after_s }| Refusal::TooFast { retry_after_s };
@@ -290,6 +291,7 @@ impl Submission {
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
         let standing = self.0.tools.store.standing(&who.username).await.map_err(unavailable)?;
         let standing = standing.filter(|s| !s.is_revoked).ok_or(Refusal::BadCredential)?;
+        self.0.tools.store.note_use(&standing, self.0.tools.clock.now());
         match &standing.suspended_reason {
             Some(reason) => Err(Refusal::Suspended { reason: reason.clone() }),
             None => Ok(standing),
@@ -458,6 +460,7 @@ impl Submission {
                 return Err(Refusal::Suppressed { recipient, why });
             }
             accept::Accepted::Revoked => return Err(Refusal::BadCredential),
+            accept::Accepted::Capped(reached) => return Err(Refusal::Capped(reached)),
         };
         if let Some(spool) = spool {
             spool.keep();

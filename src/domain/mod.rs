@@ -10,6 +10,7 @@ pub mod address;
 pub mod answer;
 pub mod arrival;
 pub mod batch;
+pub mod caps;
 pub mod closure;
 pub mod credential;
 pub mod credits;

@@ -19,6 +19,7 @@ mod messages;
 mod operator;
 mod pages;
 mod provision;
+mod query;
 mod queue;
 mod send;
 mod senders;
@@ -225,8 +226,6 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/sign-out", post(account::sign_out))
         .route("/account", get(account::overview))
         .route("/account/send", get(account::send_form).post(account::send))
-        .route("/account/credentials", get(account::credentials).post(account::create_credential))
-        .route("/account/credentials/revoke", post(account::revoke_credential))
         .route("/account/top-up", post(checkout::top_up_form))
         .route("/welcome", get(welcome::welcome))
         .route("/thanks", get(welcome::thanks))
@@ -250,6 +249,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(account::routes())
         .merge(emails::routes())
         .merge(operator::routes())
         .with_state(site);

@@ -5,6 +5,7 @@ mod access;
 mod account;
 mod emails;
 mod operator;
+mod pages;
 mod queue;
 mod room;
 mod sending;
@@ -245,6 +246,8 @@ async fn seed(store: &Store, clock: &Clock) {
             label: None,
             created_at: now,
             revoked_at: None,
+            caps: Default::default(),
+            last_used_at: None,
         };
         let secret = Secret::presented(&format!("{name}-secret"));
         store.add_credential(&credential, &secret.hash()).await.unwrap();

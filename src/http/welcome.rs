@@ -15,6 +15,7 @@ use super::checkout::{asked, token_hash};
 use super::error::{HttpError, PageError};
 use super::{Shared, Site, pages, provision};
 use crate::billing::dodo::DodoError;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::random;
@@ -109,6 +110,8 @@ async fn claim(site: &Site, hash: &str, customer_id: CustomerId) -> Result<Respo
         label: Some("first credential".to_owned()),
         created_at: now,
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     if !site.store.claim_checkout(hash, &credential, &secret.hash()).await? {
         return Ok(private(pages::response(StatusCode::OK, &pages::already_shown())));

@@ -19,6 +19,7 @@ pub mod audit;
 pub mod batch;
 pub mod bounced;
 pub mod bucket;
+mod caps;
 pub mod checkout;
 mod commit;
 pub mod customer;
@@ -53,6 +54,7 @@ pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;
+pub mod search;
 pub mod server;
 pub mod spool;
 mod sql;
@@ -60,6 +62,7 @@ pub mod standing;
 pub mod suppression;
 pub mod timeline;
 mod unanswered;
+mod uses;
 pub mod wake;
 pub mod webhook;
 mod writer;
@@ -328,6 +331,8 @@ pub struct Store {
     leftovers: mpsc::UnboundedSender<Leftover>,
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
+    /// To whom it is told that a credential was used.
+    uses: mpsc::Sender<uses::Use>,
     turns: Arc<Turns>,
     bells: Arc<Bells>,
     /// For the one connection on which others are heard.
@@ -414,6 +419,8 @@ impl Store {
             let pool = pool.clone();
             async move { suppression::find(&pool, &suspects).await }
         });
+        let (uses, used) = mpsc::channel(uses::WAITING);
+        tokio::spawn(uses::run(writer.clone(), used));
         let turns = Arc::default();
         Self {
             readers,
@@ -423,6 +430,7 @@ impl Store {
             leftovers,
             standings,
             suspects,
+            uses,
             turns,
             bells,
             listening,

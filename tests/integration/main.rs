@@ -15,6 +15,7 @@
     clippy::unwrap_used
 )]
 
+mod account_pages;
 mod audit;
 mod batch;
 mod bounce;

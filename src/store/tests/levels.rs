@@ -24,7 +24,12 @@ mod rules;
 const OTHERS: [&str; 4] = ["meta", "node", "duty", "bucket"];
 /// What takes the newest migration back, in both databases. Whoever adds a migration writes it
 /// down here: the program before it did not have what is gone then.
-const UNDO: (i64, &str) = (29, "CREATE INDEX part_due ON part (due_at) WHERE state = 'queued'");
+const UNDO: (i64, &str) = (
+    30,
+    "ALTER TABLE credential DROP COLUMN per_day; ALTER TABLE credential DROP COLUMN per_minute;
+     ALTER TABLE credential DROP COLUMN counted_minute; ALTER TABLE credential DROP COLUMN in_minute;
+     ALTER TABLE credential DROP COLUMN in_day; ALTER TABLE credential DROP COLUMN last_used_at",
+);
 /// When everything of these tests is old.
 const OLD: i64 = 1_000_000;
 
