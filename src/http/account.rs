@@ -4,7 +4,7 @@
 //! page; what is secret is shown in the answer to that POST and never again.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,7 +17,6 @@ use super::pages::{self, Letter};
 use super::{Shared, send};
 use crate::domain::credential::Secret;
 use crate::domain::ids::{MessageId, Username};
-use crate::domain::refusal::Refusal;
 use crate::random;
 use crate::store::customer::Credential;
 
@@ -35,49 +34,6 @@ pub(super) async fn start(State(site): State<Shared>, headers: HeaderMap) -> Pag
         return Ok(Redirect::to("/account").into_response());
     }
     Ok(pages::response(StatusCode::OK, &pages::landing(&site.settings, None)))
-}
-
-/// `GET /sign-in`: the page of a failed sign-in, loaded again.
-pub(super) async fn sign_in_again() -> Redirect {
-    Redirect::to("/")
-}
-
-/// What the sign-in form sends.
-#[derive(Deserialize)]
-pub(super) struct SignIn {
-    username: String,
-    secret: String,
-}
-
-/// `POST /sign-in`
-pub(super) async fn sign_in(
-    State(site): State<Shared>,
-    Peer(peer): Peer,
-    FormBody(form): FormBody<SignIn>,
-) -> Page {
-    let secret = Secret::presented(form.secret.trim());
-    match site.submission.sign_in(peer.ip(), form.username.trim(), &secret).await {
-        Ok((who, _)) => {
-            let cookie = site.sessions.begin(&who.username, site.clock.now());
-            Ok((set_cookie(&cookie), Redirect::to("/account")).into_response())
-        }
-        Err(refusal @ (Refusal::BadCredential | Refusal::TooManyFailures { .. })) => {
-            let error = HttpError::Refused(refusal);
-            let page = pages::landing(&site.settings, Some(&error.text()));
-            Ok(error.as_page(&page))
-        }
-        Err(refusal) => Err(refusal.into()),
-    }
-}
-
-/// `POST /sign-out`
-pub(super) async fn sign_out(State(site): State<Shared>, FormBody(()): FormBody<()>) -> Response {
-    (set_cookie(&site.sessions.end()), Redirect::to("/")).into_response()
-}
-
-fn set_cookie(cookie: &str) -> HeaderMap {
-    let value = HeaderValue::from_str(cookie).ok();
-    value.map(|value| HeaderMap::from_iter([(header::SET_COOKIE, value)])).unwrap_or_default()
 }
 
 /// Which page of the log, and what happened just now.

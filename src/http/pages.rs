@@ -10,5 +10,6 @@ mod visitor;
 pub(super) use customer::{Letter, Overview, credentials, send};
 pub(super) use layout::{icon, response, style};
 pub(super) use visitor::{
-    already_shown, error, first_credential, known, landing, not_paid, thanks, to_payment, waiting,
+    Typed, already_shown, error, first_credential, known, landing, landing_again, link_is_over, link_mailed,
+    not_paid, other_browser, sign_in, thanks, to_payment, use_link, waiting,
 };

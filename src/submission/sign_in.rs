@@ -136,7 +136,7 @@ impl Submission {
         let standing = standing.filter(|s| is_right && !s.is_revoked).ok_or(Refusal::BadCredential)?;
         self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
         let available = standing.account.available_credits();
-        Ok((SignedIn { customer_id: standing.customer_id, username }, available))
+        Ok((SignedIn { customer_id: standing.customer_id, username: Some(username) }, available))
     }
 }
 

@@ -15,6 +15,7 @@
     clippy::unwrap_used
 )]
 
+mod alerts;
 mod audit;
 mod batch;
 mod bounce;
@@ -55,6 +56,7 @@ mod nodes;
 mod nodes_clock;
 mod nodes_webhooks;
 mod notice;
+mod notices;
 mod outage;
 mod page;
 mod postfix;
@@ -71,6 +73,7 @@ mod rolling;
 mod sandbox;
 mod schema;
 mod settlement;
+mod sign_in_link;
 mod slow;
 mod smtp_faults;
 mod stop;

@@ -9,7 +9,7 @@ use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// A browser that is signed in.
 pub(crate) struct Browser<'a> {
-    meter: &'a Meter,
+    pub(crate) meter: &'a Meter,
     pub(crate) cookie: String,
 }
 
@@ -28,19 +28,19 @@ impl<'a> Browser<'a> {
         ask(self.meter.request(Method::GET, path).header("cookie", &self.cookie))
     }
 
-    fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let request = self.meter.request(Method::POST, path).header("cookie", &self.cookie);
         ask(posted(request, &form(fields)))
     }
 }
 
-fn posted(request: RequestBuilder, form: &str) -> RequestBuilder {
+pub(crate) fn posted(request: RequestBuilder, form: &str) -> RequestBuilder {
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     request.header("origin", BASE_URL).body(form.to_owned())
 }
 
 /// Percent-encodes everything, which is always right.
-fn form(fields: &[(&str, &str)]) -> String {
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
     let encoded = |text: &str| text.bytes().map(|octet| format!("%{octet:02X}")).collect::<String>();
     let pairs = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
     pairs.collect::<Vec<_>>().join("&")

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout::{Navigation, Refresh, alert, grouped, layout, smtp_settings, time};
-use super::visitor::sender_list;
+use super::visitor::{sender_list, sign_out_everywhere};
 use crate::domain::account::Account;
 use crate::domain::credential::Secret;
 use crate::domain::credits::Credits;
@@ -196,7 +196,7 @@ pub(in crate::http) fn credentials(
             div.wide {
                 table {
                     thead { tr { th { "Username" } th { "Label" } th { "Created" } th { "Revoked" } } }
-                    tbody { @for credential in credentials { (credential_row(credential, &standing.username)) } }
+                    tbody { @for credential in credentials { (credential_row(credential, standing.username.as_ref())) } }
                 }
             }
             p.soft {
@@ -210,14 +210,15 @@ pub(in crate::http) fn credentials(
             }
         }
         section { h2 { "Senders" } (sender_list(settings.sender_policy, &standing.senders)) }
+        (sign_out_everywhere())
     };
     layout("Credentials", Navigation::Customer(settings), None, &content)
 }
 
-fn credential_row(credential: &Credential, own: &Username) -> Markup {
+fn credential_row(credential: &Credential, own: Option<&Username>) -> Markup {
     html! {
         tr {
-            td { code { (credential.username) } @if credential.username == *own { " " small { "(signed in)" } } }
+            td { code { (credential.username) } @if Some(&credential.username) == own { " " small { "(signed in)" } } }
             td { (credential.label.as_deref().unwrap_or_default()) }
             td { (time(credential.created_at)) }
             td {
