@@ -259,7 +259,7 @@ impl Running {
         let session_key = http::SessionKey::new(&rooms.store.shared_key().await?, &secrets.dodo_api_key);
         let settings = http_settings(config, secrets, (session_key, smtp, smtps), extra_pages.is_some())?;
         let draining = CancellationToken::new();
-        let pages = http_router(&rooms, settings, draining.clone(), extra_pages);
+        let pages = http_router(&rooms, settings, (draining.clone(), extra_pages), &back);
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
@@ -360,7 +360,8 @@ async fn start_back(
     let ration = Ration::of(&store, &clock);
     let upstreams = upstreams(config, secrets, (&clock, &translating, ration))?;
     let proofs = proofs(config, (&store, &metrics), upstreams.resend.as_ref(), &clock)?;
-    let settings = delivery::Settings::new(config, notices_from);
+    let mut settings = delivery::Settings::new(config, notices_from);
+    settings.postmaster.account_url = format!("{}/account", secrets.base_url);
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
@@ -499,8 +500,8 @@ fn upstreams(
 fn http_router(
     rooms: &Back,
     settings: http::Settings,
-    draining: CancellationToken,
-    extra_pages: Option<Router>,
+    (draining, extra_pages): (CancellationToken, Option<Router>),
+    (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> Router {
     let rooms = http::Rooms {
         store: rooms.store.clone(),
@@ -514,7 +515,9 @@ fn http_router(
         proofs: rooms.proofs.clone(),
         draining,
     };
-    http::router(http::Site::new(rooms, settings), extra_pages)
+    let site = http::Site::new(rooms, settings);
+    tasks.spawn(http::find_lost_payments(site.clone(), stop.clone()));
+    http::router(site, extra_pages)
 }
 
 fn http_settings(
@@ -531,6 +534,8 @@ fn http_settings(
         base_url: secrets.base_url.clone(),
         admin_token: secrets.admin_token.clone(),
         session_key,
+        checkout_key: http::CheckoutKey::new(&secrets.dodo_api_key),
+        suspends: http::Suspends::of(&config.billing),
         webhook_keys,
         resend_webhook_keys,
         plan_product_id: secrets.plan_product_id.clone(),

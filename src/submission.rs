@@ -119,8 +119,8 @@ struct Inner {
 pub struct SignedIn {
     /// The customer.
     pub customer_id: CustomerId,
-    /// The credential that was used.
-    pub username: Username,
+    /// The credential that was used; `None`: somebody signed in on the page by a mailed link.
+    pub username: Option<Username>,
 }
 
 /// What MAIL found out, for the message that follows: a second look at the
@@ -289,7 +289,12 @@ impl Submission {
     }
 
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
-        let standing = self.0.tools.store.standing(&who.username).await.map_err(unavailable)?;
+        let store = &self.0.tools.store;
+        let standing = match &who.username {
+            Some(username) => store.standing(username).await,
+            None => store.standing_of(&who.customer_id).await,
+        };
+        let standing = standing.map_err(unavailable)?;
         let standing = standing.filter(|s| !s.is_revoked).ok_or(Refusal::BadCredential)?;
         self.0.tools.store.note_use(&standing, self.0.tools.clock.now());
         match &standing.suspended_reason {
@@ -388,7 +393,7 @@ impl Submission {
         let acceptance = Acceptance {
             message_id,
             customer_id: who.customer_id.clone(),
-            username: Some(who.username.clone()),
+            username: who.username.clone(),
             kind: Kind::Submission,
             reverse_path: submitted.envelope.reverse_path().clone(),
             header_from: inspection.from.first().map(ToString::to_string).unwrap_or_default(),

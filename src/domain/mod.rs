@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod address;
+pub mod alert;
 pub mod answer;
 pub mod arrival;
 pub mod batch;

@@ -11,21 +11,19 @@ mod suppressions;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::auth::Visitor;
-use super::body::{self, FormBody, QueryString};
+use super::body::{self, QueryString};
 use super::error::{HttpError, PageError};
 use super::listener::Peer;
 use super::pages::{self, Letter};
 use super::{Shared, send};
-use crate::domain::credential::Secret;
 use crate::domain::ids::MessageId;
-use crate::domain::refusal::Refusal;
 
 /// Messages on a page of the log.
 const LOG_ROWS: u32 = 25;
@@ -52,49 +50,6 @@ pub(super) async fn start(State(site): State<Shared>, headers: HeaderMap) -> Pag
         return Ok(Redirect::to("/account").into_response());
     }
     Ok(pages::response(StatusCode::OK, &pages::landing(&site.settings, None)))
-}
-
-/// `GET /sign-in`: the page of a failed sign-in, loaded again.
-pub(super) async fn sign_in_again() -> Redirect {
-    Redirect::to("/")
-}
-
-/// What the sign-in form sends.
-#[derive(Deserialize)]
-pub(super) struct SignIn {
-    username: String,
-    secret: String,
-}
-
-/// `POST /sign-in`
-pub(super) async fn sign_in(
-    State(site): State<Shared>,
-    Peer(peer): Peer,
-    FormBody(form): FormBody<SignIn>,
-) -> Page {
-    let secret = Secret::presented(form.secret.trim());
-    match site.submission.sign_in(peer.ip(), form.username.trim(), &secret).await {
-        Ok((who, _)) => {
-            let cookie = site.sessions.begin(&who.username, site.clock.now());
-            Ok((set_cookie(&cookie), Redirect::to("/account")).into_response())
-        }
-        Err(refusal @ (Refusal::BadCredential | Refusal::TooManyFailures { .. })) => {
-            let error = HttpError::Refused(refusal);
-            let page = pages::landing(&site.settings, Some(&error.text()));
-            Ok(error.as_page(&page))
-        }
-        Err(refusal) => Err(refusal.into()),
-    }
-}
-
-/// `POST /sign-out`
-pub(super) async fn sign_out(State(site): State<Shared>, FormBody(()): FormBody<()>) -> Response {
-    (set_cookie(&site.sessions.end()), Redirect::to("/")).into_response()
-}
-
-fn set_cookie(cookie: &str) -> HeaderMap {
-    let value = HeaderValue::from_str(cookie).ok();
-    value.map(|value| HeaderMap::from_iter([(header::SET_COOKIE, value)])).unwrap_or_default()
 }
 
 /// Which page of the log, and what happened just now.

@@ -19,5 +19,6 @@ pub(super) use messages::{Log, message};
 pub(super) use senders::{Senders, remove_sender};
 pub(super) use suppressions::{NewSuppression, Suppressions};
 pub(super) use visitor::{
-    already_shown, error, first_credential, known, landing, not_paid, thanks, to_payment, waiting,
+    Typed, already_shown, error, first_credential, known, landing, landing_again, link_is_over, link_mailed,
+    not_paid, other_browser, sign_in, thanks, to_payment, use_link, waiting,
 };

@@ -14,6 +14,7 @@
 
 pub mod accept;
 pub mod account;
+pub mod alert;
 mod attempt;
 pub mod audit;
 pub mod batch;
@@ -56,11 +57,14 @@ mod reputation;
 pub mod retention;
 pub mod search;
 pub mod server;
+pub mod session;
+pub mod sign_in_link;
 pub mod spool;
 mod sql;
 pub mod standing;
 pub mod suppression;
 pub mod timeline;
+mod told;
 mod unanswered;
 mod uses;
 pub mod wake;

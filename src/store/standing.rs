@@ -17,9 +17,9 @@ use crate::domain::sender::SenderPattern;
 pub struct Standing {
     /// Whose it is.
     pub customer_id: CustomerId,
-    /// The credential.
-    pub username: Username,
-    /// What its secret must hash to.
+    /// The credential; `None`: it was asked for the customer alone.
+    pub username: Option<Username>,
+    /// What its secret must hash to; nobody's, where there is no credential.
     pub secret_hash: SecretHash,
     /// Whether it was revoked.
     pub is_revoked: bool,
@@ -42,6 +42,25 @@ impl Store {
     pub async fn standing(&self, username: &Username) -> Result<Option<Standing>, StoreError> {
         self.standings.ask(username.clone()).await
     }
+
+    /// The same of a customer who is signed in without a credential.
+    pub async fn standing_of(&self, customer_id: &CustomerId) -> Result<Option<Standing>, StoreError> {
+        const READ: &str = "
+            SELECT c.customer_id, CAST(NULL AS TEXT) AS username, $2 AS secret_hash,
+                   CAST(NULL AS BIGINT) AS revoked_at, c.suspended_reason,
+                   a.balance, a.balance_read_at, a.held, a.owed, a.version,
+                   (SELECT string_agg(s.pattern, '\n') FROM sender s WHERE s.customer_id = c.customer_id)
+                       AS senders,
+                   EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = c.customer_id) AS suppresses
+            FROM customer c JOIN account a ON a.customer_id = c.customer_id WHERE c.customer_id = $1";
+        let nobodys = SecretHash::NOBODYS;
+        let row: Option<StandingRow> = query_as(READ)
+            .bind(customer_id.as_str())
+            .bind(nobodys.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(StandingRow::read).transpose()
+    }
 }
 
 /// What stands behind these usernames.
@@ -61,13 +80,14 @@ pub(super) async fn look(
         WHERE k.username IN (SELECT atom FROM json_each($1))";
     let names: Vec<&str> = usernames.iter().map(Username::as_str).collect();
     let rows: Vec<StandingRow> = query_as(READ).bind(json(&names)?).fetch_all(readers).await?;
-    rows.into_iter().map(|row| row.read().map(|standing| (standing.username.clone(), standing))).collect()
+    let named = |standing: Standing| Some((standing.username.clone()?, standing));
+    rows.into_iter().filter_map(|row| row.read().map(named).transpose()).collect()
 }
 
 #[derive(sqlx::FromRow)]
 struct StandingRow {
     customer_id: String,
-    username: String,
+    username: Option<String>,
     secret_hash: Vec<u8>,
     revoked_at: Option<i64>,
     suspended_reason: Option<String>,
@@ -89,13 +109,13 @@ struct StandingRow {
 impl StandingRow {
     fn read(self) -> Result<Standing, StoreError> {
         let no_hash =
-            || StoreError::Corrupt(format!("the secret hash of {} is not 32 octets", self.username));
+            || StoreError::Corrupt(format!("the secret hash of {:?} is not 32 octets", self.username));
         let senders = self.senders.as_deref().unwrap_or_default();
         let sums = (self.held, self.owed);
         let counts = (self.counted_minute, self.in_minute, self.in_day);
         Ok(Standing {
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
-            username: stored(Username::parse(&self.username))?,
+            username: self.username.as_deref().map(|name| stored(Username::parse(name))).transpose()?,
             secret_hash: SecretHash::from_slice(&self.secret_hash).ok_or_else(no_hash)?,
             is_revoked: self.revoked_at.is_some(),
             suspended_reason: self.suspended_reason,

@@ -57,6 +57,7 @@ mod search;
 mod spool;
 mod story;
 mod wake;
+mod way_in;
 
 impl Store {
     /// Small parts that are due, whether they leave alone or not, the longest waiting first.

@@ -24,9 +24,9 @@ pub(super) type Use = (Username, Timestamp);
 impl Store {
     /// Has it noted that a credential was used.
     pub fn note_use(&self, standing: &Standing, now: Timestamp) {
-        if is_due(standing.last_used_at, now) {
+        if let Some(username) = standing.username.as_ref().filter(|_| is_due(standing.last_used_at, now)) {
             // Where too many wait, the next use is noted.
-            let _ = self.uses.try_send((standing.username.clone(), now));
+            let _ = self.uses.try_send((username.clone(), now));
         }
     }
 }

@@ -137,7 +137,7 @@ impl Submission {
         self.0.tools.store.note_use(&standing, self.0.tools.clock.now());
         self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
         let available = standing.account.available_credits();
-        Ok((SignedIn { customer_id: standing.customer_id, username }, available))
+        Ok((SignedIn { customer_id: standing.customer_id, username: Some(username) }, available))
     }
 }
 

@@ -115,7 +115,7 @@ async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are
     }
     // One more for each second that these nine may take.
     assert!((5..=7).contains(&refused), "{refused}");
-    let bob = SignedIn { customer_id: bob, username: Username::parse("pm-2").unwrap() };
+    let bob = SignedIn { customer_id: bob, username: Some(Username::parse("pm-2").unwrap()) };
     let answer = submission.begin(&bob, &from).await;
     assert!(matches!(answer, Err(Refusal::SenderNotAllowed { .. })), "{answer:?}");
 }

@@ -16,6 +16,7 @@
 )]
 
 mod account_pages;
+mod alerts;
 mod audit;
 mod batch;
 mod bounce;
@@ -58,6 +59,7 @@ mod nodes_clock;
 mod nodes_webhooks;
 mod notice;
 mod operator_pages;
+mod notices;
 mod outage;
 mod page;
 mod postfix;
@@ -74,6 +76,7 @@ mod rolling;
 mod sandbox;
 mod schema;
 mod settlement;
+mod sign_in_link;
 mod slow;
 mod smtp_faults;
 mod stop;

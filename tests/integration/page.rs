@@ -9,7 +9,7 @@ use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// A browser that is signed in.
 pub(crate) struct Browser<'a> {
-    meter: &'a Meter,
+    pub(crate) meter: &'a Meter,
     pub(crate) cookie: String,
 }
 

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect};
 use serde::Deserialize;
 
-use super::{Page, set_cookie};
+use super::Page;
 use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::Username;
@@ -48,7 +48,7 @@ pub(super) async fn list(
     let revoked =
         all.iter().find(|one| one.revoked_at.is_some() && named.as_deref() == Some(one.username.as_str()));
     let page = Credentials {
-        own: &visitor.who.username,
+        own: visitor.who.username.as_ref(),
         all: &all,
         new: None,
         revoked: revoked.map(|one| &one.username),
@@ -70,7 +70,7 @@ pub(super) async fn create(
     let nothing = NewCredential::default();
     let problem = made.as_ref().err().map(HttpError::text);
     let page = Credentials {
-        own: &visitor.who.username,
+        own: visitor.who.username.as_ref(),
         all: &all,
         new: made.as_ref().ok().map(|(username, secret)| (username, secret)),
         revoked: None,
@@ -138,11 +138,12 @@ pub(super) async fn ask(
     let QueryString(Which { username }) = which?;
     let all = site.store.credentials(Some(&visitor.who.customer_id)).await?;
     let one = all.iter().find(|one| one.username.as_str() == username && one.revoked_at.is_none());
-    let page = pages::revoke(&site.settings, one.ok_or_else(none)?, &visitor.who.username);
+    let page = pages::revoke(&site.settings, one.ok_or_else(none)?, visitor.who.username.as_ref());
     Ok(pages::response(StatusCode::OK, &page))
 }
 
-/// `POST /account/credentials/revoke`: whoever revokes the one that is signed in is signed out.
+/// `POST /account/credentials/revoke`: whoever revokes the one that is signed in is signed out, since
+/// a session ends with its credential.
 pub(super) async fn revoke(
     visitor: Visitor,
     State(site): State<Shared>,
@@ -152,8 +153,8 @@ pub(super) async fn revoke(
     let customer_id = &visitor.who.customer_id;
     site.store.revoke_credential(&username, Some(customer_id), site.clock.now()).await?;
     tracing::info!(%customer_id, %username, "a credential was revoked on the page");
-    if username == visitor.who.username {
-        return Ok((set_cookie(&site.sessions.end()), Redirect::to("/")).into_response());
+    if visitor.who.username.as_ref() == Some(&username) {
+        return Ok(Redirect::to("/").into_response());
     }
     let path = with_query("/account/credentials", &[("revoked", username.to_string())]);
     Ok(Redirect::to(&path).into_response())

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout::{Navigation, Place, Tone, alert, badge, empty, layout, smtp_settings, time, warning};
+use super::visitor::sign_out_everywhere;
 use crate::domain::credential::Secret;
 use crate::domain::ids::Username;
 use crate::http::Settings;
@@ -28,8 +29,8 @@ pub(in crate::http) struct NewCredential {
 /// The list and the form.
 #[derive(Debug)]
 pub(in crate::http) struct Credentials<'a> {
-    /// The one that is signed in.
-    pub(in crate::http) own: &'a Username,
+    /// The one that is signed in, if one is.
+    pub(in crate::http) own: Option<&'a Username>,
     /// All of them.
     pub(in crate::http) all: &'a [Credential],
     /// One that was made just now, with its secret.
@@ -66,6 +67,7 @@ impl Credentials<'_> {
                 p.soft { "When a credential was used last is noted once an hour at most." }
             }
             section { h2 { "New credential" } (self.form()) }
+            (sign_out_everywhere())
             @if !revoked.is_empty() {
                 details {
                     summary { "Revoked (" (revoked.len()) ")" }
@@ -124,7 +126,7 @@ impl Credentials<'_> {
             tr {
                 td data-label="Label" { @if let Some(label) = &one.label { span { (label) } } }
                 td data-label="Username" {
-                    span { code { (one.username) } @if one.username == *self.own { " " (badge(Tone::Good, "signed in")) } }
+                    span { code { (one.username) } @if Some(&one.username) == self.own { " " (badge(Tone::Good, "signed in")) } }
                 }
                 td data-label="At most" { span { (caps.as_deref().unwrap_or("any number")) } }
                 td data-label="Created" { (time(one.created_at)) }
@@ -141,7 +143,7 @@ impl Credentials<'_> {
 }
 
 /// Asks whether a credential is to be revoked.
-pub(in crate::http) fn revoke(settings: &Settings, one: &Credential, own: &Username) -> Markup {
+pub(in crate::http) fn revoke(settings: &Settings, one: &Credential, own: Option<&Username>) -> Markup {
     let content = html! {
         h1 { "Revoke this credential?" }
         section {
@@ -152,7 +154,7 @@ pub(in crate::http) fn revoke(settings: &Settings, one: &Credential, own: &Usern
                 dt { "Last used" } dd { @match one.last_used_at { Some(at) => (time(at)), None => "never, as far as was noted" } }
             }
             p { "Whatever signs in with it is refused from now on, and it cannot be had back. Mail that was accepted goes its way." }
-            @if one.username == *own {
+            @if Some(&one.username) == own {
                 (warning("You are signed in with this credential: you will be signed out. If it is your only one, make another one first."))
             }
             div.actions {

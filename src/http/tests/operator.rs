@@ -16,7 +16,7 @@ impl Town {
         answer.cookie()
     }
 
-    async fn page(&self, path: &str, cookie: &str) -> String {
+    async fn desk(&self, path: &str, cookie: &str) -> String {
         let answer = self.call(with(get(path), "cookie", cookie)).await;
         assert_eq!(answer.status, 200, "{path} {answer:?}");
         assert!(answer.header("content-type").starts_with("text/html"), "{path}");
@@ -39,7 +39,7 @@ async fn the_operator_signs_in_looks_and_signs_out() {
     assert!(!wrong.headers.contains_key("set-cookie"));
     let cookie = town.at_desk().await;
     assert!(!cookie.contains(ADMIN_TOKEN), "P10");
-    let page = town.page("/operator", &cookie).await;
+    let page = town.desk("/operator", &cookie).await;
     assert!(page.contains("Settlement lag") && page.contains("Ledger drift"), "{page}");
     assert!(page.contains("The queue is empty.") && page.contains("Nothing asks for you"), "{page}");
     let out = town.post("/operator/sign-out", "", &cookie).await;
@@ -122,7 +122,7 @@ async fn p3_a_held_message_is_released_or_given_up_by_who_was_told_the_risk() {
         [("retry", "they may get it twice", "queued"), ("cancel", "it is not billed", "failed")]
     {
         let id = town.waits(held()).await;
-        let list = town.page("/operator/queue", &cookie).await;
+        let list = town.desk("/operator/queue", &cookie).await;
         assert!(list.contains(&id) && list.contains("Release"), "{list}");
         assert!(list.contains("&lt;b&gt;key&lt;/b&gt;") && !list.contains("<b>key"), "{list}");
         let path = format!("/operator/queue/{id}/{choice}");
@@ -133,14 +133,14 @@ async fn p3_a_held_message_is_released_or_given_up_by_who_was_told_the_risk() {
         assert!(message.decisions.is_empty(), "nothing is done before");
         let done = town.post(&path, "confirm=true", &cookie).await;
         assert_eq!(done.status, 303, "{done:?}");
-        let page = town.page(done.header("location"), &cookie).await;
+        let page = town.desk(done.header("location"), &cookie).await;
         assert!(page.contains("role=\"status\"") && page.contains("by http"), "{page}");
         assert!(page.contains(&format!(">{state}<")), "{page}");
         let again = town.post(&path, "confirm=true", &cookie).await;
         let want = if choice == "cancel" { 409 } else { 303 };
         assert_eq!(again.status, want, "{again:?}");
     }
-    let page = town.page("/operator/queue?state=queued&customer_id=cus_bob", &cookie).await;
+    let page = town.desk("/operator/queue?state=queued&customer_id=cus_bob", &cookie).await;
     assert!(page.contains("Nothing in the queue is like that"), "{page}");
     let bad = town.call(with(get("/operator/queue?customer_id=a%20b"), "cookie", &cookie)).await;
     assert!(bad.status == 422 && bad.body.contains("value=\"a b\""), "what was typed is kept: {bad:?}");
@@ -151,7 +151,7 @@ async fn p3_a_held_message_is_released_or_given_up_by_who_was_told_the_risk() {
 async fn nobody_is_told_of_a_decision_that_was_not_made() {
     let town = Town::new().await;
     let (id, cookie) = (town.waits(held()).await, town.at_desk().await);
-    let page = town.page(&format!("/operator/queue/{id}?done=cancel"), &cookie).await;
+    let page = town.desk(&format!("/operator/queue/{id}?done=cancel"), &cookie).await;
     assert!(!page.contains("given up; what was not sent"), "{page}");
     for path in ["/operator/queue/none", "/operator/queue/a%20b", "/operator/customers/cus_no", "/operator/x"]
     {
@@ -163,11 +163,11 @@ async fn nobody_is_told_of_a_decision_that_was_not_made() {
 async fn a_customer_is_found_suspended_with_a_reason_and_resumed() {
     let town = Town::new().await;
     let cookie = town.at_desk().await;
-    let list = town.page("/operator/customers", &cookie).await;
+    let list = town.desk("/operator/customers", &cookie).await;
     assert!(list.contains("cus_ann") && list.contains("cus_bob") && list.contains("x@example.com"), "{list}");
-    let found = town.page("/operator/customers?q=CUS_A", &cookie).await;
+    let found = town.desk("/operator/customers?q=CUS_A", &cookie).await;
     assert!(found.contains("/operator/customers/cus_ann\"") && !found.contains("/cus_bob\""), "{found}");
-    let page = town.page("/operator/customers/cus_ann", &cookie).await;
+    let page = town.desk("/operator/customers/cus_ann", &cookie).await;
     assert!(page.contains("ann@example.com") && page.contains("<dd>30</dd>"), "{page}");
 
     let suspend = "/operator/customers/cus_ann/suspend";
@@ -179,12 +179,12 @@ async fn a_customer_is_found_suspended_with_a_reason_and_resumed() {
     assert!(kept.body.contains(&"y".repeat(201)), "what was typed is kept");
     let done = town.post(suspend, "reason=%3Ci%3Espam", &cookie).await;
     assert_eq!((done.status, done.header("location")), (303, "/operator/customers/cus_ann"));
-    let page = town.page("/operator/customers/cus_ann", &cookie).await;
+    let page = town.desk("/operator/customers/cus_ann", &cookie).await;
     assert!(page.contains("Suspended: &lt;i&gt;spam") && !page.contains("<i>spam"), "{page}");
 
     let mail = r#"{"to":"x@example.net","subject":"s","text":"hi"}"#;
     assert_eq!(town.call(basic(json_of("/send", mail), "ann")).await.status, 403);
-    let overview = town.page("/operator", &cookie).await;
+    let overview = town.desk("/operator", &cookie).await;
     assert!(
         overview.contains("/operator/customers/cus_ann\"") && overview.contains("Refused lately"),
         "{overview}"

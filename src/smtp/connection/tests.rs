@@ -166,7 +166,7 @@ async fn reply<S: AsyncRead + Unpin>(socket: &mut S) -> String {
 fn after(lines: &[&str], rules: &Rules) -> Step {
     let who = SignedIn {
         customer_id: CustomerId::parse("cus_1").unwrap(),
-        username: Username::parse("pm-1").unwrap(),
+        username: Some(Username::parse("pm-1").unwrap()),
     };
     let mut step = Session::open(Security::Tls, rules);
     for line in lines {
