@@ -153,13 +153,22 @@ pub(super) fn customer_entitlement(account: &Account) -> Value {
     })
 }
 
-/// All products.
+/// What every new object of the merchant has, with a fresh id under that name.
+pub(super) fn made(id: &str, prefix: &str, now_ms: i64) -> Value {
+    json!({
+        id: super::fresh(prefix),
+        "business_id": BUSINESS,
+        "created_at": time(now_ms),
+        "updated_at": time(now_ms),
+    })
+}
+
+/// The products that the sandbox begins with.
 pub(super) fn products() -> Vec<Value> {
     PRODUCTS.iter().map(product).collect()
 }
 
-/// A product.
-pub(super) fn product(product: &Product) -> Value {
+fn product(product: &Product) -> Value {
     let mut price = json!({
         "type": if product.recurring { "recurring_price" } else { "one_time_price" },
         "currency": "USD",
@@ -170,32 +179,64 @@ pub(super) fn product(product: &Product) -> Value {
     if let (true, Some(price)) = (product.recurring, price.as_object_mut()) {
         price.extend(monthly());
     }
-    json!({
+    let attached = json!([{
+        "id": format!("cem_{}", product.id),
+        "credit_entitlement_id": ENTITLEMENT_ID,
+        "credit_entitlement_name": ENTITLEMENT_NAME,
+        "credit_entitlement_unit": UNIT,
+        "credits_amount": product.credits.to_string(),
+        "expires_after_days": GRANT_DAYS,
+        "low_balance_threshold_percent": product.recurring.then_some(LOW_BALANCE_PERCENT),
+        "overage_behavior": "forgive_at_reset",
+        "overage_enabled": false,
+        "rollover_enabled": false,
+        "proration_behavior": "prorate",
+        "trial_credits_expire_after_trial": false,
+    }]);
+    let mut fields = product_of(product.recurring, &attached);
+    let own = json!({
         "product_id": product.id,
         "business_id": BUSINESS,
-        "brand_id": BRAND,
         "name": product.name,
         "description": product.description,
-        "is_recurring": product.recurring,
-        "license_key_enabled": false,
         "tax_category": "saas",
-        "currency": "USD",
         "price": price,
-        "price_detail": price,
-        "credit_entitlements": [{
-            "credit_entitlement_id": ENTITLEMENT_ID,
-            "credit_entitlement_name": ENTITLEMENT_NAME,
-            "credits_amount": product.credits.to_string(),
-            "expires_after_days": GRANT_DAYS,
-            "low_balance_threshold_percent": product.recurring.then_some(LOW_BALANCE_PERCENT),
-            "overage_enabled": false,
-            "rollover_enabled": false,
-            "unit": UNIT,
-        }],
         "metadata": {},
         "created_at": OPENED,
         "updated_at": OPENED,
+    });
+    if let (Value::Object(fields), Value::Object(own)) = (&mut fields, own) {
+        fields.extend(own);
+    }
+    fields
+}
+
+/// What a product has beside what its maker said of it.
+pub(super) fn product_of(is_recurring: bool, attached: &Value) -> Value {
+    json!({
+        "brand_id": BRAND,
+        "is_recurring": is_recurring,
+        "license_key_enabled": false,
+        "credit_entitlements": attached,
+        "entitlements": [],
+        "addons": null,
+        "image": null,
     })
+}
+
+/// A product as a list shows it: without its credits, and with its price as a number.
+pub(super) fn listed_product(mut product: Value) -> Value {
+    if let Some(fields) = product.as_object_mut() {
+        for absent in ["credit_entitlements", "brand_id", "license_key_enabled", "addons"] {
+            fields.remove(absent);
+        }
+        let detail = fields.insert("price".to_owned(), Value::Null).unwrap_or_default();
+        for (name, part) in [("price", "price"), ("currency", "currency")] {
+            fields.insert(name.to_owned(), detail.get(part).cloned().unwrap_or_default());
+        }
+        fields.insert("price_detail".to_owned(), detail);
+    }
+    product
 }
 
 fn monthly() -> Map<String, Value> {
