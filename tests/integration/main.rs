@@ -63,6 +63,7 @@ mod retry;
 mod sandbox;
 mod schema;
 mod settlement;
+mod setup;
 mod slow;
 mod smtp_faults;
 mod stop;
