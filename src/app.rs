@@ -1,10 +1,15 @@
 //! Composition: what is built, bound, started and stopped, and in which order.
 //!
+//! Whoever is told to stop may say so for a while before it does (`drain_s`), so that a load
+//! balancer sends new clients elsewhere; everybody is served meanwhile.
+//!
 //! Two stops follow each other. The first closes the front: listeners go, every
 //! client between two commands hears 421, whoever is in the middle of a message
 //! finishes it. Then the back: attempts that are under way finish, entries on
 //! their way are answered. Whatever is not done when the time is up is left to the
 //! leases and to the entries' keys: nothing that was acknowledged is lost.
+
+mod stopping;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,7 +19,6 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,6 +53,7 @@ use crate::sandbox::{self, StandIns};
 use crate::smtp;
 use crate::smtp::connection::{Opening, Server};
 use crate::store::customer::{ChangeError, Credential};
+use crate::store::node::NameError;
 use crate::store::{Maker, Store, StoreSettings};
 use crate::submission::{self, Submission};
 use crate::sweep::Sweep;
@@ -59,6 +64,7 @@ use crate::upstream::Upstreams;
 use crate::upstream::resend::{Resend, ResendSettings};
 use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};
 use crate::upstream::translating::Translating;
+use stopping::{Signals, finish};
 
 /// How long the front may take to finish what its clients have begun.
 const FRONT_STOP: Duration = Duration::from_secs(15);
@@ -76,12 +82,10 @@ pub async fn serve(config: Config, secrets: Secrets, crash_at: CrashAt) -> anyho
     let _lock = data_dir::lock(&config.data_dir)?;
     let store = open_store(&config, Maker::Serve, crash_at).await?;
     let sockets = Sockets::bind(&config).await?;
-    let stop = stop_signal()?;
+    let mut signals = Signals::listen()?;
     let running = Running::start(&config, &secrets, (store.0, store.1), sockets, None).await?;
     say(&running.ready_line());
-    stop.await;
-    running.stop().await;
-    Ok(())
+    running.run(&mut signals, Duration::from_secs(config.drain_s)).await
 }
 
 /// Runs everything on loopback with stand-ins for both services.
@@ -103,7 +107,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     };
     let stand_ins = StandIns::start(settings).await.context("the stand-ins could not be started")?;
     let secrets = stand_ins.secrets(&base_url);
-    let stop = stop_signal()?;
+    let mut signals = Signals::listen()?;
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
     // Read before anyone signs in, so that the first reply can tell the credits.
@@ -112,10 +116,9 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     if let (Some(smtp), Some(smtps)) = (running.smtp, running.smtps) {
         say(&sandbox::welcome(smtp, smtps, running.http));
     }
-    stop.await;
-    running.stop().await;
+    let ended = running.run(&mut signals, Duration::ZERO).await;
     stand_ins.stop().await;
-    Ok(())
+    ended
 }
 
 fn sandbox_config(args: &SandboxArgs) -> Config {
@@ -213,6 +216,9 @@ struct Running {
     http: SocketAddr,
     store: Store,
     billing: Billing,
+    draining: CancellationToken,
+    /// Another process goes by this one's name.
+    replaced: CancellationToken,
     front: (TaskTracker, CancellationToken),
     back: (TaskTracker, CancellationToken),
 }
@@ -228,6 +234,7 @@ struct Back {
     arriving: Allowance,
     proofs: Proofs,
     clock: Clock,
+    replaced: CancellationToken,
 }
 
 impl Running {
@@ -245,8 +252,10 @@ impl Running {
         let (smtp, smtps) = (first(&sockets.submission)?, first(&sockets.submissions)?);
         let http = sockets.http.local_addr()?;
         let rooms = start_back(config, secrets, (store, metrics), &back).await?;
-        let settings = http_settings(config, secrets, (smtp, smtps), extra_pages.is_some())?;
-        let pages = http_router(&rooms, settings, extra_pages);
+        let session_key = http::SessionKey::new(&rooms.store.shared_key().await?, &secrets.dodo_api_key);
+        let settings = http_settings(config, secrets, (session_key, smtp, smtps), extra_pages.is_some())?;
+        let draining = CancellationToken::new();
+        let pages = http_router(&rooms, settings, draining.clone(), extra_pages);
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
@@ -255,13 +264,42 @@ impl Running {
             let pages = http::metrics_router(metrics.clone());
             start_http(config, (listener, pages), &[], &metrics, &front);
         }
-        Ok(Self { smtp, smtps, http, store: rooms.store, billing: rooms.billing, front, back })
+        let Back { store, billing, replaced, .. } = rooms;
+        Ok(Self { smtp, smtps, http, store, billing, draining, replaced, front, back })
     }
 
     fn ready_line(&self) -> String {
         let shown =
             |address: Option<SocketAddr>| address.map_or_else(|| "none".to_owned(), |a| a.to_string());
         format!("ready smtp={} smtps={} http={}\n", shown(self.smtp), shown(self.smtps), self.http)
+    }
+
+    /// Runs until it is told to stop and has drained for so long, or another process goes by its name.
+    async fn run(self, signals: &mut Signals, drain: Duration) -> anyhow::Result<()> {
+        let replaced = self.replaced.clone();
+        tokio::select! {
+            () = signals.heard() => self.drain(drain, signals).await,
+            () = replaced.cancelled() => {}
+        }
+        self.stop().await;
+        if replaced.is_cancelled() { Err(NameError::Taken.into()) } else { Ok(()) }
+    }
+
+    /// Serves for so long, or until the next signal, and says meanwhile that it will not.
+    async fn drain(&self, longest: Duration, signals: &mut Signals) {
+        if longest.is_zero() {
+            return;
+        }
+        self.draining.cancel();
+        tracing::info!(
+            drain_s = longest.as_secs(),
+            "draining: /readyz says 503, and whoever comes is still served; another signal ends that"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(longest) => {}
+            () = signals.heard() => {}
+            () = self.replaced.cancelled() => {}
+        }
     }
 
     async fn stop(self) {
@@ -275,17 +313,6 @@ impl Running {
         }
         tracing::info!("stopped");
     }
-}
-
-/// Whether everything ended in time.
-async fn finish(what: &str, (tasks, stop): (TaskTracker, CancellationToken), within: Duration) -> bool {
-    stop.cancel();
-    tasks.close();
-    let is_done = tokio::time::timeout(within, tasks.wait()).await.is_ok();
-    if !is_done {
-        tracing::warn!(left = tasks.len(), "not all {what} finished in time; nothing acknowledged is lost");
-    }
-    is_done
 }
 
 fn dodo(config: &Config, secrets: &Secrets, clock: &Clock) -> anyhow::Result<Dodo> {
@@ -304,6 +331,8 @@ async fn start_back(
     (store, metrics): (Store, Metrics),
     (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> anyhow::Result<Back> {
+    store.take_name(presence::GONE).await?;
+    store.forget_arriving().await;
     let clock = presence::clock(&store).await?;
     let routing = Routing::new(config);
     let from = config.notices_from()?;
@@ -362,14 +391,32 @@ async fn start_back(
         names_key: NamesKey(store.shared_key().await?),
     };
     let submission = Submission::new(config, tools);
-    let presence = Presence { store: store.clone(), clock: clock.clone(), stop: stop.clone() };
-    tasks.spawn(presence.run());
+    let replaced = attend(&store, &clock, (tasks, stop));
     delivery.start(handed).await?;
     billing.start();
     tasks.spawn(sweep(config, &store, &clock, stop).run());
     tasks.spawn(proofs.clone().run(stop.clone()));
     let arriving = arriving(config);
-    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs, clock })
+    Ok(Back { store, metrics, dodo, billing, ears, submission, arriving, proofs, clock, replaced })
+}
+
+/// Tells the other processes on the database that this one is there, and hears what they tell. Cancelled when
+/// another one goes by its name.
+fn attend(
+    store: &Store,
+    clock: &Clock,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> CancellationToken {
+    let replaced = CancellationToken::new();
+    let presence = Presence {
+        store: store.clone(),
+        clock: clock.clone(),
+        stop: stop.clone(),
+        replaced: replaced.clone(),
+    };
+    tasks.spawn(presence.run());
+    tasks.spawn(store.clone().listen(stop.clone()));
+    replaced
 }
 
 /// The room of what arrives.
@@ -445,7 +492,12 @@ fn upstreams(
     Ok(Upstreams { resend, smtp, translating: translating.clone() })
 }
 
-fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Router>) -> Router {
+fn http_router(
+    rooms: &Back,
+    settings: http::Settings,
+    draining: CancellationToken,
+    extra_pages: Option<Router>,
+) -> Router {
     let rooms = http::Rooms {
         store: rooms.store.clone(),
         submission: rooms.submission.clone(),
@@ -456,6 +508,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
         clock: rooms.clock.clone(),
         arriving: rooms.arriving.clone(),
         proofs: rooms.proofs.clone(),
+        draining,
     };
     http::router(http::Site::new(rooms, settings), extra_pages)
 }
@@ -463,7 +516,7 @@ fn http_router(rooms: &Back, settings: http::Settings, extra_pages: Option<Route
 fn http_settings(
     config: &Config,
     secrets: &Secrets,
-    (smtp, smtps): (Option<SocketAddr>, Option<SocketAddr>),
+    (session_key, smtp, smtps): (http::SessionKey, Option<SocketAddr>, Option<SocketAddr>),
     is_sandbox: bool,
 ) -> anyhow::Result<http::Settings> {
     let webhook_keys = secrets.dodo_webhook_keys.iter().map(SigningKey::parse).collect::<Result<_, _>>()?;
@@ -473,6 +526,7 @@ fn http_settings(
     Ok(http::Settings {
         base_url: secrets.base_url.clone(),
         admin_token: secrets.admin_token.clone(),
+        session_key,
         webhook_keys,
         resend_webhook_keys,
         plan_product_id: secrets.plan_product_id.clone(),
@@ -542,19 +596,6 @@ fn start_http(
     let timeout = Duration::from_secs(config.http.header_timeout_s);
     let serving = http::listener::Front::new(pages, door, timeout, metrics.clone(), front.clone());
     front.0.spawn(serving.run(listener));
-}
-
-/// What ends with SIGTERM or ctrl-c. Until this is called they end the process by themselves,
-/// and so it is called before anything runs that is to be stopped.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// What programs that started us wait for; whoever closed stdout does not wait.

@@ -73,11 +73,13 @@
 //!
 //! - **250 means safe.** `store::accept` holds credits, writes message, parts,
 //!   recipients and bytes in one transaction; nobody is answered before its commit. On a
-//!   PostgreSQL that says that it may forget a commit, nothing is served ([`store::server`]).
+//!   PostgreSQL that says that it may forget a commit, nothing is served, whenever it is connected
+//!   to ([`store::server`]).
 //! - **A commit without an answer is found out, not guessed** (`store`'s `lane`): whoever is told
 //!   250 is in it, and whoever is told 452 is not, or is withdrawn before the node writes anything
-//!   else or leases anything, unless another node has taken it over by then. Under an
-//!   idempotency key it stays: that key's retry is told that it is accepted.
+//!   else or leases anything, unless another node has taken it over by then. Who that is stands on the
+//!   node's own disk before anybody is told 452, so that a kill changes nothing (`store`'s `unanswered`).
+//!   Under an idempotency key it stays: that key's retry is told that it is accepted.
 //! - **Memory does not grow with a message**: beyond 256 KiB a body is on disk before
 //!   more of it is read, and what is kept counts against its customer's room and
 //!   that of all ([`allowance`]); translations of large ones take turns
@@ -123,6 +125,14 @@
 //!   What one has in hand (a part, an entry) is nobody else's until its lease is over, by the
 //!   database's time; after that only `Sent` and `settled` are believed of it, and it says no last word:
 //!   before the final dot, a call or an entry's post it must be sure of its lease.
+//! - **What another process should see to at once it is told, and nothing counts on that**
+//!   ([`store::wake`]): whoever is told looks by themselves too, only less often. It is never told in a commit that
+//!   mail waits for.
+//! - **Programs of neighbouring versions work on one database at the same time** ([`store`]'s `level`).
+//!   A migration only adds, and what is taken away goes a version after its last use, with a note of
+//!   who may still work on what is left; tests hold each migration to that. No statement asks for all
+//!   columns, whichever they are. What a program writes the one before it can read, and its audit
+//!   finds nothing wrong with it: a new kind of row is known one version before it is written.
 //! - **A call to Resend whose outcome is unknown is repeated only as the same call:**
 //!   same key, same bytes (a hash fixed at acceptance, or when the call was composed), within the key's life; after
 //!   that the part is held for the operator.
@@ -200,14 +210,14 @@
 //!
 //! | killed | what is there after the restart |
 //! |---|---|
-//! | while a large message arrives (`chunk-committed`), or the remains of one that was given up or is final leave (`orphans-swept`) | chunks that no message names; they go at the start |
+//! | while a large message arrives (`chunk-committed`), or the remains of one that was given up or is final leave (`orphans-swept`) | chunks that no message names; they go when the node that wrote them starts again, or by their age |
 //! | before the commit of an acceptance (`accept-written`) | nothing; the client got no 250 and keeps the mail |
 //! | after it (`accept-committed`, `handed-over`) | the message, its hold and its leased part; the lease lapses at the start and the part is sent |
 //! | while a part is being sent (`part-leased`, `batch-composed`, `attempt-begun`, `upstream-answered`, `gate-closed`, `gate-opened`, `report-written`, `leases-renewed`) | its outcome is unknown: Resend is asked again under the same key, by a call with the same parts; what was leased for a call that was never composed was not sent, and leaves with any; an SMTP server gets it again, and its recipients count as perhaps served until it takes it |
 //! | after the report's commit (`capture-committed`, `retry-committed`, `bounce-committed`) | the capture, which the settler finds owed; the retry; the bounce or the report of success, with its lapsed or waiting part; what a large message leaves behind, as above |
 //! | before a customer is judged by an address that is nobody's (`nobody-counted`) | the suppressed address, its bounce, and the sums with it; a pause that was due comes with the next address of that kind, late bounce or complaint, which has the same sums judged: it is put off by one of them, and nothing looks for it before |
 //! | after a commit that failed (disk full, no sync) | nothing of it: it was written over before its senders were told 452 |
-//! | after a commit that PostgreSQL did not answer, before it was found out what became of it | all of it or nothing: nobody was told 250, and a message that is there is sent, though its client may send it again |
+//! | after a commit that PostgreSQL did not answer, before it was found out what became of it | all of it or nothing: nobody was told 250; whoever was told 452 is withdrawn at the start, before anything is leased, and what nobody was told of is sent if it is there |
 //! | while an entry is posted (`entry-opened`, `entry-answered`, `entry-try-noted`) | the open entry; it is posted again under its key, and what is said about the balance is not taken at its word |
 //! | after an entry's end (`entry-settled`, `entry-voided`) | the sums without it; what is still owed is found by the settler |
 //! | while an entry is in doubt (`entry-doubted`, `doubt-settled`, `doubt-voided`) | the doubt, which Dodo's ledger or the operator ends; or its end with who said so |

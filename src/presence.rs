@@ -4,16 +4,23 @@
 //! Leases, due times and what is old are compared across processes, so they are all of one
 //! clock: a machine whose own is wrong harms nobody. Where the database is a file there is
 //! nobody else, and the machine's clock is the only one.
+//!
+//! A process whose name another one has taken ([`crate::store::node`]) ends: what it leases
+//! would be theirs.
 
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Shown};
+use crate::store::node::NameError;
 use crate::store::{Store, StoreError};
 
 /// How often the database is asked for its time, and told that we are there.
 const ROUND: Duration = Duration::from_secs(5);
+
+/// Who was not seen for so long, though everybody says so every few seconds who is there, has gone.
+pub const GONE: Duration = Duration::from_secs(15);
 
 /// What keeps it true.
 #[derive(Debug)]
@@ -24,6 +31,8 @@ pub struct Presence {
     pub clock: Clock,
     /// The end of it.
     pub stop: CancellationToken,
+    /// Another process has this one's name.
+    pub replaced: CancellationToken,
 }
 
 /// The clock to go by on this database.
@@ -48,8 +57,13 @@ impl Presence {
                 Ok(_) => {}
                 Err(error) => error.tell("the database's time could not be read"),
             }
-            if let Err(error) = self.store.appear(self.clock.now()).await {
-                error.tell("the other processes could not be told that this one is there");
+            match self.store.appear(self.clock.now()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::error!(reason = %NameError::Taken, "this server stops");
+                    return self.replaced.cancel();
+                }
+                Err(error) => error.tell("the other processes could not be told that this one is there"),
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,

@@ -17,6 +17,7 @@ mod sign_in;
 mod spool;
 #[cfg(test)]
 pub(crate) mod stand_in;
+mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +157,8 @@ pub struct Submitted {
     /// Set where the client may retry it and said so beside the message; a key in
     /// its header is found here.
     pub keyed: Option<Keyed>,
+    /// What its client asked for and is not done, for its log.
+    pub notes: Vec<Note>,
 }
 
 /// A message that is safe: committed and fsynced.
@@ -386,7 +389,7 @@ impl Submission {
             parts: route.parts,
             lease_until: None,
             keyed: submitted.keyed.clone(),
-            notes: told(inspection, &route.notes),
+            notes: told(inspection, &submitted.notes, &route.notes),
             dsn: self.dsn(submitted),
         };
         Ok((acceptance, first))
@@ -470,9 +473,9 @@ pub(crate) fn not_carried(reason: CannotCarry) -> Refusal {
 
 /// What is kept of a message's notes: as many as somebody reads, and how many more there were.
 /// What was taken out before the message went its way is not among those of the way.
-fn told(inspection: &Inspection, of_the_way: &[Note]) -> Vec<String> {
+fn told(inspection: &Inspection, asked: &[Note], of_the_way: &[Note]) -> Vec<String> {
     let withheld = inspection.withheld.iter().map(|name| Note::withheld(name));
-    let notes: Vec<Note> = withheld.chain(of_the_way.iter().cloned()).collect();
+    let notes: Vec<Note> = withheld.chain(asked.iter().chain(of_the_way).cloned()).collect();
     let more = notes.len().saturating_sub(MAX_NOTES);
     let more = (more > 0).then(|| format!("and {more} more of the kind"));
     let line = |note: &Note| note.to_string().chars().take(MAX_NOTE_CHARS).collect();

@@ -1,14 +1,14 @@
 //! The sweep: what has had its time leaves in the background, a little at a time.
 //!
 //! It owns only when; which rows may leave, and what of them stays, is the store's.
-//! What was written ahead for messages that were never accepted goes first; at the
-//! start that is all there is, since whoever sent it is gone with the earlier process, unless
-//! other processes work on the same database: then one of them sweeps, and what lies there
-//! may still be theirs.
+//! What was written ahead for messages that were never accepted goes first, by its age: on a
+//! database that several processes share it may be arriving at another one. What was arriving
+//! at this one when it ended is gone already ([`Store::open`]).
 //! Then idempotency keys that have expired, since a message stays as long as a key
-//! that names it. Between two steps it pauses, so that mail never waits for more than one of them.
+//! that names it. Between two steps it pauses, the longer the longer they take, so that mail never
+//! waits for more than one of them, and seldom for any.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,11 @@ use crate::crash::CrashPoint;
 use crate::store::node::Duty;
 use crate::store::{Store, StoreError};
 
-/// Between two steps.
+/// Between two steps, at least.
 const PAUSE: Duration = Duration::from_millis(20);
+/// And so many times as long as the step took: mail has most of the writer's time, and of the
+/// disk's, however many rows leave.
+const REST: u32 = 4;
 /// So many keys are deleted in one step: acceptances wait for the same writer.
 const KEYS: u32 = 500;
 /// Between two rounds.
@@ -57,10 +60,6 @@ impl Sweep {
 
     /// Runs until the stop.
     pub async fn run(self) {
-        let started = self.clock.now();
-        if !self.store.is_shared() {
-            self.tell(self.orphans(started).await);
-        }
         let round = if self.keep.is_zero() { QUICK_ROUND } else { ROUND };
         loop {
             self.tell(self.round_of_ours(round).await);
@@ -84,10 +83,10 @@ impl Sweep {
     /// What was begun before `cutoff` and belongs to no message, and what final messages
     /// left behind when a process ended before it was removed.
     async fn orphans(&self, cutoff: Timestamp) -> Result<(), StoreError> {
-        let mut spools = 0;
+        let (mut spools, mut began) = (0, Instant::now());
         while let left @ 1.. = self.store.sweep_orphans(cutoff).await? {
             spools += left;
-            if !self.wait(PAUSE).await {
+            if !self.rest(&mut began).await {
                 break;
             }
         }
@@ -102,26 +101,51 @@ impl Sweep {
 
     async fn round(&self) -> Result<(), StoreError> {
         self.orphans(self.before(self.arrives_within.saturating_add(SUBMITTED_WITHIN))).await?;
+        let mut began = Instant::now();
         while self.store.sweep_keys(self.clock.now(), KEYS).await? > 0 {
             self.store.pass(CrashPoint::KeysSwept);
-            if !self.wait(PAUSE).await {
+            if !self.rest(&mut began).await {
                 return Ok(());
             }
         }
+        began = Instant::now();
         while self.store.sweep_buckets(self.clock.now()).await? > 0 {
-            if !self.wait(PAUSE).await {
+            if !self.rest(&mut began).await {
                 return Ok(());
             }
         }
+        self.log().await?;
+        let long_ago = self.before(self.keep.max(LEAST));
+        began = Instant::now();
+        while self.store.close_entries(long_ago).await? > 0 {
+            self.store.pass(CrashPoint::EntriesLeft);
+            if !self.rest(&mut began).await {
+                return Ok(());
+            }
+        }
+        began = Instant::now();
+        while self.store.close_marks(long_ago).await? > 0 {
+            self.store.pass(CrashPoint::MarksLeft);
+            if !self.rest(&mut began).await {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages and their captures leave the log.
+    async fn log(&self) -> Result<(), StoreError> {
         let (mut captures, mut messages) = (0, 0);
+        let mut began = Instant::now();
         while let left @ 1.. = self.store.close_captures(self.before(self.keep)).await? {
             self.store.pass(CrashPoint::CapturesLeft);
             captures += left;
-            if !self.wait(PAUSE).await {
+            if !self.rest(&mut began).await {
                 return Ok(());
             }
         }
         let mut after = None;
+        began = Instant::now();
         loop {
             let now = self.clock.now();
             let closed = self.store.close_messages(self.before(self.keep), now, after.as_ref()).await?;
@@ -130,31 +154,26 @@ impl Sweep {
             }
             messages += closed.count;
             after = closed.next;
-            if after.is_none() || !self.wait(PAUSE).await {
+            if after.is_none() || !self.rest(&mut began).await {
                 break;
             }
         }
         if captures + messages > 0 {
             tracing::debug!(captures, messages, "old rows have left; their sums stay");
         }
-        let long_ago = self.before(self.keep.max(LEAST));
-        while self.store.close_entries(long_ago).await? > 0 {
-            self.store.pass(CrashPoint::EntriesLeft);
-            if !self.wait(PAUSE).await {
-                return Ok(());
-            }
-        }
-        while self.store.close_marks(long_ago).await? > 0 {
-            self.store.pass(CrashPoint::MarksLeft);
-            if !self.wait(PAUSE).await {
-                return Ok(());
-            }
-        }
         Ok(())
     }
 
     fn before(&self, keep: Duration) -> Timestamp {
         self.clock.now().checked_sub(keep).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// Pauses after a step that began then, and notes when the next one does. `false`: it is time
+    /// to stop.
+    async fn rest(&self, began: &mut Instant) -> bool {
+        let goes_on = self.wait(PAUSE.max(began.elapsed() * REST)).await;
+        *began = Instant::now();
+        goes_on
     }
 
     /// `false`: it is time to stop.

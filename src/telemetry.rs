@@ -170,6 +170,7 @@ struct Inner {
     dodo_up: Gauge,
     dodo_refusing: Labelled<1, Gauge>,
     webhooks: Labelled<2, Counter>,
+    database_up: Gauge,
     store_commit: Histogram,
     store_batch_size: Histogram,
 }
@@ -181,7 +182,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything at zero, and Dodo taken to be up.
+    /// Everything at zero, and Dodo and the database taken to be up.
     pub fn new() -> Self {
         let mut names = Names(Registry::with_prefix("postmeter"));
         // From 0.5 ms, a fast disk's fsync, to 8 s; from one member to 2048.
@@ -233,6 +234,7 @@ impl Metrics {
                 "1 while Dodo refuses these calls for a reason that the operator must look at: key, rights, entitlement",
             ),
             webhooks: names.add("webhooks", "Webhooks received"),
+            database_up: names.add("database_up", "0 while the database takes no writes, and mail is refused for it"),
             store_commit: names.add_in(
                 Unit::Seconds,
                 "store_commit",
@@ -401,6 +403,11 @@ impl Metrics {
         self.0.webhooks.get_or_create(&labels).inc();
     }
 
+    /// Says whether the database takes writes, as far as the last one shows.
+    pub fn set_database_up(&self, is_up: bool) {
+        self.0.database_up.set(i64::from(is_up));
+    }
+
     /// Notes with how many mails a call to Resend leaves.
     pub fn resend_call(&self, mails: u32) {
         self.0.resend_call_size.observe(f64::from(mails));
@@ -417,6 +424,8 @@ impl Inner {
     /// A series that appears with its first event hides that event from `rate()`.
     fn start_at_zero(&self) {
         self.dodo_up.set(1);
+        self.database_up.set(1);
+        begin(&self.submissions_refused, [("reason", refusal_reason(&Refusal::StoreUnavailable))]);
         for listener in Listener::ALL {
             begin(&self.connections, [("listener", listener.as_str())]);
         }

@@ -68,16 +68,31 @@ impl<K: Hash + Eq> Throttle<K> {
     /// Whether the bucket of `key` itself holds one now. Who has none of their own is
     /// not judged by what others took.
     pub fn check(&self, key: &K, now: Timestamp) -> Result<(), TooSoon> {
-        let full_at = self.buckets().full_at.get(key).copied().unwrap_or(0);
-        self.room(full_at, now.as_microsecond())
+        self.check_with(key, 0, now)
+    }
+
+    /// The same, where others took from it elsewhere what is refilled in `elsewhere_us`.
+    pub fn check_with(&self, key: &K, elsewhere_us: i64, now: Timestamp) -> Result<(), TooSoon> {
+        let (full_at, now_us) = (self.buckets().full_at.get(key).copied().unwrap_or(0), now.as_microsecond());
+        self.room(full_at.max(now_us).saturating_add(elsewhere_us.max(0)), now_us)
     }
 
     /// How many are taken from the bucket of `key` and not refilled yet, at most `burst`.
     pub fn taken(&self, key: &K, now: Timestamp) -> u32 {
+        self.taken_with(key, 0, now)
+    }
+
+    /// The same, with what others took from it elsewhere, which is refilled in `elsewhere_us`.
+    pub fn taken_with(&self, key: &K, elsewhere_us: i64, now: Timestamp) -> u32 {
         let buckets = self.buckets();
         let shared = if buckets.full_at.len() < MAX_KEYS { 0 } else { buckets.others };
         let full_at = buckets.full_at.get(key).copied().unwrap_or(shared);
         let lacking_us = full_at.saturating_sub(now.as_microsecond()).max(0);
+        self.count(lacking_us.saturating_add(elsewhere_us.max(0)))
+    }
+
+    /// How many are refilled in that time, at most `burst`.
+    pub fn count(&self, lacking_us: i64) -> u32 {
         let lacking = lacking_us.saturating_add(self.interval_us - 1) / self.interval_us;
         u32::try_from(lacking).unwrap_or(u32::MAX).min(self.burst)
     }
@@ -87,13 +102,6 @@ impl<K: Hash + Eq> Throttle<K> {
         if let Some(full_at) = self.buckets().full_at.get_mut(key) {
             *full_at = full_at.saturating_sub(self.interval_us.saturating_mul(i64::from(count)));
         }
-    }
-
-    /// The bucket of `key` is full no sooner than that: others took from it elsewhere.
-    pub fn raise(&self, key: K, full_at: Timestamp, now: Timestamp) {
-        let mut buckets = self.buckets();
-        let full_at_us = buckets.of(key, now.as_microsecond());
-        *full_at_us = (*full_at_us).max(full_at.as_microsecond());
     }
 
     /// The time in which one is refilled, and in which all are, in microseconds.
@@ -183,6 +191,24 @@ mod tests {
         throttle.put_back(&"nobody", 1);
         assert_eq!((throttle.taken(&"a", at(100_000)), throttle.take("a", at(100_000))), (1, Ok(())));
         assert_eq!(throttle.take("a", at(100_000)), too_soon(10));
+    }
+
+    #[test]
+    fn what_others_took_elsewhere_counts_with_what_was_taken_here() {
+        let throttle = Throttle::new(3, Duration::from_secs(10));
+        throttle.take("a", at(0)).unwrap();
+        let table = [
+            (0, 1, Ok(())),
+            (10_000_000, 2, Ok(())),
+            (10_000_001, 3, Err(TooSoon { retry_after_s: 1 })),
+            (20_000_000, 3, Err(TooSoon { retry_after_s: 10 })),
+            (90_000_000, 3, Err(TooSoon { retry_after_s: 80 })),
+            (-1, 1, Ok(())),
+        ];
+        for (elsewhere_us, taken, want) in table {
+            assert_eq!(throttle.taken_with(&"a", elsewhere_us, at(0)), taken, "{elsewhere_us}");
+            assert_eq!(throttle.check_with(&"a", elsewhere_us, at(0)), want, "{elsewhere_us}");
+        }
     }
 
     #[test]

@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use super::Billing;
 use super::budget::Purpose;
 use super::crowd::LIST_FROM;
+use super::{Billing, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::account::Account;
 use crate::domain::ids::CustomerId;
 use crate::store::account::{BalanceApplied, BalanceRead, ReadOutcome};
+use crate::store::wake::Wake;
 
 /// How long a client waits for Dodo at most.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(3);
@@ -263,14 +265,36 @@ impl Billing {
             self.low_balance(&leave.customer_id, applied.account.available_credits());
         }
         if applied.is_news {
-            // What Dodo refused under the old balance may be settled under this one.
+            // What Dodo refused under the old balance may be settled under this one, here and elsewhere.
             self.refused().remove(&leave.customer_id);
             warn_of_shortfall(&leave.customer_id, &applied.account);
         }
         if applied.account.owed.get() > 0 {
             self.0.owing.notify_one();
+            if applied.is_news {
+                store.tell(Wake::Balance(leave.customer_id.clone())).await;
+            }
         }
         Some(applied)
+    }
+
+    /// Takes in whose balance another process has read: whatever was refused here under the old
+    /// one may be settled.
+    pub(super) async fn hear_of_balances(self) {
+        let Tools { store, stop, .. } = &self.0.tools;
+        let mut balances = store.balances();
+        while store.is_shared() {
+            match stop.run_until_cancelled(balances.recv()).await {
+                Some(Ok(customer_id)) => {
+                    if self.refused().remove(&customer_id).is_some() {
+                        self.0.owing.notify_one();
+                    }
+                }
+                // Whose was missed is left alone for as long as before.
+                Some(Err(RecvError::Lagged(_))) => {}
+                Some(Err(RecvError::Closed)) | None => return,
+            }
+        }
     }
 
     /// Reads in the background what was asked for, until it is told to stop. What

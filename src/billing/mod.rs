@@ -176,6 +176,7 @@ impl Billing {
         tasks.spawn(self.clone().resolve_doubts());
         tasks.spawn(self.clone().watch_books());
         tasks.spawn(self.clone().refresh());
+        tasks.spawn(self.clone().hear_of_balances());
     }
 
     /// Whether a customer may have `price` credits held now, by what is known; asks

@@ -25,6 +25,7 @@ use crate::random;
 use crate::store::StoreError;
 use crate::store::entry::{Entry, Settled};
 use crate::store::node::Duty;
+use crate::store::wake::Bell;
 use crate::telemetry::{DodoCall, DodoResult, EntryResult, RefundResult};
 
 /// Customers looked at in one round.
@@ -69,7 +70,8 @@ pub(super) enum Next {
 impl Billing {
     /// Settles until it is told to stop; what is on its way is finished first.
     pub(super) async fn settle(self) {
-        let stop = self.0.tools.stop.clone();
+        let Tools { store, stop, .. } = &self.0.tools;
+        let mut told = store.ear(Bell::Entries);
         let mut looked = None;
         // At the start too: whatever told the earlier process of a top-up died with it.
         let mut asked = None;
@@ -78,7 +80,8 @@ impl Billing {
                 asked = Some(Instant::now());
                 self.ask_for_debtors().await;
             }
-            if looked.is_none_or(|at: Instant| at.elapsed() >= INTERVAL) {
+            let interval = store.look_again(INTERVAL, INTERVAL);
+            if looked.is_none_or(|at: Instant| at.elapsed() >= interval) {
                 looked = Some(Instant::now());
                 self.0.reads.ask_deferred();
                 if let Err(error) = self.resume_open().await {
@@ -93,7 +96,8 @@ impl Billing {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.0.owing.notified() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = told.rung() => looked = None,
+                () = tokio::time::sleep(interval) => {}
             }
         }
     }
@@ -369,7 +373,12 @@ impl Billing {
                 Ok(kept) => return Some(kept),
                 Err(error) => error,
             };
-            tracing::error!(entry_id = %entry.entry_id, %error, "Dodo's answer could not be kept");
+            // An outage is told once, by the store.
+            if error.is_away() {
+                tracing::debug!(entry_id = %entry.entry_id, %error, "Dodo's answer waits to be kept");
+            } else {
+                tracing::error!(entry_id = %entry.entry_id, %error, "Dodo's answer could not be kept");
+            }
             if matches!(error, StoreError::Corrupt(_)) {
                 return None;
             }

@@ -16,7 +16,7 @@ use crate::telemetry::Metrics;
 /// From where, and where to.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// The SQLite file [default: the one in data_dir]
+    /// The SQLite file, whatever its name is, or its directory [default: the one in data_dir]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// An empty PostgreSQL database, postgres://… [default: DATABASE_URL, database_url]
@@ -28,26 +28,26 @@ pub struct MigrateArgs {
 
 pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<Printout> {
     let config = configured(place)?;
-    let data_dir = match &args.from {
-        Some(from) => directory_of(from)?,
-        None => config.data_dir.clone(),
+    let file = match args.from {
+        Some(from) if from.is_dir() => from.join(DATABASE_FILE),
+        Some(from) => from,
+        None => config.data_dir.join(DATABASE_FILE),
     };
-    if !data_dir.join(DATABASE_FILE).try_exists()? {
-        bail!("there is no database in {}", data_dir.display());
+    if !file.try_exists()? {
+        bail!("there is no database at {}", file.display());
     }
+    let data_dir = directory_of(&file);
     let url = args.to.or(config.database_url).context("say where to: --to postgres://…, or DATABASE_URL")?;
     let _lock = data_dir::lock(&data_dir)?;
-    let open = async |database_url| {
-        let settings = StoreSettings {
-            data_dir: data_dir.clone(),
-            database_url,
-            maker: Maker::Move,
-            low_balance_credits: 0,
-            min_free_bytes: 0,
-        };
-        Store::open(&settings, Metrics::new()).await
+    let from = Store::open_to_move(&file).await?;
+    let settings = StoreSettings {
+        data_dir,
+        database_url: Some(url.secret()),
+        maker: Maker::Move,
+        low_balance_credits: 0,
+        min_free_bytes: 0,
     };
-    let (from, to) = (open(None).await?, open(Some(url.secret())).await?);
+    let to = Store::open(&settings, Metrics::new()).await?;
     let name = url.name()?;
     let moved = from.move_to(&to, &hex(&random::octets::<16>()), &name).await?;
     if args.format.json {
@@ -63,14 +63,8 @@ pub(super) async fn run(args: MigrateArgs, place: &Place<'_>) -> anyhow::Result<
     ))
 }
 
-/// The directory of a database that was named by its file or by the directory.
-fn directory_of(from: &Path) -> anyhow::Result<PathBuf> {
-    if from.is_dir() {
-        return Ok(from.to_owned());
-    }
-    if from.file_name().is_none_or(|name| name != DATABASE_FILE) {
-        bail!("{} is not the database of a data_dir: that is called {DATABASE_FILE}", from.display());
-    }
-    let directory = from.parent().filter(|directory| !directory.as_os_str().is_empty());
-    Ok(directory.map_or_else(|| PathBuf::from("."), PathBuf::from))
+/// Where a file lies, and the lock of whoever serves it.
+fn directory_of(file: &Path) -> PathBuf {
+    let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
+    directory.map_or_else(|| PathBuf::from("."), PathBuf::from)
 }

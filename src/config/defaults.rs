@@ -28,6 +28,7 @@ impl Default for Config {
             reputation: Thresholds::default(),
             queue: Queue::default(),
             dkim: Vec::new(),
+            drain_s: 0,
         }
     }
 }

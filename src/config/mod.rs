@@ -70,6 +70,9 @@ pub struct Config {
     pub queue: Queue,
     /// Keys that sign what leaves by SMTP, one `[[dkim]]` each.
     pub dkim: Vec<KeySetting>,
+    /// How long clients are still served after SIGTERM, in seconds, while `/readyz` says that
+    /// they belong elsewhere.
+    pub drain_s: u64,
 }
 
 /// `[smtp]`

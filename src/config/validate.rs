@@ -19,6 +19,8 @@ const LEAST_MESSAGE_BYTES: usize = 65_536;
 const LEAST_BYTES_ARRIVING: usize = 1 << 20;
 /// A lease is renewed before it lapses; in one second there is no room for that.
 const LEAST_LEASE_S: u64 = 2;
+/// Longer than that no lease of a living server is, by which those are known that a clock made which was set back.
+const MOST_LEASE_S: u64 = 120;
 /// With one place a large part that leaves slowly would have it to itself.
 const LEAST_CONCURRENCY: usize = 2;
 /// Clients greet twice, and some ask NOOP and RSET around each message.
@@ -27,6 +29,8 @@ const LEAST_IDLE_COMMANDS: u32 = 10;
 const MOST_MESSAGES_PER_S: u64 = 100_000;
 /// More than a fast line carries, and no message would arrive.
 const MOST_BYTES_PER_S: u64 = 1 << 30;
+/// Whoever stops a server for longer than a load balancer takes to notice has mistaken the unit.
+const MOST_DRAIN_S: u64 = 3_600;
 /// Clients give up waiting for the answer to AUTH.
 const MOST_DELAY_S: u64 = 30;
 /// Ten years: more is a slip of the keyboard, and dates would leave their range.
@@ -84,6 +88,7 @@ impl Findings {
         if let Some(Err(what)) = config.database_url.as_ref().map(DatabaseUrl::name) {
             self.0.push(("database_url", what.to_string()));
         }
+        self.at_most("drain_s", config.drain_s, MOST_DRAIN_S);
     }
 
     fn smtp(&mut self, smtp: &Smtp) {
@@ -243,7 +248,7 @@ impl Findings {
         });
         self.one_to(MOST_HOURS, "queue.lifetime_h", queue.lifetime_h);
         self.at_least("queue.lease_s", queue.lease_s, LEAST_LEASE_S);
-        self.at_most("queue.lease_s", queue.lease_s, MOST_SECONDS);
+        self.at_most("queue.lease_s", queue.lease_s, MOST_LEASE_S);
         self.at_most("queue.keep_log_days", queue.keep_log_days, MOST_HOURS / 24);
     }
 

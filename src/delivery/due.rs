@@ -11,20 +11,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::leases::Lease;
 use super::waiting::{Comer, Member};
 use super::worker::Pass;
-use super::{Delivery, GATES, LARGE_PAGE, PAGE, POLL, STORE_WAIT, Tools};
+use super::{Delivery, GATES, IDLE, LAPSE, LARGE_PAGE, PAGE, POLL, STORE_WAIT, Tools};
 use crate::crash::CrashPoint;
 use crate::domain::ids::BatchId;
 use crate::domain::message::Road;
 use crate::handover::{Handed, Lane, Room};
 use crate::store::StoreError;
 use crate::store::queue::{DuePart, Leased, LeasedPart};
+use crate::store::wake::{Bell, Wake};
 
 /// What a poller looks for. Each has a poller of its own: where parts of one kind wait for
 /// a place or for a slow upstream, the others do not wait for them.
@@ -79,49 +82,79 @@ impl Delivery {
 
     /// Works through what the database says is due of that kind.
     async fn poll(self, queue: Queue) {
-        let stop = self.0.tools.stop.clone();
+        let Tools { store, stop, .. } = &self.0.tools;
+        let mut told = store.ear(Bell::Parts);
+        let mut was_more = false;
         loop {
+            let looked = Instant::now();
             let (is_more, wait) = match self.poll_once(queue).await {
-                Ok(found) => (found, POLL),
+                Ok(found) => found,
                 Err(error) => {
                     error.tell("the queue could not be read");
                     (false, STORE_WAIT)
                 }
             };
+            if is_more && !was_more {
+                // More than is taken at once: others may have the time for it.
+                store.tell(Wake::Parts).await;
+            }
+            was_more = is_more;
             if is_more && !stop.is_cancelled() {
                 continue;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = async { tokio::join!(told.rung(), sleep_until(looked + POLL)); } => {}
+                () = sleep_until(looked + wait) => {}
             }
         }
     }
 
-    /// Takes one page of what is due; whether there may be more.
-    async fn poll_once(&self, queue: Queue) -> Result<bool, StoreError> {
-        let (open, _) = self.0.gates.passable(self.0.tools.clock.now());
+    /// Takes one page of what is due; whether there may be more, and how long it may be until
+    /// it is asked for again.
+    async fn poll_once(&self, queue: Queue) -> Result<(bool, Duration), StoreError> {
+        let now = self.0.tools.clock.now();
+        let (open, _) = self.0.gates.passable(now);
         let page = queue.page();
         let due = if open.is_empty() { Vec::new() } else { self.due(queue, &open, page).await? };
         let is_more = u32::try_from(due.len()).is_ok_and(|len| len == page);
+        let wait = if due.is_empty() { self.until_due(now, &open).await? } else { POLL };
         self.take_page(queue.lane(), due).await?;
-        Ok(is_more)
+        Ok((is_more, wait))
+    }
+
+    /// How long it may be until anything is due, where nothing was. What changes that is told
+    /// by whoever changes it; what has been in the queue before is known.
+    async fn until_due(&self, now: Timestamp, open: &[Road]) -> Result<Duration, StoreError> {
+        let store = &self.0.tools.store;
+        let idle = store.look_again(POLL, IDLE);
+        if idle == POLL {
+            return Ok(POLL);
+        }
+        let next = store.next_due(now, open).await?;
+        let wait = next.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
+        Ok(wait.unwrap_or(idle).clamp(POLL, idle))
     }
 
     /// Looks for leases that ran out, whosesoever, for gates that another process has opened
     /// or closed, and for those that are worth a try: whoever does that waits for nobody.
     async fn tend(self) {
-        let stop = self.0.tools.stop.clone();
-        let mut looked = Instant::now();
+        let Tools { store, stop, .. } = &self.0.tools;
+        let mut told = store.ear(Bell::Gates);
+        let mut looked = Some(Instant::now());
         while !stop.is_cancelled() {
-            if self.0.tools.store.is_shared() && looked.elapsed() >= GATES {
-                looked = Instant::now();
+            let interval = store.look_again(GATES, GATES);
+            if store.is_shared() && looked.is_none_or(|looked| looked.elapsed() >= interval) {
+                looked = Some(Instant::now());
                 if let Err(error) = self.load_gates().await {
                     error.tell("the gates could not be read");
                 }
+                if let Err(error) = self.shorten_leases().await {
+                    error.tell("leases could not be looked at");
+                }
             }
             let wait = match self.lapse_expired().await {
-                Ok(()) => POLL,
+                Ok(()) => self.until_tended(),
                 Err(error) => {
                     error.tell("the queue could not be read");
                     STORE_WAIT
@@ -136,8 +169,18 @@ impl Delivery {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = told.rung() => looked = None,
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    /// A small part of the time for which a lease lasts, while no gate is to be tried.
+    fn until_tended(&self) -> Duration {
+        let seldom = (self.0.settings.lease / 20).clamp(POLL, LAPSE);
+        match self.0.gates.are_open() {
+            true => self.0.tools.store.look_again(POLL, seldom).min(seldom),
+            false => POLL,
         }
     }
 
@@ -146,6 +189,18 @@ impl Delivery {
         let lapsed = store.lapse_expired(&self.0.leases.keys(), clock.now()).await?;
         if lapsed > 0 {
             tracing::warn!(parts = lapsed, "leases lapsed; their parts are sent again");
+        }
+        Ok(())
+    }
+
+    async fn shorten_leases(&self) -> Result<(), StoreError> {
+        let Tools { store, clock, .. } = &self.0.tools;
+        let shortened = store.shorten_leases(clock.now(), self.0.settings.lease).await?;
+        if shortened > 0 {
+            tracing::warn!(
+                parts = shortened,
+                "leases end much later than any that begins now: the database's clock was set back"
+            );
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::crash::CrashPoint;
 use crate::domain::message::Road;
 use crate::store::StoreError;
 use crate::store::gate::Gate;
+use crate::store::wake::Wake;
 
 /// How long the next try waits when one came back without opening the gate.
 const PROBE_WAIT: Duration = Duration::from_secs(30);
@@ -42,6 +43,11 @@ impl Gates {
     /// The gate of a road, if it is closed.
     pub(super) fn get(&self, road: Road) -> Option<Gate> {
         self.closed().get(&road).cloned()
+    }
+
+    /// Whether all are open.
+    pub(super) fn are_open(&self) -> bool {
+        self.closed().is_empty()
     }
 
     /// Whether nobody else is trying this road.
@@ -72,6 +78,7 @@ impl Delivery {
             };
             if known.is_some() != is_closed {
                 self.show_gate(road, is_closed);
+                self.0.tools.store.ring(&Wake::Parts);
             }
         }
         Ok(())
@@ -98,6 +105,9 @@ impl Delivery {
             error.tell("a closed gate could not be kept");
         }
         self.0.tools.store.pass(CrashPoint::GateClosed);
+        if known.is_none() {
+            self.0.tools.store.tell(Wake::Gates).await;
+        }
     }
 
     /// The upstream has accepted something. The lifetimes that stood still are
@@ -119,6 +129,8 @@ impl Delivery {
         self.0.gates.closed().remove(&road);
         self.show_gate(road, false);
         tracing::info!(road = road.as_str(), "the upstream's gate is open again");
+        store.ring(&Wake::Parts);
+        store.tell(Wake::Gates).await;
     }
 
     /// A part came back from a closed gate, if one `was_tried`. Unless that opened

@@ -24,6 +24,7 @@ use crate::domain::message::Road;
 use crate::handover::Handed;
 use crate::store::queue::{DuePart, LeasedPart};
 use crate::store::report::News;
+use crate::store::wake::Wake;
 use crate::upstream::resend::Resend;
 use crate::upstream::resend::batch::Together;
 use crate::upstream::resend::turns::Turn;
@@ -131,8 +132,12 @@ impl Delivery {
         while let Some(comer) = comers.recv().await {
             waiting.push(comer);
         }
+        let is_any = !waiting.is_empty();
         for members in waiting.all() {
             self.give_all_back(members).await;
+        }
+        if is_any {
+            self.0.tools.store.tell(Wake::Parts).await;
         }
     }
 

@@ -27,10 +27,11 @@ mod worker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,7 @@ use crate::handover::{Handed, Handover};
 use crate::mime::address_list::NamedMailbox;
 use crate::routing::Routing;
 use crate::store::queue::LeasedPart;
+use crate::store::wake::Wake;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
@@ -54,12 +56,19 @@ use headroom::Headroom;
 use leases::{Lease, Leases};
 use worker::Pass;
 
-/// How often the database is asked for what is due.
+/// How often the database is asked for what is due, at most unless there is more …
 const POLL: Duration = Duration::from_millis(500);
+/// … and at least where nothing is due and everybody who could change that would tell.
+const IDLE: Duration = Duration::from_secs(5);
+/// How often it is asked then whose leases ran out, at least.
+const LAPSE: Duration = Duration::from_secs(2);
 /// How often it is asked which gates other processes have opened or closed.
 const GATES: Duration = Duration::from_secs(5);
 /// How often the queue is counted for the metrics.
 const TOTALS: Duration = Duration::from_secs(10);
+/// And so many times as long as that took goes by before it is counted again: a queue of millions
+/// is not counted all the time.
+const BETWEEN: u32 = 100;
 /// Small parts asked for at once: as many as leave together.
 const PAGE: u32 = 100;
 /// Parts that are read from the database before there is a call for them: those of the
@@ -215,13 +224,17 @@ impl Delivery {
             let lease = self.hold_handed(&handed.part);
             waiting.push_back((handed, lease));
         }
+        let mut giving = JoinSet::new();
         for (handed, lease) in waiting {
             let delivery = self.clone();
-            tasks.spawn(async move {
+            giving.spawn(tasks.track_future(async move {
                 delivery.give_back(&handed.part).await;
                 drop((handed.room, lease));
-            });
+            }));
         }
+        while giving.join_next().await.is_some() {}
+        // Nor does anybody here take up what waits in the database.
+        self.0.tools.store.tell(Wake::Parts).await;
     }
 
     /// Holds the lease of a part that was handed over. It was leased as it was accepted, or
@@ -247,6 +260,7 @@ impl Delivery {
         let Tools { store, metrics, stop, .. } = &self.0.tools;
         let gauge = |count: i64| u64::try_from(count).unwrap_or(0);
         loop {
+            let began = Instant::now();
             match store.totals().await {
                 Ok(totals) => {
                     metrics.set_parts(gauge(totals.parts_queued), gauge(totals.parts_held));
@@ -254,9 +268,10 @@ impl Delivery {
                 }
                 Err(error) => error.tell("the queue could not be counted"),
             }
+            let wait = TOTALS.max(began.elapsed() * BETWEEN);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(TOTALS) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

@@ -168,7 +168,12 @@ impl Delivery {
                 Ok(recorded) => break recorded,
                 Err(error) => {
                     let part_id = parts.first().map(|part| part.part_id().to_string());
-                    tracing::error!(part_id, parts = parts.len(), %error, "an attempt could not be written down");
+                    // An outage is told once, by the store.
+                    if error.is_away() {
+                        tracing::debug!(part_id, parts = parts.len(), %error, "an attempt waits to be written down");
+                    } else {
+                        tracing::error!(part_id, parts = parts.len(), %error, "an attempt could not be written down");
+                    }
                 }
             }
             tokio::time::sleep(wait).await;

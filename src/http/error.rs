@@ -17,7 +17,9 @@ use super::signature::SignatureError;
 use crate::billing::events::MalformedEvent;
 use crate::domain::credits::Credits;
 use crate::domain::decision::{Choice, NotNow};
+use crate::domain::idempotency::InvalidKey;
 use crate::domain::refusal::Refusal;
+use crate::mime::compose::InvalidField;
 use crate::proof::NotDone;
 use crate::store::StoreError;
 use crate::store::customer::ChangeError;
@@ -75,6 +77,10 @@ pub enum HttpError {
     NotJson(String),
     /// The request says something that cannot be.
     Invalid(String),
+    /// A field of a message says something that cannot be.
+    InvalidField(InvalidField),
+    /// The idempotency key is none.
+    InvalidKey(InvalidKey),
     /// Asked too often.
     TooFast {
         /// Seconds until it is worth another try.
@@ -95,6 +101,12 @@ pub enum HttpError {
 impl From<Refusal> for HttpError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<InvalidField> for HttpError {
+    fn from(field: InvalidField) -> Self {
+        Self::InvalidField(field)
     }
 }
 
@@ -152,7 +164,9 @@ impl HttpError {
             Self::NoRoom => (S::SERVICE_UNAVAILABLE, "no_room"),
             Self::WrongMediaType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::NotJson(_) => (S::BAD_REQUEST, "not_json"),
-            Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Invalid(_) | Self::InvalidField(_) | Self::InvalidKey(_) => {
+                (S::UNPROCESSABLE_ENTITY, "invalid")
+            }
             Self::TooFast { .. } => (S::TOO_MANY_REQUESTS, "too_fast"),
             Self::BadSignature(_) => (S::UNAUTHORIZED, "bad_signature"),
             Self::MalformedWebhook(_) => (S::BAD_REQUEST, "malformed_webhook"),
@@ -191,6 +205,8 @@ impl HttpError {
             Self::WrongMediaType { wanted } => format!("Send the header `Content-Type: {wanted}`.").into(),
             Self::NotJson(what) => format!("The body is not JSON: {what}.").into(),
             Self::Invalid(what) => what.clone().into(),
+            Self::InvalidField(error) => format!("{error}.").into(),
+            Self::InvalidKey(error) => format!("The header Idempotency-Key {error}.").into(),
             Self::TooFast { retry_after_s } => {
                 format!("Too many requests. Try again in {retry_after_s} seconds.").into()
             }
@@ -225,6 +241,11 @@ impl HttpError {
     /// A page with this error's status and headers.
     pub(super) fn as_page(&self, page: &Markup) -> Response {
         self.with_headers(PAGE_CHALLENGE, pages::response(self.face().0, page))
+    }
+
+    /// An answer of another shape with this error's headers.
+    pub(super) fn headed(&self, response: Response) -> Response {
+        self.with_headers(CHALLENGE, response)
     }
 
     fn with_headers(&self, challenge: HeaderValue, mut response: Response) -> Response {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing};
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{Shared, Site};
 use crate::domain::closure::Closure;
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
 
@@ -20,32 +20,8 @@ pub(super) async fn healthz() -> Json<Value> {
 /// may ask. While Dodo does not answer, customers with known credit go on sending, so
 /// that alone is told and does not take the node out of service (P8).
 pub(super) async fn readyz(State(site): State<Shared>) -> Response {
-    let mut problems = Vec::new();
-    let mut is_ready = true;
-    let gates = match site.store.ping().await {
-        Ok(()) => site.store.gates().await,
-        Err(error) => Err(error),
-    };
-    match gates {
-        Ok(gates) => {
-            for gate in gates {
-                is_ready = false;
-                problems.push(json!({
-                    "what": "upstream",
-                    "upstream": gate.road.as_str(),
-                    "since": gate.since,
-                    "try_again_at": gate.try_again_at,
-                    "reason": Closure::of(&gate.reason).as_str(),
-                    "problem": "the upstream takes no mail from us; messages wait. The log and `postmeter queue list` say more",
-                }));
-            }
-        }
-        Err(error) => {
-            error.tell("not ready");
-            is_ready = false;
-            problems.push(json!({ "what": "store", "problem": "the database cannot be written" }));
-        }
-    }
+    let mut problems = reasons_not_to(&site).await;
+    let is_ready = problems.is_empty();
     if !site.metrics.is_dodo_up() {
         problems.push(json!({
             "what": "dodo",
@@ -84,6 +60,40 @@ pub(super) async fn readyz(State(site): State<Shared>) -> Response {
     }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": is_ready, "problems": problems }))).into_response()
+}
+
+/// Why mail is not taken in, or does not leave, or why this server is not the one to send it to.
+async fn reasons_not_to(site: &Site) -> Vec<Value> {
+    let mut problems = Vec::new();
+    if site.draining.is_cancelled() {
+        problems.push(json!({
+            "what": "stopping",
+            "problem": "the server was told to stop; it serves whoever still comes, for `drain_s` seconds",
+        }));
+    }
+    let gates = match site.store.ping().await {
+        Ok(()) => site.store.gates().await,
+        Err(error) => Err(error),
+    };
+    match gates {
+        Ok(gates) => {
+            for gate in gates {
+                problems.push(json!({
+                    "what": "upstream",
+                    "upstream": gate.road.as_str(),
+                    "since": gate.since,
+                    "try_again_at": gate.try_again_at,
+                    "reason": Closure::of(&gate.reason).as_str(),
+                    "problem": "the upstream takes no mail from us; messages wait. The log and `postmeter queue list` say more",
+                }));
+            }
+        }
+        Err(error) => {
+            error.tell("not ready");
+            problems.push(json!({ "what": "store", "problem": "the database cannot be written" }));
+        }
+    }
+    problems
 }
 
 /// `GET /metrics` alone, for the address that metrics may be bound to.

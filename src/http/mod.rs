@@ -1,7 +1,7 @@
 //! The HTTP side: the page, the routes for programs, webhooks and health.
 //!
 //! A handler reads, asks the rooms below, and answers; every decision about mail
-//! is [`Submission`]'s, so that `/send` and SMTP are one road. Whatever arrives is
+//! is [`Submission`]'s, so that `/send`, `/emails` and SMTP are one road. Whatever arrives is
 //! bounded in size and time. Pages need no script: forms and redirects are enough,
 //! and the policy that is sent along allows none. What this room must not know:
 //! SQL, SMTP, how mail leaves.
@@ -11,6 +11,7 @@ mod auth;
 mod body;
 mod checkout;
 mod credits;
+mod emails;
 pub mod error;
 mod health;
 pub mod listener;
@@ -37,6 +38,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use crate::allowance::Allowance;
 use crate::billing::Billing;
@@ -50,13 +52,13 @@ use crate::domain::sender::SenderPolicy;
 use crate::door::Network;
 use crate::floor::Floor;
 use crate::proof::Proofs;
-use crate::random;
 use crate::store::Store;
 use crate::submission::Submission;
 use crate::telemetry::Metrics;
 use crate::throttle::Throttle;
 
 pub use health::metrics_router;
+pub use session::SessionKey;
 
 use error::{HttpError, PageError};
 use session::Sessions;
@@ -97,6 +99,8 @@ pub struct Rooms {
     pub arriving: Allowance,
     /// Adds and proves domains.
     pub proofs: Proofs,
+    /// Cancelled when new clients belong elsewhere, since the server is going to stop.
+    pub draining: CancellationToken,
 }
 
 /// What a new customer is told to put into an app.
@@ -117,6 +121,8 @@ pub struct Settings {
     pub base_url: String,
     /// `POSTMETER_ADMIN_TOKEN`; unset: nobody is the operator.
     pub admin_token: Option<SecretString>,
+    /// What sign-ins on the page are known by.
+    pub session_key: SessionKey,
     /// `DODO_WEBHOOK_KEY`, one or several.
     pub webhook_keys: Vec<SigningKey>,
     /// `RESEND_WEBHOOK_SECRET`, one or several; none: nothing is believed.
@@ -159,6 +165,7 @@ pub struct Site {
     clock: Clock,
     arriving: Allowance,
     proofs: Proofs,
+    draining: CancellationToken,
     settings: Settings,
     sessions: Sessions,
     subscribe_throttle: Throttle<IpAddr>,
@@ -174,11 +181,12 @@ pub struct Site {
 pub type Shared = Arc<Site>;
 
 impl Site {
-    /// Puts it together. Sign-ins on the page end with it, since their key is new each time.
+    /// Puts it together.
     pub fn new(rooms: Rooms, settings: Settings) -> Shared {
-        let Rooms { store, submission, billing, ears, dodo, metrics, clock, arriving, proofs } = rooms;
+        let Rooms { store, submission, billing, ears, dodo, metrics, clock, arriving, proofs, draining } =
+            rooms;
         Arc::new(Self {
-            sessions: Sessions::new(random::octets(), &settings.base_url),
+            sessions: Sessions::new(settings.session_key.clone(), &settings.base_url),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
@@ -193,6 +201,7 @@ impl Site {
             clock,
             arriving,
             proofs,
+            draining,
             settings,
         })
     }
@@ -235,6 +244,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(emails::routes())
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::EXPECT;
@@ -15,6 +15,7 @@ use super::body::{self, Bounds, JSON, is_type, parse_json};
 use super::error::HttpError;
 use super::listener::Peer;
 use super::{Settings, Shared, Site};
+use crate::allowance::Claim;
 use crate::domain::address::Mailbox;
 use crate::domain::arrival::Arrival;
 use crate::domain::idempotency::{IdempotencyKey, Keyed};
@@ -24,6 +25,7 @@ use crate::domain::sender::SenderPattern;
 use crate::mime::address_list::NamedMailbox;
 use crate::mime::compose::Composition;
 use crate::submission::{SignedIn, Submitted};
+use crate::upstream::translate::Note;
 
 /// How long a message may take to arrive.
 const WITHIN: Duration = Duration::from_secs(300);
@@ -31,10 +33,11 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// costs as much as they do.
 const FIRST_READ_OCTETS: u64 = 64 << 10;
 /// Values of a request: recipients, header fields, files and what is said of each.
-const MAX_VALUES: usize = 20_000;
+pub(super) const MAX_VALUES: usize = 20_000;
+/// The header field that names a submission.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// `POST /send`. Of who is suspended or has no credit nothing large is taken. Under a key
-/// it is, since the answer to a retry does not depend on either.
+/// `POST /send`
 pub(super) async fn send(
     State(site): State<Shared>,
     Customer(who): Customer,
@@ -42,16 +45,35 @@ pub(super) async fn send(
     headers: HeaderMap,
     raw: Body,
 ) -> Result<Json<Value>, HttpError> {
-    if !is_type(&headers, JSON) {
+    let key = idempotency_key(&headers)?;
+    let (bytes, claim) = receive(&site, &who, &headers, raw).await?;
+    if body::values(&bytes) > MAX_VALUES {
+        return Err(HttpError::Invalid(format!("The body has more than {MAX_VALUES} values.")));
+    }
+    let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
+    drop(claim);
+    Ok(Json(json!({ "id": id })))
+}
+
+/// Reads the body of a request that holds messages, and the room that it takes in memory. Of
+/// who is suspended or has no credit nothing large is taken. Under a key it is, since the
+/// answer to a retry does not depend on either.
+pub(super) async fn receive(
+    site: &Site,
+    who: &SignedIn,
+    headers: &HeaderMap,
+    raw: Body,
+) -> Result<(Bytes, Claim), HttpError> {
+    if !is_type(headers, JSON) {
         return Err(HttpError::WrongMediaType { wanted: JSON });
     }
-    let key = idempotency_key(&headers)?;
     let Settings { max_request_bytes: limit_bytes, floor, .. } = site.settings;
     let bounds = Bounds { limit_bytes, within: WITHIN, floor: Some(floor) };
-    if key.is_none() && raw.size_hint().upper().is_none_or(|octets| octets > FIRST_READ_OCTETS) {
-        let checked = site.submission.check_customer(&who).await;
+    let is_keyed = headers.contains_key(IDEMPOTENCY_KEY);
+    if !is_keyed && raw.size_hint().upper().is_none_or(|octets| octets > FIRST_READ_OCTETS) {
+        let checked = site.submission.check_customer(who).await;
         if let Err(refusal) = checked {
-            if !is_asked_for(&headers) {
+            if !is_asked_for(headers) {
                 body::discard(raw, bounds).await;
             }
             return Err(refusal.into());
@@ -59,12 +81,7 @@ pub(super) async fn send(
     }
     let mut claim = site.arriving.claim(&who.customer_id);
     let bytes = body::read_message(raw, bounds, &mut claim).await?;
-    if body::values(&bytes) > MAX_VALUES {
-        return Err(HttpError::Invalid(format!("The body has more than {MAX_VALUES} values.")));
-    }
-    let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
-    drop(claim);
-    Ok(Json(json!({ "id": id })))
+    Ok((bytes, claim))
 }
 
 /// Whether the client waits to be asked for the body (RFC 9110 §10.1.1), which happens
@@ -74,17 +91,25 @@ fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 /// Whoever sends a key trusts that a second try sends nothing twice.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, HttpError> {
-    let mut values = headers.get_all("idempotency-key").iter();
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, HttpError> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let only = if values.next().is_none() { value.to_str().unwrap_or_default() } else { "" };
-    IdempotencyKey::parse(only)
-        .map(Some)
-        .map_err(|error| HttpError::Invalid(format!("The header Idempotency-Key {error}.")))
+    IdempotencyKey::parse(only).map(Some).map_err(HttpError::InvalidKey)
 }
 
-/// Composes the message of a request and hands it to submission. Under a key that
-/// was used for the same request before, the answer is that of the first time.
+/// A message that somebody asks to have sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// What it says, and to whom.
+    pub(super) composition: Composition,
+    /// Set where it may be retried.
+    pub(super) keyed: Option<Keyed>,
+    /// What was asked for with it and is not done, for its log.
+    pub(super) notes: Vec<Note>,
+}
+
+/// Composes the message of a request and hands it to submission.
 pub(super) async fn submit(
     site: &Site,
     who: &SignedIn,
@@ -92,35 +117,71 @@ pub(super) async fn submit(
     request: Map<String, Value>,
     key: Option<IdempotencyKey>,
 ) -> Result<MessageId, HttpError> {
-    let invalid = |error| HttpError::Invalid(format!("{error}."));
-    let composition = Composition::try_from(request).map_err(invalid)?;
-    let fingerprint = |key| Keyed { key, fingerprint: composition.fingerprint(), served: Vec::new() };
-    let keyed = key.map(fingerprint);
-    let recipients: Vec<Mailbox> = composition.recipients().cloned().collect();
+    let composition = Composition::try_from(request)?;
+    submit_composed(site, who, peer, Outgoing::under(key, composition)).await
+}
+
+impl Outgoing {
+    /// A message that is retried under this key.
+    pub(super) fn under(key: Option<IdempotencyKey>, composition: Composition) -> Self {
+        let fingerprint = |key| Keyed { key, fingerprint: composition.fingerprint(), served: Vec::new() };
+        let keyed = key.map(fingerprint);
+        Self { composition, keyed, notes: Vec::new() }
+    }
+
+    /// Whom it is for.
+    pub(super) fn recipients(&self) -> Vec<Mailbox> {
+        self.composition.recipients().cloned().collect()
+    }
+}
+
+/// Hands a message to submission. Under a key that was used for the same request before,
+/// the answer is that of the first time.
+pub(super) async fn submit_composed(
+    site: &Site,
+    who: &SignedIn,
+    peer: SocketAddr,
+    outgoing: Outgoing,
+) -> Result<MessageId, HttpError> {
+    let (keyed, recipients) = (outgoing.keyed.clone(), outgoing.recipients());
     if let Some(id) = earlier(site, who, keyed.as_ref(), &recipients).await? {
         return Ok(id);
     }
-    let standing = site.store.standing(&who.username).await?.ok_or(Refusal::BadCredential)?;
-    let default_from = default_sender(&standing.senders);
-    let (bytes, envelope) =
-        composition.compose(default_from.as_ref(), site.settings.max_recipients).map_err(invalid)?;
-    let begun = match site.submission.begin(who, envelope.reverse_path()).await {
+    let submitted = match ready(site, who, peer, outgoing).await {
         // The last credit may have gone to this very request, tried twice at once.
-        Err(refusal @ Refusal::OutOfCredit { .. }) => {
+        Err(HttpError::Refused(refusal @ Refusal::OutOfCredit { .. })) => {
             return earlier(site, who, keyed.as_ref(), &recipients).await?.ok_or(refusal.into());
         }
-        begun => begun?,
+        ready => ready?,
     };
+    Ok(site.submission.submit(who, submitted).await?.message_id)
+}
+
+/// Writes the message, and asks what SMTP asks at MAIL and RCPT.
+pub(super) async fn ready(
+    site: &Site,
+    who: &SignedIn,
+    peer: SocketAddr,
+    Outgoing { composition, keyed, notes }: Outgoing,
+) -> Result<Submitted, HttpError> {
+    let default_from = if composition.has_sender() {
+        None
+    } else {
+        let standing = site.store.standing(&who.username).await?.ok_or(Refusal::BadCredential)?;
+        default_sender(&standing.senders)
+    };
+    let (bytes, envelope) = composition.compose(default_from.as_ref(), site.settings.max_recipients)?;
+    let begun = site.submission.begin(who, envelope.reverse_path()).await?;
     for recipient in envelope.recipients() {
         site.submission.check_recipient(recipient)?;
         site.submission.check_suppressed(who, &begun, recipient).await?;
     }
     let arrival = Arrival { protocol: "HTTP", peer, helo: None, tls: None };
-    let submitted = Submitted { begun, envelope, bytes, spool: None, arrival, keyed };
-    Ok(site.submission.submit(who, submitted).await?.message_id)
+    Ok(Submitted { begun, envelope, bytes, spool: None, arrival, keyed, notes })
 }
 
-async fn earlier(
+/// The answer to a retry, if it is one of something that was accepted.
+pub(super) async fn earlier(
     site: &Site,
     who: &SignedIn,
     keyed: Option<&Keyed>,

@@ -1,5 +1,5 @@
-//! Who is signed in on the page: a cookie that says so, signed with a key that
-//! lives and dies with the process.
+//! Who is signed in on the page: a cookie that says so, signed with a key that all
+//! servers of a database have, so that any of them knows whom another one signed in.
 //!
 //! The cookie names a credential, never its secret, and the database is asked
 //! each time: a revoked credential is signed out at once. `SameSite=Strict` and
@@ -11,7 +11,8 @@ use std::fmt;
 use axum::http::{HeaderMap, header};
 use hmac::{Hmac, Mac};
 use jiff::{SignedDuration, Timestamp};
-use sha2::Sha256;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::domain::digest::hex;
@@ -20,9 +21,27 @@ use crate::domain::ids::Username;
 /// How long a sign-in lasts.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 
+/// What cookies are signed with.
+#[derive(Clone)]
+pub struct SessionKey([u8; 32]);
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(…)")
+    }
+}
+
+impl SessionKey {
+    /// Of what stands in the database and of a secret that does not: neither alone signs anybody in.
+    pub fn new(shared: &[u8; 32], secret: &SecretString) -> Self {
+        let key = Sha256::new_with_prefix(b"page sessions\0").chain_update(shared);
+        Self(key.chain_update(secret.expose_secret()).finalize().into())
+    }
+}
+
 /// Makes and checks the cookie.
 pub(super) struct Sessions {
-    key: [u8; 32],
+    key: SessionKey,
     is_secure: bool,
 }
 
@@ -33,9 +52,8 @@ impl fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    /// `key` is random; a browser keeps a secure cookie to https, so it is one
-    /// only where the page is served so.
-    pub(super) fn new(key: [u8; 32], base_url: &str) -> Self {
+    /// A browser keeps a secure cookie to https, so it is one only where the page is served so.
+    pub(super) fn new(key: SessionKey, base_url: &str) -> Self {
         Self { key, is_secure: base_url.starts_with("https://") }
     }
 
@@ -81,7 +99,7 @@ impl Sessions {
     fn mac(&self, expires_s: i64, username: &str) -> String {
         let message = format!("{expires_s}.{username}");
         // HMAC takes a key of any length, so this cannot fail; no cookie is empty.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key) else {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key.0) else {
             return String::new();
         };
         mac.update(message.as_bytes());
@@ -108,6 +126,10 @@ pub(super) fn is_same_site(headers: &HeaderMap, base_url: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn sessions(shared: u8, secret: &str, base_url: &str) -> Sessions {
+        Sessions::new(SessionKey::new(&[shared; 32], &SecretString::from(secret)), base_url)
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
@@ -119,7 +141,8 @@ mod tests {
 
     #[test]
     fn a_sign_in_lasts_twelve_hours_and_cannot_be_forged() {
-        let sessions = Sessions::new([7; 32], "https://meter.example");
+        let sessions = |shared, secret| sessions(shared, secret, "https://meter.example");
+        let (others, sessions) = ([sessions(8, "key"), sessions(7, "yek")], sessions(7, "key"));
         let username = Username::parse("a.b@c").unwrap();
         let cookie = sessions.begin(&username, at(1_000));
         assert!(cookie.starts_with("__Host-postmeter="));
@@ -132,7 +155,8 @@ mod tests {
             "__Host-postmeter=".to_owned(),
             "__Host-postmeter=44200.".to_owned(),
             sessions.end(),
-            Sessions::new([8; 32], "https://meter.example").begin(&username, at(1_000)),
+            others[0].begin(&username, at(1_000)),
+            others[1].begin(&username, at(1_000)),
         ] {
             assert_eq!(sessions.username(&sent(&forged), at(1_001)), None, "{forged}");
         }
@@ -141,7 +165,7 @@ mod tests {
 
     #[test]
     fn without_https_the_cookie_is_still_kept_by_the_browser() {
-        let cookie = Sessions::new([7; 32], "http://127.0.0.1:3000").begin(&"a".parse().unwrap(), at(0));
+        let cookie = sessions(7, "key", "http://127.0.0.1:3000").begin(&"a".parse().unwrap(), at(0));
         assert!(cookie.starts_with("postmeter=") && !cookie.contains("Secure"), "{cookie}");
     }
 
@@ -174,6 +198,8 @@ mod tests {
 
     #[test]
     fn p10_the_key_is_never_shown() {
-        assert!(!format!("{:?}", Sessions::new([77; 32], "")).contains("77"));
+        let key = SessionKey::new(&[77; 32], &SecretString::from("key"));
+        assert_eq!(format!("{key:?}"), "SessionKey(…)");
+        assert!(!format!("{:?}", Sessions::new(key, "")).contains("77"));
     }
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod account;
+mod emails;
 mod queue;
 mod room;
 mod sending;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::listener::{Front, Peer};
+use super::session::SessionKey;
 use super::signature::SigningKey;
 use super::{Rooms, Settings, Shared, Site, SmtpAccess, router};
 use crate::allowance::Allowance;
@@ -186,13 +188,26 @@ fn rooms(store: Store, dodo: Dodo, clock: &Clock) -> Rooms {
         thresholds: config.reputation,
         is_resend_smtp: config.uses_resend_smtp(),
     });
-    Rooms { store, submission, billing, ears, dodo, metrics, clock: clock.clone(), arriving, proofs }
+    let draining = CancellationToken::new();
+    Rooms {
+        store,
+        submission,
+        billing,
+        ears,
+        dodo,
+        metrics,
+        clock: clock.clone(),
+        arriving,
+        proofs,
+        draining,
+    }
 }
 
 fn settings() -> Settings {
     Settings {
         base_url: BASE_URL.to_owned(),
         admin_token: Some(SecretString::from(ADMIN_TOKEN)),
+        session_key: SessionKey::new(&random::octets(), &SecretString::from("key")),
         webhook_keys: vec![signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), signing_key(WEBHOOK_KEY)],
         resend_webhook_keys: vec![signing_key(WEBHOOK_KEY)],
         plan_product_id: "pdt_plan".to_owned(),

@@ -21,6 +21,7 @@ use super::{Shared, Site, body};
 use crate::billing::events::{DodoEvent, DodoEventKind};
 use crate::crash::CrashPoint;
 use crate::domain::ids::CustomerId;
+use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
 use crate::store::webhook::Webhook;
 use crate::telemetry::{WebhookResult, WebhookSource};
@@ -96,7 +97,11 @@ impl Source<'_> {
             Err(_) => WebhookResult::Failed,
         };
         site.metrics.webhook(self.label, result);
-        if let Err(error) = &handled {
+        // Who could not be asked has said so already, and the service tells it again.
+        let is_told = matches!(handled, Err(HttpError::Refused(Refusal::StoreUnavailable)));
+        if let Err(error) = handled.as_ref()
+            && !is_told
+        {
             tracing::warn!(source = self.name, result = result.as_str(), error = %error.text(), "a webhook was not handled");
         }
         handled.map(|result| Json(json!({ "result": result.as_str() })))

@@ -28,7 +28,15 @@ pub struct InvalidField {
     pub problem: String,
 }
 
+/// How a problem ends that is the want of the field.
+const REQUIRED: &str = "is required";
+
 impl InvalidField {
+    /// Whether the field, or what may stand for it, is not there at all.
+    pub fn is_missing(&self) -> bool {
+        self.problem.ends_with(REQUIRED)
+    }
+
     /// The name may be anything that the request held.
     fn new(field: impl AsRef<str>, problem: impl Into<String>) -> Self {
         let field = field.as_ref().replace(char::is_control, "?");
@@ -107,6 +115,11 @@ impl Composition {
         fingerprint.end()
     }
 
+    /// Whether it says whom it is from.
+    pub fn has_sender(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// Whom it is for; who is named twice comes twice.
     pub fn recipients(&self) -> impl Iterator<Item = &Mailbox> {
         self.to.iter().chain(&self.cc).chain(&self.bcc).map(|named| &named.mailbox)
@@ -147,7 +160,7 @@ impl Composition {
                 return Err(InvalidField::new("to", problem));
             }
         }
-        draft.seal().ok_or_else(|| InvalidField::new("to", "is required"))
+        draft.seal().ok_or_else(|| InvalidField::new("to", REQUIRED))
     }
 
     /// mixed{ alternative{ text, related{ html, pictures } }, files }, without the

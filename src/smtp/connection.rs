@@ -2,7 +2,7 @@
 //!
 //! Everything that waits is here: for octets, for a handshake, for
 //! [`Submission`]. Each wait is bounded, and each ends early and politely when the
-//! server stops; only a message whose body is arriving is finished first. What is
+//! server stops; only a message that has been begun is finished first. What is
 //! kept of a body counts against the room of its customer and of all, and a large
 //! one goes to [`Spool`] chunk by chunk; what does not fit is read to its true end
 //! and refused. What this must not know: what any command or reply means.
@@ -38,6 +38,8 @@ use body::Patience;
 /// For so long a DATA that is refused is not answered: whatever comes by then did not wait
 /// for the answer, and is a body.
 const UNPIPELINED: Duration = Duration::from_millis(50);
+/// How long a client that has begun a message may go on naming recipients once the server stops.
+const ADDRESSING_GRACE: Duration = Duration::from_secs(3);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -255,6 +257,8 @@ struct Conversation<'v, 'a, S> {
     seat: Option<Counted<CustomerId>>,
     /// Set while a message arrives in chunks.
     patience: Option<Patience>,
+    /// A stop was heard while a message was being addressed, which may go on until then.
+    leaves_at: Option<Instant>,
 }
 
 /// How a conversation on one socket ends.
@@ -267,7 +271,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     fn new(visit: &'v mut Visit<'a>, socket: S, alarm: Alarm) -> Self {
         let stream = Stream::new(socket, alarm, visit.server.deadlines.write);
         let framer = Framer::default();
-        Self { visit, stream, framer, claim: None, spool: None, seat: None, patience: None }
+        Self { visit, stream, framer, claim: None, spool: None, seat: None, patience: None, leaves_at: None }
     }
 
     async fn run(mut self, mut step: Step) -> Outcome<S> {
@@ -311,7 +315,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                     Ok(line) => authenticating.response(line, rules),
                     Err(flaw) => authenticating.flawed(flaw, rules),
                 };
-                self.line(Expected::SaslResponse, deadline, take).await
+                self.line(Expected::SaslResponse, (deadline, false), take).await
             }
             Next::Handshake(upgrading) => Ok(upgrading.pipelined()),
             Next::SignIn(signing_in) => self.sign_in(signing_in).await,
@@ -352,12 +356,12 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
         if !session.is_signed_in() {
             self.seat = None;
         }
-        let deadline = self.deadline(session.is_signed_in());
+        let (deadline, is_addressing) = (self.deadline(session.is_signed_in()), session.is_addressing());
         let take = |line: Result<&[u8], Flaw>| match line {
             Ok(line) => sound(session, line, rules),
             Err(flaw) => flawed(session, flaw, rules),
         };
-        self.line(Expected::Command, deadline, take).await
+        self.line(Expected::Command, (deadline, is_addressing), take).await
     }
 
     /// When the next line must be complete.
@@ -371,7 +375,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
     async fn line(
         &mut self,
         expected: Expected,
-        deadline: Instant,
+        (deadline, is_addressing): (Instant, bool),
         take: impl FnOnce(Result<&[u8], Flaw>) -> Step,
     ) -> Result<Step, Interrupted> {
         self.stream.flush_if_much().await?;
@@ -380,10 +384,7 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 Framed::Line { text, consumed } => (take(Ok(text)), consumed),
                 Framed::Flawed { flaw, consumed } => (take(Err(flaw)), consumed),
                 Framed::Partial { consumed: 0 } => {
-                    match &mut self.patience {
-                        Some(patience) => patience.read(&mut self.stream, deadline).await?,
-                        None => self.stream.read(deadline, OnStop::Interrupt).await?,
-                    }
+                    self.more(deadline, is_addressing).await?;
                     continue;
                 }
                 Framed::Partial { consumed } => {
@@ -393,6 +394,27 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             };
             self.stream.input.advance(consumed);
             return Ok(step);
+        }
+    }
+
+    /// Waits for more. Whoever has begun a message when the server stops may go on with it.
+    async fn more(&mut self, deadline: Instant, is_addressing: bool) -> Result<(), Interrupted> {
+        if let Some(patience) = &mut self.patience {
+            return patience.read(&mut self.stream, deadline).await;
+        }
+        match self.leaves_at {
+            _ if !is_addressing => self.stream.read(deadline, OnStop::Interrupt).await,
+            Some(leaves_at) => match self.stream.read(leaves_at.min(deadline), OnStop::Finish).await {
+                Err(Interrupted::TimedOut) => Err(Interrupted::Stopping),
+                read => read,
+            },
+            None => match self.stream.read(deadline, OnStop::Interrupt).await {
+                Err(Interrupted::Stopping) => {
+                    self.leaves_at = Some(Instant::now() + ADDRESSING_GRACE);
+                    Ok(())
+                }
+                read => read,
+            },
         }
     }
 
@@ -433,7 +455,8 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
             tls: self.visit.tls.clone(),
         };
         let begun = submitting.begun().clone();
-        let submitted = Submitted { begun, envelope, bytes: whole.head, spool, arrival, keyed: None };
+        let (bytes, keyed, notes) = (whole.head, None, Vec::new());
+        let submitted = Submitted { begun, envelope, bytes, spool, arrival, keyed, notes };
         let answer = server.submission.submit(submitting.who(), submitted).await;
         if answer.is_ok() {
             self.visit.summary.accepted += 1;

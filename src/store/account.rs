@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::accept::{Acceptance, insert_own};
 use super::sql::{Session, query, query_as};
+use super::wake::Wake;
 use super::{Store, StoreError, changed, lock, millis, stored};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
@@ -178,6 +179,7 @@ impl Store {
         }
         insert_own(&mut tx, notice, None).await?;
         tx.commit().await?;
+        self.ring(&Wake::Parts);
         Ok(true)
     }
 
@@ -196,7 +198,8 @@ impl Store {
         const SUMS: &str = "
             SELECT (SELECT coalesce(CAST(sum(held) AS BIGINT), 0) FROM account) AS held,
                    (SELECT coalesce(CAST(sum(owed) AS BIGINT), 0) FROM account) AS owed,
-                   (SELECT count(*) FROM part WHERE state = 'queued')
+                   (SELECT count(*) FROM part WHERE state = 'queued' AND batch_max = 1)
+                   + (SELECT count(*) FROM part WHERE state = 'queued' AND batch_max > 1)
                    + (SELECT count(*) FROM part WHERE state = 'sending') AS parts_queued,
                    (SELECT count(*) FROM part WHERE state = 'held') AS parts_held,
                    (SELECT count(*) FROM entry WHERE state = 'open') AS entries_open";

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::queue::{Batched, DuePart, LeasedPart, read_waiting, take};
 use super::sql::{Session, Sql, Whole, query, query_as, query_scalar};
+use super::wake::Wake;
 use super::{Store, StoreError, changed, json, lock, millis, stored};
 use crate::domain::ids::{BatchId, MessageId};
 
@@ -174,7 +175,9 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         hasten(&mut tx, &BTreeSet::from([id.as_str()]), at).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.ring(&Wake::Parts);
+        Ok(())
     }
 
     /// The members of a call that wait.

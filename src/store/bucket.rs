@@ -40,32 +40,28 @@ impl Store {
         (interval, whole): (Duration, Duration),
         now: Timestamp,
     ) -> Result<Option<Duration>, StoreError> {
-        const BEGIN: &str = "INSERT INTO bucket (name, full_at) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING";
+        // What is less than now is full; so is what another clock has said.
         const TAKE: &str = "
-            UPDATE bucket SET full_at = max(CASE WHEN full_at > $2 + $5 THEN $2 ELSE full_at END, $2) + $3
-            WHERE name = $1
-              AND max(CASE WHEN full_at > $2 + $5 THEN $2 ELSE full_at END, $2) + $3 - $2 <= $4
+            INSERT INTO bucket (name, full_at) VALUES ($1, $2 + $3)
+            ON CONFLICT (name) DO UPDATE SET full_at =
+                CASE WHEN bucket.full_at BETWEEN $2 AND $4 THEN bucket.full_at + $3 ELSE excluded.full_at END
+            WHERE bucket.full_at <= $4 OR bucket.full_at > $5
             RETURNING full_at";
         const LOOK: &str = "SELECT full_at FROM bucket WHERE name = $1";
-        let (now, each, most) = (now.as_microsecond(), micros(interval), micros(whole));
+        let (now, each) = (now.as_microsecond(), micros(interval));
+        let credible = now.saturating_add(micros(CREDIBLE));
+        // When it may be full, so that one is left in it.
+        let last = now.saturating_add(micros(whole)).saturating_sub(each).min(credible);
         let mut writer = self.writer.lock().await;
         let mut tx = unsynced(writer.begin().await?).await?;
-        let take =
-            || query_scalar::<i64>(TAKE).bind(name).bind(now).bind(each).bind(most).bind(micros(CREDIBLE));
-        let mut taken = take().fetch_optional(&mut *tx).await?;
-        let mut full_at: Option<i64> = None;
-        if taken.is_none() {
-            full_at = query_scalar(LOOK).bind(name).fetch_optional(&mut *tx).await?;
-            if full_at.is_none() {
-                query(BEGIN).bind(name).execute(&mut *tx).await?;
-                taken = take().fetch_optional(&mut *tx).await?;
-            }
-        }
-        tx.commit().await?;
-        if taken.is_some() {
+        let take = query_scalar::<i64>(TAKE).bind(name).bind(now).bind(each).bind(last).bind(credible);
+        if take.fetch_optional(&mut *tx).await?.is_some() {
+            tx.commit().await?;
             return Ok(None);
         }
-        let over = full_at.unwrap_or(now).max(now) + each - now - most;
+        let full_at: Option<i64> = query_scalar(LOOK).bind(name).fetch_optional(&mut *tx).await?;
+        tx.commit().await?;
+        let over = full_at.unwrap_or(last).saturating_sub(last);
         Ok(Some(Duration::from_micros(u64::try_from(over).unwrap_or(0).max(1))))
     }
 

@@ -7,7 +7,7 @@
 //! senders are refused and nothing else is written; whoever reports waits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -19,10 +19,11 @@ use super::lock;
 use super::report::{Aftermath, Report, report_batch};
 use super::spool::{Reserve, remove_some, write_chunk};
 use super::sql::Session;
-use super::unanswered::Refused;
+use super::unanswered::{Memo, Refused};
+use super::wake::{Bells, Wake};
 use super::webhook::remember;
 use super::writer::Writer;
-use super::writers::Writers;
+use super::writers::{Writers, unsure};
 use super::{StoreError, millis};
 use crate::crash::{CrashAt, CrashPoint};
 use crate::domain::ids::MessageId;
@@ -31,10 +32,13 @@ use crate::telemetry::Metrics;
 /// How often a commit is begun that finds other transactions in its way; and how many of
 /// its members are waited for, each alone, before the others are refused with them.
 const MAX_TRIES: u32 = 3;
+/// Between two looks at a database that was not available.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs until the last [`super::Store`] is gone.
 pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) {
-    let mut gatherer = Gatherer { writers, settings, unanswered: None, away: None };
+    let mut gatherer =
+        Gatherer { writers, settings, unanswered: None, away: None, looked: None, has_written: false };
     loop {
         let first = tokio::select! {
             member = lanes.next() => match member {
@@ -57,6 +61,7 @@ pub(super) async fn run(writers: Writers, mut lanes: Lanes, settings: Settings) 
         let began = Instant::now();
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         gatherer.take(&mut writer, batch).await;
+        gatherer.look_again(&mut writer).await;
         gatherer.settings.metrics.store_commit(began.elapsed(), size);
     }
 }
@@ -68,12 +73,16 @@ pub(super) struct Settings {
     pub(super) node: Arc<str>,
     /// `billing.low_balance_credits`.
     pub(super) low_mark: i64,
+    /// Where it stands who was refused and may have been accepted. SQLite's commits are found out at once.
+    pub(super) memo: Option<Memo>,
     /// Where commits are counted.
     pub(super) metrics: Metrics,
     /// What chunks leave free.
     pub(super) reserve: Reserve,
     /// The line of what leaves the spool.
     pub(super) leftovers: mpsc::WeakUnboundedSender<Leftover>,
+    /// Who sees to what falls due by a commit.
+    pub(super) bells: Arc<Bells>,
     /// Where a test may have the process killed.
     pub(super) crash_at: CrashAt,
 }
@@ -83,6 +92,14 @@ impl Settings {
     fn pass(&self, is_about_them: bool, point: CrashPoint) {
         if is_about_them {
             self.crash_at.pass(point);
+        }
+    }
+
+    /// Wakes whoever sends what is due in this process, if there is more to be done than before:
+    /// the others need not hear of what comes so often.
+    fn wake(&self, is_more: bool) {
+        if is_more {
+            self.bells.ring(&Wake::Parts);
         }
     }
 
@@ -126,19 +143,23 @@ struct Unanswered {
 
 impl Unanswered {
     /// Leaves those in the batch who cannot wait.
-    fn of(batch: &mut Batch, mut written: Written, error: StoreError, node: Arc<str>) -> Self {
+    fn of(
+        batch: &mut Batch,
+        mut written: Written,
+        error: StoreError,
+        (row, node): (&str, &Arc<str>),
+    ) -> Self {
         let unkeyed = batch.accepted(&written.decided).filter(|acceptance| acceptance.keyed.is_none());
         let message_ids = unkeyed.map(|acceptance| acceptance.message_id.clone()).collect();
         let at = batch.accepts.iter().map(|(acceptance, _)| millis(acceptance.accepted_at)).max();
-        let refused = Refused { message_ids, node, at: at.unwrap_or_default() };
+        let (node, row) = (Arc::clone(node), row.to_owned());
+        let refused = Refused { message_ids, node, row, at: at.unwrap_or_default() };
         let waiting = batch.split_reports();
         let recorded = std::mem::take(&mut written.decided.recorded);
         written.decided = Decided { recorded, ..Decided::default() };
         Self { waiting, written, refused, error }
     }
 }
-
-const NOT_ANSWERED: &str = "what became of the last commit is not known";
 
 /// Who makes the gathered commits.
 #[derive(Debug)]
@@ -148,6 +169,10 @@ struct Gatherer {
     unanswered: Option<Unanswered>,
     /// Since when the database is not available.
     away: Option<Instant>,
+    /// When it was looked at last whether it is.
+    looked: Option<Instant>,
+    /// Something was written since.
+    has_written: bool,
 }
 
 impl Gatherer {
@@ -159,15 +184,25 @@ impl Gatherer {
         }
     }
 
-    /// At the end: what is not known by now is found out by nobody.
+    /// At the end: what is not known by now is found out at the next start.
     async fn end(&mut self) {
         let writers = self.writers.clone();
         let mut writer = writers.gathering().await;
         self.has_settled(&mut writer).await;
     }
 
+    /// The same after something was written, which is no proof: on a disk that is all but full
+    /// there is room for one small commit and not for the next.
+    async fn look_again(&mut self, writer: &mut Writer) {
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL);
+        if self.away.is_some() && self.has_written && is_due {
+            self.look(writer).await;
+        }
+    }
+
     /// Finds out whether the database is available.
     async fn look(&mut self, writer: &mut Writer) {
+        (self.looked, self.has_written) = (Some(Instant::now()), false);
         if self.has_settled(writer).await {
             match writer.prove().await {
                 Ok(()) => self.is_back(),
@@ -179,7 +214,7 @@ impl Gatherer {
     /// Writes a batch, and answers all of its members.
     async fn take(&mut self, writer: &mut Writer, batch: Batch) {
         if !self.has_settled(writer).await {
-            return batch.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
+            return batch.refuse(&unsure());
         }
         let mut tries = 1;
         let failure = loop {
@@ -224,7 +259,7 @@ impl Gatherer {
             if self.unanswered.is_some() {
                 let mut rest = Batch::default();
                 members.by_ref().for_each(|member| rest.push(member));
-                rest.refuse(&StoreError::Away(NOT_ANSWERED.to_owned()));
+                rest.refuse(&unsure());
             }
         }
     }
@@ -251,14 +286,15 @@ impl Gatherer {
 
     /// Tells the members of a batch that is committed.
     fn answer(&mut self, writer: &mut Writer, batch: Batch, written: Written) {
-        let settings = &self.settings;
         writer.note(true);
+        self.has_written = true;
+        let settings = &self.settings;
+        settings.wake(batch.leaves_parts(&written.decided));
         settings.follow(written.aftermath);
         settings.pass(!batch.removals.is_empty(), CrashPoint::OrphansSwept);
         settings.pass(!batch.chunks.is_empty(), CrashPoint::ChunkCommitted);
         settings.pass(!batch.accepts.is_empty(), CrashPoint::AcceptCommitted);
         batch.answer(written.decided);
-        self.is_back();
     }
 
     /// Answers a batch that was not written, or may have been: by what is really in the database.
@@ -284,10 +320,12 @@ impl Gatherer {
             batch.accepted(&written.decided).map(|acceptance| acceptance.message_id.clone()).collect();
         // Nor may this node find them on their way meanwhile.
         self.set_unsure(true);
+        self.settings.metrics.set_database_up(false);
         let found = writer.find_out(&accepted).await;
         self.set_unsure(found.is_err());
         match found {
             Ok(true) => {
+                self.settings.metrics.set_database_up(true);
                 tracing::warn!(members = batch.len(), "the commit had happened");
                 return self.answer(writer, batch, written);
             }
@@ -295,9 +333,14 @@ impl Gatherer {
             Err(unknown) => {
                 tracing::error!(error = %unknown, "the database cannot be written; everything is refused until it can");
                 self.is_away(writer, &error);
-                if self.writers.trouble().is_some() {
-                    let node = Arc::clone(&self.settings.node);
-                    self.unanswered = Some(Unanswered::of(&mut batch, written, error.clone(), node));
+                if let Some(row) = writer.row() {
+                    let whose = (row, &self.settings.node);
+                    let unanswered = Unanswered::of(&mut batch, written, error.clone(), whose);
+                    // On disk before anybody hears of it: this process may be killed first.
+                    if let Some(memo) = &self.settings.memo {
+                        memo.keep(&unanswered.refused).await;
+                    }
+                    self.unanswered = Some(unanswered);
                 }
             }
         }
@@ -316,6 +359,9 @@ impl Gatherer {
         match settled {
             Ok(was_committed) => {
                 self.settle(was_committed);
+                if let Some(memo) = &self.settings.memo {
+                    memo.forget().await;
+                }
                 true
             }
             Err(error) => {
@@ -331,6 +377,7 @@ impl Gatherer {
         let withdrawn = if was_committed { refused.message_ids.len() } else { 0 };
         tracing::warn!(was_committed, withdrawn, "what became of a commit that was not answered is known");
         if was_committed {
+            self.settings.wake(waiting.leaves_parts(&written.decided));
             self.settings.follow(written.aftermath);
             waiting.answer(written.decided);
         } else {
@@ -349,16 +396,21 @@ impl Gatherer {
     /// The database could not do it.
     fn is_away(&mut self, writer: &mut Writer, error: &StoreError) {
         writer.note(false);
+        self.settings.metrics.set_database_up(false);
         let Some(trouble) = self.writers.trouble() else { return };
         trouble.set_failing(true);
         if self.away.is_none() {
-            tracing::warn!(%error, "the database is not available: mail is refused until it is");
+            tracing::warn!(
+                error = error.reason(),
+                "the database is not available: mail is refused until it is"
+            );
             self.away = Some(Instant::now());
         }
     }
 
-    /// The database has done something.
+    /// There is room for an ordinary mail.
     fn is_back(&mut self) {
+        self.settings.metrics.set_database_up(true);
         let Some(since) = self.away.take() else { return };
         if let Some(trouble) = self.writers.trouble() {
             trouble.set_failing(false);
@@ -377,7 +429,7 @@ async fn apply(
     let news: Vec<&Told> = batch.news.iter().map(|(told, _)| told.as_ref()).collect();
     lock::gathered(tx, (&accepts, &news), &reports).await?;
     for (chunk, _) in &batch.chunks {
-        write_chunk(tx, chunk).await?;
+        write_chunk(tx, chunk, &settings.node).await?;
     }
     let mut gone = Vec::with_capacity(batch.removals.len());
     for (spool_id, _) in &batch.removals {

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::account::credits;
 use super::entry::{Entry, EntryRow, Settled, has_none_of_it};
 use super::sql::{Session, query, query_as};
+use super::wake::Wake;
 use super::{Store, StoreError, changed, lock, millis, stored, timestamp};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
@@ -268,6 +269,8 @@ impl Store {
         }
         let low = self.has_it(&mut tx, entry, Settled::Sometime, now).await?;
         tx.commit().await?;
+        drop(writer);
+        self.tell(Wake::Entries).await;
         Ok(Ok(low))
     }
 
@@ -288,6 +291,8 @@ impl Store {
         }
         has_none_of_it(&mut tx, entry, why, now).await?;
         tx.commit().await?;
+        drop(writer);
+        self.tell(Wake::Entries).await;
         Ok(Ok(()))
     }
 }

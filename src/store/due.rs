@@ -72,7 +72,8 @@ macro_rules! parts {
     };
 }
 
-/// From customer to customer through the index, whatever lies between.
+/// From customer to customer through the index, whatever lies between. Each is looked up there:
+/// of `EXISTS (… FROM part …)` PostgreSQL would make a list of all parts that are due.
 macro_rules! customers {
     ($batch_max:literal) => {
         concat!(
@@ -88,11 +89,12 @@ macro_rules! customers {
                  FROM line WHERE line.customer_id IS NOT NULL AND line.nth < $4)
              SELECT line.customer_id, line.nth FROM line
              WHERE line.customer_id IS NOT NULL AND (line.nth = $4 OR EXISTS
-                (SELECT 1 FROM part p
-                 WHERE p.state = 'queued' AND p.customer_id = line.customer_id AND p.due_at <= $1
-                   AND p.road IN (SELECT atom FROM json_each($2)) AND p.batch_max ",
+                (SELECT 1 FROM json_each($2) AS open
+                 WHERE (SELECT min(p.due_at) FROM part p
+                        WHERE p.state = 'queued' AND p.customer_id = line.customer_id
+                          AND p.road = open.atom AND p.batch_max ",
             $batch_max,
-            "   ))
+            "       ) <= $1))
              ORDER BY line.nth LIMIT $5"
         )
     };
@@ -110,6 +112,10 @@ const TOGETHER: Texts = Texts {
     customers: customers!("> 1"),
     turn: |turns| &turns.together,
 };
+
+/// A test asks how it is answered.
+#[cfg(test)]
+pub(super) const CUSTOMERS: &str = ALONE.customers;
 
 #[derive(sqlx::FromRow)]
 struct DueRow {

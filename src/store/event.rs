@@ -16,6 +16,7 @@ use super::refund::{Allowance, Decision};
 use super::reputation::{self, Counted, PauseLetter};
 use super::sql::{Session, Whole, query, query_as, query_scalar};
 use super::suppression::{self, New};
+use super::wake::Wake;
 use super::{Store, StoreError, dsn, header, json, lock, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::answer::PerhapsFailed;
@@ -150,6 +151,9 @@ impl Store {
             told.judge(&mut tx, (&original, &new), (rules, now), &mut heard).await?;
         }
         tx.commit().await?;
+        if heard.bounce.is_some() || heard.paused.is_some() {
+            self.ring(&Wake::Parts);
+        }
         Ok(heard)
     }
 
@@ -201,7 +205,7 @@ impl Original {
         tx: &mut Session<'_>,
         write: impl FnOnce(&Self) -> Option<Acceptance>,
     ) -> Result<Option<MessageId>, StoreError> {
-        self.header = header::read(tx, self.message_id.as_str()).await?;
+        self.header = header::read(&mut *tx, self.message_id.as_str()).await?;
         let Some(report) = write(self) else { return Ok(None) };
         Ok(insert_own(tx, &report, Some(&self.message_id)).await?.then_some(report.message_id))
     }

@@ -11,6 +11,19 @@ const PAGE: u32 = 500;
 /// Parts that fall due where one is to be let through, and some of them cannot.
 const TRIED_AGAIN: u32 = 100;
 
+/// Parts of one kind that wait behind the gate of a road.
+macro_rules! some_behind {
+    ($batch_max:literal) => {
+        concat!(
+            "SELECT p.message_id, p.part_no FROM part p JOIN gate g ON g.road = p.road
+             WHERE p.state = 'queued' AND p.due_at > $1 AND p.road = $3
+               AND (p.attempt = 0 OR p.due_at <= g.try_again_at + 60000) AND p.batch_max ",
+            $batch_max,
+            " ORDER BY p.due_at LIMIT $2"
+        )
+    };
+}
+
 /// A closed gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
@@ -75,11 +88,9 @@ impl Store {
     /// Lets one part through each closed gate now, to see: keys come with the
     /// environment, so the operator may have mended it between stop and start.
     pub async fn try_gates_again(&self, now: Timestamp) -> Result<(), StoreError> {
-        const SOME: &str = "
-            SELECT p.message_id, p.part_no FROM part p JOIN gate g ON g.road = p.road
-            WHERE p.state = 'queued' AND p.due_at > $1
-              AND (p.attempt = 0 OR p.due_at <= g.try_again_at + 60000)
-            ORDER BY p.due_at LIMIT $2";
+        // Each kind of each road is in an index of its own, in the order of time.
+        const SOME: [&str; 2] = [some_behind!("= 1"), some_behind!("> 1")];
+        const CLOSED: &str = "SELECT road FROM gate ORDER BY road";
         const DUE: &str = "
             UPDATE part SET due_at = $1
             WHERE state = 'queued' AND due_at > $1 AND (message_id, part_no) IN
@@ -88,9 +99,13 @@ impl Store {
         const GATES: &str = "SELECT road FROM gate ORDER BY road FOR UPDATE";
         let mut writer = self.writer.lock().await;
         let mut tx = writer.begin().await?;
-        let some: Vec<(String, Whole)> =
-            query_as(SOME).bind(millis(now)).bind(TRIED_AGAIN).fetch_all(&mut *tx).await?;
-        let some: Vec<_> = some.iter().map(|(message_id, part_no)| (message_id, part_no.0)).collect();
+        let closed: Vec<String> = query_scalar(CLOSED).fetch_all(&mut *tx).await?;
+        let mut some = Vec::new();
+        for (road, text) in closed.iter().flat_map(|road| SOME.map(|text| (road, text))) {
+            let behind = query_as(text).bind(millis(now)).bind(TRIED_AGAIN).bind(road);
+            let behind: Vec<(String, Whole)> = behind.fetch_all(&mut *tx).await?;
+            some.extend(behind.into_iter().map(|(message_id, part_no)| (message_id, part_no.0)));
+        }
         let some = json(&some)?;
         lock::parts(&mut tx, &some).await?;
         lock::rows(&mut tx, query(GATES)).await?;

@@ -185,6 +185,12 @@ impl Batch {
         accepted.map(|((acceptance, _), _)| acceptance.as_ref())
     }
 
+    /// Whether it leaves parts in the queue that are in nobody's hands.
+    pub(super) fn leaves_parts(&self, decided: &Decided) -> bool {
+        self.accepted(decided).any(|acceptance| acceptance.lease_until.is_none())
+            || self.reports.iter().flat_map(|(reports, _)| reports).any(Report::leaves_parts)
+    }
+
     /// Its reports, which it has no more.
     pub(super) fn split_reports(&mut self) -> Self {
         Self { reports: std::mem::take(&mut self.reports), ..Self::default() }

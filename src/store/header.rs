@@ -5,13 +5,21 @@
 //! hear of it later: of mail that left by Resend's API and has a sender to be told. Nobody tells
 //! of what left over SMTP but Resend's own service, and which it was is not known here: a late
 //! bounce of such mail comes without its header. It leaves with the message's row. Nobody reads
-//! it but who writes a report.
+//! it but who writes a report, and the customer whose message it is.
 
-use super::sql::{Session, query, query_as, query_scalar};
-use super::{StoreError, changed, json};
+use super::sql::{On, Session, query, query_as, query_scalar};
+use super::{Store, StoreError, changed, json};
+use crate::domain::ids::MessageId;
 
 /// Octets that are kept at most: as much as a report returns.
 const MAX_KEPT_BYTES: usize = 32 * 1024;
+
+impl Store {
+    /// The header of a message, as far as there is one: of mail that left over SMTP nothing is kept.
+    pub async fn header(&self, message_id: &MessageId) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.readers, message_id.as_str()).await
+    }
+}
 
 /// Keeps the headers of these messages, whose bytes are about to go. Mostly one journey to the
 /// database reads all of them and one writes them; for none there is none.
@@ -47,12 +55,15 @@ pub(super) async fn keep(tx: &mut Session<'_>, message_ids: &[&str]) -> Result<(
 
 /// The header of a message: of its bytes while they are there, then what was kept; `None`: it
 /// was final before headers were kept, or there is no field of it that is short enough.
-pub(super) async fn read(tx: &mut Session<'_>, message_id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) async fn read(
+    database: impl Into<On<'_>>,
+    message_id: &str,
+) -> Result<Option<Vec<u8>>, StoreError> {
     const READ: &str = "
         SELECT bytes FROM header WHERE message_id = $1
         UNION ALL
         SELECT substr(bytes, 1, 32769) FROM body WHERE message_id = $1 AND chunk_no = 0";
-    let head: Option<Vec<u8>> = query_scalar(READ).bind(message_id).fetch_optional(tx).await?;
+    let head: Option<Vec<u8>> = query_scalar(READ).bind(message_id).fetch_optional(database).await?;
     Ok(head.map(|head| fields_of(&head).to_vec()).filter(|header| !header.is_empty()))
 }
 

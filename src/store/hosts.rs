@@ -7,7 +7,9 @@
 //! repeats a URL, which holds a password.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -15,11 +17,16 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use super::opening::read_only;
+use super::server::{Demands, Server};
+use super::writers::Trouble;
 
 /// This machine, by name.
 const LOCAL: &str = "localhost";
-/// How long one host may take to say whether it takes writes; then the next is asked.
+/// How long one of several hosts may take to be connected to and to say whether it takes writes;
+/// then the next is asked.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same of the only one.
+const LONG_LOOK: Duration = Duration::from_secs(3);
 
 /// Why the URL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,24 +146,44 @@ impl Hosts {
         Self { each: self.each.into_iter().map(tune).collect(), ..self }
     }
 
-    /// How to connect to the host that takes writes now: the first in the URL's order that
-    /// is neither recovering nor read-only.
-    pub(super) async fn primary(&self) -> Result<PgConnectOptions, sqlx::Error> {
+    /// Connects to the host that takes writes now: the first in the URL's order that
+    /// is neither recovering nor read-only. It says so on the very connection that is used then.
+    pub(super) async fn connect(&self) -> Result<Primary, sqlx::Error> {
         for (parameter, path) in &self.files {
             tokio::fs::read(path).await.map_err(|error| {
                 sqlx::Error::Configuration(format!("{parameter} names {path}: {error}").into())
             })?;
         }
+        let limit = if self.each.len() == 1 { LONG_LOOK } else { LOOK };
         let mut reasons = Vec::new();
         for options in &self.each {
-            match tokio::time::timeout(LOOK, takes_writes(options)).await {
-                Ok(Ok(true)) => return Ok(options.clone()),
-                Ok(Ok(false)) => reasons.push(format!("{} takes no writes", name(options))),
+            match tokio::time::timeout(limit, Primary::at(options)).await {
+                Ok(Ok(primary)) if primary.server.takes_writes => return Ok(primary),
+                Ok(Ok(_)) => reasons.push(format!("{} takes no writes", name(options))),
                 Ok(Err(error)) => reasons.push(format!("{}: {error}", name(options))),
                 Err(_) => reasons.push(format!("{} does not answer", name(options))),
             }
         }
-        Err(sqlx::Error::Io(std::io::Error::other(reasons.join("; "))))
+        Err(sqlx::Error::Io(io::Error::other(reasons.join("; "))))
+    }
+}
+
+/// A host that takes writes, as it is connected to.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) options: PgConnectOptions,
+    pub(super) connection: PgConnection,
+    /// What it said of itself.
+    pub(super) server: Server,
+}
+
+impl Primary {
+    /// Whatever is there, if it takes writes or not.
+    async fn at(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+        let options = options.clone().disable_statement_logging();
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let server = Server::look(&mut connection).await?;
+        Ok(Self { options, connection, server })
     }
 }
 
@@ -164,26 +191,28 @@ impl Hosts {
 #[derive(Debug)]
 pub(super) struct Way {
     pub(super) hosts: Hosts,
+    pub(super) demands: Demands,
+    pub(super) trouble: Arc<Trouble>,
     pub(super) writing: PgPool,
     pub(super) reading: PgPool,
+    pub(super) listening: PgPool,
 }
 
 impl Way {
-    /// A new connection there.
+    /// A new connection there, if it is what it must be.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let primary = self.hosts.primary().await?;
-        self.reading.set_connect_options(read_only(primary.clone()));
-        self.writing.set_connect_options(primary.clone());
-        primary.connect().await
+        let Primary { options, connection, server } = self.hosts.connect().await?;
+        let refusal = self.demands.refusal(&server);
+        self.trouble.judge(refusal.as_deref());
+        if let Some(why) = refusal {
+            let reason = format!("{} is not one to acknowledge mail on: {why}", name(&options));
+            return Err(sqlx::Error::Io(io::Error::other(reason)));
+        }
+        self.reading.set_connect_options(read_only(options.clone()));
+        self.writing.set_connect_options(options.clone());
+        self.listening.set_connect_options(options);
+        Ok(connection)
     }
-}
-
-async fn takes_writes(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    const LOOK: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
-    let mut connection = PgConnection::connect_with(&options.clone().disable_statement_logging()).await?;
-    let takes_writes = sqlx::query_scalar(LOOK).fetch_one(&mut connection).await?;
-    connection.close().await?;
-    Ok(takes_writes)
 }
 
 /// One host as a URL of its own.

@@ -8,6 +8,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
+use super::level::Schema;
 use super::opening::{BUSY_TIMEOUT, MIGRATOR};
 use super::{DATABASE_FILE, Maker, OpenError};
 
@@ -20,10 +21,12 @@ pub enum Found {
     Older,
     /// It is as this version makes it.
     UpToDate,
+    /// A newer version has brought it further, and this one may work on it.
+    Ahead,
 }
 
 /// Whether `serve` could use the database in `data_dir`: it can be written, no
-/// newer version and no sandbox made it.
+/// newer version keeps this one off, and no sandbox made it.
 pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
     let path = data_dir.join(DATABASE_FILE);
     let database = path.display().to_string();
@@ -36,43 +39,29 @@ pub async fn inspect(data_dir: &Path) -> Result<Found, OpenError> {
         let mut connection = SqliteConnection::connect_with(&options).await?;
         // Taken and given back: proof that a write would be possible.
         connection.begin_with("BEGIN IMMEDIATE").await?.rollback().await?;
-        let applied = applied(&mut connection).await?;
-        let made_by = if applied.is_empty() { None } else { made_by(&mut connection).await? };
+        let schema = Schema::of_sqlite(&mut connection).await?;
+        let made_by = if schema.applied.is_empty() { None } else { made_by(&mut connection).await? };
         connection.close().await?;
-        Ok::<_, sqlx::Error>((applied, made_by))
+        Ok::<_, sqlx::Error>((schema, made_by))
     };
-    let (applied, made_by) = look.await.map_err(|error| unusable(error.to_string()))?;
-    judged(&MIGRATOR, &database, &applied, made_by)
+    let (schema, made_by) = look.await.map_err(|error| unusable(error.to_string()))?;
+    judged(&MIGRATOR, &database, &schema, made_by)
 }
 
-/// What `serve` would meet in a database with these migrations.
+/// What `serve` would meet in a database with this schema.
 pub(super) fn judged(
     migrator: &Migrator,
     database: &str,
-    applied: &[i64],
+    schema: &Schema,
     made_by: Option<String>,
 ) -> Result<Found, OpenError> {
-    let database = database.to_owned();
-    if let Some(migration) = applied.iter().copied().find(|version| !migrator.version_exists(*version)) {
-        return Err(OpenError::Newer { database, migration });
-    }
+    let found = schema.found_by(migrator, database)?;
     if let (Some(made_by), Some(asked)) = (made_by, Maker::Serve.claims_as())
         && made_by != asked
     {
-        return Err(OpenError::MadeBy { database, made_by, asked });
+        return Err(OpenError::MadeBy { database: database.to_owned(), made_by, asked });
     }
-    let is_complete = migrator.iter().all(|migration| applied.contains(&migration.version));
-    Ok(if is_complete { Found::UpToDate } else { Found::Older })
-}
-
-async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Error> {
-    const HAS_ANY: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
-    const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success";
-    let tables: i64 = sqlx::query_scalar(HAS_ANY).fetch_one(&mut *connection).await?;
-    if tables == 0 {
-        return Ok(Vec::new());
-    }
-    sqlx::query_scalar(APPLIED).fetch_all(connection).await
+    Ok(found)
 }
 
 async fn made_by(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
@@ -117,15 +106,16 @@ mod tests {
 
         let options = SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE));
         let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-        sqlx::query(
-            "UPDATE _sqlx_migrations SET version = 99990101
-             WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+        let mut tamper = async |sql: &'static str| sqlx::query(sql).execute(&mut connection).await.unwrap();
+        tamper(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'from the future', true, x'', 0)",
         )
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        .await;
+        assert_eq!(inspect(&directory).await.unwrap(), Found::Ahead);
+        tamper("INSERT INTO meta (key, value) VALUES ('oldest_level', '9999 7.0.0')").await;
         let newer = inspect(&directory).await.unwrap_err();
-        assert!(matches!(newer, OpenError::Newer { migration: 99_990_101, .. }), "{newer}");
+        assert!(matches!(newer, OpenError::Newer { oldest: 9999, .. }), "{newer}");
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

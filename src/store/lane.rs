@@ -40,6 +40,8 @@ pub(super) struct Patience {
     pub(super) lock: Duration,
     /// For a whole transaction; its connection is cut then.
     pub(super) transaction: Duration,
+    /// For a gathered one: clients wait for it.
+    pub(super) gathered: Duration,
     /// For what became of a commit that was not answered: clients wait for it.
     pub(super) answer: Duration,
 }
@@ -50,6 +52,7 @@ impl Default for Patience {
             connect: Duration::from_secs(3),
             lock: Duration::from_secs(5),
             transaction: Duration::from_secs(20),
+            gathered: Duration::from_secs(10),
             answer: Duration::from_secs(10),
         }
     }
@@ -78,7 +81,11 @@ impl Lane {
     /// A transaction that may write. Whoever does not commit it says [`Lane::abandon`].
     pub(super) async fn begin(&mut self) -> Result<Tx<'_>, sqlx::Error> {
         self.number += 1;
-        let until = Instant::now() + self.patience.transaction;
+        let until = Instant::now() + self.patience.gathered;
+        // A connection that is there already goes by what the server says now, too.
+        if self.way.trouble.is_unfit() {
+            self.connection = None;
+        }
         let had_one = self.connection.is_some();
         match self.try_begin(until).await {
             // The server was restarted since it was used last.
@@ -115,11 +122,15 @@ impl Lane {
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         // Each host may have to be waited for before the one that answers is asked.
         let until = Instant::now() + self.patience.connect * self.way.hosts.count();
+        let mut reason = None;
         loop {
-            let connected = in_time(until, self.way.connect()).await;
-            match connected {
-                Err(_) if !self.has_failed && Instant::now() + PAUSE < until => sleep(PAUSE).await,
-                connected => return connected,
+            match in_time(until, self.way.connect()).await {
+                Err(error) if !self.has_failed && Instant::now() + PAUSE < until => {
+                    reason = Some(error);
+                    sleep(PAUSE).await;
+                }
+                // That there was no time for another try says less than why there had to be one.
+                connected => return connected.map_err(|error| reason.unwrap_or(error)),
             }
         }
     }
@@ -179,16 +190,17 @@ impl Lane {
         was_committed
     }
 
+    /// The key of its row.
+    pub(super) fn row(&self) -> &str {
+        &self.row
+    }
+
     async fn look(&mut self, refused: &Refused) -> Result<bool, StoreError> {
-        // Waits for whoever has written it last, and is a write itself.
-        const LAST: &str = "
-            INSERT INTO meta (key, value) VALUES ($1, '') ON CONFLICT (key) DO UPDATE SET value = meta.value
-            RETURNING value";
-        let until = Instant::now() + self.patience.transaction;
+        let until = Instant::now() + self.patience.gathered;
         let connection = self.connection.insert(in_time(until, self.way.connect()).await?);
         in_time(until, sqlx::raw_sql("BEGIN").execute(&mut *connection)).await?;
         let mut tx = Tx(Session::Postgres(Remote::kept(connection, until)));
-        let last: String = query_scalar(LAST).bind(&self.row).fetch_one(&mut tx).await?;
+        let last = last_of(&mut tx, &self.row).await?;
         let was_committed = last.split(' ').next() == Some(self.number.to_string().as_str());
         if was_committed {
             refused.withdraw(&mut tx).await?;
@@ -219,4 +231,13 @@ impl Lane {
         query(EMPTY).bind(&room).execute(&mut tx).await?;
         tx.commit().await
     }
+}
+
+/// What stands in the row of a lane, once the transaction that wrote it last has ended: this
+/// waits for it, and is a write itself.
+pub(super) async fn last_of(tx: &mut Session<'_>, row: &str) -> Result<String, sqlx::Error> {
+    const LAST: &str = "
+        INSERT INTO meta (key, value) VALUES ($1, '') ON CONFLICT (key) DO UPDATE SET value = meta.value
+        RETURNING value";
+    query_scalar(LAST).bind(row).fetch_one(tx).await
 }

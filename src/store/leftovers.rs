@@ -3,8 +3,8 @@
 //! is accepted meanwhile: a hundred large messages that end together hold up nobody.
 //!
 //! A spool is in this line from the moment that nobody wants it. Whoever cannot be
-//! deleted goes to its end. The line is in memory; what it holds at a crash, and what a
-//! command leaves behind, is found by the sweep.
+//! deleted goes to its end. The line is in memory; what it holds at a crash is found at the
+//! next start, and what a command leaves behind by the sweep.
 
 use std::time::Duration;
 

@@ -14,7 +14,8 @@
 //!    their keys.
 //!
 //! A lock is a statement of its own, since what is read in the statement that waits for it
-//! is older than the lock. SQLite has one writer, and nothing to lock.
+//! is older than the lock. SQLite has one writer, and nothing to lock. What is locked is looked up
+//! by its id, whatever PostgreSQL knows of the table ([`super::sql`]'s `listed`).
 
 use std::collections::BTreeSet;
 
@@ -74,8 +75,8 @@ pub(super) async fn messages_and_calls(
 /// Locks parts: JSON rows that begin with message and part.
 pub(super) async fn parts(tx: &mut Session<'_>, names: &str) -> Result<(), StoreError> {
     const LOCK: &str = "
-        SELECT message_id FROM part WHERE (message_id, part_no) IN
-            (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
+        SELECT message_id FROM part WHERE message_id = ANY (ARRAY(SELECT value ->> 0 FROM json_each($1)))
+          AND (message_id, part_no) IN (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
         ORDER BY message_id, part_no FOR NO KEY UPDATE";
     rows(tx, query(LOCK).bind(names)).await
 }
@@ -95,7 +96,7 @@ pub(super) async fn rows(tx: &mut Session<'_>, statement: Query<'_>) -> Result<(
     Ok(())
 }
 
-const PARTS_OF_MESSAGES: &str = "
+pub(super) const PARTS_OF_MESSAGES: &str = "
     SELECT message_id FROM part WHERE message_id IN (SELECT atom FROM json_each($1))
     ORDER BY message_id, part_no FOR NO KEY UPDATE";
 

@@ -36,6 +36,7 @@ pub mod inspect;
 mod lane;
 mod ledger;
 mod leftovers;
+mod level;
 mod lock;
 pub mod log;
 pub mod moving;
@@ -58,6 +59,7 @@ pub mod standing;
 pub mod suppression;
 pub mod timeline;
 mod unanswered;
+pub mod wake;
 pub mod webhook;
 mod writer;
 mod writers;
@@ -69,7 +71,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::ser::{CharEscape, CompactFormatter};
 use sqlx::error::{DatabaseError, ErrorKind};
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgPool};
 use tokio::sync::mpsc;
 
 use crate::crash::{CrashAt, CrashPoint};
@@ -84,10 +86,12 @@ use leftovers::{Exits, Leftover};
 use opening::Opened;
 pub use opening::make_private_dir;
 use questions::Questions;
+use server::Demands;
 use spool::Reserve;
 use sql::Readers;
 use standing::Standing;
 use suppression::Suspect;
+use wake::Bells;
 use writers::Writers;
 
 /// Name of the database file in `data_dir`.
@@ -130,15 +134,30 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A newer Postmeter made it.
+    /// A newer Postmeter made it, or brought it so far that older ones may not work on it.
     #[error(
-        "the database {database} was made by a newer version of Postmeter (it has migration {migration}); run that version, or restore a backup from before the upgrade"
+        "the database {database} was changed by a newer version of Postmeter, and this one may not work on it any more: \
+         it is for {version} and newer (from level {oldest} on, and this program is at {level}); run one of those, or \
+         restore a backup from before the upgrade"
     )]
     Newer {
         /// The file, or where the server is.
         database: String,
-        /// The migration that this version does not have.
-        migration: i64,
+        /// The oldest version that may work on it.
+        version: String,
+        /// The newest migration of that version.
+        oldest: i64,
+        /// The newest migration of this one.
+        level: i64,
+    },
+    /// A newer Postmeter has brought it further; whoever moves it has to know all of it.
+    #[error(
+        "the database {database} was brought further by a newer version of Postmeter than this one knows; move it with \
+         that version"
+    )]
+    Ahead {
+        /// The file, or where the server is.
+        database: String,
     },
     /// A migration failed; nothing of it was kept.
     #[error("the database {database} could not be brought up to date: {reason}")]
@@ -237,8 +256,18 @@ impl StoreError {
         }
     }
 
-    /// Whether the database could not do it now.
-    const fn is_away(&self) -> bool {
+    /// What the database said.
+    fn reason(&self) -> &str {
+        match self {
+            Self::Unavailable(reason)
+            | Self::Away(reason)
+            | Self::Contended(reason)
+            | Self::Corrupt(reason) => reason,
+        }
+    }
+
+    /// Whether PostgreSQL could not do it now. Whoever tries again until it can need not say so.
+    pub const fn is_away(&self) -> bool {
         matches!(self, Self::Away(_))
     }
 
@@ -299,9 +328,15 @@ pub struct Store {
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
     turns: Arc<Turns>,
+    bells: Arc<Bells>,
+    /// For the one connection on which others are heard.
+    listening: Option<PgPool>,
     /// Who has what it leases.
     node: Arc<str>,
+    /// Which start of that process this is.
+    start: Arc<node::Start>,
     low_mark: i64,
+    metrics: Metrics,
     crash_at: CrashAt,
 }
 
@@ -332,10 +367,22 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let StoreSettings { data_dir, database_url, maker, low_balance_credits, min_free_bytes: _ } =
             settings;
-        let Opened { readers, writer, node } = match database_url {
-            Some(url) => opening::postgres(url, data_dir, *maker, patience).await?,
+        let opened = match database_url {
+            Some(url) => opening::postgres(url, data_dir, *maker, (patience, Demands::of(*maker))).await?,
             None => opening::sqlite(data_dir, *maker).await?,
         };
+        Ok(Self::over(opened, *low_balance_credits, reserve, metrics, crash_at))
+    }
+
+    /// What works on a database that was opened.
+    fn over(
+        opened: Opened,
+        low_balance_credits: u64,
+        reserve: Reserve,
+        metrics: Metrics,
+        crash_at: CrashAt,
+    ) -> Self {
+        let Opened { readers, writer, listening, node, start, memo } = opened;
         let (hot, members) = mpsc::channel(WRITES_WAITING);
         let (chunks, pieces) = mpsc::channel(WRITES_WAITING);
         let (removals, removed) = mpsc::channel(WRITES_WAITING);
@@ -343,14 +390,16 @@ impl Store {
         let exits = Exits { chunks, removals };
         let (leftovers, line) = mpsc::unbounded_channel();
         tokio::spawn(leftovers::run(exits.clone(), line, leftovers.downgrade()));
-        let low_mark = i64::try_from(*low_balance_credits).unwrap_or(i64::MAX);
-        let node: Arc<str> = node.into();
+        let low_mark = i64::try_from(low_balance_credits).unwrap_or(i64::MAX);
+        let bells = Arc::<Bells>::default();
         let settings = commit::Settings {
             node: Arc::clone(&node),
+            memo,
             low_mark,
-            metrics,
+            metrics: metrics.clone(),
             reserve,
             leftovers: leftovers.downgrade(),
+            bells: Arc::clone(&bells),
             crash_at: crash_at.clone(),
         };
         tokio::spawn(commit::run(writer.clone(), lanes, settings));
@@ -365,7 +414,7 @@ impl Store {
             async move { suppression::find(&pool, &suspects).await }
         });
         let turns = Arc::default();
-        Ok(Self {
+        Self {
             readers,
             writer,
             hot,
@@ -374,10 +423,14 @@ impl Store {
             standings,
             suspects,
             turns,
+            bells,
+            listening,
             node,
+            start: Arc::new(start),
             low_mark,
+            metrics,
             crash_at,
-        })
+        }
     }
 
     /// Passes a crash point: nothing, unless a test asked for this passage.
@@ -387,7 +440,12 @@ impl Store {
 
     /// Whether a write would be possible: `readyz` and `check` ask.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.writer.prove().await
+        let proven = self.writer.prove().await;
+        // With PostgreSQL the gathering writer looks by itself until it is back.
+        if !self.is_shared() {
+            self.metrics.set_database_up(proven.is_ok());
+        }
+        proven
     }
 }
 

@@ -9,16 +9,22 @@
 //! else opens the file in between takes `moving_to` away, and what was moved so far is worthless.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use sqlx::postgres::PgConnection;
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Row, Sqlite};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection, Row, Sqlite};
 
 use super::audit::Finding;
+use super::level::Schema;
+use super::opening::{self, BUSY_TIMEOUT};
+use super::spool::Reserve;
 use super::sql::{On, Session, Tx, UNKNOWN, query, query_scalar};
-use super::{OpenError, Store, StoreError, changed, json, stored};
+use super::{Maker, OpenError, Store, StoreError, changed, json, stored};
+use crate::crash::CrashAt;
 use crate::domain::digest::hex;
+use crate::telemetry::Metrics;
 
 /// A table, and the columns that name and order its rows.
 pub(super) struct Table {
@@ -151,6 +157,25 @@ pub(super) async fn refuse(on: &mut On<'_>, name: &str) -> Result<(), OpenError>
 }
 
 impl Store {
+    /// Opens a file, whatever its name is, to be moved. What is not ours is left as it is.
+    pub async fn open_to_move(file: &Path) -> Result<Self, OpenError> {
+        let database = file.display().to_string();
+        let unusable = |reason: String| OpenError::Unusable { database: database.clone(), reason };
+        let look = async {
+            let options = SqliteConnectOptions::new().filename(file).busy_timeout(BUSY_TIMEOUT);
+            let mut one = SqliteConnection::connect_with(&options).await?;
+            let schema = Schema::of_sqlite(&mut one).await?;
+            one.close().await?;
+            Ok::<_, sqlx::Error>(schema)
+        };
+        if look.await.map_err(|error| unusable(error.to_string()))?.applied.is_empty() {
+            return Err(unusable("it is not one of Postmeter's".to_owned()));
+        }
+        let opened = opening::file(file, Maker::Move).await?;
+        let reserve = Reserve::of_disk(Path::new("."), 0);
+        Ok(Self::over(opened, 0, reserve, Metrics::new(), CrashAt::default()))
+    }
+
     /// Moves every row of this file to `target`, and hands over: from then on nobody can
     /// serve this file. `move_id` is new for each call; `target_name` is what people who
     /// try are told. Nobody may be serving it. Both were opened by [`super::Maker::Move`].

@@ -10,19 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::time::Instant;
 
-use super::hosts::{Hosts, Way};
+use super::hosts::{Hosts, Primary, Way};
+use super::inspect::Found;
 use super::lane::{Lane, Patience};
-use super::server::Server;
+use super::node::Start;
+use super::server::{Demands, Server};
 use super::sql::{On, Readers, in_time, query, query_scalar};
+use super::unanswered::Memo;
 use super::writer::{self, Writer};
 use super::writers::{Rare, Trouble, Writers};
-use super::{DATABASE_FILE, Maker, OpenError, moving, node};
+use super::{DATABASE_FILE, Maker, OpenError, StoreError, level, moving, node};
 
 /// SQLite's.
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
@@ -43,8 +46,14 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writers,
+    /// For the one connection on which others are heard; `None`: there are none.
+    pub(super) listening: Option<PgPool>,
     /// Whose it is.
-    pub(super) node: String,
+    pub(super) node: Arc<str>,
+    /// Which start of it that is.
+    pub(super) start: Start,
+    /// Where it stands who was refused and may have been accepted.
+    pub(super) memo: Option<Memo>,
 }
 
 /// Opens the file in `data_dir`, and makes it if there is none.
@@ -53,9 +62,14 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
     let name = path.display().to_string();
     make_private_dir(data_dir).map_err(unusable(&name))?;
     make_private_file(&path).map_err(unusable(&name))?;
+    file(&path, maker).await
+}
+
+/// Opens a file that is there.
+pub(super) async fn file(path: &Path, maker: Maker) -> Result<Opened, OpenError> {
+    let name = path.display().to_string();
     let options = SqliteConnectOptions::new()
-        .filename(&path)
-        .create_if_missing(true)
+        .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
@@ -69,7 +83,7 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
     if maker.claims_as().is_some() {
         writer::begin_anew(&mut connection).await;
     }
-    MIGRATOR.run(&mut connection).await.map_err(outdated(&name))?;
+    known_whole(level::raise_sqlite(&MIGRATOR, &mut connection, &name).await?, &name, maker)?;
     claim(On::Sqlite(&mut connection), &name, maker).await?;
     let writer = Writers::one(Writer::sqlite(connection, options.clone()));
     let readers = SqlitePoolOptions::new()
@@ -78,7 +92,8 @@ pub(super) async fn sqlite(data_dir: &Path, maker: Maker) -> Result<Opened, Open
         .connect_with(options.read_only(true))
         .await
         .map_err(unusable(&name))?;
-    Ok(Opened { readers: Readers::Sqlite(readers), writer, node: node::LOCAL.to_owned() })
+    let (node, start) = (node::LOCAL.into(), Start::default());
+    Ok(Opened { readers: Readers::Sqlite(readers), writer, listening: None, node, start, memo: None })
 }
 
 /// Opens the database at a `postgres://` URL, which must be there, and makes its tables if
@@ -88,38 +103,82 @@ pub(super) async fn postgres(
     url: &SecretString,
     data_dir: &Path,
     maker: Maker,
-    patience: Patience,
+    (patience, demands): (Patience, Demands),
 ) -> Result<Opened, OpenError> {
     let hosts = Hosts::parse(url.expose_secret())?;
     let name = hosts.to_string();
     let hosts = hosts.tuned(|options| tuned(options, patience));
-    let options = hosts.primary().await.map_err(unreachable(&name))?;
+    let Primary { options, connection, server } = hosts.connect().await.map_err(unreachable(&name))?;
+    if let Some(reason) = demands.refusal(&server) {
+        return Err(OpenError::Unfit { database: name, reason });
+    }
+    known_whole(level::raise_postgres(&POSTGRES_MIGRATOR, connection, &name).await?, &name, maker)?;
     let trouble = Arc::<Trouble>::default();
-    let pool = |connections: u32| {
-        let trouble = Arc::clone(&trouble);
-        PgPoolOptions::new().max_connections(connections).acquire_timeout(patience.connect).after_release(
-            move |connection, _| {
-                let trouble = Arc::clone(&trouble);
-                Box::pin(async move { takes_writes(connection, &trouble).await })
-            },
-        )
-    };
+    let pool = |connections| pool(connections, patience, demands, &trouble);
     let rare = pool(RARE).connect_with(options.clone()).await.map_err(unreachable(&name))?;
-    if maker == Maker::Serve {
-        let mut connection = rare.acquire().await.map_err(unreachable(&name))?;
-        Server::look(&mut connection).await.map_err(unreachable(&name))?.fit(&name)?;
-    }
-    POSTGRES_MIGRATOR.run(&rare).await.map_err(outdated(&name))?;
     claim(On::PostgresPool(&rare), &name, maker).await?;
+    let own = data_dir.display().to_string();
+    let node: Arc<str> = node::id(data_dir, maker).map_err(unusable(&own))?.into();
+    let memo = Memo::in_dir(data_dir);
+    let rare = Rare { pool: rare, limit: patience.transaction, trouble: Arc::clone(&trouble) };
     if maker.claims_as().is_some() {
-        forget_lanes(&rare).await.map_err(unreachable(&name))?;
+        // Before anything is leased, or lapses.
+        if let Some(refused) = memo.read().map_err(unusable(&own))? {
+            memo.withdraw(&refused, &rare).await.map_err(unsettled(&name))?;
+        }
+        memo.forget().await;
+        forget_lanes(&rare.pool).await.map_err(unreachable(&name))?;
     }
+    let listening = pool(1).connect_lazy_with(options.clone());
     let readers = pool(READERS).connect_with(read_only(options)).await.map_err(unreachable(&name))?;
-    let way = Way { hosts, writing: rare.clone(), reading: readers.clone() };
-    let rare = Rare { pool: rare, limit: patience.transaction, trouble };
+    let way = Way {
+        hosts,
+        demands,
+        trouble,
+        writing: rare.pool.clone(),
+        reading: readers.clone(),
+        listening: listening.clone(),
+    };
     let gathering = Writer::Postgres(Box::new(Lane::new(way, patience)));
-    let node = node::id(data_dir, maker).map_err(unusable(&data_dir.display().to_string()))?;
-    Ok(Opened { readers: Readers::Postgres(readers), writer: Writers::several(gathering, rare), node })
+    let writer = Writers::several(gathering, rare);
+    let (readers, listening, start) = (Readers::Postgres(readers), Some(listening), Start::of(data_dir));
+    // A command beside a server lets that one's file be.
+    let memo = maker.claims_as().map(|_| memo);
+    Ok(Opened { readers, writer, listening, node, start, memo })
+}
+
+/// So many connections, which are looked at when they are made and when they come back.
+fn pool(connections: u32, patience: Patience, demands: Demands, trouble: &Arc<Trouble>) -> PgPoolOptions {
+    let (made, back) = (Arc::clone(trouble), Arc::clone(trouble));
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(patience.connect)
+        .after_connect(move |connection, _| {
+            let trouble = Arc::clone(&made);
+            Box::pin(async move {
+                judge(connection, demands, &trouble).await;
+                Ok(())
+            })
+        })
+        .after_release(move |connection, _| {
+            let trouble = Arc::clone(&back);
+            Box::pin(async move { Ok(takes_writes(connection, &trouble).await? && !trouble.is_unfit()) })
+        })
+}
+
+/// Finds out whether anything may be written where a new connection leads. What refuses it is not
+/// told to the pool, which would try again, and tell of each try.
+async fn judge(connection: &mut PgConnection, demands: Demands, trouble: &Trouble) {
+    if demands == Demands::Writes {
+        return;
+    }
+    // Who does not answer this does not answer what follows either.
+    let Ok(server) = in_time(Instant::now() + LOOK_LIMIT, Server::look(connection)).await else { return };
+    let refusal = demands.refusal(&server);
+    trouble.judge(refusal.as_deref());
+    if refusal.is_some() {
+        trouble.suspect();
+    }
 }
 
 /// A connection of ours: its settings are those that statements count on.
@@ -129,6 +188,11 @@ pub(super) fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectO
         .application_name("postmeter")
         .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
         .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
+        .options([
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+        ])
         .disable_statement_logging()
 }
 
@@ -177,12 +241,18 @@ fn unreachable(name: &str) -> impl Fn(sqlx::Error) -> OpenError {
     move |error| OpenError::Unreachable { database: name.to_owned(), reason: error.to_string() }
 }
 
-fn outdated(name: &str) -> impl Fn(MigrateError) -> OpenError {
-    move |error| match error {
-        MigrateError::VersionMissing(migration) | MigrateError::VersionTooNew(migration, _) => {
-            OpenError::Newer { database: name.to_owned(), migration }
-        }
-        other => OpenError::Migration { database: name.to_owned(), reason: other.to_string() },
+fn unsettled(name: &str) -> impl Fn(StoreError) -> OpenError {
+    move |error| {
+        let reason = format!("what became of the last commit before this start cannot be found out: {error}");
+        OpenError::Unreachable { database: name.to_owned(), reason }
+    }
+}
+
+/// Whoever moves a database leaves behind what he does not know.
+fn known_whole(found: Found, name: &str, maker: Maker) -> Result<(), OpenError> {
+    match (found, maker) {
+        (Found::Ahead, Maker::Move) => Err(OpenError::Ahead { database: name.to_owned() }),
+        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::ledger::{Ledger, PartKey, RecipientWrite};
 use super::log::{MessageLog, MessageRow};
 use super::sql::{Session, Whole, query, query_as, query_scalar};
+use super::wake::Wake;
 use super::{Store, StoreError, batch, changed, json, lock, millis, stored, timestamp};
 use crate::crash::CrashPoint;
 use crate::domain::batch::Ended;
@@ -190,7 +191,10 @@ impl Store {
     /// Returns how many.
     pub async fn retry_all(&self, with_held: bool, order: &Order) -> Result<u64, StoreError> {
         const READ: &str = "
-            SELECT message_id FROM (SELECT message_id FROM part WHERE state = 'queued' AND due_at > $1
+            SELECT message_id FROM (SELECT message_id FROM part
+                                    WHERE state = 'queued' AND due_at > $1 AND batch_max = 1
+                                    UNION SELECT message_id FROM part
+                                    WHERE state = 'queued' AND due_at > $1 AND batch_max > 1
                                     UNION SELECT message_id FROM part WHERE state = 'held' AND $2 = 1) AS p
             WHERE message_id > $3 ORDER BY message_id LIMIT $4";
         let mut retried = 0;
@@ -243,6 +247,7 @@ impl Store {
         drop(writer);
         self.pass(CrashPoint::OperatorDecided);
         self.remove_left(left);
+        self.tell(Wake::Parts).await;
         for (message_id, held_parts) in decided {
             let (choice, via) = (order.choice.as_str(), order.via.as_str());
             tracing::warn!(%message_id, choice, via, held_parts, "the operator decided");

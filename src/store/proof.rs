@@ -97,6 +97,19 @@ pub struct SenderLine {
     pub origin: Origin,
 }
 
+/// Claims of which this is so. By name: whoever asks for all columns is answered otherwise from
+/// the moment on that a newer version adds one.
+macro_rules! proofs {
+    ($condition:literal) => {
+        concat!(
+            "SELECT customer_id, domain, way, state, token, resend_id, status, records, detail, created_at,
+                    checked_at, verified_at, missing_since, tries, next_check_at, expires_at
+             FROM proof WHERE ",
+            $condition
+        )
+    };
+}
+
 #[derive(sqlx::FromRow)]
 struct ProofRow {
     customer_id: String,
@@ -306,15 +319,14 @@ impl Store {
 
     /// A customer's claims, by domain.
     pub async fn proofs(&self, customer_id: &CustomerId) -> Result<Vec<Proof>, StoreError> {
-        const READ: &str = "SELECT * FROM proof WHERE customer_id = $1 ORDER BY domain";
+        const READ: &str = proofs!("customer_id = $1 ORDER BY domain");
         let rows: Vec<ProofRow> = query_as(READ).bind(customer_id.as_str()).fetch_all(&self.readers).await?;
         rows.into_iter().map(ProofRow::read).collect()
     }
 
     /// Claims that are to be looked at now, the longest due first.
     pub async fn due_proofs(&self, now: Timestamp, limit: u32) -> Result<Vec<Proof>, StoreError> {
-        const READ: &str = "
-            SELECT * FROM proof WHERE next_check_at <= $1 ORDER BY next_check_at LIMIT $2";
+        const READ: &str = proofs!("next_check_at <= $1 ORDER BY next_check_at LIMIT $2");
         let rows: Vec<ProofRow> =
             query_as(READ).bind(millis(now)).bind(limit).fetch_all(&self.readers).await?;
         rows.into_iter().map(ProofRow::read).collect()
@@ -350,7 +362,7 @@ async fn find(
     customer_id: &CustomerId,
     domain: &Domain,
 ) -> Result<Option<Proof>, StoreError> {
-    const READ: &str = "SELECT * FROM proof WHERE customer_id = $1 AND domain = $2";
+    const READ: &str = proofs!("customer_id = $1 AND domain = $2");
     let row: Option<ProofRow> =
         query_as(READ).bind(customer_id.as_str()).bind(domain.as_str()).fetch_optional(connection).await?;
     row.map(ProofRow::read).transpose()
@@ -358,7 +370,7 @@ async fn find(
 
 /// Another customer for whom the domain is verified.
 async fn owner(tx: &mut Session<'_>, of: &Proof) -> Result<Option<Proof>, StoreError> {
-    const READ: &str = "SELECT * FROM proof WHERE domain = $1 AND state = 'verified' AND customer_id <> $2";
+    const READ: &str = proofs!("domain = $1 AND state = 'verified' AND customer_id <> $2");
     // All who claim it: of two who are proven right at the same time one is first.
     const LOCK: &str = "
         SELECT customer_id FROM proof WHERE domain = $1 ORDER BY customer_id FOR NO KEY UPDATE";

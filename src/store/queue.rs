@@ -8,17 +8,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::accept::Kind;
-use super::sql::{QueryAs, Session, Sql, Whole, query, query_as};
+use super::sql::{QueryAs, Session, Sql, Whole, query, query_as, query_scalar};
+use super::wake::Wake;
 use super::{Store, StoreError, changed, dsn, json, lock, millis, stored, timestamp};
 use crate::domain::address::{Mailbox, ReversePath};
 use crate::domain::dsn::Dsn;
 use crate::domain::ids::{BatchId, CustomerId, MessageId, PartId};
 use crate::domain::message::Road;
+
+/// A lease that another process makes may be twice as long, the most that a configuration may say.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 /// A part in the hands of a worker.
 #[derive(Debug, Clone)]
@@ -201,7 +206,58 @@ impl Store {
                     AND CAST(value ->> 1 AS BIGINT) = part.part_no
                     AND CAST(value ->> 2 AS BIGINT) = part.attempt)"
         );
+        const IS_ANY: &str =
+            "SELECT EXISTS (SELECT 1 FROM part WHERE state = 'sending' AND lease_until <= $1)";
+        // A transaction that changes nothing costs the server of many processes something all the same.
+        if self.is_shared() && !query_scalar(IS_ANY).bind(millis(now)).fetch_one(&self.readers).await? {
+            return Ok(0);
+        }
         self.lapse(query_as(LAPSE).bind(millis(now)).bind(lease_rows(held)?)).await
+    }
+
+    /// Leases that end so late that today's clock cannot have made them: the database's was set back,
+    /// or another host took over. They end as if they were made now. Whoever is there renews
+    /// theirs before that, and notices nothing; of whoever is gone they come to the others. Returns how many.
+    pub async fn shorten_leases(&self, now: Timestamp, lease: Duration) -> Result<u64, StoreError> {
+        const IS_ANY: &str =
+            "SELECT EXISTS (SELECT 1 FROM part WHERE state = 'sending' AND lease_until > $1)";
+        const SHORTEN: Sql = Sql {
+            sqlite: "UPDATE part SET lease_until = $2 WHERE state = 'sending' AND lease_until > $1",
+            postgres: "
+                WITH late AS MATERIALIZED (SELECT message_id, part_no FROM part
+                    WHERE state = 'sending' AND lease_until > $1
+                    ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED)
+                UPDATE part SET lease_until = $2 FROM late
+                WHERE part.message_id = late.message_id AND part.part_no = late.part_no",
+        };
+        let lease = lease.max(SHORTEST);
+        let until = |lease| millis(now.checked_add(lease).unwrap_or(Timestamp::MAX));
+        let late = until(lease.saturating_mul(2));
+        if !query_scalar(IS_ANY).bind(late).fetch_one(&self.readers).await? {
+            return Ok(0);
+        }
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        let done = query(SHORTEN).bind(late).bind(until(lease)).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
+    }
+
+    /// When the next part falls due on one of these roads after `now`, as far as it stands in the
+    /// queue by then.
+    pub async fn next_due(&self, now: Timestamp, roads: &[Road]) -> Result<Option<Timestamp>, StoreError> {
+        // Each has its own index; the longest queue costs two looks a road.
+        const NEXT: &str = "
+            SELECT min(due_at) AS due_at FROM
+                (SELECT (SELECT min(p.due_at) FROM part p WHERE p.state = 'queued' AND p.batch_max = 1
+                         AND p.road = r.atom AND p.due_at > $1) AS due_at FROM json_each($2) AS r
+                 UNION ALL
+                 SELECT (SELECT min(p.due_at) FROM part p WHERE p.state = 'queued' AND p.batch_max > 1
+                         AND p.road = r.atom AND p.due_at > $1) AS due_at FROM json_each($2) AS r) AS each_next";
+        let roads: Vec<&str> = roads.iter().map(|road| road.as_str()).collect();
+        let next: Option<i64> =
+            query_scalar(NEXT).bind(millis(now)).bind(json(&roads)?).fetch_one(&self.readers).await?;
+        next.map(timestamp).transpose()
     }
 
     /// Sets a waiting part aside for the operator: what stands in the database
@@ -233,6 +289,9 @@ impl Store {
         // As many rows as they have recipients: any number of them.
         query(DOUBT).bind(json(&by_smtp)?).execute(&mut *tx).await?;
         tx.commit().await?;
+        if !lapsed.is_empty() {
+            self.ring(&Wake::Parts);
+        }
         Ok(u64::try_from(lapsed.len()).unwrap_or(u64::MAX))
     }
 
@@ -390,8 +449,8 @@ pub(super) async fn read_waiting(
 async fn unclaimed(tx: &mut Session<'_>, names: String) -> Result<String, StoreError> {
     const LOCK: &str = "
         SELECT message_id, part_no FROM part
-        WHERE state = 'queued' AND (message_id, part_no) IN
-            (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
+        WHERE state = 'queued' AND message_id = ANY (ARRAY(SELECT value ->> 0 FROM json_each($1)))
+          AND (message_id, part_no) IN (SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each($1))
         ORDER BY message_id, part_no FOR NO KEY UPDATE SKIP LOCKED";
     if matches!(tx, Session::Sqlite(_)) {
         return Ok(names);

@@ -49,6 +49,18 @@ pub struct Report {
     pub relayed: Option<Relayed>,
 }
 
+impl Report {
+    /// Whether there may be more in the queue when it is written than before.
+    pub(super) fn leaves_parts(&self) -> bool {
+        let is_mail = self.bounce.is_some() || self.relayed.is_some();
+        match &self.news {
+            News::Answered(answered) => is_mail || answered.rest != Rest::Nobody,
+            News::Retry { .. } | News::Gated { .. } => true,
+            News::Hold { .. } => is_mail,
+        }
+    }
+}
+
 /// What happened to a part.
 #[derive(Debug, Clone)]
 pub enum News {

@@ -28,11 +28,11 @@ use super::{Store, StoreError, batch, changed, json, lock, millis, stored};
 use crate::domain::ids::MessageId;
 
 /// Captures that leave in one step.
-const CAPTURES: i64 = 500;
+const CAPTURES: i64 = 250;
 /// Entries that leave in one step.
 const ENTRIES: u32 = 500;
 /// Messages that are looked at in one step, and may leave.
-const MESSAGES: u32 = 250;
+const MESSAGES: u32 = 125;
 /// Webhooks and checkouts that leave in one step.
 const MARKS: u32 = 500;
 

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use sqlx::{Connection, PgConnection};
 
-use super::hosts::Hosts;
+use super::hosts::{Hosts, Primary};
 use super::inspect::{self, Found};
 use super::lane::Patience;
+use super::level::Schema;
 use super::opening::{POSTGRES_MIGRATOR, tuned};
-use super::{OpenError, timestamp};
+use super::{Maker, OpenError, timestamp};
 
 /// The oldest that knows all that our statements say; `server_version_num`.
 const OLDEST: i32 = 140_000;
@@ -26,6 +27,8 @@ pub struct Server {
     synchronous_commit: String,
     synchronous_standby_names: String,
     lock_timeout: String,
+    /// Whether it is neither recovering nor read-only.
+    pub(super) takes_writes: bool,
     /// Whether the way there was under TLS.
     pub is_tls: bool,
     /// Milliseconds of its clock.
@@ -54,6 +57,7 @@ impl Server {
                    current_setting('synchronous_commit') AS synchronous_commit,
                    current_setting('synchronous_standby_names') AS synchronous_standby_names,
                    current_setting('lock_timeout') AS lock_timeout,
+                   NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS takes_writes,
                    EXISTS (SELECT 1 FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl) AS is_tls,
                    CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) AS now";
         sqlx::query_as(LOOK).fetch_one(connection).await
@@ -66,8 +70,7 @@ impl Server {
 
     /// Why `serve` does not run on it, one line each.
     pub fn refusals(&self) -> Vec<String> {
-        let is_of_tests = cfg!(debug_assertions) && std::env::var_os(TESTS).is_some();
-        if is_of_tests { Vec::new() } else { self.faults() }
+        if is_of_tests() { Vec::new() } else { self.faults() }
     }
 
     fn faults(&self) -> Vec<String> {
@@ -101,15 +104,32 @@ impl Server {
         }
         refusals
     }
+}
 
-    /// Nothing, if mail may be acknowledged on it.
-    pub(super) fn fit(&self, database: &str) -> Result<(), OpenError> {
-        let refusals = self.refusals();
-        if refusals.is_empty() {
-            return Ok(());
-        }
-        Err(OpenError::Unfit { database: database.to_owned(), reason: refusals.join("; ") })
+/// What a server must be that is connected to, at the start and ever after: the one that
+/// takes over from another may be set up worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demands {
+    /// Commands take whichever takes writes.
+    Writes,
+    /// Mail may be acknowledged on it, too.
+    Safety,
+}
+
+impl Demands {
+    pub(super) fn of(maker: Maker) -> Self {
+        if maker == Maker::Serve && !is_of_tests() { Self::Safety } else { Self::Writes }
     }
+
+    /// Why a server that takes writes does not do; `None`: it does.
+    pub(super) fn refusal(self, server: &Server) -> Option<String> {
+        let faults = if self == Self::Safety { server.faults() } else { Vec::new() };
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+}
+
+fn is_of_tests() -> bool {
+    cfg!(debug_assertions) && std::env::var_os(TESTS).is_some()
 }
 
 /// Looks at the database at a `database_url` and leaves it as it is; the same questions as
@@ -117,7 +137,7 @@ impl Server {
 pub async fn inspect(url: &str) -> Result<Inspected, OpenError> {
     let (database, server, seen) = look(url).await?;
     let found = match seen {
-        Some((applied, made_by)) => inspect::judged(&POSTGRES_MIGRATOR, &database, &applied, made_by)?,
+        Some((schema, made_by)) => inspect::judged(&POSTGRES_MIGRATOR, &database, &schema, made_by)?,
         None => Found::Nothing,
     };
     Ok(Inspected { database, server, found })
@@ -128,16 +148,15 @@ pub async fn is_there(url: &str) -> Result<bool, OpenError> {
     Ok(look(url).await?.2.is_some())
 }
 
-/// Migrations, and who made the database.
-type Seen = (Vec<i64>, Option<String>);
+/// How far the schema is, and who made the database.
+type Seen = (Schema, Option<String>);
 
 async fn look(url: &str) -> Result<(String, Server, Option<Seen>), OpenError> {
     let hosts = Hosts::parse(url)?;
     let database = hosts.to_string();
     let look = async {
-        let options = tuned(hosts.primary().await?, Patience::default());
-        let mut connection = PgConnection::connect_with(&options).await?;
-        let server = Server::look(&mut connection).await?;
+        let hosts = hosts.tuned(|options| tuned(options, Patience::default()));
+        let Primary { mut connection, server, .. } = hosts.connect().await?;
         let seen = tables(&mut connection).await?;
         connection.close().await?;
         Ok::<_, sqlx::Error>((server, seen))
@@ -148,13 +167,12 @@ async fn look(url: &str) -> Result<(String, Server, Option<Seen>), OpenError> {
     }
 }
 
-/// The migrations that it has and who made it; `None`: it has no tables of ours, and they
+/// What it says of its schema and who made it; `None`: it has no tables of ours, and they
 /// could be made.
 async fn tables(connection: &mut PgConnection) -> Result<Option<Seen>, sqlx::Error> {
     const HAS_ANY: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
     const MAY_MAKE: &str =
         "SELECT coalesce(has_schema_privilege(CAST(current_schema() AS TEXT), 'CREATE'), false)";
-    const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success";
     const MADE_BY: &str = "SELECT value FROM meta WHERE key = 'made_by'";
     if !sqlx::query_scalar(HAS_ANY).fetch_one(&mut *connection).await? {
         let may_make: bool = sqlx::query_scalar(MAY_MAKE).fetch_one(connection).await?;
@@ -162,12 +180,12 @@ async fn tables(connection: &mut PgConnection) -> Result<Option<Seen>, sqlx::Err
                       database's owner)";
         return if may_make { Ok(None) } else { Err(sqlx::Error::Configuration(reason.into())) };
     }
-    let applied: Vec<i64> = sqlx::query_scalar(APPLIED).fetch_all(&mut *connection).await?;
-    let made_by = match applied.is_empty() {
+    let schema = Schema::of_postgres(connection).await?;
+    let made_by = match schema.applied.is_empty() {
         true => None,
         false => sqlx::query_scalar(MADE_BY).fetch_optional(connection).await?,
     };
-    Ok(Some((applied, made_by)))
+    Ok(Some((schema, made_by)))
 }
 
 #[cfg(test)]
@@ -185,12 +203,17 @@ mod tests {
             synchronous_commit: "on".to_owned(),
             synchronous_standby_names: String::new(),
             lock_timeout: "5s".to_owned(),
+            takes_writes: true,
             is_tls: false,
             now: 0,
         };
         assert_eq!(good.faults(), [""; 0]);
         let local = Server { synchronous_commit: "local".to_owned(), ..good.clone() };
         assert_eq!(local.faults(), [""; 0]);
+        let unsafe_one = Server { fsync: "off".to_owned(), ..good.clone() };
+        assert!(Demands::Safety.refusal(&unsafe_one).is_some_and(|why| why.contains("fsync is off")));
+        assert_eq!(Demands::Safety.refusal(&good), None);
+        assert_eq!(Demands::Writes.refusal(&unsafe_one), None);
         let table = [
             (Server { version_num: 130_000, ..good.clone() }, "14 is the oldest"),
             (Server { encoding: "SQL_ASCII".to_owned(), ..good.clone() }, "encoding is SQL_ASCII"),

@@ -3,7 +3,8 @@
 //! Each chunk is on disk before the next one is read from the client, so a large
 //! mail fills no memory, and its acceptance writes no more than that of a small
 //! one: it names the spool. Until then the spool is an *orphan*: it belongs to no
-//! message, and goes when its client is refused or lost, or with the sweep. When its
+//! message, and goes when its client is refused or lost, or when the process that was
+//! writing it begins anew, or with the sweep. When its
 //! message is final, a spool belongs to nobody again, and leaves the same way. Chunks
 //! have a lane of their own into the gathering writer, and few of them share a
 //! commit, in either direction, so that acceptances never wait for many octets.
@@ -20,7 +21,7 @@ use jiff::Timestamp;
 
 use super::gathered::{Member, gather};
 use super::leftovers::Leftover;
-use super::sql::{On, Session, Sql, query, query_scalar};
+use super::sql::{On, Readers, Session, Sql, query, query_scalar};
 use super::{Store, StoreError, changed, millis, stored};
 use crate::allowance::Claim;
 use crate::domain::ids::{MessageId, SpoolId};
@@ -127,7 +128,23 @@ impl Store {
         let _ = self.leftovers.send(Leftover { spool_id, is_writing, claim: Some(claim) });
     }
 
-    /// Has the spools of final messages deleted before long.
+    /// At the start, once the name is surely its own, and before anything arrives: has what was arriving at
+    /// this process when it ended deleted before long.
+    pub async fn forget_arriving(&self) {
+        match begun_before(&self.readers, &self.node).await {
+            Ok(begun) if begun.is_empty() => {}
+            Ok(begun) => {
+                tracing::info!(
+                    spools = begun.len(),
+                    "what was arriving when this server ended the last time is removed"
+                );
+                self.remove_left(begun);
+            }
+            Err(error) => error.tell("what was arriving when this server ended leaves by its age"),
+        }
+    }
+
+    /// Has these, which are no message's, deleted before long.
     pub(super) fn remove_left(&self, left: Vec<SpoolId>) {
         for spool_id in left {
             let _ = self.leftovers.send(Leftover { spool_id, is_writing: false, claim: None });
@@ -175,6 +192,22 @@ impl Store {
     }
 }
 
+/// What was arriving at this process when it ended the last time. It has to be asked before
+/// anything arrives anew.
+pub(super) async fn begun_before(readers: &Readers, node: &str) -> Result<Vec<SpoolId>, StoreError> {
+    const FIND: Sql = Sql {
+        sqlite: "
+            SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL
+                AND (node = $1 OR node IS NULL)",
+        // Of a database that was a file the process is gone. An older version's may be at work.
+        postgres: "
+            SELECT spool_id FROM spool WHERE message_id IS NULL AND left_at IS NULL
+                AND (node = $1 OR node = 'local')",
+    };
+    let begun: Vec<String> = query_scalar(FIND).bind(node).fetch_all(readers).await?;
+    begun.iter().map(|spool_id| stored(SpoolId::parse(spool_id))).collect()
+}
+
 /// Octets of the database that nothing stands in any more.
 pub(super) async fn reusable(database: impl Into<On<'_>>) -> Result<u64, StoreError> {
     const READ: Sql = Sql {
@@ -188,12 +221,16 @@ pub(super) async fn reusable(database: impl Into<On<'_>>) -> Result<u64, StoreEr
 
 /// Writes one chunk, and with the first one its spool. A chunk of a spool that was
 /// swept meanwhile violates its foreign key: its message can never be whole.
-pub(super) async fn write_chunk(tx: &mut Session<'_>, chunk: &NewChunk) -> Result<(), StoreError> {
-    const BEGIN: &str = "INSERT INTO spool (spool_id, begun_at) VALUES ($1, $2)";
+pub(super) async fn write_chunk(
+    tx: &mut Session<'_>,
+    chunk: &NewChunk,
+    node: &str,
+) -> Result<(), StoreError> {
+    const BEGIN: &str = "INSERT INTO spool (spool_id, begun_at, node) VALUES ($1, $2, $3)";
     const WRITE: &str = "INSERT INTO chunk (spool_id, chunk_no, bytes) VALUES ($1, $2, $3)";
     let spool_id = chunk.spool_id.as_str();
     if chunk.chunk_no == 0 {
-        query(BEGIN).bind(spool_id).bind(millis(chunk.now)).execute(&mut *tx).await?;
+        query(BEGIN).bind(spool_id).bind(millis(chunk.now)).bind(node).execute(&mut *tx).await?;
     }
     let write = query(WRITE).bind(spool_id).bind(chunk.chunk_no).bind(chunk.bytes.as_slice());
     changed("chunk", write.execute(tx).await?.rows_affected(), 1)

@@ -4,7 +4,8 @@
 //! numbers come out of JSON through `CAST (… AS BIGINT)`, lists are
 //! `SELECT atom FROM json_each($N)`. Where the two really differ, a statement is an
 //! [`Sql`] with a text for each. What is read is an `i64`, text, octets, or a
-//! boolean expression; [`Whole`] is a number that is never negative.
+//! boolean expression; [`Whole`] is a number that is never negative. What PostgreSQL makes of lists
+//! does not depend on what it knows of the tables ([`listed`]).
 //!
 //! PostgreSQL is asked over a network, where an answer may never come: each journey ends
 //! at the limit of its transaction ([`Remote`]), or of its own, as if the connection were lost.
@@ -22,7 +23,7 @@ use sqlx::{Transaction, Type};
 use tokio::time::{Instant, timeout_at};
 
 /// How long a statement of no transaction may take.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(60);
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long a snapshot may take: an audit reads all there is.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -319,12 +320,13 @@ macro_rules! fetch {
                 On::Sqlite(one) => sqlx::query_as_with(sql.sqlite, sqlite(args)?).$name(one).await,
                 On::SqlitePool(pool) => sqlx::query_as_with(sql.sqlite, sqlite(args)?).$name(pool).await,
                 On::Postgres(one, until) => {
-                    let args = postgres(args.iter())?;
-                    in_time(until, sqlx::query_as_with(sql.postgres, args).$name(one)).await
+                    let (text, args) = (AssertSqlSafe(listed(sql.postgres)), postgres(args.iter())?);
+                    in_time(until, sqlx::query_as_with(text, args).$name(one)).await
                 }
                 On::PostgresPool(pool) => {
-                    let (args, until) = (postgres(args.iter())?, Instant::now() + STATEMENT_LIMIT);
-                    in_time(until, sqlx::query_as_with(sql.postgres, args).$name(pool)).await
+                    let (text, args) = (AssertSqlSafe(listed(sql.postgres)), postgres(args.iter())?);
+                    let until = Instant::now() + STATEMENT_LIMIT;
+                    in_time(until, sqlx::query_as_with(text, args).$name(pool)).await
                 }
             }
         }
@@ -390,17 +392,42 @@ fn postgres<'a>(args: impl Iterator<Item = &'a Arg<'a>>) -> Result<PgArguments, 
 }
 
 /// Runs the statements of a text one after the other; how many rows they changed together.
-async fn run(one: &mut PgConnection, text: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+async fn run(one: &mut PgConnection, text: &str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+    let text = listed(text);
     if !text.contains(';') {
         let args = postgres(args.iter())?;
-        return Ok(sqlx::query_with(text, args).execute(one).await?.rows_affected());
+        return Ok(sqlx::query_with(AssertSqlSafe(text), args).execute(one).await?.rows_affected());
     }
     let mut changed = 0;
-    for (text, used) in pieces(text) {
+    for (text, used) in pieces(&text) {
         let args = postgres(used.iter().filter_map(|number| args.get(number - 1)))?;
         changed += sqlx::query_with(AssertSqlSafe(text), args).execute(&mut *one).await?.rows_affected();
     }
     Ok(changed)
+}
+
+/// A text as PostgreSQL gets it. Of `x IN (SELECT atom …)` it would make a join, and where nobody has
+/// gathered statistics yet, as after a restore, read all of a table for a few rows of it; of `x = ANY
+/// (ARRAY(SELECT atom …))` it looks up each in the index.
+pub(super) fn listed(text: &str) -> String {
+    const LIST: &str = " IN (SELECT atom FROM json_each(";
+    let mut parts = text.split(LIST);
+    let mut listed = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once("))") {
+            Some((list, rest)) if !listed.ends_with(" NOT") => {
+                listed.push_str(" = ANY (ARRAY(SELECT atom FROM json_each(");
+                listed.push_str(list);
+                listed.push_str(")))");
+                listed.push_str(rest);
+            }
+            _ => {
+                listed.push_str(LIST);
+                listed.push_str(part);
+            }
+        }
+    }
+    listed
 }
 
 /// The statements of a text, each with its parameters numbered from 1, and which of the

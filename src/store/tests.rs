@@ -32,8 +32,10 @@ mod dsn;
 mod due;
 mod entries;
 mod event;
+mod fitness;
 mod header;
 mod idempotency;
+mod levels;
 mod model;
 mod moving;
 mod nodes;
@@ -41,14 +43,17 @@ mod nul;
 mod opening;
 mod operator;
 mod outage;
+mod plans;
 mod proof;
 mod queue;
 mod races;
+mod ration;
 mod refunds;
 mod reports;
 mod retention;
 mod spool;
 mod story;
+mod wake;
 
 impl Store {
     /// Small parts that are due, whether they leave alone or not, the longest waiting first.

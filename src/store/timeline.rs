@@ -231,7 +231,8 @@ impl Store {
         const CAPTURED: &str = "SELECT captured_at FROM capture WHERE customer_id = $1 AND number = $2";
         const ENTRIES: &str = "
             SELECT entry_id, state, opened_at, closed_at, doubtful_since FROM
-                (SELECT * FROM entry WHERE customer_id = $1 AND first_capture <= $2
+                (SELECT entry_id, kind, state, last_capture, opened_at, closed_at, doubtful_since
+                 FROM entry WHERE customer_id = $1 AND first_capture <= $2
                  ORDER BY first_capture DESC LIMIT $3) AS e
             WHERE kind = 'debit' AND last_capture >= $2 ORDER BY opened_at";
         let (ended, capture_no) = self.ended(log).await?;

@@ -60,6 +60,14 @@ impl Writer {
         }
     }
 
+    /// The row that says what was committed last, where that may have to be found out later.
+    pub(super) fn row(&self) -> Option<&str> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(lane) => Some(lane.row()),
+        }
+    }
+
     /// Outside of any transaction.
     #[cfg(test)]
     pub(super) async fn raw(&mut self) -> On<'_> {

@@ -28,6 +28,11 @@ pub(super) struct Writers {
     rare: Option<Rare>,
 }
 
+/// Why nothing is written, and nobody's work begun, while that is to be found out.
+pub(super) fn unsure() -> StoreError {
+    StoreError::Away("what became of the last commit is not known".to_owned())
+}
+
 /// Connections for transactions that come rarely.
 #[derive(Debug, Clone)]
 pub(super) struct Rare {
@@ -44,6 +49,8 @@ pub(super) struct Trouble {
     is_failing: AtomicBool,
     /// What became of the last gathered commit is not known.
     is_unsure: AtomicBool,
+    /// Mail may not be acknowledged on the server that was connected to last.
+    is_unfit: AtomicBool,
     /// Somebody else found it to be away.
     suspected: Notify,
 }
@@ -55,6 +62,19 @@ impl Trouble {
 
     pub(super) fn set_unsure(&self, is_unsure: bool) {
         self.is_unsure.store(is_unsure, Ordering::SeqCst);
+    }
+
+    /// Why nothing may be written on the server that was just connected to, if so; told when
+    /// that begins. A pool's connections lead wherever the last one does.
+    pub(super) fn judge(&self, refusal: Option<&str>) {
+        let was_unfit = self.is_unfit.swap(refusal.is_some(), Ordering::SeqCst);
+        if let Some(reason) = refusal.filter(|_| !was_unfit) {
+            tracing::error!(reason, "PostgreSQL may forget what is acknowledged: nothing is written");
+        }
+    }
+
+    pub(super) fn is_unfit(&self) -> bool {
+        self.is_unfit.load(Ordering::SeqCst)
     }
 
     /// Has it looked at.
@@ -111,6 +131,11 @@ impl Writers {
         self.rare.as_ref().map(|rare| &*rare.trouble)
     }
 
+    /// Connections to PostgreSQL for what comes rarely, if that is what is written to.
+    pub(super) fn pool(&self) -> Option<&PgPool> {
+        self.rare.as_ref().map(|rare| &rare.pool)
+    }
+
     /// Nothing, if whatever can be read may be acted on: asked before a lease is committed that
     /// was read while all was well.
     pub(super) fn is_sure(&self) -> Result<(), StoreError> {
@@ -146,12 +171,15 @@ impl Turn<'_> {
 }
 
 impl Rare {
-    async fn begin(&self) -> Result<Tx<'_>, StoreError> {
+    pub(super) async fn begin(&self) -> Result<Tx<'_>, StoreError> {
         // Who was told that a message was not accepted is not to find it on its way: nothing
         // is leased before that is sure.
         self.is_sure()?;
         let until = Instant::now() + self.limit;
         match in_time(until, self.pool.begin()).await {
+            Ok(_) if self.trouble.is_unfit() => {
+                Err(StoreError::Away("PostgreSQL may forget what is acknowledged".to_owned()))
+            }
             Ok(tx) => Ok(Tx(Session::Postgres(Remote::pooled(tx, until)))),
             Err(error) => {
                 self.trouble.suspect();
@@ -163,7 +191,7 @@ impl Rare {
     /// Fails while it is not known what the last gathered commit came to.
     fn is_sure(&self) -> Result<(), StoreError> {
         match self.trouble.is_unsure.load(Ordering::SeqCst) {
-            true => Err(StoreError::Away("what became of the last commit is not known".to_owned())),
+            true => Err(unsure()),
             false => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use crate::domain::ids::{CustomerId, Username};
 use crate::domain::refusal::Refusal;
 use crate::store::bucket::Change;
 use crate::telemetry::SignInResult;
-use crate::throttle::sign_in::Count;
+use crate::throttle::sign_in::{Count, Elsewhere};
 
 impl Submission {
     /// Checks a credential that was presented from an address. Never waits for Dodo.
@@ -50,8 +50,8 @@ impl Submission {
     ) -> Result<T, Refusal> {
         let (sign_ins, metrics) = (&self.0.sign_ins, &self.0.tools.metrics);
         let (begun, now) = (Instant::now(), self.0.tools.clock.now());
-        self.hear_of_failures(peer, name, now).await;
-        let attempt = sign_ins.begin(peer, name, now);
+        let elsewhere = self.hear_of_failures(peer, name, now).await;
+        let attempt = sign_ins.begin(peer, name, elsewhere, now);
         let answer = if attempt.is_looked_at { check.await } else { Err(Refusal::BadCredential) };
         match &answer {
             Ok(recognized) => {
@@ -63,7 +63,9 @@ impl Submission {
             Err(Refusal::BadCredential) if attempt.is_looked_at => {
                 metrics.sign_in(SignInResult::Refused);
                 sign_ins.failed(&attempt, now);
-                self.tell_of_failures(sign_ins.failure(&attempt), now).await;
+                if self.tell_of_failures(sign_ins.failure(&attempt), now).await {
+                    sign_ins.told(&attempt);
+                }
                 tracing::info!(%peer, "sign-in failed");
             }
             Err(Refusal::BadCredential) => metrics.sign_in(SignInResult::Limited),
@@ -82,29 +84,35 @@ impl Submission {
 
     /// Takes in what failed at other nodes of the same database. When it does not answer,
     /// what failed here has to do.
-    async fn hear_of_failures(&self, peer: IpAddr, name: impl Hash + Copy, now: Timestamp) {
+    async fn hear_of_failures(&self, peer: IpAddr, name: impl Hash + Copy, now: Timestamp) -> Elsewhere {
         let (sign_ins, store) = (&self.0.sign_ins, &self.0.tools.store);
-        let Ok(_permit) = self.0.sharing.try_acquire() else { return };
+        let Ok(_permit) = self.0.sharing.try_acquire() else { return Elsewhere::default() };
         if !store.is_shared() {
-            return;
+            return Elsewhere::default();
         }
         match store.buckets(&sign_ins.counts_of(peer, name), now).await {
             Ok(counted) => sign_ins.hear(peer, name, &counted, now),
-            Err(error) => tracing::debug!(%error, "failed sign-ins elsewhere are not known"),
+            Err(error) => {
+                tracing::debug!(%error, "failed sign-ins elsewhere are not known");
+                Elsewhere::default()
+            }
         }
     }
 
-    async fn tell_of_failures(&self, counts: Vec<Count>, now: Timestamp) {
+    /// Whether that counts at all nodes now.
+    async fn tell_of_failures(&self, counts: Vec<Count>, now: Timestamp) -> bool {
         let store = &self.0.tools.store;
-        let Ok(_permit) = self.0.sharing.try_acquire() else { return };
+        let Ok(_permit) = self.0.sharing.try_acquire() else { return false };
         if counts.is_empty() || !store.is_shared() {
-            return;
+            return false;
         }
         let change =
             |Count { name, counted_us, limit_us }| Change { name, taken_us: counted_us, whole_us: limit_us };
-        if let Err(error) = store.change_buckets(counts.into_iter().map(change).collect(), now).await {
+        let told = store.change_buckets(counts.into_iter().map(change).collect(), now).await;
+        if let Err(error) = &told {
             tracing::debug!(%error, "failed sign-ins are not known elsewhere");
         }
+        told.is_ok()
     }
 
     /// Whose credential this is, for [`guarded`](Self::guarded) and nothing else.

@@ -172,6 +172,7 @@ pub(crate) fn submitted_to(to: &[&str]) -> Submitted {
             tls: None,
         },
         keyed: None,
+        notes: Vec::new(),
     }
 }
 

@@ -120,6 +120,7 @@ fn every_event_moves_its_own_series() {
     clone.webhook(WebhookSource::Dodo, WebhookResult::Duplicate);
     clone.store_commit(Duration::from_millis(3), 12);
     clone.resend_call(100);
+    clone.set_database_up(false);
 
     let page = metrics.encode();
     for line in [
@@ -146,6 +147,8 @@ fn every_event_moves_its_own_series() {
         "postmeter_entries_doubtful 4",
         "postmeter_ledger_drift 6",
         "postmeter_dodo_up 0",
+        "postmeter_database_up 0",
+        "postmeter_submissions_refused_total{reason=\"store_unavailable\"} 0",
         "postmeter_webhooks_total{source=\"dodo\",result=\"duplicate\"} 1",
         "postmeter_store_commit_seconds_sum 0.003",
         "postmeter_store_commit_seconds_bucket{le=\"0.004\"} 1",
@@ -170,6 +173,7 @@ fn every_series_is_explained() {
     metrics.submission_refused(&Refusal::Looping);
     let page = metrics.encode();
     let of = |word: &str| page.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (28, 28));
+    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (29, 29));
+    assert!(page.contains("postmeter_database_up 1\n"), "{page}");
     assert!(page.contains("postmeter_dodo_up 1\n"), "Dodo is up until a call says otherwise: {page}");
 }

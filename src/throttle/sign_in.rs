@@ -20,6 +20,9 @@
 //! wrong reads like what was not. Usernames are kept as keyed hashes of what was
 //! presented. Attempts that run at the same moment may all pass: as many as one
 //! address may have connections.
+//!
+//! Where several processes share a database a failure counts there, so that whichever of them
+//! forgives it forgives it for all, and here for as long as it could not be told.
 
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -78,6 +81,14 @@ pub struct Count {
     pub limit_us: i64,
 }
 
+/// What is counted elsewhere of whoever is about to sign in: in how many microseconds it is forgiven.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    pair_us: i64,
+    address_us: i64,
+    username_us: i64,
+}
+
 /// The counts.
 #[derive(Debug)]
 pub struct SignIns {
@@ -95,6 +106,8 @@ pub struct SignIns {
 pub struct Attempt {
     address: IpAddr,
     name: Name,
+    /// Failures of this username and address that are counted elsewhere.
+    slips_elsewhere: u32,
     /// Whether the secret is to be looked at. If not, it is taken to be wrong.
     pub is_looked_at: bool,
     /// Whether what is wrong is told to come later, looked at or not.
@@ -118,22 +131,24 @@ impl SignIns {
     }
 
     /// Somebody is about to sign in from there, as whom is said by a username or a token.
-    pub fn begin(&self, peer: IpAddr, name: impl Hash, now: Timestamp) -> Attempt {
+    pub fn begin(&self, peer: IpAddr, name: impl Hash, elsewhere: Elsewhere, now: Timestamp) -> Attempt {
         let (address, name) = (network_of(peer), self.names.hash_one(name));
         let pair = (address, name);
         let is_known = self.known().has(name, address, now);
-        let is_pair_over = self.by_pair.check(&pair, now).is_err();
-        let is_address_over = self.by_address.check(&address, now).is_err();
+        let Elsewhere { pair_us, address_us, username_us } = elsewhere;
+        let is_pair_over = self.by_pair.check_with(&pair, pair_us, now).is_err();
+        let is_address_over = self.by_address.check_with(&address, address_us, now).is_err();
         let limits = &self.limits;
         let failures = [
-            (self.by_pair.taken(&pair, now), limits.sign_in_failures),
-            (self.by_address.taken(&address, now), limits.sign_in_failures_per_address),
-            (self.by_username.taken(&name, now), limits.sign_in_failures_per_username),
+            (self.by_pair.taken_with(&pair, pair_us, now), limits.sign_in_failures),
+            (self.by_address.taken_with(&address, address_us, now), limits.sign_in_failures_per_address),
+            (self.by_username.taken_with(&name, username_us, now), limits.sign_in_failures_per_username),
         ];
         let waits = failures.map(|(failures, limit)| self.wait(failures, limit));
         Attempt {
             address,
             name,
+            slips_elsewhere: self.by_pair.count(pair_us),
             is_looked_at: !is_pair_over && (is_known || !is_address_over),
             is_put_off: is_pair_over || is_address_over,
             answer_after: waits.into_iter().max().unwrap_or_default(),
@@ -145,19 +160,21 @@ impl SignIns {
         names_of(network_of(peer), self.names.hash_one(name))
     }
 
-    /// Takes in what was counted elsewhere: what is forgiven, and when all of it will be.
-    pub fn hear(&self, peer: IpAddr, name: impl Hash, counted: &[(String, Timestamp)], now: Timestamp) {
-        let (address, name) = (network_of(peer), self.names.hash_one(name));
-        let [by_pair, by_address, by_username] = names_of(address, name);
-        for (whose, forgiven_at) in counted {
-            if *whose == by_pair {
-                self.by_pair.raise((address, name), *forgiven_at, now);
-            } else if *whose == by_address {
-                self.by_address.raise(address, *forgiven_at, now);
-            } else if *whose == by_username {
-                self.by_username.raise(name, *forgiven_at, now);
-            }
-        }
+    /// What was counted elsewhere: of whom, and when all of it will be forgiven.
+    pub fn hear(
+        &self,
+        peer: IpAddr,
+        name: impl Hash,
+        counted: &[(String, Timestamp)],
+        now: Timestamp,
+    ) -> Elsewhere {
+        let names = names_of(network_of(peer), self.names.hash_one(name));
+        let [pair_us, address_us, username_us] = names.map(|name| {
+            let forgiven_at =
+                counted.iter().find(|(whose, _)| *whose == name).map(|(_, at)| at.as_microsecond());
+            forgiven_at.map_or(0, |at| at.saturating_sub(now.as_microsecond()).max(0))
+        });
+        Elsewhere { pair_us, address_us, username_us }
     }
 
     /// What others are to count for a failure.
@@ -179,6 +196,13 @@ impl SignIns {
         let _ = self.by_username.take(attempt.name, now);
     }
 
+    /// A failure is counted elsewhere, and so not here any more.
+    pub fn told(&self, attempt: &Attempt) {
+        self.by_address.put_back(&attempt.address, 1);
+        self.by_pair.put_back(&(attempt.address, attempt.name), 1);
+        self.by_username.put_back(&attempt.name, 1);
+    }
+
     /// It succeeded, and was this customer's: what went wrong before was a slip. Returns
     /// what others are to forgive too.
     pub fn succeeded(&self, attempt: &Attempt, whose: impl Hash, now: Timestamp) -> Vec<Count> {
@@ -187,10 +211,7 @@ impl SignIns {
         self.by_pair.put_back(&pair, slips);
         self.by_address.put_back(&attempt.address, slips);
         self.known().saw(self.names.hash_one(whose), attempt.name, attempt.address, now);
-        if slips == 0 {
-            return Vec::new();
-        }
-        let forgiven = -i64::from(slips);
+        let forgiven = -i64::from(attempt.slips_elsewhere);
         self.counts(attempt, [forgiven, forgiven, 0])
     }
 
@@ -254,7 +275,7 @@ mod tests {
 
     impl SignIns {
         fn attempt(&self, peer: &str, username: &str, now: Timestamp) -> Attempt {
-            self.begin(peer.parse().unwrap(), username, now)
+            self.begin(peer.parse().unwrap(), username, Elsewhere::default(), now)
         }
 
         /// A wrong secret: how long it waits for its answer, in milliseconds.
@@ -312,7 +333,7 @@ mod tests {
         let named = (0..6).map(|n| sign_ins.wrong(hosts[n % 3], &format!("user{n}"), at(0)));
         assert!(named.collect::<Vec<_>>().iter().all(Result::is_ok));
         assert_eq!(sign_ins.wrong("2001:db8::4", "user7", at(0)), Err(PutOff));
-        let token = sign_ins.begin("2001:db8::5".parse().unwrap(), (), at(0));
+        let token = sign_ins.begin("2001:db8::5".parse().unwrap(), (), Elsewhere::default(), at(0));
         assert!(!token.is_looked_at, "nor is a token that was never right here");
         assert!(sign_ins.wrong("2001:db8:0:1::1", "user7", at(0)).is_ok());
     }
@@ -375,13 +396,13 @@ mod tests {
         let sign_ins = sign_ins();
         let here: IpAddr = HERE.parse().unwrap();
         let token = ("token", [7; 32]);
-        sign_ins.succeeded(&sign_ins.begin(here, token, at(0)), "cus_1", at(0));
+        sign_ins.succeeded(&sign_ins.begin(here, token, Elsewhere::default(), at(0)), "cus_1", at(0));
         for n in 0..20 {
-            let attempt = sign_ins.begin(here, ("token", [n + 10; 32]), at(1));
+            let attempt = sign_ins.begin(here, ("token", [n + 10; 32]), Elsewhere::default(), at(1));
             sign_ins.failed(&attempt, at(1));
         }
-        assert!(!sign_ins.begin(here, ("token", [8; 32]), at(1)).is_looked_at);
-        assert!(sign_ins.begin(here, token, at(1)).is_looked_at);
+        assert!(!sign_ins.begin(here, ("token", [8; 32]), Elsewhere::default(), at(1)).is_looked_at);
+        assert!(sign_ins.begin(here, token, Elsewhere::default(), at(1)).is_looked_at);
     }
 
     #[test]
@@ -400,7 +421,7 @@ mod tests {
         let sign_ins = sign_ins();
         for n in 0..40_000u32 {
             let peer = IpAddr::V4((0x0a00_0000 + n).into());
-            let attempt = sign_ins.begin(peer, format!("user{n}"), at(0));
+            let attempt = sign_ins.begin(peer, format!("user{n}"), Elsewhere::default(), at(0));
             sign_ins.failed(&attempt, at(0));
         }
         assert_eq!(sign_ins.right(HERE, "ann", at(0)), Ok(()));

@@ -7,11 +7,16 @@
 //! cargo bench --bench accept -- --targets postmeter,sink --rounds 1 --json
 //! cargo bench --bench accept -- --crowds  what slow clients cost: five minutes, 12 GB of disk
 //! cargo bench --bench accept -- --batches how fast a deep queue leaves through Resend
+//! cargo bench --bench accept -- --targets postmeter,postmeter-pg,postmeter-pg2
+//! cargo bench --bench accept -- --targets postmeter,postmeter-pg --queued 1000000
+//! cargo bench --bench accept -- --targets postmeter,postmeter-pg --leaving 1000000
 //! ```
 //!
-//! Three servers stand on loopback with the same certificate (ECDSA P-256):
+//! Servers stand on loopback with the same certificate (ECDSA P-256):
 //! * **postmeter**: `postmeter serve` as a child, a real store on the disk, a stand-in for
 //!   Dodo, an SMTP upstream that swallows mail. It delivers and settles while it accepts.
+//! * **postmeter-pg**, **postmeter-pg2**: the same on a PostgreSQL of the bench's own, with fsync
+//!   and the settings that it has by default, one node or two; half of the connections each.
 //! * **postfix**: a private instance of Debian's, STARTTLS and SASL required, fsync as by
 //!   default, its mail put on hold so that it does nothing but accept (see `postfix.sh`).
 //! * **sink**: this program again, as a child, which speaks the dialog and stores nothing: the
@@ -23,6 +28,9 @@
 //! (RFC 2920) unless `--no-pipelining`. A run ends when 10,000 messages are accepted and three
 //! seconds are over, and after `--max-seconds` in any case. New sessions are connect, STARTTLS with a full
 //! handshake, AUTH and QUIT.
+//!
+//! A message is completed when the upstream has it and its credit is captured, in a commit; a
+//! run's rate of completed messages goes by the time until all of them are.
 //!
 //! By default the comparison leans towards Postfix, which only files its mail while Postmeter
 //! delivers and settles. `--upstream silent` compares acceptance with acceptance;
@@ -52,18 +60,30 @@ mod args;
 mod batches;
 #[path = "accept/client.rs"]
 mod client;
+#[path = "accept/counters.rs"]
+mod counters;
 #[path = "crowd.rs"]
 mod crowd;
 #[path = "accept/crowds.rs"]
 mod crowds;
+#[path = "accept/database.rs"]
+mod database;
 #[path = "accept/dodo.rs"]
 mod dodo;
+#[path = "accept/fill.rs"]
+mod fill;
+// What tests make clusters with; the bench needs less of it.
+#[allow(dead_code)]
+#[path = "../integration/harness/postgres.rs"]
+mod harness;
 #[path = "accept/load.rs"]
 mod load;
 #[path = "accept/postmeter.rs"]
 mod postmeter;
 #[path = "accept/process.rs"]
 mod process;
+#[path = "accept/queued.rs"]
+mod queued;
 #[path = "accept/report.rs"]
 mod report;
 #[path = "accept/servers.rs"]
@@ -72,6 +92,8 @@ mod servers;
 mod sink;
 #[path = "accept/tls.rs"]
 mod tls;
+#[path = "accept/upstream.rs"]
+mod upstream;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -121,6 +143,12 @@ async fn bench(args: &Args) -> Result<()> {
     if args.batches {
         return batches::run(args).await;
     }
+    if let Some(count) = args.queued {
+        return queued::waiting(count, args).await;
+    }
+    if let Some(count) = args.leaving {
+        return queued::leaving(count, args).await;
+    }
     let servers = Servers::start(args).await?;
     let mut report = Report::new(args);
     for server in servers.all() {
@@ -136,15 +164,14 @@ async fn bench(args: &Args) -> Result<()> {
         for &connections in &args.connections {
             for server in servers.all() {
                 let load = Load { connections, round };
-                let figures = load.run(server, args).await.context(server.kind.name())?;
-                eprintln!("  C={connections:<3} {:<9} {figures}", server.kind.name());
+                let figures = servers.run(server, &load, args).await.context(server.kind.name())?;
+                eprintln!("  C={connections:<3} {:<13} {figures}", server.kind.name());
                 report.messages(server.kind, connections, figures);
-                servers.settle_down(server).await?;
             }
         }
     }
     report.peak_memory(&servers);
-    report.audit = servers.stop().await?;
+    report.audits = servers.stop(args).await?;
     report.print(args.json)
 }
 

@@ -36,7 +36,7 @@ const HANDS: [(&str, &str); 38] = [
     ("header", "INSERT INTO header SELECT 'other', bytes FROM header LIMIT 1"),
     (
         "spool",
-        "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, '0000000000000000000000000000000000000000000000000000000000000000', NULL)",
+        "INSERT INTO spool VALUES ('spool-1', 1, 'other', 1, '0000000000000000000000000000000000000000000000000000000000000000', NULL, NULL)",
     ),
     ("chunk", "INSERT INTO chunk SELECT 'spool-1', 0, bytes FROM header LIMIT 1"),
     ("capture", "DELETE FROM capture WHERE number = 1"),
@@ -52,7 +52,7 @@ const HANDS: [(&str, &str); 38] = [
     ("suppression", "INSERT INTO suppression VALUES ('cus_eve', 'a@x.example', 'manual', NULL, NULL, 1)"),
     ("reputation", "UPDATE reputation SET customer_id = 'cus_eve'"),
     ("gate", "INSERT INTO gate (road, reason, since, try_again_at) VALUES ('resend', 'because', 2, 1)"),
-    ("node", "INSERT INTO node VALUES ('somebody', 1)"),
+    ("node", "INSERT INTO node (node_id, seen_at) VALUES ('somebody', 1)"),
     ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
     ("checkout", "UPDATE checkout SET state = 'paid' WHERE state = 'pending'"),

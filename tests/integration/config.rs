@@ -64,16 +64,27 @@ fn p9_everything_missing_in_the_environment_is_listed_at_once() {
 }
 
 #[test]
-fn a_database_made_by_a_newer_version_is_refused_and_left_alone() {
+fn a_newer_versions_database_is_served_unless_it_says_that_it_is_not_for_us() {
     let mut meter = Meter::resend().prepare();
     meter.tamper(
         "INSERT INTO _sqlx_migrations (version, description, installed_on, success, checksum, execution_time)
          SELECT 9999, 'from the future', installed_on, success, checksum, 0 FROM _sqlx_migrations LIMIT 1",
     );
+    let said = meter.run(&["check"]);
+    assert!(said.out.contains("a newer version of Postmeter has brought it further"), "{said:?}");
+    meter.serve();
+    assert!(meter.signed_in().deliver(&letter("ahead")).starts_with("250 "));
+    meter.drain();
+    meter.stop();
+    meter.tamper("INSERT INTO meta (key, value) VALUES ('oldest_level', '9999 7.0.0')");
     for command in [["serve"].as_slice(), &["customer", "list"]] {
         let said = meter.run(command);
         assert!(refused(&said).contains("newer version of Postmeter"), "{said:?}");
+        assert!(refused(&said).contains("it is for 7.0.0 and newer"), "{said:?}");
     }
+    let said = meter.run(&["check"]);
+    assert!(said.code == Some(1) && said.out.contains("it is for 7.0.0 and newer"), "{said:?}");
+    meter.tamper("DELETE FROM meta WHERE key = 'oldest_level'");
     meter.tamper("DELETE FROM _sqlx_migrations WHERE version = 9999");
     meter.finish();
 }

@@ -146,10 +146,7 @@ fn p1_a_kill_in_the_middle_leaves_nothing_after_the_start() {
     meter.kill();
     assert_eq!(meter.run(&["audit"]).code, Some(0), "what is to be swept is no drift");
     meter.serve();
-    // On a database that others may share it may be arriving at one of them, and leaves by its age.
-    if meter.database().is_none() {
-        leaves_nothing(&meter);
-    }
+    leaves_nothing(&meter);
     assert!(is_taken(&meter.signed_in().deliver(&much(MIB))));
 }
 

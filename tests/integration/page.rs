@@ -10,7 +10,7 @@ use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 /// A browser that is signed in.
 pub(crate) struct Browser<'a> {
     meter: &'a Meter,
-    cookie: String,
+    pub(crate) cookie: String,
 }
 
 impl<'a> Browser<'a> {

@@ -7,13 +7,15 @@ use std::process::Command;
 use postmeter::domain::ids::CustomerId;
 use postmeter::store::{Maker, Store, StoreSettings};
 use postmeter::telemetry::Metrics;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::harness::client::missing;
 use crate::harness::directory::Directory;
 use crate::harness::postgres::{Cluster, USER, is_root, succeed};
 use crate::harness::process::{ON_TESTS, Said, postmeter};
-use crate::harness::{Meter, RUNTIME, until};
+use crate::harness::wait::within;
+use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
+use crate::nodes::{LEFT, PATIENCE};
 
 /// A cluster that listens, with a database `mail`, and its port.
 fn listening() -> Option<(Cluster, u16)> {
@@ -53,10 +55,17 @@ fn refused(directory: &Directory, url: &str, why: &str) {
 
 /// The certificate of an authority that signed one for `localhost`, which the cluster shows now.
 fn with_tls(cluster: &Cluster, directory: &Directory) -> PathBuf {
-    let authority = authority();
+    with_tls_by(&authority(), cluster, directory)
+}
+
+fn with_tls_by(
+    authority: &CertifiedIssuer<'_, KeyPair>,
+    cluster: &Cluster,
+    directory: &Directory,
+) -> PathBuf {
     let key = KeyPair::generate().unwrap();
     let certificate =
-        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority);
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, authority);
     let path = directory.join("ca.pem");
     std::fs::write(&path, authority.pem()).unwrap();
     put(cluster, "server.crt", certificate.unwrap().pem().as_bytes());
@@ -115,6 +124,66 @@ fn only_a_server_that_is_verified_down_to_its_name_gets_the_password() {
     cluster.read("postgres", "SELECT pg_reload_conf()");
     refused(&directory, &url("localhost", ""), "no encryption");
     works(&directory, &url("localhost", &by(&ca)), "cus_again");
+}
+
+/// What a client shows who is that user: where its certificate and its key are.
+fn client(authority: &CertifiedIssuer<'_, KeyPair>, user: &str, directory: &Directory) -> String {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, user);
+    let certificate = params.signed_by(&key, authority).unwrap();
+    let paths = ["crt", "key"].map(|kind| directory.join(&format!("{user}.{kind}")));
+    std::fs::write(&paths[0], certificate.pem()).unwrap();
+    std::fs::write(&paths[1], key.serialize_pem()).unwrap();
+    format!("sslcert={}&sslkey={}", paths[0].display(), paths[1].display())
+}
+
+/// A mail comes in, leaves and is paid for, and all connections to the database are under TLS, of
+/// whomever the certificate names.
+fn serves_under_tls(cluster: &Cluster, url: &str, named: &str) {
+    const CONNECTIONS: &str = "
+        SELECT DISTINCT ssl, coalesce(client_dn, '') FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        WHERE application_name = 'postmeter'";
+    let mut meter = Meter::resend().prepare_at(url);
+    meter.serve();
+    assert!(meter.signed_in().deliver(&letter("under TLS")).starts_with("250 "));
+    let left = || cluster.read("mail", LEFT).join("");
+    let is_done = within(PATIENCE, || (left() == "0").then_some(()));
+    assert!(is_done.is_some(), "neither final nor settled: {}", left());
+    assert_eq!(cluster.read("mail", CONNECTIONS), [format!("t|{named}")]);
+    assert_eq!(meter.mails().len(), 1);
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 1);
+    assert!(!meter.log().contains("hunter2"), "P10");
+    meter.end();
+}
+
+#[test]
+fn p1_p3_p10_a_server_works_over_verified_tls() {
+    let Some((cluster, port)) = listening() else { return };
+    let directory = Directory::new();
+    let ca = with_tls(&cluster, &directory);
+    let url = format!("postgres://postmeter:hunter2@localhost:{port}/mail?sslrootcert={}", ca.display());
+    serves_under_tls(&cluster, &url, "");
+}
+
+#[test]
+fn p1_p3_a_server_signs_in_to_the_database_with_a_certificate() {
+    let Some((cluster, port)) = listening() else { return };
+    let (directory, authority) = (Directory::new(), authority());
+    let ca = with_tls_by(&authority, &cluster, &directory);
+    put(&cluster, "root.crt", authority.pem().as_bytes());
+    put(&cluster, "pg_hba.conf", b"local all all trust\nhostssl all all all cert\n");
+    cluster.read("postgres", "ALTER SYSTEM SET ssl_ca_file = 'root.crt'");
+    cluster.read("postgres", "SELECT pg_reload_conf()");
+    until("the authority to be known", || {
+        (cluster.read("postgres", "SHOW ssl_ca_file") == ["root.crt"]).then_some(())
+    });
+    let url = format!("postgres://postmeter@localhost:{port}/mail?sslrootcert={}", ca.display());
+    refused(&directory, &url, "connection requires a valid client certificate");
+    let somebody = client(&authority, "somebody", &directory);
+    refused(&directory, &format!("{url}&{somebody}"), "certificate authentication failed for user");
+    let own = client(&authority, "postmeter", &directory);
+    serves_under_tls(&cluster, &format!("{url}&{own}"), "/CN=postmeter");
 }
 
 #[test]

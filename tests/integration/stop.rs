@@ -22,17 +22,25 @@ fn p1_a_stop_finishes_the_message_in_hand_and_tells_the_others() {
     assert!(idle.say("NOOP").starts_with("250 "));
     let process = meter.take_process();
     process.terminate();
-    for waiting in [&mut idle, &mut begun, &mut fresh] {
+    for waiting in [&mut idle, &mut fresh] {
         assert_eq!(waiting.reply(), "421 4.3.2 Shutting down, try again in a moment\r\n");
         assert_eq!(waiting.reply(), "");
     }
-    let reply = busy.message(b"second half\r\n");
-    assert!(reply.starts_with("250 2.0.0 Queued as "), "{reply}");
-    assert_eq!(busy.reply(), "421 4.3.2 Shutting down, try again in a moment\r\n");
+    assert!(begun.say("RCPT TO:<bob@example.net>").starts_with("250 "));
+    assert!(begun.say("DATA").starts_with("354 "));
+    for (finishing, rest) in [(&mut busy, b"second half\r\n".to_vec()), (&mut begun, letter("begun"))] {
+        let reply = finishing.message(&rest);
+        assert!(reply.starts_with("250 2.0.0 Queued as "), "{reply}");
+        assert_eq!(finishing.reply(), "421 4.3.2 Shutting down, try again in a moment\r\n");
+    }
     process.ends_well();
     meter.finish();
-    assert_eq!(meter.resend_stand_in().count(), 1);
-    let text = meter.mails()[0].email.text.clone().unwrap();
+    assert_eq!(meter.resend_stand_in().count(), 2);
+    let text = meter
+        .mails()
+        .into_iter()
+        .find_map(|mail| mail.email.text.filter(|text| text.contains("half")))
+        .unwrap();
     assert_eq!(text.lines().collect::<Vec<_>>(), ["first half", "second half"]);
 }
 

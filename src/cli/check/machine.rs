@@ -97,6 +97,10 @@ fn bind(key: &str, address: SocketAddr) -> (Option<TcpListener>, Finding) {
     (None, Finding::fail(LISTENER, format!("{address} ({key}) cannot be used, {error}"), hint))
 }
 
+/// Of a database that is ahead of us.
+const BROUGHT_FURTHER: &str =
+    "a newer version of Postmeter has brought it further, and this one may work on it";
+
 pub(super) async fn database(config: &Config, clock: &Clock) -> Vec<Finding> {
     match &config.database_url {
         None => vec![file(&config.data_dir).await],
@@ -122,6 +126,7 @@ pub(super) fn server_findings(
     let state = match found {
         Found::UpToDate => "it is up to date",
         Found::Older => "`postmeter serve` brings it up to date",
+        Found::Ahead => BROUGHT_FURTHER,
         Found::Nothing => "it has no tables yet; `postmeter serve` makes them",
     };
     let version = &server.version;
@@ -143,6 +148,7 @@ pub(super) async fn file(data_dir: &Path) -> Finding {
         Ok(Found::Older) => {
             Finding::ok(DATABASE, "it can be written; `postmeter serve` brings it up to date")
         }
+        Ok(Found::Ahead) => Finding::ok(DATABASE, format!("it can be written; {BROUGHT_FURTHER}")),
         Ok(Found::Nothing) => match can_be_made(data_dir) {
             Ok(()) => Finding::ok(
                 DATABASE,

@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use lettre::message::header::ContentType;
 use serde_json::{Map, Value};
 
-use super::{Composition, File, InvalidField};
+use super::{Composition, File, InvalidField, REQUIRED};
 use crate::mime::address_list::NamedMailbox;
 use crate::mime::entity::file_name;
 use crate::mime::media::{KnownType, extension, type_of_extension};
@@ -64,7 +64,7 @@ pub(super) fn read(request: Map<String, Value>) -> Result<Composition, InvalidFi
     };
     request.end()?;
     if composition.to.is_empty() {
-        return Err(InvalidField::new("to", "is required"));
+        return Err(InvalidField::new("to", REQUIRED));
     }
     if composition.html.is_none() && composition.text.is_none() {
         return Err(InvalidField::new("text", "text or html is required"));
@@ -103,7 +103,7 @@ impl Request {
     }
 
     fn required(&mut self, name: &str) -> Result<String, InvalidField> {
-        self.text(name)?.ok_or_else(|| self.invalid(name, "is required"))
+        self.text(name)?.ok_or_else(|| self.invalid(name, REQUIRED))
     }
 
     fn mailboxes(&mut self, name: &str) -> Result<Vec<NamedMailbox>, InvalidField> {

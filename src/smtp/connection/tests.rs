@@ -371,6 +371,33 @@ async fn a_stop_is_told_between_commands() {
 }
 
 #[tokio::test]
+async fn a_stop_lets_a_message_be_addressed_and_sent() {
+    for lines in [&RECIPIENT[..3], &RECIPIENT] {
+        let mut client = client_after(lines, server(&config()));
+        assert!(reply(&mut client.socket).await.starts_with("250 2.1."));
+        client.stop.cancel();
+        tokio::task::yield_now().await;
+        client.send(b"NOOP\r\n").await;
+        assert!(reply(&mut client.socket).await.starts_with("250 2.0.0 "));
+        tokio::task::yield_now().await;
+        let (ends_it, said) = if lines.len() == 3 { ("RSET", "250 2.0.0 ") } else { ("DATA\r\n.", "354 ") };
+        client.send(format!("{ends_it}\r\n").as_bytes()).await;
+        assert!(reply(&mut client.socket).await.starts_with(said));
+        assert!(client.rest().await.ends_with("421 4.3.2 Shutting down, try again in a moment\r\n"));
+        assert_eq!(client.end().await, End::Stopped);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_recipients_for_ever() {
+    let mut client = client_after(&RECIPIENT, server(&config()));
+    reply(&mut client.socket).await;
+    client.stop.cancel();
+    let said = tokio::time::timeout(ADDRESSING_GRACE * 2, client.rest()).await.unwrap();
+    assert!(said.starts_with("421 4.3.2 "), "{said}");
+}
+
+#[tokio::test]
 async fn a_stop_lets_a_body_arrive_to_its_end() {
     let mut client = client_in_data(&config());
     assert!(reply(&mut client.socket).await.starts_with("354 "));

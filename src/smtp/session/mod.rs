@@ -197,6 +197,11 @@ impl Session {
         matches!(self.0, Stage::Ready(_) | Stage::Mail(_)) || self.is_mid_message()
     }
 
+    /// Whether a message is being addressed: after MAIL, before its body.
+    pub fn is_addressing(&self) -> bool {
+        matches!(self.0, Stage::Mail(_))
+    }
+
     /// Whether a message has begun to arrive in chunks.
     pub fn is_mid_message(&self) -> bool {
         matches!(self.0, Stage::Chunks(_) | Stage::Spoiled(_))

@@ -479,6 +479,11 @@ pub(super) const CHECKS: &[Check] = &[
         "it is in somebody's hands who does not send it",
         "SELECT message_id || ' ' || part_no FROM part WHERE node IS NOT NULL AND state <> 'sending'",
     ),
+    check(
+        "spool",
+        "no process has such a name",
+        "SELECT spool_id FROM spool WHERE node <> 'local' AND length(node) <> 32",
+    ),
     check("node", "its name is none of ours", "SELECT node_id FROM node WHERE length(node_id) <> 32"),
     check(
         "duty",
@@ -530,6 +535,6 @@ pub(super) const CHECKS: &[Check] = &[
         "it says nothing that this version knows",
         "SELECT key FROM meta WHERE NOT (key IN ('seal', 'shared_key', 'moving_to', 'moved_to', 'moving_from')
             OR key LIKE 'moved %' OR (key LIKE 'commit/%' AND (value = '' OR value LIKE '% ____-__-__'))
-            OR (key = 'made_by' AND value IN ('serve', 'sandbox')))",
+            OR (key = 'made_by' AND value IN ('serve', 'sandbox')) OR (key = 'oldest_level' AND value LIKE '_% _%'))",
     ),
 ];

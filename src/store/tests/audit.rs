@@ -13,8 +13,14 @@ use crate::store::operator::{Order, Via};
 use crate::store::webhook::Webhook;
 
 /// A database with something in every table.
-async fn lived_in() -> (Store, Directory) {
-    let (store, directory) = store().await;
+pub(super) async fn lived_in() -> (Store, Directory) {
+    lived_in_by(reopened).await
+}
+
+/// The same in one that is opened like this.
+pub(super) async fn lived_in_by(open: impl AsyncFnOnce(&Directory) -> Store) -> (Store, Directory) {
+    let directory = Directory::new();
+    let store = open(&directory).await;
     let ann = customer(&store, "ann", Some(50)).await;
     let credential = Credential {
         username: Username::parse("pm-1").unwrap(),
@@ -116,6 +122,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("spool", "UPDATE spool SET message_id = 'x' WHERE message_id IS NOT NULL"),
     ("spool", "UPDATE spool SET begun_at = 1 WHERE message_id IS NULL"),
     ("spool", "UPDATE spool SET left_at = 1 WHERE message_id IS NULL"),
+    ("spool", "UPDATE spool SET node = 'somebody'"),
     ("chunk", "UPDATE chunk SET bytes = substr(bytes, 2) WHERE chunk_no = 1"),
     ("chunk", "DELETE FROM chunk WHERE chunk_no = 0"),
     ("chunk", "DELETE FROM spool WHERE message_id IS NULL"),
@@ -179,7 +186,7 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("reputation", "UPDATE reputation SET customer_id = 'nobody' WHERE customer_id = 'ann'"),
     ("gate", "UPDATE gate SET reason = ''"),
     ("part", "UPDATE part SET node = 'local' WHERE state = 'sent'"),
-    ("node", "INSERT INTO node VALUES ('somebody', 1)"),
+    ("node", "INSERT INTO node (node_id, seen_at) VALUES ('somebody', 1)"),
     ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),

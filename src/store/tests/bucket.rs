@@ -33,6 +33,16 @@ async fn a_bucket_is_one_for_all_who_take_from_it() {
 }
 
 #[tokio::test]
+async fn what_a_clock_said_that_was_set_back_since_is_not_believed() {
+    let (store, _directory) = store().await;
+    assert_eq!(take(&store, 3_600).await, None);
+    let table = [(0, None), (0, None), (0, None), (0, Some(SECOND)), (1, None)];
+    for (nth, (seconds, want)) in table.into_iter().enumerate() {
+        assert_eq!(take(&store, seconds).await, want, "{nth}");
+    }
+}
+
+#[tokio::test]
 async fn of_many_who_take_at_once_as_many_succeed_as_there_are() {
     let (store, directory) = store().await;
     let other = reopened(&directory).await;

@@ -3,10 +3,10 @@
 
 use super::*;
 use crate::store::entry::{LEASE, Settled};
-use crate::store::node::Duty;
+use crate::store::node::{Duty, NameError};
 
 /// Two processes on one database; `None`: it is a file.
-async fn two() -> Option<(Store, Store, Directory)> {
+pub(super) async fn two() -> Option<(Store, Store, Directory)> {
     let directory = Directory::new();
     let one = settings(&directory.0, Maker::Serve);
     one.database_url.as_ref()?;
@@ -100,7 +100,7 @@ async fn several_who_drain_one_backlog_take_each_part_once_and_all_of_it() {
         }
     };
     for store in [&here, &there, &here] {
-        store.appear(at(1)).await.unwrap();
+        assert!(store.appear(at(1)).await.unwrap());
     }
     let (one, other) = tokio::join!(drain(&here), drain(&there));
     let all: std::collections::BTreeSet<_> = one.iter().chain(&other).collect();
@@ -161,4 +161,93 @@ async fn the_only_process_has_every_duty() {
         assert!(store.takes(Duty::Doubts, at(second), Duration::from_secs(3600)).await.unwrap());
     }
     assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p1_p3_a_clock_that_was_set_back_keeps_nothing_of_a_dead_process_from_the_others() {
+    const HOUR: i64 = 3_600;
+    let Some((here, there, _directory)) = two().await else { return };
+    let ann = customer(&here, "ann", Some(50)).await;
+    owe(&here, &ann).await;
+    let lease = Duration::from_secs(30);
+    let leased = || Acceptance { lease_until: Some(at(HOUR + 30)), ..message(&ann, &["a@y.example"]) };
+    let (message, kept) = (accepted(&here, leased()).await, accepted(&here, leased()).await);
+    here.open_entry(&ann, &entry_id(), None, at(HOUR)).await.unwrap().unwrap();
+    assert!(here.takes(Duty::Sweep, at(HOUR), lease).await.unwrap());
+    // What was leased a moment ago is none of that.
+    assert_eq!(there.shorten_leases(at(HOUR), lease).await.unwrap(), 0);
+
+    assert_eq!(there.shorten_leases(at(0), lease).await.unwrap(), 2);
+    assert_eq!(there.shorten_leases(at(1), lease).await.unwrap(), 0, "that is enough");
+    // Of the two one is still in somebody's hands.
+    let own = [(kept.message_id.clone(), 0, 1)];
+    assert_eq!(here.renew(&own, at(90)).await.unwrap().len(), 1);
+    assert_eq!(there.lapse_expired(&[], at(59)).await.unwrap(), 0);
+    assert_eq!(there.lapse_expired(&[], at(60)).await.unwrap(), 1);
+    assert_eq!(
+        (state(&there, &message).await, state(&there, &kept).await),
+        ("queued".into(), "sending".into())
+    );
+    let after = i64::try_from(LEASE.as_secs()).unwrap();
+    assert_eq!(there.take_over_entries(&[], at(0)).await.unwrap(), [], "its owner may renew it");
+    assert_eq!(there.take_over_entries(&[], at(after - 1)).await.unwrap(), []);
+    assert_eq!(there.take_over_entries(&[], at(after)).await.unwrap().len(), 1);
+    assert!(there.takes(Duty::Sweep, at(0), lease).await.unwrap());
+    assert!(!here.takes(Duty::Sweep, at(1), Duration::from_secs(5)).await.unwrap(), "it is held");
+    assert_audit(&there).await;
+}
+
+/// The same process again, by a copy of its directory; `None`: the database is a file.
+async fn copied(directory: &Directory) -> Option<Store> {
+    let settings = settings(&directory.0, Maker::Serve);
+    settings.database_url.as_ref()?;
+    let copy = StoreSettings { data_dir: directory.0.join("copy"), ..settings };
+    make_private_dir(&copy.data_dir).unwrap();
+    std::fs::copy(directory.0.join("node-id"), copy.data_dir.join("node-id")).unwrap();
+    Some(Store::open(&copy, Metrics::new()).await.unwrap())
+}
+
+/// Longer than anybody waits.
+const EVER: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn p4_a_process_by_a_copied_directory_does_not_take_the_others_name_while_that_one_is_there() {
+    let (here, directory) = store().await;
+    let Some(copy) = copied(&directory).await else { return };
+    assert_eq!(copy.node, here.node);
+    here.take_name(EVER).await.unwrap();
+    let there = async {
+        loop {
+            assert!(here.appear(here.time().await.unwrap().unwrap()).await.unwrap(), "it has kept its name");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let taken = tokio::select! {
+        taken = copy.take_name(EVER) => taken,
+        () = there => unreachable!("it goes on"),
+    };
+    assert!(matches!(taken, Err(NameError::Taken)), "{taken:?}");
+}
+
+#[tokio::test]
+async fn who_starts_again_where_it_was_has_its_name_at_once_and_elsewhere_when_the_other_is_gone() {
+    let (here, directory) = store().await;
+    let Some(copy) = copied(&directory).await else { return };
+    here.take_name(EVER).await.unwrap();
+    let again = reopened(&directory).await;
+    tokio::time::timeout(Duration::from_secs(60), again.take_name(EVER)).await.expect("at once").unwrap();
+    copy.take_name(Duration::from_millis(50)).await.unwrap();
+    assert!(copy.appear(at(9)).await.unwrap());
+    let lease = Duration::from_secs(30);
+    assert!(copy.takes(Duty::Sweep, at(9), lease).await.unwrap());
+    // Those who stood still find out, and take nothing with them.
+    for replaced in [&here, &again] {
+        assert!(!replaced.appear(at(10)).await.unwrap());
+        replaced.disappear().await.unwrap();
+    }
+    assert!(copy.appear(at(11)).await.unwrap());
+    assert_eq!(count(&copy, "SELECT count(*) FROM duty").await, 1);
+    copy.disappear().await.unwrap();
+    assert_eq!(count(&copy, "SELECT (SELECT count(*) FROM duty) + (SELECT count(*) FROM node)").await, 0);
+    assert_audit(&copy).await;
 }

@@ -49,18 +49,6 @@ async fn a_database_of_the_sandbox_is_no_real_one() {
 }
 
 #[tokio::test]
-async fn a_database_of_a_newer_version_is_refused_with_what_to_do() {
-    let (store, directory) = store().await;
-    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-                 VALUES (9999, 'from the future', true, '', 0)";
-    execute(&store, newer).await.unwrap();
-    drop(store);
-    let refused = Store::open(&settings(&directory.0, Maker::Serve), Metrics::new()).await.unwrap_err();
-    assert!(matches!(refused, OpenError::Newer { migration: 9999, .. }), "{refused:?}");
-    assert!(refused.to_string().contains("run that version"));
-}
-
-#[tokio::test]
 async fn the_first_credential_is_shown_once_and_only_to_the_browser_that_made_the_customer() {
     let (store, _directory) = store().await;
     let (paid, other) = ("a".repeat(64), "b".repeat(64));

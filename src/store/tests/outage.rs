@@ -1,7 +1,7 @@
 //! PostgreSQL fails: whoever was told that a message is accepted finds it sent, whoever
 //! was refused does not, and nobody has to start anything again. A cluster for each test.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,6 +21,7 @@ const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(2),
     lock: Duration::from_secs(5),
     transaction: Duration::from_secs(10),
+    gathered: Duration::from_secs(10),
     answer: Duration::from_secs(20),
 };
 /// Nobody waits until a database that is away is back.
@@ -28,35 +29,32 @@ const HASTY: Patience =
     Patience { connect: Duration::from_millis(200), answer: Duration::from_millis(200), ..PATIENCE };
 
 /// A cluster with an empty database. `None`: tests run on SQLite.
-fn cluster(settings: &str) -> Option<Cluster> {
+pub(super) fn cluster(settings: &str) -> Option<Cluster> {
     let cluster = is_postgres().then(|| Cluster::start_with(settings).unwrap())?;
     cluster.create("postmeter");
     Some(cluster)
 }
 
-/// Has the server ended as by a power cut (`stop`), or started again.
-fn have(cluster: &mut Cluster, word: &str) {
-    writeln!(cluster.keeper.stdin.as_mut().unwrap(), "{word}").unwrap();
-    let mut done = [0; "done\n".len()];
-    cluster.keeper.stdout.as_mut().unwrap().read_exact(&mut done).unwrap();
-}
-
 fn start_again(cluster: &mut Cluster) {
-    have(cluster, "start");
+    cluster.have("start");
     cluster.until_it_answers();
 }
 
 /// The store by the socket there.
 async fn open(socket: &Path, patience: Patience) -> Store {
+    open_counted(socket, patience, Metrics::new()).await
+}
+
+async fn open_counted(socket: &Path, patience: Patience, metrics: Metrics) -> Store {
     let url = format!("postgres://postmeter@localhost/postmeter?host={}", socket.display());
     let settings =
         StoreSettings { database_url: Some(SecretString::from(url)), ..in_a_file(socket, Maker::Serve) };
     let reserve = Reserve::new(0, || u64::MAX);
-    Store::open_on(&settings, (reserve, patience), Metrics::new(), CrashAt::default()).await.unwrap()
+    Store::open_on(&settings, (reserve, patience), metrics, CrashAt::default()).await.unwrap()
 }
 
 /// Asks until the answer is this.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {
@@ -143,6 +141,7 @@ async fn p1_what_is_refused_before_it_is_found_out_is_withdrawn() {
         until_it_is_well(&store).await;
         assert_eq!(waiting_and_failed(&store).await, (0, failed), "{fate:?}");
         assert_eq!(sums(&store, &ann).await, (Some(9), 0, 0), "{fate:?}");
+        assert!(!refused_ids(&relay).exists(), "it is over");
         assert_audit(&store).await;
     }
     const SAID: &str = "SELECT reply FROM recipient WHERE state = 'failed'";
@@ -172,6 +171,115 @@ async fn p1_what_was_refused_under_a_key_is_there_for_whoever_retries_it() {
         matches!(&answer, Accepted::Before { message_id, .. } if *message_id == keyed.message_id),
         "{answer:?}"
     );
+    assert_audit(&store).await;
+}
+
+/// A life of the store there that ends as by a kill: nothing of it is finished or told.
+async fn live_and_be_killed(relay: &Relay, act: impl AsyncFnOnce(&Store) + Send + 'static) {
+    let home = relay.directory.0.clone();
+    let life = move || {
+        let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let store = own.block_on(async {
+            let store = open(&home, HASTY).await;
+            act(&store).await;
+            store
+        });
+        // Its tasks end where they stand, before they could see that nobody needs them any more.
+        own.shutdown_background();
+        drop(store);
+    };
+    tokio::task::spawn_blocking(life).await.unwrap();
+}
+
+/// The same, in which two are refused: one who was leased with the acceptance, and one who waits.
+/// They are written down if the disk is not full.
+async fn be_killed_while_two_are_refused(relay: &Relay, customer_id: &CustomerId, is_kept: bool) {
+    let (asked, file) = (customer_id.clone(), refused_ids(relay));
+    live_and_be_killed(relay, async move |store| {
+        if !is_kept {
+            std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+        }
+        let leased = message(&asked, &["a@y.example"]);
+        let waiting = Acceptance { lease_until: None, ..leased.clone() };
+        let waiting = Acceptance { message_id: MessageId::generate(at(0), random::octets()), ..waiting };
+        for answer in together(store, vec![leased, waiting]).await {
+            assert_away(answer);
+            assert_eq!(file.is_file(), is_kept, "on disk before anybody is refused");
+        }
+    })
+    .await;
+}
+
+fn refused_ids(relay: &Relay) -> PathBuf {
+    relay.directory.0.join("refused-ids")
+}
+
+#[tokio::test]
+async fn p1_who_was_refused_before_a_kill_is_withdrawn_before_anything_else_is_done() {
+    let Some(cluster) = cluster("-c max_connections=40") else { return };
+    let relay = Relay::before(&cluster.home);
+    let ann = customer(&open(&relay.directory.0, HASTY).await, "ann", Some(9)).await;
+    for fate in [Fate::UnansweredAndClosed, Fate::LostAndClosed] {
+        relay.next(fate);
+        be_killed_while_two_are_refused(&relay, &ann, true).await;
+        relay.open();
+        let store = open(&relay.directory.0, HASTY).await;
+        assert_eq!(waiting_and_failed(&store).await, (0, 2), "{fate:?}");
+        assert_eq!(sums(&store, &ann).await, (Some(9), 0, 0), "{fate:?}");
+        assert_eq!(store.lapse_all(at(9)).await.unwrap(), 0, "{fate:?}");
+        assert!(!refused_ids(&relay).exists(), "{fate:?}");
+        assert_audit(&store).await;
+    }
+    let store = open(&relay.directory.0, HASTY).await;
+    assert!(matches!(accept(&store, &ann).await, Ok(Accepted::Yes { .. })));
+}
+
+#[tokio::test]
+async fn p1_a_start_waits_for_a_commit_that_was_under_way_at_a_kill() {
+    let Some(cluster) = cluster("-c max_connections=40") else { return };
+    let relay = Relay::before(&cluster.home);
+    let ann = customer(&open(&relay.directory.0, HASTY).await, "ann", Some(9)).await;
+    relay.next(Fate::Late);
+    be_killed_while_two_are_refused(&relay, &ann, true).await;
+    const WAITING: &str = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let let_arrive = async {
+        let is_waiting = async || (!cluster.read("postmeter", WAITING).is_empty()).then_some(());
+        until("the start to wait for it", is_waiting).await;
+        relay.let_arrive();
+    };
+    let (store, ()) = tokio::join!(open(&relay.directory.0, PATIENCE), let_arrive);
+    assert_eq!(waiting_and_failed(&store).await, (0, 2));
+    assert_eq!(sums(&store, &ann).await, (Some(9), 0, 0));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p1_what_another_process_has_taken_over_since_the_kill_stays_its_own() {
+    let Some(cluster) = cluster("-c max_connections=40") else { return };
+    let relay = Relay::before(&cluster.home);
+    let there = open(&cluster.home, PATIENCE).await;
+    let ann = customer(&there, "ann", Some(9)).await;
+    relay.next(Fate::UnansweredAndClosed);
+    be_killed_while_two_are_refused(&relay, &ann, true).await;
+    assert_eq!(there.lapse_expired(&[], at(99)).await.unwrap(), 1);
+    relay.open();
+    let store = open(&relay.directory.0, HASTY).await;
+    assert_eq!(waiting_and_failed(&store).await, (1, 1));
+    assert_eq!(sums(&store, &ann).await, (Some(9), 1, 0));
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn who_cannot_be_written_down_is_refused_all_the_same_and_nothing_stands_still() {
+    let Some(cluster) = cluster("-c max_connections=40") else { return };
+    let relay = Relay::before(&cluster.home);
+    let ann = customer(&open(&relay.directory.0, HASTY).await, "ann", Some(9)).await;
+    relay.next(Fate::UnansweredAndClosed);
+    be_killed_while_two_are_refused(&relay, &ann, false).await;
+    relay.open();
+    let store = open(&relay.directory.0, HASTY).await;
+    assert_eq!(waiting_and_failed(&store).await, (2, 0), "this is what the log has told");
+    assert_eq!(store.lapse_all(at(9)).await.unwrap(), 1);
     assert_audit(&store).await;
 }
 
@@ -219,7 +327,7 @@ async fn p1_p2_a_restart_under_load_loses_nothing_that_was_accepted_and_keeps_no
         let before = waiting_and_failed(&store).await.0;
         until("mail to be taken", async || (waiting_and_failed(&store).await.0 > before + 20).then_some(()))
             .await;
-        have(&mut cluster, "stop");
+        cluster.have("stop");
         start_again(&mut cluster);
     }
     let before = waiting_and_failed(&store).await.0;
@@ -238,17 +346,21 @@ async fn p1_p2_a_restart_under_load_loses_nothing_that_was_accepted_and_keeps_no
 #[tokio::test]
 async fn while_it_is_stopped_everybody_is_refused_and_afterwards_nobody() {
     let Some(mut cluster) = cluster("-c max_connections=20") else { return };
-    let store = open(&cluster.home, HASTY).await;
+    let metrics = Metrics::new();
+    let is_up = |up: bool| metrics.encode().contains(&format!("\npostmeter_database_up {}\n", u8::from(up)));
+    let store = open_counted(&cluster.home, HASTY, metrics.clone()).await;
     let ann = customer(&store, "ann", Some(9)).await;
     assert!(matches!(accept(&store, &ann).await, Ok(Accepted::Yes { .. })));
-    have(&mut cluster, "stop");
+    cluster.have("stop");
     for _ in 0..3 {
         assert_away(accept(&store, &ann).await);
         assert!(store.ping().await.is_err());
         assert!(matches!(store.account(&ann).await, Err(StoreError::Away(_))));
+        assert!(is_up(false));
     }
     start_again(&mut cluster);
     until_it_is_well(&store).await;
+    assert!(is_up(true));
     assert!(matches!(accept(&store, &ann).await, Ok(Accepted::Yes { .. })));
     assert_eq!(sums(&store, &ann).await, (Some(9), 2, 0));
     assert_audit(&store).await;

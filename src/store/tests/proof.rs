@@ -43,6 +43,15 @@ async fn lines(store: &Store, customer_id: &CustomerId) -> Vec<String> {
     lines.iter().map(|line| format!("{} {}", line.pattern, line.origin.as_str())).collect()
 }
 
+/// A claim of theirs that is read in every way.
+pub(super) async fn of_one(store: &Store, customer_id: &CustomerId, domain: &str) {
+    let proof = claimed(store, customer_id, domain, Way::Dns).await;
+    let domain = Domain::parse(domain).unwrap();
+    assert_eq!(store.proof(customer_id, &domain).await.unwrap().map(|found| found.token), Some(proof.token));
+    assert_eq!(store.proofs(customer_id).await.unwrap().len(), 1);
+    store.due_proofs(at(9), 9).await.unwrap();
+}
+
 /// For the audit: a claim that is pending, and one that is verified.
 pub(super) async fn of_every_kind(store: &Store) {
     let customer_id = customer(store, "prover", None).await;

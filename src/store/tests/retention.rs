@@ -152,18 +152,18 @@ async fn a_long_entry_leaves_in_steps_and_the_oldest_first() {
     settle(&store, &ann, 2).await;
     owe(&store, &bob).await;
     settle(&store, &bob, 3).await;
-    assert_eq!(store.close_captures(at(2)).await.unwrap(), 500);
+    assert_eq!(store.close_captures(at(2)).await.unwrap(), 250);
     assert_eq!(store.close_entries(at(2)).await.unwrap(), 0, "most of it is still there");
     assert_eq!(
         count(&store, "SELECT closed FROM entry WHERE state = 'done' AND customer_id = 'ann'").await,
-        500
+        250
     );
     assert_audit(&store).await;
     let some = store.close_messages(at(2), at(2), None).await.unwrap();
-    assert!(some.count > 0 && some.count < 500 && some.next.is_some(), "{some:?}");
+    assert!(some.count > 0 && some.count < 250 && some.next.is_some(), "{some:?}");
     assert_audit(&store).await;
     let (captures, messages) = sweep(&store, 2).await;
-    assert_eq!((captures, messages + some.count), (703, 1_203));
+    assert_eq!((captures, messages + some.count), (953, 1_203));
     assert_eq!(
         count(&store, "SELECT count(*) FROM entry").await,
         1,

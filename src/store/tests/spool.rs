@@ -258,6 +258,51 @@ const STAYS: Sql = Sql {
 const LEAVES: Sql = Sql { sqlite: "DROP TRIGGER stays", postgres: "DROP TRIGGER stays ON chunk" };
 
 #[tokio::test]
+async fn p1_what_was_arriving_at_a_killed_process_leaves_when_it_begins_anew() {
+    let (store, directory) = store().await;
+    let ann = customer(&store, "ann", Some(5)).await;
+    let now = Timestamp::now();
+    accepted(&store, large(&ann, begun(&store, &["a message's"], now).await)).await;
+    for _ in 0..3 {
+        begun(&store, &["x", "y"], now).await;
+    }
+    drop(store);
+    let store = reopened(&directory).await;
+    store.forget_arriving().await;
+    // What arrives from now on is another life's.
+    let arriving = begun(&store, &["z"], now).await;
+    until_rows(&store, "2 2").await;
+    accepted(&store, large(&ann, arriving)).await;
+    assert_audit(&store).await;
+}
+
+#[tokio::test]
+async fn p1_what_arrives_at_another_process_stays_when_one_begins_anew() {
+    let directory = Directory::new();
+    let settings = settings(&directory.0, Maker::Serve);
+    if settings.database_url.is_none() {
+        return;
+    }
+    let there = StoreSettings { data_dir: directory.0.join("there"), ..settings.clone() };
+    let here = Store::open(&settings, Metrics::new()).await.unwrap();
+    let there = Store::open(&there, Metrics::new()).await.unwrap();
+    let ann = customer(&here, "ann", Some(5)).await;
+    let now = Timestamp::now();
+    let theirs = begun(&there, &["theirs"], now).await;
+    let older = begun(&here, &["an older version's"], now).await;
+    let of_older = query("UPDATE spool SET node = NULL WHERE spool_id = $1").bind(older.spool_id.as_str());
+    of_older.execute(here.writer.gathering().await.raw().await).await.unwrap();
+    begun(&here, &["own"], now).await;
+    drop(here);
+    let here = reopened(&directory).await;
+    here.forget_arriving().await;
+    until_rows(&here, "2 2").await;
+    accepted(&there, large(&ann, theirs)).await;
+    accepted(&there, large(&ann, older)).await;
+    assert_audit(&here).await;
+}
+
+#[tokio::test]
 async fn what_final_messages_had_is_nobodys_at_once_and_leaves_when_it_can() {
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", Some(5)).await;

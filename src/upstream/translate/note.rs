@@ -71,6 +71,8 @@ pub enum Change {
     VersionsJoined(Vec<String>),
     /// It goes by another road, unchanged.
     OtherRoad(String),
+    /// The tags that came with it are kept nowhere.
+    TagsNotKept(Vec<String>),
 
     /// A field is not carried.
     NotCarried,
@@ -185,6 +187,11 @@ impl Note {
         Self::field(name, Change::NotCarried)
     }
 
+    /// Tags of these names came with the message, over HTTP, and are kept nowhere.
+    pub fn tags_not_kept(names: Vec<String>) -> Self {
+        Self::message(Change::TagsNotKept(names))
+    }
+
     /// Why the message had better go by another road, where one is there: a version that
     /// its readers would see as such becomes a file.
     pub fn why_unchanged(&self) -> Option<String> {
@@ -227,6 +234,7 @@ impl fmt::Display for Change {
                 format!("parts {} are versions of one kind: they are sent one after another", some(parts))
             }
             Self::OtherRoad(why) => format!("goes over SMTP, unchanged, since {why}"),
+            Self::TagsNotKept(names) => format!("the tags {} are not kept", some(names)),
             other => return other.fmt_of_field(f),
         })
     }

@@ -60,6 +60,22 @@ pub(crate) struct Args {
     /// Instead of all that: how fast a deep queue leaves through Resend's API, ten calls a second
     #[arg(long)]
     pub(crate) batches: bool,
+    /// Instead of all that: what it costs the newest message that so many wait before it, beside
+    /// the same on an empty database
+    #[arg(long)]
+    pub(crate) queued: Option<u64>,
+    /// Instead of all that: what it costs mail that so many old messages leave the log meanwhile
+    #[arg(long)]
+    pub(crate) leaving: Option<u64>,
+    /// Messages of those runs that are followed, one after the other, until the upstream has them
+    #[arg(long, default_value_t = 300)]
+    pub(crate) followed: u64,
+    /// Shows what the tables have come to in the end
+    #[arg(long)]
+    pub(crate) tables: bool,
+    /// Statements that PostgreSQL runs once its tables are there: other storage parameters, say
+    #[arg(long)]
+    pub(crate) database_sql: Option<String>,
     /// How long Resend's stand-in takes over each call then
     #[arg(long, default_value_t = 300)]
     pub(crate) resend_ms: u64,
@@ -97,11 +113,22 @@ pub(crate) struct Args {
     pub(crate) bench: bool,
 }
 
+impl Args {
+    /// The kinds of Postmeter among the targets.
+    pub(crate) fn postmeters(&self) -> impl Iterator<Item = Kind> {
+        self.targets.iter().copied().filter(|kind| kind.nodes() > 0)
+    }
+}
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Postmeter,
+    /// On PostgreSQL
+    PostmeterPg,
+    /// Two nodes on one PostgreSQL
+    PostmeterPg2,
     Postfix,
     Sink,
 }
@@ -110,9 +137,24 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Postmeter => "postmeter",
+            Self::PostmeterPg => "postmeter-pg",
+            Self::PostmeterPg2 => "postmeter-pg2",
             Self::Postfix => "postfix",
             Self::Sink => "sink",
         }
+    }
+
+    /// How many of Postmeter's nodes it is.
+    pub(crate) fn nodes(self) -> usize {
+        match self {
+            Self::Postmeter | Self::PostmeterPg => 1,
+            Self::PostmeterPg2 => 2,
+            Self::Postfix | Self::Sink => 0,
+        }
+    }
+
+    pub(crate) fn is_on_postgres(self) -> bool {
+        matches!(self, Self::PostmeterPg | Self::PostmeterPg2)
     }
 }
 

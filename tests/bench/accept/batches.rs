@@ -4,7 +4,7 @@
 //! call a second. From the last 250 on it allows ten, and takes its time over each; the clock
 //! runs from there until everything has left.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ use postmeter::sandbox::faults::{Fault, Misbehaviour};
 use crate::args::{Args, Kind};
 use crate::load::Load;
 use crate::postmeter::Postmeter;
-use crate::servers::{Ground, Server};
+use crate::servers::Ground;
 use crate::tls;
 
 /// Messages a second that must leave.
@@ -23,17 +23,24 @@ const CONNECTIONS: usize = 64;
 /// How long the queue may take to leave.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Fails if it is too slow, or if the books do not add up.
+/// Each Postmeter among the targets; fails if one is too slow, or if its books do not add up.
 pub(crate) async fn run(args: &Args) -> Result<()> {
     let ground = Ground::new(args)?;
-    let postmeter = Postmeter::start(args, &ground, &tls::connector()?).await?;
+    for kind in args.postmeters() {
+        one(kind, args, &ground).await?;
+    }
+    Ok(())
+}
+
+async fn one(kind: Kind, args: &Args, ground: &Ground) -> Result<()> {
+    println!("{}:", kind.name());
+    let postmeter = Postmeter::start(args, ground, &tls::connector()?, kind).await?;
     let resend = postmeter.resend().clone();
     resend
         .faults()
         .push(Fault::new(Misbehaviour::Late { delay_ms: args.resend_ms }).on("POST", "/emails").always());
     resend.behave(|manners| (manners.per_second, manners.events) = (1, false));
-    let (endpoint, pid) = (postmeter.endpoint.clone(), Some(postmeter.pid()));
-    let server = Server { kind: Kind::Postmeter, endpoint, pid, accepted: AtomicU64::new(0) };
+    let server = postmeter.server();
     let accepted = Load { connections: CONNECTIONS, round: 1 }.run(&server, args).await?;
     println!("accepted: {accepted}");
     let all = usize::try_from(server.accepted.load(Ordering::Relaxed))?;

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::args::Args;
+use crate::args::{Args, Kind};
 use crate::client::{Endpoint, Message, Session};
 use crate::crowd::{Host, Slow};
 use crate::load::{memory_kib, open, within};
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
 
 async fn start(args: &Args) -> Result<(Postmeter, Ground)> {
     let ground = Ground::new(args)?;
-    Ok((Postmeter::start(args, &ground, &tls::connector()?).await?, ground))
+    Ok((Postmeter::start(args, &ground, &tls::connector()?, Kind::Postmeter).await?, ground))
 }
 
 async fn idle(args: &Args) -> Result<()> {
@@ -55,7 +55,7 @@ async fn idle(args: &Args) -> Result<()> {
     println!("idle TLS sessions, signed in: none {}", mib(before));
     let mut sessions = Vec::new();
     for count in IDLE {
-        let more = open(&postmeter.endpoint, count - sessions.len());
+        let more = open(std::slice::from_ref(&postmeter.endpoint), count - sessions.len());
         sessions.extend(within(PATIENCE, more).await?);
         let kib = memory_kib(postmeter.pid(), "VmRSS:")?;
         let each = kib.saturating_sub(before) as f64 / count as f64;
@@ -150,7 +150,7 @@ async fn large(args: &Args) -> Result<usize> {
     let (postmeter, _ground) = start(args).await?;
     let pid = postmeter.pid();
     let before = memory_kib(pid, "VmRSS:")?;
-    let sessions = within(PATIENCE, open(&postmeter.endpoint, args.large)).await?;
+    let sessions = within(PATIENCE, open(std::slice::from_ref(&postmeter.endpoint), args.large)).await?;
     let with_sessions = memory_kib(pid, "VmRSS:")?;
     let begin = Instant::now();
     let mut sending = JoinSet::new();
@@ -173,7 +173,7 @@ async fn large(args: &Args) -> Result<usize> {
     for session in sessions {
         within(PATIENCE, session.quit()).await?;
     }
-    while !postmeter.has_delivered(kept as u64) {
+    while postmeter.upstream.taken().is_some_and(|taken| taken < kept as u64) {
         ensure!(begin.elapsed() < PATIENCE * 3, "the messages are not delivered");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

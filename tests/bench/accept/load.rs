@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::args::Args;
 use crate::client::{Endpoint, Message, Session};
+use crate::counters::Work;
 use crate::servers::Server;
 
 /// Messages that each connection sends before the clock runs: processes start, caches fill.
@@ -35,15 +36,38 @@ pub(crate) struct Figures {
     pub(crate) per_s: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
+    /// The same messages by the time until all of them were sent and captured.
+    pub(crate) completed_per_s: Option<f64>,
+    /// What the store did for them.
+    pub(crate) work: Option<Work>,
+    /// When the clock began to run.
+    #[serde(skip)]
+    pub(crate) began: Instant,
+}
+
+impl Figures {
+    /// Messages a second until then.
+    pub(crate) fn per_s_until(&self, at: Instant) -> f64 {
+        self.messages as f64 / (at - self.began).as_secs_f64()
+    }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { messages, seconds, per_s, p50_ms, p99_ms } = self;
+        let Self { messages, seconds, per_s, p50_ms, p99_ms, .. } = self;
         write!(
             f,
             "{per_s:>8.0} messages/s  p50 {p50_ms:.2} ms  p99 {p99_ms:.2} ms  ({messages} in {seconds:.1} s)"
-        )
+        )?;
+        if let Some(completed) = self.completed_per_s {
+            write!(f, "  {completed:.0}/s completed")?;
+        }
+        let Some(Work { commits_per_s, writes_per_commit, ms_per_commit, wal_per_message }) = &self.work
+        else {
+            return Ok(());
+        };
+        write!(f, "  {commits_per_s:.0} commits/s of {writes_per_commit:.1} in {ms_per_commit:.1} ms")?;
+        wal_per_message.map_or(Ok(()), |wal| write!(f, "  {:.1} KB of log a message", wal / 1e3))
     }
 }
 
@@ -57,7 +81,7 @@ pub(crate) struct Memory {
 impl Load {
     /// Opens and warms up the connections, then sends the messages over all of them at once.
     pub(crate) async fn run(&self, server: &Server, args: &Args) -> Result<Figures> {
-        let sessions = within(PATIENCE, open(&server.endpoint, self.connections)).await?;
+        let sessions = within(PATIENCE, open(&server.endpoints, self.connections)).await?;
         let mut warm = JoinSet::new();
         for (number, mut session) in sessions.into_iter().enumerate() {
             let run = format!("{}-{}-{number}", self.round, self.connections);
@@ -85,18 +109,18 @@ impl Load {
         server
             .accepted
             .fetch_add(latencies.len() as u64 + WARM_UP * self.connections as u64, Ordering::Relaxed);
-        figures(latencies, end - begin)
+        figures(latencies, (begin, end))
     }
 }
 
 /// New sessions per second: connect, STARTTLS, AUTH, QUIT.
 pub(crate) async fn new_sessions(server: &Server, args: &Args) -> Result<f64> {
-    within(PATIENCE, open(&server.endpoint, OPENING)).await?;
+    within(PATIENCE, open(&server.endpoints, OPENING)).await?;
     let begin = Instant::now();
     let tickets = Tickets::new(args.sessions, begin, args);
     let mut working = JoinSet::new();
-    for _ in 0..OPENING {
-        let (endpoint, tickets) = (server.endpoint.clone(), Arc::clone(&tickets));
+    for endpoint in server.endpoints.iter().cycle().take(OPENING) {
+        let (endpoint, tickets) = (endpoint.clone(), Arc::clone(&tickets));
         working.spawn(async move {
             let mut opened = 0_u64;
             while tickets.take().is_some() {
@@ -116,7 +140,7 @@ pub(crate) async fn new_sessions(server: &Server, args: &Args) -> Result<f64> {
 pub(crate) async fn idle_sessions(server: &Server, args: &Args) -> Result<Option<Memory>> {
     let Some(pid) = server.pid else { return Ok(None) };
     let before_kib = memory_kib(pid, "VmRSS:")?;
-    let mut sessions = within(PATIENCE, open(&server.endpoint, args.idle)).await?;
+    let mut sessions = within(PATIENCE, open(&server.endpoints, args.idle)).await?;
     let with_idle_kib = memory_kib(pid, "VmRSS:")?;
     for session in &mut sessions {
         within(PATIENCE, session.noop()).await.context("an idle session was lost")?;
@@ -187,16 +211,16 @@ impl Sender {
     }
 }
 
-/// Opens sessions, a few at a time.
-pub(crate) async fn open(endpoint: &Endpoint, count: usize) -> Result<Vec<Session>> {
+/// Opens sessions, a few at a time, and as many at each of a server's nodes as at any other.
+pub(crate) async fn open(endpoints: &[Endpoint], count: usize) -> Result<Vec<Session>> {
     let left = Arc::new(AtomicU64::new(count as u64));
     let mut opening = JoinSet::new();
     for _ in 0..OPENING {
-        let (endpoint, left) = (endpoint.clone(), Arc::clone(&left));
+        let (endpoints, left) = (endpoints.to_vec(), Arc::clone(&left));
         opening.spawn(async move {
             let mut mine = Vec::new();
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                mine.push(Session::open(&endpoint).await?);
+            while let Ok(n) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) {
+                mine.push(Session::open(&endpoints[n as usize % endpoints.len()]).await?);
             }
             Ok(mine)
         });
@@ -220,13 +244,15 @@ pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result
     }
 }
 
-fn figures(mut latencies: Vec<Duration>, elapsed: Duration) -> Result<Figures> {
+/// The figures of messages that took so long, between those times.
+pub(crate) fn figures(mut latencies: Vec<Duration>, (began, end): (Instant, Instant)) -> Result<Figures> {
     latencies.sort_unstable();
     let at = |percent: usize| {
         let index = (latencies.len() * percent).div_ceil(100).saturating_sub(1);
         latencies.get(index).map(|l| l.as_secs_f64() * 1e3).context("no message was accepted")
     };
-    let seconds = elapsed.as_secs_f64();
-    let messages = latencies.len() as u64;
-    Ok(Figures { messages, seconds, per_s: messages as f64 / seconds, p50_ms: at(50)?, p99_ms: at(99)? })
+    let seconds = (end - began).as_secs_f64();
+    let (messages, p50_ms, p99_ms) = (latencies.len() as u64, at(50)?, at(99)?);
+    let (per_s, completed_per_s, work) = (messages as f64 / seconds, None, None);
+    Ok(Figures { messages, seconds, per_s, p50_ms, p99_ms, completed_per_s, work, began })
 }

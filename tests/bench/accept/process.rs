@@ -35,14 +35,14 @@ impl Process {
     }
 
     /// Runs a command to its end and returns what it printed.
-    pub(crate) async fn run(command: &mut Command) -> Result<(ExitStatus, String)> {
+    pub(crate) async fn run(command: &mut Command, patience: Duration) -> Result<(ExitStatus, String)> {
         let mut this = Self(command.stdout(Stdio::piped()).spawn().with_context(|| name(command))?);
         let mut stdout = this.0.stdout.take().context("stdout")?;
         let reader = std::thread::spawn(move || {
             let mut printed = Vec::new();
             stdout.read_to_end(&mut printed).map(|_| String::from_utf8_lossy(&printed).trim().to_owned())
         });
-        let status = this.wait().await?;
+        let status = this.wait(patience).await?;
         let printed = reader.join().ok().context("reading what it printed")??;
         Ok((status, printed))
     }
@@ -52,14 +52,14 @@ impl Process {
     }
 
     /// Waits for its end, in bounded time.
-    pub(crate) async fn wait(&mut self) -> Result<ExitStatus> {
+    pub(crate) async fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
             }
-            if begin.elapsed() > PATIENCE {
-                bail!("it did not end in {} s", PATIENCE.as_secs());
+            if begin.elapsed() > patience {
+                bail!("it did not end in {} s", patience.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -13,6 +13,13 @@ use crate::servers::Servers;
 const TIMES_POSTFIX: f64 = 10.0;
 const PART_OF_SINK: f64 = 0.25;
 const IDLE_KIB: u64 = 64 * 1_024;
+/// Whose figures are divided by whose, where both were measured.
+const RATIOS: [(Kind, Kind); 4] = [
+    (Kind::Postmeter, Kind::Postfix),
+    (Kind::Postmeter, Kind::Sink),
+    (Kind::PostmeterPg, Kind::Postmeter),
+    (Kind::PostmeterPg2, Kind::PostmeterPg),
+];
 
 /// Everything measured, by server and in the order of the rounds.
 #[derive(Serialize)]
@@ -25,9 +32,11 @@ pub(crate) struct Report {
     upstream: &'static str,
     postfix_park: &'static str,
     idle: usize,
+    #[serde(skip)]
+    kinds: Vec<Kind>,
     servers: BTreeMap<Kind, Measured>,
     /// What `postmeter audit` printed afterwards.
-    pub(crate) audit: Option<String>,
+    pub(crate) audits: BTreeMap<Kind, String>,
 }
 
 #[derive(Default, Serialize)]
@@ -52,8 +61,9 @@ impl Report {
             upstream: args.upstream.name(),
             postfix_park: args.postfix_park.name(),
             idle: args.idle,
+            kinds: args.targets.clone(),
             servers: BTreeMap::new(),
-            audit: None,
+            audits: BTreeMap::new(),
         }
     }
 
@@ -89,13 +99,27 @@ impl Report {
             self.messages, self.message_bytes
         );
         println!("postmeter's upstream: {}; postfix's mail: {}\n", self.upstream, self.postfix_park);
-        self.row("", |kind| Some(kind.name().to_owned()), ["/postfix", "/sink"].map(|s| Some(s.to_owned())));
+        let divided = self.ratios().map(|(ours, other)| Some(format!("{}/{}", short(ours), short(other))));
+        self.row("", |kind| Some(kind.name().to_owned()), divided.collect());
         let connections: Vec<usize> =
             self.servers.values().next().map(|m| m.runs.keys().copied().collect()).unwrap_or_default();
         for c in connections {
             self.figures(&format!("C={c} messages/s"), 0, |m| m.series(c, |f| f.per_s));
             self.figures(&format!("C={c} p50 ms"), 2, |m| m.series(c, |f| f.p50_ms));
             self.figures(&format!("C={c} p99 ms"), 2, |m| m.series(c, |f| f.p99_ms));
+            self.figures(&format!("C={c} completed/s"), 0, |m| m.some(c, |f| f.completed_per_s));
+            self.figures(&format!("C={c} commits/s"), 0, |m| {
+                m.some(c, |f| Some(f.work.as_ref()?.commits_per_s))
+            });
+            self.figures(&format!("C={c} writes a commit"), 1, |m| {
+                m.some(c, |f| Some(f.work.as_ref()?.writes_per_commit))
+            });
+            self.figures(&format!("C={c} ms a commit"), 2, |m| {
+                m.some(c, |f| Some(f.work.as_ref()?.ms_per_commit))
+            });
+            self.figures(&format!("C={c} log a message"), 0, |m| {
+                m.some(c, |f| f.work.as_ref()?.wal_per_message)
+            });
         }
         self.figures("new sessions/s, C=8", 0, |m| m.sessions_per_s.clone());
         self.memory_row("memory before, MiB", |m| m.memory.map(|m| m.before_kib));
@@ -103,8 +127,8 @@ impl Report {
         self.memory_row("peak after load, MiB", |m| m.peak_kib);
         println!();
         self.verdicts();
-        if let Some(audit) = &self.audit {
-            println!("postmeter audit: {audit}");
+        for (kind, audit) in &self.audits {
+            println!("{} audit: {audit}", kind.name());
         }
         Ok(())
     }
@@ -129,12 +153,18 @@ impl Report {
     }
 
     fn figures(&self, label: &str, digits: usize, series: impl Fn(&Measured) -> Vec<f64>) {
-        let ratios = [Kind::Postfix, Kind::Sink]
-            .map(|other| self.ratio(Kind::Postmeter, other, &series).map(|r| format!("{r:.2}")));
+        let ratios = self.ratios().map(|(ours, other)| {
+            let ratio = self.ratio(ours, other, &series)?;
+            Some(format!("{ratio:.2}"))
+        });
+        let ratios = ratios.collect();
         let cell = |kind| {
             let value = median(series(self.servers.get(&kind)?))?;
             Some(format!("{value:.digits$}"))
         };
+        if !self.kinds.iter().any(|kind| cell(*kind).is_some()) {
+            return;
+        }
         self.row(label, cell, ratios);
     }
 
@@ -143,17 +173,20 @@ impl Report {
             let kib = kib(self.servers.get(&kind)?)?;
             Some(format!("{:.1}", kib as f64 / 1_024.0))
         };
-        self.row(label, cell, [None, None]);
+        self.row(label, cell, Vec::new());
     }
 
-    fn row(&self, label: &str, cell: impl Fn(Kind) -> Option<String>, ratios: [Option<String>; 2]) {
-        let cells = [Kind::Postmeter, Kind::Postfix, Kind::Sink].map(cell);
+    fn row(&self, label: &str, cell: impl Fn(Kind) -> Option<String>, ratios: Vec<Option<String>>) {
+        let cells = self.kinds.iter().map(|kind| cell(*kind));
         let line: String = cells
-            .into_iter()
             .chain(ratios)
-            .map(|cell| format!("{:>11}", cell.unwrap_or_else(|| "-".to_owned())))
+            .map(|cell| format!("{:>15}", cell.unwrap_or_else(|| "-".to_owned())))
             .collect();
         println!("{label:<21}{line}");
+    }
+
+    fn ratios(&self) -> impl Iterator<Item = (Kind, Kind)> {
+        RATIOS.into_iter().filter(|(ours, other)| self.kinds.contains(ours) && self.kinds.contains(other))
     }
 
     /// The median of each round's ratio: the two figures of a round are seconds apart.
@@ -165,18 +198,28 @@ impl Report {
 
 impl Measured {
     fn series(&self, connections: usize, pick: impl Fn(&Figures) -> f64) -> Vec<f64> {
-        self.runs.get(&connections).into_iter().flatten().map(pick).collect()
+        self.some(connections, |figures| Some(pick(figures)))
+    }
+
+    /// What each run has; a ratio needs it of every run.
+    fn some(&self, connections: usize, pick: impl Fn(&Figures) -> Option<f64>) -> Vec<f64> {
+        self.runs.get(&connections).into_iter().flatten().filter_map(pick).collect()
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// A name that fits a column with another.
+fn short(kind: Kind) -> &'static str {
+    kind.name().trim_start_matches("postmeter-")
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
     Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
 
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info

@@ -1,10 +1,11 @@
 //! Starts and stops what is measured. Every server is a child of the bench, on loopback, with
 //! its files in one directory that goes when the bench does.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::args::{Args, Kind, Park};
 use crate::client::{Endpoint, Session};
+use crate::load::{Figures, Load};
 use crate::postmeter::Postmeter;
 use crate::process::{PATIENCE, Process};
 use crate::tls;
@@ -19,7 +21,8 @@ use crate::tls;
 /// One server and where to submit.
 pub(crate) struct Server {
     pub(crate) kind: Kind,
-    pub(crate) endpoint: Endpoint,
+    /// Of each node.
+    pub(crate) endpoints: Vec<Endpoint>,
     /// Whose memory is read; none where sessions are processes.
     pub(crate) pid: Option<u32>,
     /// Messages that it said 250 to.
@@ -30,7 +33,7 @@ pub(crate) struct Server {
 pub(crate) struct Servers {
     servers: Vec<Server>,
     // Fields drop in this order: the processes first, then their files.
-    postmeter: Option<Postmeter>,
+    postmeters: BTreeMap<Kind, Postmeter>,
     postfix: Option<Postfix>,
     _sink: Option<Process>,
     _ground: Ground,
@@ -41,15 +44,16 @@ impl Servers {
     pub(crate) async fn start(args: &Args) -> Result<Self> {
         let ground = Ground::new(args)?;
         let connector = tls::connector()?;
-        let (mut postmeter, mut postfix, mut sink) = (None, None, None);
+        let (mut postmeters, mut postfix, mut sink) = (BTreeMap::new(), None, None);
         let mut servers = Vec::new();
         for &kind in &args.targets {
             let (endpoint, pid) = match kind {
-                Kind::Postmeter => {
-                    let started = Postmeter::start(args, &ground, &connector).await.context("postmeter")?;
-                    let (endpoint, pid) = (started.endpoint.clone(), Some(started.pid()));
-                    postmeter = Some(started);
-                    (endpoint, pid)
+                Kind::Postmeter | Kind::PostmeterPg | Kind::PostmeterPg2 => {
+                    let started = Postmeter::start(args, &ground, &connector, kind).await;
+                    let started = started.context(kind.name())?;
+                    servers.push(started.server());
+                    postmeters.insert(kind, started);
+                    continue;
                 }
                 Kind::Postfix => {
                     let (started, endpoint) = Postfix::start(args.postfix_park, &ground, &connector).await?;
@@ -63,48 +67,39 @@ impl Servers {
                     (endpoint, pid)
                 }
             };
-            servers.push(Server { kind, endpoint, pid, accepted: AtomicU64::new(0) });
+            servers.push(Server { kind, endpoints: vec![endpoint], pid, accepted: AtomicU64::new(0) });
         }
-        Ok(Self { servers, postmeter, postfix, _sink: sink, _ground: ground })
+        Ok(Self { servers, postmeters, postfix, _sink: sink, _ground: ground })
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter()
     }
 
-    /// Waits until the server has done what it still owes for the messages that it accepted, so
-    /// that the next run, of whatever server, has the machine to itself.
-    pub(crate) async fn settle_down(&self, server: &Server) -> Result<()> {
-        let accepted = server.accepted.load(Ordering::Relaxed);
+    /// A run of messages, and then a wait until the server has done what it still owes for them,
+    /// so that the next run, of whatever server, has the machine to itself.
+    pub(crate) async fn run(&self, server: &Server, load: &Load, args: &Args) -> Result<Figures> {
+        if let Some(postmeter) = self.postmeters.get(&server.kind) {
+            return postmeter.run(server, load, args).await;
+        }
+        let figures = load.run(server, args).await?;
         let begin = Instant::now();
-        while !self.is_idle(server.kind, accepted)? {
-            if begin.elapsed() > PATIENCE {
-                eprintln!("    still at work; the next run shares the machine");
-                return Ok(());
-            }
+        while !self.postfix.as_ref().map_or(Ok(true), Postfix::is_idle)? && begin.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let seconds = begin.elapsed().as_secs_f64();
-        if seconds >= 0.1 {
-            eprintln!("    at rest {seconds:.1} s after the last 250");
-        }
-        Ok(())
+        Ok(figures)
     }
 
-    fn is_idle(&self, kind: Kind, accepted: u64) -> Result<bool> {
-        match kind {
-            Kind::Postmeter => Ok(self.postmeter.as_ref().is_none_or(|p| p.has_delivered(accepted))),
-            Kind::Postfix => self.postfix.as_ref().map_or(Ok(true), Postfix::is_idle),
-            Kind::Sink => Ok(true),
+    /// Stops every Postmeter the gentle way and returns what its audit said of the books.
+    pub(crate) async fn stop(self, args: &Args) -> Result<BTreeMap<Kind, String>> {
+        let mut audits = BTreeMap::new();
+        for (kind, postmeter) in self.postmeters {
+            if args.tables {
+                eprintln!("{}:\n{}", kind.name(), postmeter.database.tables()?);
+            }
+            audits.insert(kind, postmeter.stop_and_audit().await?);
         }
-    }
-
-    /// Stops Postmeter the gentle way and returns what its audit said of the books.
-    pub(crate) async fn stop(self) -> Result<Option<String>> {
-        match self.postmeter {
-            Some(postmeter) => postmeter.stop_and_audit().await.map(Some),
-            None => Ok(None),
-        }
+        Ok(audits)
     }
 }
 
@@ -171,7 +166,7 @@ impl Postfix {
             .args([&username, &secret])
             .env("PARK", park.name())
             .stderr(std::fs::File::create(ground.dir.join("postfix.log"))?);
-        let (started, _) = Process::run(&mut command).await.context("starting postfix")?;
+        let (started, _) = Process::run(&mut command, PATIENCE).await.context("starting postfix")?;
         if !started.success() {
             let log = std::fs::read_to_string(ground.dir.join("postfix.log"))?;
             bail!(

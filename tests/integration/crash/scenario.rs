@@ -189,7 +189,7 @@ pub(super) fn scenario(point: CrashPoint) -> Scenario {
             |meter, _| entries(meter, Misbehaviour::HangAfter, 1),
             |meter| meter.dodo().faults().struck() > 0,
         ),
-        CrashPoint::ChunkCommitted => Scenario { passage: 2, ..deed(sends_much, is_swept_in_time) },
+        CrashPoint::ChunkCommitted => Scenario { passage: 2, ..deed(sends_much, is_swept) },
         CrashPoint::OrphansSwept => deed(|_| String::new(), is_swept).troubles(leaves_an_orphan),
         CrashPoint::BounceRecorded => Scenario::of_bounce(bounces_early),
         CrashPoint::RefundsDecided => {
@@ -360,14 +360,6 @@ fn leaves_an_orphan(meter: &Meter, _: Road) {
     meter.tamper("INSERT INTO spool (spool_id, begun_at) VALUES ('spool-1', 1)");
     let octets = if meter.database().is_some() { "decode('00', 'hex')" } else { "x'00'" };
     meter.tamper(&format!("INSERT INTO chunk VALUES ('spool-1', 0, {octets})"));
-}
-
-/// On a database that others may share it may be arriving at one of them, and leaves by its age.
-fn is_swept_in_time(meter: &Meter, begun: &str) {
-    match meter.database() {
-        None => is_swept(meter, begun),
-        Some(_) => assert!(meter.number(SPOOLS) > 0),
-    }
 }
 
 fn is_swept(meter: &Meter, _: &str) {

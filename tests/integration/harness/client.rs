@@ -86,21 +86,36 @@ pub(crate) fn missing(what: &str) {
     eprintln!("skipped: this machine lacks {what}");
 }
 
-/// A program of this machine; for node with the place where `.ci/run` puts nodemailer.
+/// A program of this machine; for node with the places where `.ci/run` puts packages.
 fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     if program == "node" && std::env::var_os("NODE_PATH").is_none() {
-        command.env("NODE_PATH", nodemailer());
+        command.env("NODE_PATH", packages());
     }
     command
 }
 
-fn nodemailer() -> OsString {
+/// Where there are several versions of a package, the greatest comes first.
+fn packages() -> OsString {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     let homes = cache.and_then(|cache| std::fs::read_dir(cache.join("postmeter-ci")).ok());
     let found = homes.into_iter().flatten().flatten().map(|home| home.path().join("node_modules"));
-    found.max().unwrap_or_default().into_os_string()
+    let mut found: Vec<PathBuf> = found.collect();
+    found.sort_by(|one, other| other.cmp(one));
+    std::env::join_paths(found).unwrap_or_default()
+}
+
+/// What a script beside the clients prints that needs this package of node. `None`: this
+/// machine lacks one of them.
+pub(crate) fn node(package: &str, script: &str, arguments: &[&str], input: &[u8]) -> Option<String> {
+    has("node", &["-e", &format!("require('{package}')")]).then(|| {
+        let mut node = tool("node");
+        node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script)).args(arguments);
+        let said = said(&mut node, input);
+        assert_eq!(said.code, Some(0), "{node:?}\n{}\n{}", said.out, said.err);
+        said.out
+    })
 }
 
 /// Runs a client with this on its stdin; it must succeed.

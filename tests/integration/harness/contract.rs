@@ -1,5 +1,5 @@
 //! Every call to Resend held against its official API description, where that lies
-//! beside the project: path, method, header, query and body.
+//! beside the project: path, method, header, query and body. So are answers of ours in its form.
 
 use std::sync::LazyLock;
 
@@ -25,6 +25,15 @@ pub(crate) fn mistake(head: &Parts, body: &[u8]) -> Option<String> {
     let description = RESEND.as_ref()?;
     let wrong = call(description, head, body).err()?;
     Some(format!("{} {}: {wrong}", head.method, head.uri))
+}
+
+/// How an answer of ours differs from what the schema of that name asks for, if it does.
+pub(crate) fn unlike(schema: &str, value: &Value) -> Option<String> {
+    let description = RESEND.as_ref()?;
+    let asked = &description.document["components"]["schemas"][schema];
+    assert!(asked.is_object(), "the description has a schema {schema}");
+    let wrong = description.check(asked, value, "").err()?;
+    Some(format!("{schema}: {wrong}\nin {value:#}"))
 }
 
 fn call(description: &Description, head: &Parts, body: &[u8]) -> Result<(), String> {

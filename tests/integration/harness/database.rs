@@ -27,7 +27,7 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
     cluster.create(TEMPLATE);
     let settings = StoreSettings {
         data_dir: std::env::temp_dir(),
-        database_url: Some(url(&cluster, TEMPLATE).into()),
+        database_url: Some(cluster.url(TEMPLATE).into()),
         maker: Maker::Command,
         low_balance_credits: 0,
         min_free_bytes: 0,
@@ -111,7 +111,7 @@ impl Database {
 
     /// `database_url`.
     pub(crate) fn url(&self) -> String {
-        url(CLUSTER.as_ref().unwrap(), &self.name)
+        CLUSTER.as_ref().unwrap().url(&self.name)
     }
 }
 
@@ -125,10 +125,6 @@ impl Drop for Database {
             }
         }
     }
-}
-
-fn url(cluster: &Cluster, name: &str) -> String {
-    format!("postgres://postmeter@localhost/{name}?host={}", cluster.home.display())
 }
 
 /// The rows of a system: by its database, or by the file in its data directory.

@@ -23,10 +23,18 @@ pub(crate) struct SmallDisk(PathBuf);
 impl SmallDisk {
     /// So many MiB, at `path`. `None`: this machine does not let us mount.
     pub(crate) fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
+        Self::mount_with(path, &format!("size={mebibytes}m,mode=700"))
+    }
+
+    /// The same, another user's.
+    pub(crate) fn mount_for(user: &str, path: &Path, mebibytes: u32) -> Option<Self> {
+        Self::mount_with(path, &format!("size={mebibytes}m,mode=700,uid={user}"))
+    }
+
+    fn mount_with(path: &Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(path).unwrap();
-        let size = format!("size={mebibytes}m,mode=700");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path);
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path);
         let mounted = mount.output().is_ok_and(|output| output.status.success());
         if !mounted {
             missing("the right to mount a file system");

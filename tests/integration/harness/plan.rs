@@ -7,6 +7,8 @@ use postmeter::tls;
 use super::Meter;
 use super::database::Database;
 use super::directory::Directory;
+use super::meter::{CUSTOMER_EMAIL, CUSTOMER_ID};
+use super::process::ON_TESTS;
 use super::sink::{Security, Sink};
 
 /// The credits that the customer has unless a test says otherwise.
@@ -54,7 +56,8 @@ impl Plan {
         self
     }
 
-    /// One more line of a section of the configuration, or another one in its place.
+    /// One more line of a section of the configuration, or another one in its place; what has
+    /// no name stands above all sections.
     pub(crate) fn set(mut self, section: &'static str, line: &str) -> Self {
         self.sections.entry(section).or_default().push(line.to_owned());
         self
@@ -107,6 +110,18 @@ impl Plan {
         Meter::new((directory, database), sink, self.credits, self.arguments)
     }
 
+    /// The same at a database that is the test's own, and empty.
+    pub(crate) fn prepare_at(self, database_url: &str) -> Meter {
+        let mut meter = self.prepare();
+        meter.set_environment("DATABASE_URL", database_url);
+        // Clusters of tests do not wait for their disk.
+        meter.set_environment(ON_TESTS, "postgres");
+        meter.says(&["customer", "add", CUSTOMER_ID, "--email", CUSTOMER_EMAIL, "--name", "Ann"]);
+        meter.says(&["sender", "allow", CUSTOMER_ID, "example.com"]);
+        meter.credential = meter.new_credential();
+        meter
+    }
+
     /// The same, and it runs.
     pub(crate) fn start(self) -> Meter {
         let mut meter = self.prepare();
@@ -120,7 +135,8 @@ impl Plan {
             text += &format!("database_url = {:?}\n", database.url());
         }
         for (section, lines) in &self.sections {
-            text += &format!("[{section}]\n{}\n", lines.join("\n"));
+            let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+            text += &format!("{header}{}\n", lines.join("\n"));
         }
         text
     }

@@ -5,6 +5,7 @@
 //! `postgres`, whom Debian's package makes. What is lost with the machine is nobody's:
 //! it does not wait for the disk.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +20,8 @@ const PORT: u16 = 5432;
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the server until nobody holds the other end of the standard input, and clears up.
-/// Meanwhile it does what it reads there, and says when it has: `stop`, as after a power cut, and `start`.
+/// Meanwhile it does what it reads there, and says when it has: `stop`, which recovers at the next
+/// start, `crash`, which is kill -9 of all of it, and `start`.
 const KEEPER: &str = r#"
     programs=$1 home=$2 address=$3 port=$4 settings=$5
     start() {
@@ -30,6 +32,7 @@ const KEEPER: &str = r#"
     while read -r word; do
         case $word in
             stop) kill -QUIT $!; wait $! ;;
+            crash) kill -STOP $!; kill -KILL $(cat /proc/$!/task/$!/children) $!; wait $! ;;
             start) start ;;
         esac
         echo done
@@ -45,8 +48,8 @@ pub(crate) struct Cluster {
     /// Where its socket is, too.
     pub(crate) home: PathBuf,
     port: u16,
-    /// Does what its standard input says: `stop` and `start`.
-    pub(crate) keeper: Child,
+    /// Does what its standard input says: `stop`, `crash` and `start`.
+    keeper: Child,
 }
 
 impl Cluster {
@@ -57,23 +60,37 @@ impl Cluster {
 
     /// The same with settings of its own.
     pub(crate) fn start_with(settings: &str) -> Option<Self> {
-        Self::begin((PORT, ""), settings)
+        Self::begin((PORT, ""), settings, initdb)
     }
 
     /// The same with a port of this machine too, at the address if that is not empty.
     pub(crate) fn listening(port: u16, address: &str) -> Option<Self> {
-        Self::begin((port, address), "-c max_connections=400")
+        Self::begin((port, address), "-c max_connections=400", initdb)
     }
 
-    fn begin((port, address): (u16, &str), settings: &str) -> Option<Self> {
+    /// One that takes over whatever is written to this one, and writes nothing until it is
+    /// promoted.
+    pub(crate) fn standby(&self, port: u16, address: &str) -> Self {
+        let copied = |programs: &Path, home: &Path| {
+            let mut copy = as_its_user(&programs.join("pg_basebackup"));
+            copy.arg("--host").arg(&self.home).args(["--port", &self.port.to_string(), "--username", ROLE]);
+            copy.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--pgdata"]);
+            succeed(copy.arg(home.join("data")));
+        };
+        Self::begin((port, address), "-c max_connections=400", copied).unwrap()
+    }
+
+    fn begin(
+        (port, address): (u16, &str),
+        settings: &str,
+        make_data: impl FnOnce(&Path, &Path),
+    ) -> Option<Self> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let programs = programs()?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let home = std::env::temp_dir().join(format!("postmeter-pg-{}-{number}", std::process::id()));
         make_home(&home);
-        let mut initdb = as_its_user(&programs.join("initdb"));
-        initdb.args(["--username", ROLE, "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
-        succeed(initdb.args(["--no-sync", "--pgdata"]).arg(home.join("data")));
+        make_data(&programs, &home);
         let mut keeper = as_its_user(Path::new("sh"));
         keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(&home);
         keeper.args([address, &port.to_string(), settings]);
@@ -81,6 +98,13 @@ impl Cluster {
         let cluster = Self { programs, home, port, keeper: keeper.spawn().unwrap() };
         cluster.until_it_answers();
         Some(cluster)
+    }
+
+    /// Has the keeper do this, and waits until it has.
+    pub(crate) fn have(&mut self, word: &str) {
+        writeln!(self.keeper.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let mut done = [0; "done\n".len()];
+        self.keeper.stdout.as_mut().unwrap().read_exact(&mut done).unwrap();
     }
 
     pub(crate) fn until_it_answers(&self) {
@@ -93,6 +117,11 @@ impl Cluster {
     /// Makes an empty database.
     pub(crate) fn create(&self, database: &str) {
         self.read("postgres", &format!("CREATE DATABASE {database}"));
+    }
+
+    /// Its `database_url`, by the socket.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://{ROLE}@localhost/{database}?host={}", self.home.display())
     }
 
     /// What a query returns: a line for each row, its columns divided by `|`.
@@ -117,6 +146,13 @@ impl Drop for Cluster {
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
     }
+}
+
+/// The data of a cluster with nothing in it.
+fn initdb(programs: &Path, home: &Path) {
+    let mut initdb = as_its_user(&programs.join("initdb"));
+    initdb.args(["--username", ROLE, "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"]);
+    succeed(initdb.args(["--no-sync", "--pgdata"]).arg(home.join("data")));
 }
 
 /// Where the newest PostgreSQL's programs lie: Debian keeps them out of the path.

@@ -26,6 +26,15 @@ enum Wire {
     Gone,
 }
 
+/// When TLS begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// By STARTTLS.
+    StartTls,
+    /// At once.
+    Implicit,
+}
+
 /// The client.
 pub(crate) struct Smtp {
     wire: Wire,
@@ -241,13 +250,29 @@ impl Smtp {
         certificate: &Path,
         credential: &Credential,
     ) -> Option<Self> {
-        let mut smtp = Self { wire: Wire::Plain(try_connect(address)?), buffer: Vec::new() };
+        let opening = (Opening::StartTls, trusting(certificate));
+        Self::try_signed_in_over(try_connect(address)?, opening, credential)
+    }
+
+    /// The same, over a connection that is there.
+    pub(crate) fn try_signed_in_over(
+        tcp: TcpStream,
+        (opening, client): (Opening, Arc<ClientConfig>),
+        credential: &Credential,
+    ) -> Option<Self> {
+        let wire = match opening {
+            Opening::StartTls => Wire::Plain(tcp),
+            Opening::Implicit => secure(tcp, Arc::clone(&client)),
+        };
+        let mut smtp = Self { wire, buffer: Vec::new() };
         let hears = |reply: String, code: &str| reply.starts_with(code).then_some(());
         hears(smtp.reply(), "220 ")?;
-        hears(smtp.say("EHLO client.example"), "250")?;
-        hears(smtp.say("STARTTLS"), "220 ")?;
-        let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
-        smtp.wire = secure(tcp, trusting(certificate));
+        if opening == Opening::StartTls {
+            hears(smtp.say("EHLO client.example"), "250")?;
+            hears(smtp.say("STARTTLS"), "220 ")?;
+            let Wire::Plain(tcp) = std::mem::replace(&mut smtp.wire, Wire::Gone) else { panic!("under TLS") };
+            smtp.wire = secure(tcp, client);
+        }
         hears(smtp.say("EHLO client.example"), "250")?;
         hears(smtp.auth_plain(&credential.username, &credential.secret), "235 ")?;
         Some(smtp)
