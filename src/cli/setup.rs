@@ -10,6 +10,7 @@ mod dodo;
 mod env_file;
 mod inputs;
 mod money;
+mod steps;
 mod told;
 
 use std::path::PathBuf;

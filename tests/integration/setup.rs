@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use postmeter::sandbox::dodo::Payer;
 use postmeter::sandbox::faults::{Fault, Faults, Misbehaviour, Reply};
 use postmeter::sandbox::{self, Settings, StandIns};
 use postmeter::tls;
@@ -209,15 +210,55 @@ fn a_key_and_a_url_are_enough_for_check_and_serve() {
     let entry = json!({ "entry_type": "credit", "amount": "1" });
     account.post("/credit-entitlements/cde_sandbox/balances/cus_sandbox/ledger-entries", &entry);
     let asked = request(Method::GET, &format!("http://{}/metrics", process.http));
-    until("the webhook to be taken", || {
+    until("the webhook to be believed", || {
         let metrics = ask(asked.try_clone().unwrap()).body;
-        let taken = "postmeter_webhooks_total{source=\"dodo\",result=\"accepted\"} 1";
+        // Of a customer whom nobody knows here.
+        let taken = "postmeter_webhooks_total{source=\"dodo\",result=\"ignored\"} 1";
         metrics.contains(taken).then_some(())
     });
     assert!(
         !process.log().contains(sandbox::DODO_API_KEY) && !process.log().contains(sandbox::WEBHOOK_SECRET),
         "P10"
     );
+    process.stop();
+}
+
+#[test]
+fn what_was_made_sells_credits_to_a_first_customer() {
+    let mut account = Account::new();
+    // The one ledger of the stand-in, named as a person names what they made by hand.
+    account.set("CREDIT_ENTITLEMENT_ID", sandbox::ENTITLEMENT_ID);
+    let made = account.sets_up(&[]);
+    let states: Vec<&Value> = made["items"].as_array().unwrap().iter().map(|item| &item["state"]).collect();
+    assert_eq!(states, ["found", "made", "made", "made"], "{made}");
+    let resend = format!(
+        "RESEND_API_KEY={}\nRESEND_BASE_URL={}\n",
+        sandbox::RESEND_API_KEY,
+        account.stand_ins.resend_url
+    );
+    fs::write(account.file(), fs::read_to_string(account.file()).unwrap() + &resend).unwrap();
+
+    let process = Process::start(account.in_the_environment("serve"), &account.directory.join("log"));
+    let dodo = &account.stand_ins.dodo;
+    {
+        let _in_runtime = RUNTIME.enter();
+        dodo.deliver_webhooks_to(&format!("http://{}/webhooks/dodo", process.http));
+    }
+    let url = |path: &str| format!("http://{}{path}", process.http);
+    let visitor = json!({ "email": "zoe@example.org", "name": "Zoe" });
+    let checkout = ask(request(Method::POST, &url("/checkout/subscribe")).json(&visitor));
+    assert_eq!(checkout.status, 200, "{checkout:?}");
+    let checkout_url = checkout.json()["checkout_url"].as_str().unwrap().to_owned();
+    let receipt = {
+        let _in_runtime = RUNTIME.enter();
+        dodo.pay(checkout_url.rsplit('/').next().unwrap(), &Payer::default()).unwrap()
+    };
+    let token = &account.environment()["POSTMETER_ADMIN_TOKEN"];
+    let credits = request(Method::GET, &url(&format!("/credits/{}", receipt.customer_id))).bearer_auth(token);
+    until("the customer of the webhook to have the plan's credits", || {
+        let answer = ask(credits.try_clone().unwrap());
+        (answer.status == 200 && answer.json()["available"] == 5_000).then_some(())
+    });
     process.stop();
 }
 
@@ -262,7 +303,8 @@ fn what_is_made_is_what_was_asked_for() {
 #[test]
 fn a_run_that_breaks_off_anywhere_is_finished_by_the_next() {
     let posts = ["/credit-entitlements", "/products", "/webhooks"];
-    let steps = [(posts[0], 0), (posts[1], 0), (posts[1], 1), (posts[2], 0)];
+    // The first of the entitlements' is the question whether the key may write.
+    let steps = [(posts[0], 1), (posts[1], 0), (posts[1], 1), (posts[2], 0)];
     for (path, skip) in steps {
         let failures: [Misbehaviour; 4] = [
             Reply::status(500).into(),
@@ -359,7 +401,8 @@ fn keys_that_will_not_do_are_told_before_anything_is_made() {
     account.set("PLAN_PRODUCT_ID", "pdt_gone");
     account.refuses(&[], "PLAN_PRODUCT_ID names pdt_gone, which Dodo does not know");
     account.unset("PLAN_PRODUCT_ID");
-    account.faults().push(Fault::new(Reply::status(503)).on("GET", "/webhooks"));
+    // After the test's own look.
+    account.faults().push(Fault::new(Reply::status(503)).on("GET", "/webhooks").after(1));
     account.refuses(&[], "Dodo does not answer");
     account.refuses(&["--env-file", "no/such/directory/env"], "cannot write no/such/directory/env");
     let plain: Said =

@@ -19,27 +19,19 @@ pub(crate) const PAGE: usize = 50;
 /// A list that does not end before this many pages is not believed.
 const MOST_PAGES: usize = 200;
 
-/// The events that an endpoint made here is told of: payments, subscriptions and credits
-/// are acted on, refunds and disputes are acknowledged. `subscription.past_due` is left
-/// out: it is too new to be sure that no endpoint is refused for it, and what it says comes
-/// as `subscription.updated` too.
+/// The events that an endpoint made here is told of: those that something follows from
+/// ([`super::super::events`]), and no others.
 pub const EVENTS: &[&str] = &[
     "payment.succeeded",
     "payment.failed",
     "payment.processing",
     "payment.cancelled",
     "refund.succeeded",
-    "refund.failed",
     "dispute.opened",
-    "dispute.expired",
-    "dispute.accepted",
-    "dispute.cancelled",
-    "dispute.challenged",
-    "dispute.won",
-    "dispute.lost",
     "subscription.active",
     "subscription.renewed",
     "subscription.on_hold",
+    "subscription.past_due",
     "subscription.paused",
     "subscription.unpaused",
     "subscription.cancelled",

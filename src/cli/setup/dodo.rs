@@ -353,11 +353,8 @@ fn webhook_differences(found: &Endpoint) -> Vec<String> {
     if found.is_disabled {
         differences.push("it is disabled".to_owned());
     }
-    // Refunds and disputes are acknowledged, and nothing follows from them.
-    let acted_on =
-        |name: &&&str| ["payment.", "subscription.", "credit."].iter().any(|of| name.starts_with(of));
     let is_told = |name: &str| found.events.is_empty() || found.events.iter().any(|event| event == name);
-    let untold: Vec<&str> = EVENTS.iter().filter(acted_on).copied().filter(|name| !is_told(name)).collect();
+    let untold: Vec<&str> = EVENTS.iter().copied().filter(|name| !is_told(name)).collect();
     if !untold.is_empty() {
         differences.push(format!("it is not told of {}", untold.join(", ")));
     }

@@ -12,9 +12,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::domain::digest::hex;
-use crate::random;
-
 /// Who may read it: its owner.
 const MODE: u32 = 0o600;
 /// What stands at the top of a new one.
@@ -157,6 +154,15 @@ impl EnvFile {
         if self.old.as_ref().is_some_and(is_so) {
             return Ok(false);
         }
+        // Somebody may have had it in an editor while Dodo was asked.
+        let now = fs::read_to_string(&self.path).ok();
+        if now.as_ref() != self.old.as_ref().map(|old| &old.text) {
+            bail!(
+                "{} was changed while this ran, so it was left as it is; run `postmeter setup` again, it finds what \
+                 was made",
+                self.path.display()
+            );
+        }
         self.staged(&text, |new| {
             fs::rename(new, &self.path)?;
             File::open(self.directory())?.sync_all()
@@ -171,7 +177,10 @@ impl EnvFile {
 
     /// Writes a file beside it and hands that on; whatever happens, it does not stay.
     fn staged(&self, text: &str, then: impl FnOnce(&Path) -> std::io::Result<()>) -> anyhow::Result<()> {
-        let new = self.directory().join(format!(".postmeter-env-{}", hex(&random::octets::<8>())));
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        // One name, so that what a killed run left there goes with the next.
+        let new = self.directory().join(format!(".{name}.new"));
+        let _ = fs::remove_file(&new);
         let done = self.stage(&new, text).and_then(|()| then(&new));
         // Nobody would look for it there, and it holds secrets.
         match fs::remove_file(&new) {

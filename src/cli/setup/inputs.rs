@@ -54,7 +54,7 @@ pub(super) struct Goods {
 
 impl Inputs {
     pub(super) fn gather(args: &SetupArgs, place: &Place<'_>) -> anyhow::Result<Self> {
-        let (config, _) = Config::load_readable(place.config_path);
+        let config = Config::load(place.config_path)?;
         let env_file = EnvFile::read(&args.env_file)?;
         let lookup = |name: &str| looked_up(args, place, &env_file, name);
         let (secrets, missing) = Secrets::readable_from_env(&config, lookup);

@@ -61,7 +61,7 @@ pub(super) fn answer(
         items: stock.items().into_iter().map(ItemObject::from).collect(),
         env_file: file_object(inputs, file),
         remarks: &stock.remarks,
-        steps: steps(inputs),
+        steps: super::steps::left(inputs),
     };
     let printout = if format.json { Printout::json(&answer)? } else { Printout::text(text(&answer, inputs)) };
     Ok(Printout { is_success, ..printout })
@@ -139,56 +139,4 @@ fn text(answer: &Answer<'_>, inputs: &Inputs) -> String {
 
 fn offered(goods: &Goods, term: &str) -> String {
     format!("{} emails for {}{term}", money::grouped(goods.credits), money::told(&goods.price))
-}
-
-/// What no key of Dodo's can do.
-fn steps(inputs: &Inputs) -> Vec<String> {
-    let (config, base_url) = (&inputs.config, &inputs.secrets.base_url);
-    let file = inputs.env_file.path();
-    let file = print::shell_word(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
-    let url = reqwest::Url::parse(base_url).ok();
-    let web = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
-    let mut steps = vec![
-        "Dodo: ask compliance@dodopayments.com whether a mail relay is a business that they accept, before anybody \
-         pays: their acceptance policy excludes some that are near to it"
-            .to_owned(),
-    ];
-    let mut hostname = config.smtp.hostname.as_str();
-    if hostname == "localhost" {
-        hostname = web;
-        steps.push(format!(
-            "postmeter.toml: set smtp.hostname to the name that customers connect to, such as {web}"
-        ));
-    }
-    let names = if hostname == web { web.to_owned() } else { format!("{web} and {hostname}") };
-    steps.push(format!("DNS: A and AAAA records of {names} with the addresses of this machine"));
-    steps.push(format!(
-        "TLS: a certificate for {hostname}, its chain in {} and its key in {}; and a TLS proxy that takes {base_url} \
-         to http://{}",
-        config.smtp.tls_cert.display(),
-        config.smtp.tls_key.display(),
-        config.http.listen
-    ));
-    if config.uses_resend() {
-        if inputs.secrets.resend_api_key.is_none() {
-            steps.push(format!(
-                "Resend: add the domain that mail is sent from at https://resend.com/domains, publish the records that \
-                 it shows (MX and TXT of send.DOMAIN, TXT of resend._domainkey.DOMAIN), make an API key, and add \
-                 RESEND_API_KEY=re_… to {file}"
-            ));
-        }
-        if inputs.secrets.resend_webhook_secrets.is_empty() {
-            steps.push(format!(
-                "Resend: make a webhook to {base_url}/webhooks/resend for email.sent, email.delivered, \
-                 email.delivery_delayed, email.bounced, email.complained, email.failed, email.suppressed and \
-                 domain.updated, and add RESEND_WEBHOOK_SECRET=whsec_… to {file}"
-            ));
-        }
-    }
-    if config.uses_smtp() && inputs.secrets.upstream_smtp_url.is_none() {
-        steps.push(format!("add UPSTREAM_SMTP_URL=smtps://user:password@host:465 to {file}"));
-    }
-    steps.push(format!("set -a; . {file}; set +a; postmeter check && postmeter serve"));
-    steps.push(format!("systemd: EnvironmentFile={file}"));
-    steps
 }

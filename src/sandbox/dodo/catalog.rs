@@ -1,9 +1,10 @@
 //! What a merchant sets up over the API: credit entitlements, products and webhook
 //! endpoints, listed, read and made. None of it can be changed or deleted here.
 //!
-//! What was made stands beside what the sandbox began with and can be read like it, but
-//! not bought: the stand-in keeps one ledger, that of its own entitlement. Webhooks go
-//! where the sandbox sends them, signed with its one secret, which every endpoint has.
+//! What was made stands beside what the sandbox began with and can be read like it. A
+//! product can be bought if it is sold in dollars and grants credits of the sandbox's own
+//! entitlement: the stand-in keeps one ledger. Webhooks go where the sandbox sends them,
+//! signed with its one secret, which every endpoint has.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -16,6 +17,7 @@ use super::books::{Books, Event};
 use super::entries::check_metadata;
 use super::refusal::Refusal;
 use super::routes::{Answer, Page, items};
+use super::shop::{GRANT_DAYS, Ware};
 use super::{DodoStandIn, fresh, wire};
 use crate::sandbox::{ENTITLEMENT_ID, WEBHOOK_SECRET};
 
@@ -117,6 +119,27 @@ impl Catalog {
     /// All products, newest first.
     fn products(&self) -> impl Iterator<Item = Value> {
         self.products.iter().rev().cloned().chain(wire::products())
+    }
+
+    /// What a product sells.
+    pub(super) fn ware(&self, product_id: &str) -> Result<Ware, Refusal> {
+        let found = self.products().find(|product| product["product_id"] == product_id);
+        let found = found.ok_or_else(|| invalid(format!("Product {product_id} not found")))?;
+        let mut attached = found["credit_entitlements"].as_array().into_iter().flatten();
+        let own = attached.find(|attached| attached["credit_entitlement_id"] == ENTITLEMENT_ID);
+        let ware = || {
+            let attached = own?;
+            Some(Ware {
+                name: found["name"].as_str()?.to_owned(),
+                price: found["price"]["price"].as_u64().filter(|_| found["price"]["currency"] == "USD")?,
+                credits: attached["credits_amount"].as_str()?.parse().ok()?,
+                days: attached["expires_after_days"].as_i64().unwrap_or(GRANT_DAYS),
+                recurring: found["is_recurring"] == true,
+            })
+        };
+        ware().ok_or_else(|| {
+            invalid("the sandbox sells for US dollars, and credits of its own entitlement alone")
+        })
     }
 
     fn endpoint(&self, id: &str) -> Option<&Value> {

@@ -426,12 +426,11 @@ struct Flags {
 }
 
 impl CartLine {
-    fn into_item(self) -> Result<Item, Refusal> {
+    fn into_item(self, books: &Books) -> Result<Item, Refusal> {
         let invalid = |message: String| Refusal::unprocessable("INVALID_REQUEST_BODY", message);
-        let product = shop::product(&self.product_id)
-            .ok_or_else(|| invalid(format!("Product {} not found", self.product_id)))?;
+        let ware = books.catalog().ware(&self.product_id)?;
         let quantity = u64::from(self.quantity);
-        let mut credits = product.credits.saturating_mul(quantity);
+        let mut credits = ware.credits.saturating_mul(quantity);
         for given in self.credit_entitlements.unwrap_or_default() {
             if given.credit_entitlement_id != ENTITLEMENT_ID {
                 return Err(invalid("The credit entitlement is not attached to the product".to_owned()));
@@ -440,7 +439,7 @@ impl CartLine {
                 ledger::whole_credits(&given.credits_amount).map_err(|why| invalid(why.to_owned()))?;
             credits = whole.saturating_mul(quantity);
         }
-        Ok(Item { product_id: self.product_id, quantity, credits })
+        Ok(Item::new(self.product_id, quantity, credits, ware))
     }
 }
 
@@ -450,8 +449,9 @@ async fn open_checkout(State(dodo): State<DodoStandIn>, Json(new): Json<NewSessi
         // Spelt so in the documentation.
         return Err(Refusal::unprocessable("PRODUCT_CART_EMTPY", "The product cart is empty"));
     }
-    let cart = new.product_cart.into_iter().map(CartLine::into_item).collect::<Result<Vec<_>, _>>()?;
     let mut kept = dodo.kept();
+    let lines = new.product_cart.into_iter().map(|line| line.into_item(&kept.books));
+    let cart = lines.collect::<Result<Vec<_>, _>>()?;
     if let Some(Buyer::Known { customer_id }) = &new.customer
         && kept.books.customer(customer_id).is_none()
     {

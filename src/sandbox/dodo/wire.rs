@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::behaviour::Amounts;
 use super::ledger::{Account, Grant, Line};
 use super::shop::{
-    Customer, GRANT_DAYS, Item, LOW_BALANCE_PERCENT, PRODUCTS, Payment, Product, Session, Subscription,
+    Customer, GRANT_DAYS, Item, LOW_BALANCE_PERCENT, PRODUCTS, Payment, Product, Session, Subscription, Ware,
 };
 use crate::sandbox::ENTITLEMENT_ID;
 
@@ -331,7 +331,8 @@ pub(super) fn payment(payment: &Payment, payer: &Customer) -> Value {
 
 /// A subscription; `balance` is what the customer has left.
 pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balance: u64) -> Value {
-    let product = super::shop::product(&subscription.product_id);
+    let product = || super::shop::product(&subscription.product_id).map(Ware::from);
+    let ware = subscription.ware.clone().or_else(product);
     let mut fields = json!({
         "subscription_id": subscription.subscription_id,
         "brand_id": BRAND,
@@ -341,7 +342,7 @@ pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balanc
         "customer": limited(payer),
         "metadata": subscription.metadata,
         "currency": "USD",
-        "recurring_pre_tax_amount": product.map_or(0, |product| product.price.saturating_mul(subscription.quantity)),
+        "recurring_pre_tax_amount": ware.as_ref().map_or(0, |ware| ware.price.saturating_mul(subscription.quantity)),
         "tax_inclusive": false,
         "created_at": time(subscription.created_ms),
         "previous_billing_date": time(subscription.created_ms),
@@ -366,7 +367,7 @@ pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balanc
             "overage_behavior": "forgive_at_reset",
             "overage_enabled": false,
             "rollover_enabled": false,
-            "expires_after_days": GRANT_DAYS,
+            "expires_after_days": ware.map_or(GRANT_DAYS, |ware| ware.days),
             "low_balance_threshold_percent": LOW_BALANCE_PERCENT,
         }],
     });

@@ -113,10 +113,25 @@ fn what_is_overwritten_says_it_once_and_in_its_place() {
     assert!(file.set(&Setting::new("BASE_URL", "https://y.example")).unwrap());
     file.write().unwrap();
     assert_eq!(fs::read_to_string(desk.file()).unwrap(), "A=1\nBASE_URL=https://y.example\nB=2\n");
+    let mut file = EnvFile::read(&desk.file()).unwrap();
     let by_file = Setting { from_file: Some("/run/my keys/k".to_owned()), ..Setting::new("BASE_URL", "z") };
     assert!(file.set(&by_file).unwrap());
     file.write().unwrap();
     assert_eq!(fs::read_to_string(desk.file()).unwrap(), "A=1\nBASE_URL_FILE='/run/my keys/k'\nB=2\n");
+}
+
+#[test]
+fn what_a_person_changes_meanwhile_is_not_lost() {
+    let desk = Desk::with("A=1\n");
+    let mut file = EnvFile::read(&desk.file()).unwrap();
+    let mut new = EnvFile::read(&desk.0.join("new.env")).unwrap();
+    for (file, path) in [(&mut file, desk.file()), (&mut new, desk.0.join("new.env"))] {
+        file.set(&Setting::new("BASE_URL", "https://x.example")).unwrap();
+        fs::write(&path, "A=2\n").unwrap();
+        let error = file.write().unwrap_err().to_string();
+        assert!(error.contains("was changed while this ran"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "A=2\n");
+    }
 }
 
 #[test]
@@ -127,6 +142,9 @@ fn whether_it_can_be_written_is_known_without_a_trace() {
         (desk.names(), fs::read_to_string(desk.file()).unwrap()),
         (vec!["postmeter.env".to_owned()], "A=1\n".to_owned())
     );
+    fs::write(desk.0.join(".postmeter.env.new"), "of a killed run").unwrap();
+    EnvFile::read(&desk.file()).unwrap().is_writable().unwrap();
+    assert_eq!(desk.names(), ["postmeter.env"], "P10: what a killed run left goes with the next");
     let nowhere = EnvFile::read(&desk.0.join("none").join("env")).unwrap();
     assert!(nowhere.is_writable().unwrap_err().to_string().contains("none/env"));
 }

@@ -5,10 +5,14 @@ use super::EVENT_TYPES;
 use crate::billing::dodo::catalog::{
     EVENTS, NewEntitlement, NewProduct, Price, Term, endpoint_body, entitlement_body, product_body,
 };
+use crate::billing::events::{DodoEvent, DodoEventKind};
 use crate::sandbox::contract::assert_dodo;
+use crate::sandbox::dodo::Payer;
 use crate::sandbox::tests::{answer, dodo, scratch, started};
 use crate::sandbox::{Settings, StandIns};
 
+/// What the operator is told of.
+const MONEY_BACK: [&str; 2] = ["refund.succeeded", "dispute.opened"];
 const UNIT: NewEntitlement<'_> = NewEntitlement { name: "Emails", unit: "email", expires_after_days: 30 };
 
 async fn post(all: &StandIns, path: &str, body: &Value) -> (u16, Value) {
@@ -38,6 +42,17 @@ fn events_are_those_of_the_description() {
         assert_dodo("EventType", &json!(name));
     }
     assert!(EVENTS.iter().all(|name| EVENT_TYPES.contains(name)));
+}
+
+#[test]
+fn an_endpoint_is_told_of_what_something_follows_from_and_of_nothing_else() {
+    let follows = |name: &&&str| {
+        let body = json!({ "type": name, "data": { "customer": { "customer_id": "cus_1" } } });
+        let event = DodoEvent::parse(body.to_string().as_bytes()).unwrap();
+        event.kind != DodoEventKind::Other || MONEY_BACK.contains(name)
+    };
+    let wanted: Vec<&&str> = EVENT_TYPES.iter().filter(follows).collect();
+    assert_eq!(EVENTS.iter().collect::<Vec<_>>(), wanted);
 }
 
 #[tokio::test]
@@ -91,6 +106,32 @@ async fn a_product_is_read_whole_and_listed_without_its_credits() {
         let mut bad = plan("cde_sandbox");
         bad[field] = value;
         assert_eq!(post(&all, "/products", &bad).await.0, 422, "{field}");
+    }
+    all.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_made_is_sold_for_dollars_and_credits_of_the_one_ledger() {
+    let all = started().await;
+    let (_, made) = post(&all, "/products", &plan("cde_sandbox")).await;
+    let cart =
+        |product: &Value| json!({ "product_cart": [{ "product_id": product["product_id"], "quantity": 1 }] });
+    let (status, session) = post(&all, "/checkouts", &cart(&made)).await;
+    assert_eq!(status, 200, "{session}");
+    let payer = Payer { email: "a@b.example".to_owned(), name: String::new() };
+    let receipt = all.dodo.pay(session["session_id"].as_str().unwrap(), &payer).unwrap();
+    assert_eq!(all.dodo.balance(&receipt.customer_id), Some(5_000));
+    let id = receipt.subscription_id.unwrap();
+    let (_, subscription) = get(&all, &format!("/subscriptions/{id}")).await;
+    assert_eq!(
+        (&subscription["product_id"], &subscription["recurring_pre_tax_amount"]),
+        (&made["product_id"], &json!(1_900))
+    );
+    assert_eq!(subscription["credit_entitlement_cart"][0]["expires_after_days"], 31);
+    let (_, unit) = post(&all, "/credit-entitlements", &entitlement_body(&UNIT)).await;
+    let (_, other) = post(&all, "/products", &plan(unit["id"].as_str().unwrap())).await;
+    for product in [other, json!({ "product_id": "pdt_x" })] {
+        assert_eq!(post(&all, "/checkouts", &cart(&product)).await.0, 422, "{product}");
     }
     all.stop().await;
 }
