@@ -113,7 +113,7 @@ impl Catalog {
     }
 
     pub(super) fn entitlement(&self, id: &str) -> Option<Value> {
-        self.entitlements().find(|entitlement| entitlement["id"] == id)
+        self.entitlements().find(|entitlement| at(entitlement, "/id") == id)
     }
 
     /// All products, newest first.
@@ -123,18 +123,19 @@ impl Catalog {
 
     /// What a product sells.
     pub(super) fn ware(&self, product_id: &str) -> Result<Ware, Refusal> {
-        let found = self.products().find(|product| product["product_id"] == product_id);
+        let found = self.products().find(|product| at(product, "/product_id") == product_id);
         let found = found.ok_or_else(|| invalid(format!("Product {product_id} not found")))?;
-        let mut attached = found["credit_entitlements"].as_array().into_iter().flatten();
-        let own = attached.find(|attached| attached["credit_entitlement_id"] == ENTITLEMENT_ID);
+        let mut attached = at(&found, "/credit_entitlements").as_array().into_iter().flatten();
+        let own = attached.find(|attached| at(attached, "/credit_entitlement_id") == ENTITLEMENT_ID);
         let ware = || {
             let attached = own?;
+            let is_in_dollars = at(&found, "/price/currency") == "USD";
             Some(Ware {
-                name: found["name"].as_str()?.to_owned(),
-                price: found["price"]["price"].as_u64().filter(|_| found["price"]["currency"] == "USD")?,
-                credits: attached["credits_amount"].as_str()?.parse().ok()?,
-                days: attached["expires_after_days"].as_i64().unwrap_or(GRANT_DAYS),
-                recurring: found["is_recurring"] == true,
+                name: at(&found, "/name").as_str()?.to_owned(),
+                price: at(&found, "/price/price").as_u64().filter(|_| is_in_dollars)?,
+                credits: at(attached, "/credits_amount").as_str()?.parse().ok()?,
+                days: at(attached, "/expires_after_days").as_i64().unwrap_or(GRANT_DAYS),
+                recurring: at(&found, "/is_recurring") == true,
             })
         };
         ware().ok_or_else(|| {
@@ -143,8 +144,13 @@ impl Catalog {
     }
 
     fn endpoint(&self, id: &str) -> Option<&Value> {
-        self.endpoints.iter().map(|(shown, _)| shown).find(|shown| shown["id"] == id)
+        self.endpoints.iter().map(|(shown, _)| shown).find(|shown| at(shown, "/id") == id)
     }
+}
+
+/// What stands there; null where nothing does.
+fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
@@ -223,7 +229,7 @@ pub(super) async fn make_entitlement(
     if new.precision > 10 || new.overage_enabled && new.price_per_unit.is_none() {
         return Err(invalid("precision is 0 to 10, and overage needs price_per_unit"));
     }
-    if dodo.kept().books.catalog().entitlements().any(|known| known["name"] == *new.name) {
+    if dodo.kept().books.catalog().entitlements().any(|known| at(&known, "/name") == &*new.name) {
         return Err(Refusal::unprocessable(
             "CREDIT_ENTITLEMENT_NAME_ALREADY_EXISTS",
             "a credit entitlement has that name",
@@ -250,13 +256,13 @@ pub(super) async fn products(
 ) -> Answer {
     let kept = dodo.kept();
     let found = kept.books.catalog().products().filter(|product| {
-        !filter.archived && filter.recurring.is_none_or(|wanted| product["is_recurring"] == wanted)
+        !filter.archived && filter.recurring.is_none_or(|wanted| at(product, "/is_recurring") == wanted)
     });
     Ok(items(page.of(found.map(wire::listed_product))?))
 }
 
 pub(super) async fn product(State(dodo): State<DodoStandIn>, Path(id): Path<String>) -> Answer {
-    let found = dodo.kept().books.catalog().products().find(|product| product["product_id"] == *id);
+    let found = dodo.kept().books.catalog().products().find(|product| at(product, "/product_id") == &*id);
     found.map(Json).ok_or_else(|| Refusal::not_found("Product"))
 }
 
@@ -345,11 +351,11 @@ impl Attached {
                 self,
                 json!({
                     "id": fresh("cem"),
-                    "credit_entitlement_name": entitlement["name"],
-                    "credit_entitlement_unit": entitlement["unit"],
+                    "credit_entitlement_name": at(&entitlement, "/name"),
+                    "credit_entitlement_unit": at(&entitlement, "/unit"),
                     "overage_behavior": "forgive_at_reset",
-                    "overage_enabled": self.overage_enabled.unwrap_or(entitlement["overage_enabled"] == true),
-                    "rollover_enabled": self.rollover_enabled.unwrap_or(entitlement["rollover_enabled"] == true),
+                    "overage_enabled": self.overage_enabled.unwrap_or(at(&entitlement, "/overage_enabled") == true),
+                    "rollover_enabled": self.rollover_enabled.unwrap_or(at(&entitlement, "/rollover_enabled") == true),
                     "proration_behavior": "prorate",
                     "trial_credits_expire_after_trial": false,
                 }),
@@ -374,10 +380,10 @@ pub(super) async fn endpoints(State(dodo): State<DodoStandIn>, Query(cursor): Qu
     let kept = dodo.kept();
     let all: Vec<&Value> = kept.books.catalog().endpoints.iter().map(|(shown, _)| shown).collect();
     let after = cursor.iterator.as_deref().unwrap_or_default();
-    let skipped = all.iter().position(|shown| shown["id"] == after).map_or(0, |last| last + 1);
+    let skipped = all.iter().position(|shown| at(shown, "/id") == after).map_or(0, |last| last + 1);
     let page: Vec<&Value> = all.iter().copied().skip(skipped).take(limit).collect();
     let done = skipped + page.len() >= all.len();
-    let iterator = page.last().map(|shown| shown["id"].clone());
+    let iterator = page.last().map(|shown| at(shown, "/id").clone());
     Ok(Json(json!({ "data": page, "done": done, "iterator": iterator, "prev_iterator": null })))
 }
 
