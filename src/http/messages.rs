@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::Caller;
@@ -15,13 +16,13 @@ use crate::store::log::MessageLog;
 use crate::store::timeline::{Moment, Story};
 
 /// Messages on a page unless another number is asked for.
-const DEFAULT_LIMIT: u32 = 50;
+pub(super) const DEFAULT_LIMIT: u32 = 50;
 /// The most messages on a page.
-const MAX_LIMIT: u32 = 100;
+pub(super) const MAX_LIMIT: u32 = 100;
 
 /// A message as its customer and the operator see it: the whole log, with what is
 /// asked for most at the top.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MessageView {
     #[serde(flatten)]
     log: MessageLog,
@@ -36,7 +37,7 @@ pub(super) struct MessageView {
 }
 
 /// One message with its whole story.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StoryView {
     #[serde(flatten)]
     message: MessageView,

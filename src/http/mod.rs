@@ -16,6 +16,7 @@ pub mod error;
 mod health;
 pub mod listener;
 mod messages;
+pub mod openapi;
 mod pages;
 mod provision;
 mod queue;
@@ -210,6 +211,7 @@ impl Site {
 /// All routes, with `extra` pages beside them: those get the fallbacks and the
 /// security headers too, and must have no fallback of their own.
 pub fn router(site: Shared, extra: Option<Router>) -> Router {
+    let document = openapi::routes(&site.settings.base_url);
     let metrics = site.settings.serves_metrics.then(|| metrics_router(site.metrics.clone()));
     let routes = Router::new()
         .route("/", get(account::start))
@@ -245,6 +247,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .merge(emails::routes())
+        .merge(document)
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())
