@@ -4,6 +4,7 @@
 use sqlx::AssertSqlSafe;
 
 use super::*;
+use crate::store::search::WALK_OF_ONE;
 use crate::store::sql::{Readers, listed};
 use crate::store::{due, lock};
 
@@ -52,6 +53,23 @@ async fn whose_turn_it_is_is_found_without_a_look_at_all_that_is_due() {
     assert!(most_rows(&plan) < MANY / 2, "{plan:#?}");
     let page = store.due_alone(at(0), &[Road::Resend], 100).await.unwrap();
     assert_eq!(page.len(), 100);
+}
+
+#[tokio::test]
+async fn a_search_looks_up_by_its_id_what_it_wants_to_know_of_each_message() {
+    const RECIPIENTS: &str = "
+        INSERT INTO recipient (message_id, address, part_no, ordinal, state)
+        SELECT 'm' || n, 'a@y.example', 0, 0, 'queued' FROM generate_series(1, 3000) AS n";
+    let Some((store, _directory)) = crowded().await else { return };
+    execute(&store, RECIPIENTS).await.unwrap();
+    let parameters = ["''", "'~'", "'~'", "2000", "NULL", "'%nobody%'", "0", "25", "'ann'"];
+    for statistics in ["SELECT 1", "ANALYZE"] {
+        execute(&store, statistics).await.unwrap();
+        let plan = plan(&store, WALK_OF_ONE, &parameters).await;
+        let walks =
+            |line: &String| line.contains("Seq Scan on recipient") || line.contains("Seq Scan on part");
+        assert!(!plan.iter().any(walks) && most_rows(&plan) < MANY, "{plan:#?}");
+    }
 }
 
 #[tokio::test]
