@@ -59,6 +59,7 @@ pub mod standing;
 pub mod suppression;
 pub mod timeline;
 mod unanswered;
+pub mod usage;
 pub mod wake;
 pub mod webhook;
 mod writer;
