@@ -122,7 +122,7 @@ impl Billing {
     pub async fn expiries(&self, customer_id: &CustomerId, patience: Duration) -> Option<Arc<Expiries>> {
         let slot = self.0.expiries.slot(customer_id);
         let ended = slot.ended.notified();
-        let is_waiting = {
+        let rest = {
             let mut known = lock(&slot.known);
             if known.is_wanted(Instant::now()) {
                 known.is_reading = true;
@@ -130,10 +130,12 @@ impl Billing {
                 known.is_old = false;
                 self.read_expiries(customer_id.clone(), Arc::clone(&slot));
             }
-            known.is_reading
+            // Of a read that takes longer than that, only those wait who came at its beginning.
+            let so_far = known.tried.map(|tried| tried.elapsed()).unwrap_or_default();
+            known.is_reading.then(|| patience.saturating_sub(so_far))
         };
-        if is_waiting {
-            let _ = tokio::time::timeout(patience, ended).await;
+        if let Some(rest) = rest {
+            let _ = tokio::time::timeout(rest, ended).await;
         }
         lock(&slot.known).shown(Instant::now())
     }
@@ -212,7 +214,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_asked_for_again_when_it_is_old_or_did_not_come() {
-        let answer = || Arc::new(Expiries { portions: Vec::new(), is_cut: false, as_of: Timestamp::UNIX_EPOCH });
+        let answer =
+            || Arc::new(Expiries { portions: Vec::new(), is_cut: false, as_of: Timestamp::UNIX_EPOCH });
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
         let mut known = Known::default();

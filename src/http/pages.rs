@@ -3,12 +3,17 @@
 //! One style sheet, one script that no page needs, nothing from elsewhere. What this
 //! module must not know: how anything is found out or changed.
 
+mod chart;
+mod connect;
 mod customer;
 mod layout;
+mod overview;
 mod visitor;
 
-pub(super) use customer::{Letter, Overview, credentials, send};
+pub(super) use connect::connect;
+pub(super) use customer::{Letter, credentials, send};
 pub(super) use layout::{icon, response, script, style};
+pub(super) use overview::Overview;
 pub(super) use visitor::{
-    already_shown, error, first_credential, known, landing, not_paid, thanks, to_payment, waiting,
+    already_shown, error, first_credential, known, landing, not_paid, thanks, to_payment, to_portal, waiting,
 };

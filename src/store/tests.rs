@@ -53,6 +53,7 @@ mod reports;
 mod retention;
 mod spool;
 mod story;
+mod usage;
 mod wake;
 
 impl Store {

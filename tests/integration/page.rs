@@ -28,7 +28,7 @@ impl<'a> Browser<'a> {
         ask(self.meter.request(Method::GET, path).header("cookie", &self.cookie))
     }
 
-    fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let request = self.meter.request(Method::POST, path).header("cookie", &self.cookie);
         ask(posted(request, &form(fields)))
     }
