@@ -9,7 +9,10 @@
 //! must not know: SQL, holds, who asks.
 
 pub mod credits;
+mod portal;
 pub(crate) mod wire;
+
+pub use portal::PortalLink;
 
 #[cfg(test)]
 mod tests;

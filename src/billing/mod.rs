@@ -3,7 +3,7 @@
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
 //! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
-//! bounced, `doubt` finds out what became of entries that no answer can tell about,
+//! bounced, `expiry` says until when credits last, `doubt` finds out what became of entries that no answer can tell about,
 //! `watch` looks whether the sums agree, `notice` tells who runs low. The sums
 //! themselves are moved by the store, in one transaction with the mail. Waits and
 //! what they are measured by go by tokio's clock, which a test can stop; what is
@@ -16,6 +16,7 @@ mod crowd;
 pub mod dodo;
 pub(crate) mod doubt;
 pub mod events;
+pub mod expiry;
 mod in_hand;
 pub(crate) mod ledger;
 mod notice;
@@ -125,6 +126,7 @@ struct Inner {
     crowd: Crowd,
     notices: Notices,
     refunds: Refunds,
+    expiries: expiry::Kept,
     /// Something was captured, or may be settled now.
     owing: Notify,
     /// An entry became doubtful.
@@ -158,6 +160,7 @@ impl Billing {
             crowd: Crowd::default(),
             notices: Notices::default(),
             refunds: Refunds::default(),
+            expiries: expiry::Kept::default(),
             owing: Notify::new(),
             doubted: Notify::new(),
             closed: Notify::new(),
@@ -287,6 +290,7 @@ impl Billing {
     /// soon, in the background, and a refusal may read it live again at once.
     pub fn balance_changed(&self, customer_id: &CustomerId) {
         self.0.reads.has_changed(customer_id);
+        self.0.expiries.has_changed(customer_id);
     }
 
     fn is_stale(&self, account: &Account) -> bool {

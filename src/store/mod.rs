@@ -61,6 +61,7 @@ pub mod standing;
 pub mod suppression;
 pub mod timeline;
 mod unanswered;
+pub mod usage;
 mod uses;
 pub mod wake;
 pub mod webhook;

@@ -55,6 +55,7 @@ mod retention;
 mod search;
 mod spool;
 mod story;
+mod usage;
 mod wake;
 
 impl Store {

@@ -27,6 +27,7 @@ mod config;
 mod corpus;
 mod crash;
 mod credit;
+mod dashboard;
 mod database_outage;
 mod dialog;
 mod dialogs;
