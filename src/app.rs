@@ -36,6 +36,7 @@ use crate::delivery::{self, Delivery};
 use crate::descriptors;
 use crate::dkim::Signer;
 use crate::domain::address::Domain;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
@@ -110,6 +111,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
+    stand_ins.answer_at(running.front.1.clone());
     // Read before anyone signs in, so that the first reply can tell the credits.
     running.billing.balance_changed(&CustomerId::parse(sandbox::CUSTOMER_ID)?);
     say(&running.ready_line());
@@ -151,6 +153,8 @@ async fn seed(store: &Store) -> anyhow::Result<()> {
         label: Some("sandbox".to_owned()),
         created_at: now,
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     match store.add_credential(&credential, &Secret::presented(sandbox::SECRET).hash()).await {
         Ok(()) | Err(ChangeError::UsernameTaken(_)) => {}

@@ -130,6 +130,7 @@ pub const fn refusal_reason(refusal: &Refusal) -> &'static str {
         Refusal::TooManyRecipients { .. } => "too_many_recipients",
         Refusal::TooLarge { .. } => "too_large",
         Refusal::TooFast { .. } => "too_fast",
+        Refusal::Capped(_) => "capped",
         Refusal::Unacceptable { .. } => "unacceptable",
         Refusal::Looping => "looping",
         Refusal::KeyReused => "key_reused",

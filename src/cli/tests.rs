@@ -100,6 +100,7 @@ fn the_command_line_is_sound_and_its_help_lists_the_commands() {
     for name in [
         "sandbox",
         "serve",
+        "setup",
         "check",
         "customer",
         "credential",
@@ -123,6 +124,8 @@ fn what_operators_type_is_understood() {
         "serve --config a.toml --log-format json",
         "--config a.toml check",
         "check --json",
+        "setup --base-url https://mail.example.com --dry-run --json",
+        "setup --currency EUR --plan-price 29.00 --plan-emails 20000 --top-up-price 9.00 --top-up-days 90 --force --yes",
         "customer add cus_1 --email a@example.com --name Anna~A",
         "customer list --json",
         "customer --json list",
@@ -156,6 +159,7 @@ fn what_makes_no_sense_is_refused_with_exit_code_2() {
     for (typed, told) in [
         ("nosuch", "unrecognized subcommand"),
         ("serve --json", "unexpected argument"),
+        ("setup --plan-emails 0", "0 is not in"),
         ("sandbox --smtp here", "invalid socket address"),
         ("customer add a/b", "not a valid customer id"),
         ("customer add cus_1 --email nobody", "local-part@domain"),
@@ -195,6 +199,10 @@ async fn an_operator_gets_a_customer_ready_to_send() {
     assert!(added.starts_with("added customer cus_1\nnext: postmeter --config "), "{added}");
     assert!(added.contains(" credential create --customer cus_1\n"), "{added}");
 
+    let capped = office.says("credential create --customer cus_1 --per-day 500 --per-minute 20").await;
+    assert!(capped.contains("at most   500 a day, 20 a minute\n"), "{capped}");
+    let listed = office.says("credential list").await;
+    assert!(listed.contains("AT MOST") && listed.contains("500 a day, 20 a minute"), "{listed}");
     let created = office.says("credential create --customer cus_1 --label app").await;
     assert!(created.contains("server    smtp.example.com:587 (STARTTLS)\n"), "{created}");
     assert!(created.contains("shown this once"), "{created}");
@@ -233,6 +241,7 @@ async fn programs_get_one_json_value_with_the_names_of_the_api() {
 
     let listed = office.json("credential list").await;
     assert_eq!(listed[0]["username"], created["username"]);
+    assert_eq!((&listed[0]["per_day"], &listed[0]["last_used_at"]), (&Value::Null, &Value::Null));
     assert!(listed[0].get("secret").is_none(), "P10");
     let username = created["username"].as_str().unwrap();
     assert_eq!(office.json(&format!("credential revoke {username}")).await["username"], *username);

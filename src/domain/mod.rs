@@ -11,6 +11,7 @@ pub mod alert;
 pub mod answer;
 pub mod arrival;
 pub mod batch;
+pub mod caps;
 pub mod closure;
 pub mod credential;
 pub mod credits;

@@ -157,7 +157,7 @@ async fn bearer(site: &Site, token: &Secret) -> Result<Caller, Refusal> {
 }
 
 /// Hashes are compared, so that not even the length of the token is told by the time it takes.
-fn is_operator(site: &Site, token: &Secret) -> bool {
+pub(super) fn is_operator(site: &Site, token: &Secret) -> bool {
     let Some(admin) = &site.settings.admin_token else { return false };
     let admin = Secret::presented(admin.expose_secret()).hash();
     admin.as_bytes().ct_eq(token.hash().as_bytes()).into()

@@ -2,9 +2,9 @@
 //!
 //! A handler reads, asks the rooms below, and answers; every decision about mail
 //! is [`Submission`]'s, so that `/send`, `/emails` and SMTP are one road. Whatever arrives is
-//! bounded in size and time. Pages need no script: forms and redirects are enough,
-//! and the policy that is sent along allows none. What this room must not know:
-//! SQL, SMTP, how mail leaves.
+//! bounded in size and time. Pages need no script: forms and redirects are enough; the
+//! policy that is sent along allows the one of ours, which makes them nicer. What this
+//! room must not know: SQL, SMTP, how mail leaves.
 
 mod account;
 mod auth;
@@ -17,8 +17,11 @@ mod health;
 pub mod listener;
 mod lost;
 mod messages;
+pub mod openapi;
+mod operator;
 mod pages;
 mod provision;
+mod query;
 mod queue;
 mod send;
 mod senders;
@@ -64,6 +67,7 @@ pub use checkout::CheckoutKey;
 pub use health::metrics_router;
 pub use lost::find_lost_payments;
 pub use session::SessionKey;
+pub(crate) use session::is_same_site;
 
 use error::{HttpError, PageError};
 use session::Sessions;
@@ -194,6 +198,8 @@ pub struct Site {
     draining: CancellationToken,
     settings: Settings,
     sessions: Sessions,
+    /// `None`: there is no admin token, and nobody is the operator here.
+    operators: Option<operator::Sessions>,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
     link_throttles: LinkThrottles,
@@ -214,6 +220,7 @@ impl Site {
             rooms;
         Arc::new(Self {
             sessions: Sessions::new(settings.session_key.clone(), &settings.base_url),
+            operators: operator::Sessions::new(&settings),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
             link_throttles: LinkThrottles::new(),
@@ -238,10 +245,12 @@ impl Site {
 /// All routes, with `extra` pages beside them: those get the fallbacks and the
 /// security headers too, and must have no fallback of their own.
 pub fn router(site: Shared, extra: Option<Router>) -> Router {
+    let document = openapi::routes(&site.settings.base_url);
     let metrics = site.settings.serves_metrics.then(|| metrics_router(site.metrics.clone()));
     let routes = Router::new()
         .route("/", get(account::start))
         .route("/style.css", get(pages::style))
+        .route("/script.js", get(pages::script))
         .route("/favicon.svg", get(pages::icon))
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/sign-in/link", get(sign_in::show_link).post(sign_in::ask_for_link))
@@ -250,8 +259,6 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/sign-out/everywhere", post(sign_in::sign_out_everywhere))
         .route("/account", get(account::overview))
         .route("/account/send", get(account::send_form).post(account::send))
-        .route("/account/credentials", get(account::credentials).post(account::create_credential))
-        .route("/account/credentials/revoke", post(account::revoke_credential))
         .route("/account/top-up", post(checkout::top_up_form))
         .route("/welcome", get(welcome::welcome))
         .route("/thanks", get(welcome::thanks))
@@ -275,7 +282,10 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(account::routes())
         .merge(emails::routes())
+        .merge(operator::routes())
+        .merge(document)
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())
@@ -305,8 +315,8 @@ async fn secured(mut response: Response) -> Response {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
-             frame-ancestors 'none'",
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),

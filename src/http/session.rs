@@ -39,6 +39,17 @@ impl SessionKey {
         let key = Sha256::new_with_prefix(b"page sessions\0").chain_update(shared);
         Self(key.chain_update(secret.expose_secret()).finalize().into())
     }
+
+    /// A key for the operator's sign-ins, which ends with the token as this one does with the secret.
+    pub(super) fn of_operator(&self, token: &SecretString) -> Self {
+        let key = Sha256::new_with_prefix(b"operator sessions\0").chain_update(self.0);
+        Self(key.chain_update(token.expose_secret()).finalize().into())
+    }
+
+    /// What nobody can write who does not have the key.
+    pub(super) fn mac(&self, message: &str) -> String {
+        mac_of(&self.0, message)
+    }
 }
 
 /// Makes and checks the cookie.
@@ -98,7 +109,7 @@ impl Sessions {
     }
 
     fn mac(&self, expires_s: i64, id: &str) -> String {
-        mac_of(&self.key.0, &format!("{expires_s}.{id}"))
+        self.key.mac(&format!("{expires_s}.{id}"))
     }
 }
 
@@ -124,7 +135,7 @@ pub(super) fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<I
 /// Whether a form was sent by a page of ours: its origin is the host that was
 /// asked, or that of `base_url` where a proxy changes the host. Programs send no
 /// origin, and have no browser's cookie to be abused.
-pub(super) fn is_same_site(headers: &HeaderMap, base_url: &str) -> bool {
+pub(crate) fn is_same_site(headers: &HeaderMap, base_url: &str) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
         return false;

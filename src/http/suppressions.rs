@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::{Caller, Whose};
@@ -16,9 +17,9 @@ use crate::domain::suppression::SuppressedAddress;
 use crate::store::suppression::Suppression;
 
 /// Addresses on a page unless another number is asked for.
-const DEFAULT_LIMIT: u32 = 100;
+pub(super) const DEFAULT_LIMIT: u32 = 100;
 /// The most addresses on a page.
-const MAX_LIMIT: u32 = 1000;
+pub(super) const MAX_LIMIT: u32 = 1000;
 /// The most characters of a reason.
 const MAX_REASON_CHARS: usize = 160;
 
@@ -32,11 +33,14 @@ pub(super) struct Listing {
 }
 
 /// An address that is put on the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSuppression {
+    /// The address.
     address: String,
+    /// Why, in one line of at most 160 characters.
     reason: Option<String>,
+    /// Whose list; the operator must say so.
     customer_id: Option<String>,
 }
 
@@ -64,14 +68,7 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<Suppression>), HttpError> {
     let customer_id = whose(&caller, new.customer_id.as_deref())?;
     let recipient = mailbox(&new.address)?;
-    let reason = new.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
-    if reason
-        .is_some_and(|text| text.chars().count() > MAX_REASON_CHARS || text.chars().any(char::is_control))
-    {
-        return Err(HttpError::Invalid(format!(
-            "reason: at most {MAX_REASON_CHARS} characters in one line."
-        )));
-    }
+    let reason = reason(new.reason.as_deref().unwrap_or_default())?;
     let is_new = site.store.suppress(&customer_id, &recipient, reason, site.clock.now()).await?;
     let address = SuppressedAddress::of(&recipient);
     let found = site.store.suppression(&customer_id, &address).await?;
@@ -94,6 +91,19 @@ fn whose(caller: &Caller, named: Option<&str>) -> Result<CustomerId, HttpError> 
     caller.whose(named)?.ok_or_else(|| HttpError::Invalid("customer_id: say whose list.".to_owned()))
 }
 
-fn mailbox(address: &str) -> Result<Mailbox, HttpError> {
+/// Why somebody puts an address on the list; nothing, if they do not say.
+pub(super) fn reason(text: &str) -> Result<Option<&str>, HttpError> {
+    let reason = Some(text.trim()).filter(|reason| !reason.is_empty());
+    if reason
+        .is_some_and(|text| text.chars().count() > MAX_REASON_CHARS || text.chars().any(char::is_control))
+    {
+        return Err(HttpError::Invalid(format!(
+            "reason: at most {MAX_REASON_CHARS} characters in one line."
+        )));
+    }
+    Ok(reason)
+}
+
+pub(super) fn mailbox(address: &str) -> Result<Mailbox, HttpError> {
     Mailbox::parse(address.trim()).map_err(|error| HttpError::Invalid(format!("address: {error}.")))
 }

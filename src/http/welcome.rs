@@ -17,6 +17,7 @@ use super::checkout::{BrowserCookie, asked, token_hash};
 use super::error::{HttpError, PageError};
 use super::{Shared, Site, pages, provision, sign_in};
 use crate::billing::dodo::DodoError;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::random;
@@ -133,6 +134,8 @@ async fn claim(
         label: Some("first credential".to_owned()),
         created_at: site.clock.now(),
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     if !site.store.claim_checkout(hash, &credential, &secret.hash()).await? {
         return Ok(private(pages::response(StatusCode::OK, &pages::already_shown())));

@@ -20,6 +20,7 @@ pub mod audit;
 pub mod batch;
 pub mod bounced;
 pub mod bucket;
+mod caps;
 pub mod checkout;
 mod commit;
 pub mod customer;
@@ -45,6 +46,7 @@ mod nobody;
 pub mod node;
 mod opening;
 pub mod operator;
+pub mod operator_view;
 pub mod proof;
 mod questions;
 pub mod queue;
@@ -53,6 +55,7 @@ pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;
+pub mod search;
 pub mod server;
 pub mod session;
 pub mod sign_in_link;
@@ -63,6 +66,7 @@ pub mod suppression;
 pub mod timeline;
 mod told;
 mod unanswered;
+mod uses;
 pub mod wake;
 pub mod webhook;
 mod writer;
@@ -331,6 +335,8 @@ pub struct Store {
     leftovers: mpsc::UnboundedSender<Leftover>,
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
+    /// To whom it is told that a credential was used.
+    uses: mpsc::Sender<uses::Use>,
     turns: Arc<Turns>,
     bells: Arc<Bells>,
     /// For the one connection on which others are heard.
@@ -417,6 +423,8 @@ impl Store {
             let pool = pool.clone();
             async move { suppression::find(&pool, &suspects).await }
         });
+        let (uses, used) = mpsc::channel(uses::WAITING);
+        tokio::spawn(uses::run(writer.clone(), used));
         let turns = Arc::default();
         Self {
             readers,
@@ -426,6 +434,7 @@ impl Store {
             leftovers,
             standings,
             suspects,
+            uses,
             turns,
             bells,
             listening,

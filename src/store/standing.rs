@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::sql::{Readers, query_as};
-use super::{Store, StoreError, json, stored};
+use super::{Store, StoreError, caps, json, stored, timestamp};
 use crate::domain::account::Account;
+use crate::domain::caps::Tally;
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
@@ -28,6 +31,10 @@ pub struct Standing {
     pub senders: Vec<SenderPattern>,
     /// Whether there is anything on the customer's suppression list.
     pub suppresses: bool,
+    /// The credential's caps, and what it has sent if it has any.
+    pub tally: Tally,
+    /// When it was used last, as far as that was noted.
+    pub last_used_at: Option<Timestamp>,
 }
 
 impl Store {
@@ -66,7 +73,8 @@ pub(super) async fn look(
                a.balance, a.balance_read_at, a.held, a.owed, a.version,
                (SELECT string_agg(s.pattern, '\n') FROM sender s WHERE s.customer_id = k.customer_id)
                    AS senders,
-               EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = k.customer_id) AS suppresses
+               EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = k.customer_id) AS suppresses,
+               k.per_day, k.per_minute, k.counted_minute, k.in_minute, k.in_day, k.last_used_at
         FROM credential k JOIN customer c ON c.customer_id = k.customer_id
              JOIN account a ON a.customer_id = k.customer_id
         WHERE k.username IN (SELECT atom FROM json_each($1))";
@@ -90,6 +98,12 @@ struct StandingRow {
     version: i64,
     senders: Option<String>,
     suppresses: bool,
+    per_day: Option<i64>,
+    per_minute: Option<i64>,
+    counted_minute: Option<i64>,
+    in_minute: Option<i64>,
+    in_day: Option<i64>,
+    last_used_at: Option<i64>,
 }
 
 impl StandingRow {
@@ -98,6 +112,7 @@ impl StandingRow {
             || StoreError::Corrupt(format!("the secret hash of {:?} is not 32 octets", self.username));
         let senders = self.senders.as_deref().unwrap_or_default();
         let sums = (self.held, self.owed);
+        let counts = (self.counted_minute, self.in_minute, self.in_day);
         Ok(Standing {
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
             username: self.username.as_deref().map(|name| stored(Username::parse(name))).transpose()?,
@@ -107,6 +122,8 @@ impl StandingRow {
             account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
             senders: senders.lines().map(|p| stored(SenderPattern::parse(p))).collect::<Result<_, _>>()?,
             suppresses: self.suppresses,
+            tally: caps::tally((self.per_day, self.per_minute), counts)?,
+            last_used_at: self.last_used_at.map(timestamp).transpose()?,
         })
     }
 }

@@ -97,6 +97,8 @@ async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are
         label: None,
         created_at: Clock::system().now(),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     let hash = |secret: &str| crate::domain::credential::Secret::presented(secret).hash();
     store.add_credential(&credential("pm-1", &who.customer_id), &hash("a")).await.unwrap();

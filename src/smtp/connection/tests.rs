@@ -449,3 +449,17 @@ async fn p7_a_doubtful_end_is_refused_and_nothing_after_it_is_obeyed() {
     assert!(reply(&mut client.socket).await.starts_with("554 5.6.0 "));
     assert!(reply(&mut client.socket).await.starts_with("221 2.0.0 "));
 }
+
+#[tokio::test]
+async fn who_is_idle_keeps_no_room_for_what_they_might_do() {
+    // And as much again for each of the two boxes in it.
+    const MOST: usize = 16 << 10;
+    let config = Smtp::default();
+    let (_socket, theirs) = duplex(1);
+    let (server, stranger) =
+        (server(&config), door(&config).stranger(Instant::now(), &CancellationToken::new()));
+    let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
+    let opening = Opening::StartTls(Certificate::new("idle").acceptor());
+    let size = size_of_val(&serve(&server, theirs, peer, opening, stranger));
+    assert!(size < MOST, "{size} octets a connection");
+}

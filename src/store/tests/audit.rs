@@ -29,6 +29,8 @@ pub(super) async fn lived_in_by(open: impl AsyncFnOnce(&Directory) -> Store) -> 
         label: None,
         created_at: at(0),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     store.add_credential(&credential, &Secret::presented("s").hash()).await.unwrap();
     store.allow_sender(&ann, &SenderPattern::parse("x.example").unwrap(), at(0)).await.unwrap();

@@ -77,6 +77,8 @@ async fn the_first_credential_is_shown_once_and_only_to_the_browser_that_made_th
         label: None,
         created_at: at(2),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     let hash = |text| Secret::presented(text).hash();
     assert!(!store.claim_checkout(&other, &claim("pm-0"), &hash("0")).await.unwrap());
