@@ -36,6 +36,7 @@ use crate::delivery::{self, Delivery};
 use crate::descriptors;
 use crate::dkim::Signer;
 use crate::domain::address::Domain;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
@@ -110,6 +111,7 @@ pub async fn sandbox(args: SandboxArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let running =
         Running::start(&config, &secrets, (store, metrics), sockets, Some(stand_ins.pages())).await?;
+    stand_ins.answer_at(running.front.1.clone());
     // Read before anyone signs in, so that the first reply can tell the credits.
     running.billing.balance_changed(&CustomerId::parse(sandbox::CUSTOMER_ID)?);
     say(&running.ready_line());
@@ -151,6 +153,8 @@ async fn seed(store: &Store) -> anyhow::Result<()> {
         label: Some("sandbox".to_owned()),
         created_at: now,
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     match store.add_credential(&credential, &Secret::presented(sandbox::SECRET).hash()).await {
         Ok(()) | Err(ChangeError::UsernameTaken(_)) => {}
@@ -255,7 +259,7 @@ impl Running {
         let session_key = http::SessionKey::new(&rooms.store.shared_key().await?, &secrets.dodo_api_key);
         let settings = http_settings(config, secrets, (session_key, smtp, smtps), extra_pages.is_some())?;
         let draining = CancellationToken::new();
-        let pages = http_router(&rooms, settings, draining.clone(), extra_pages);
+        let pages = http_router(&rooms, settings, (draining.clone(), extra_pages), &back);
         let metrics = rooms.metrics.clone();
         start_smtp(config, &rooms, &certificate, (sockets.submission, sockets.submissions), &front)?;
         front.0.spawn(certificate.watch(front.1.clone()));
@@ -356,7 +360,8 @@ async fn start_back(
     let ration = Ration::of(&store, &clock);
     let upstreams = upstreams(config, secrets, (&clock, &translating, ration))?;
     let proofs = proofs(config, (&store, &metrics), upstreams.resend.as_ref(), &clock)?;
-    let settings = delivery::Settings::new(config, notices_from);
+    let mut settings = delivery::Settings::new(config, notices_from);
+    settings.postmaster.account_url = format!("{}/account", secrets.base_url);
     let delivery = Delivery::new(
         delivery::Tools {
             store: store.clone(),
@@ -495,8 +500,8 @@ fn upstreams(
 fn http_router(
     rooms: &Back,
     settings: http::Settings,
-    draining: CancellationToken,
-    extra_pages: Option<Router>,
+    (draining, extra_pages): (CancellationToken, Option<Router>),
+    (tasks, stop): &(TaskTracker, CancellationToken),
 ) -> Router {
     let rooms = http::Rooms {
         store: rooms.store.clone(),
@@ -510,7 +515,9 @@ fn http_router(
         proofs: rooms.proofs.clone(),
         draining,
     };
-    http::router(http::Site::new(rooms, settings), extra_pages)
+    let site = http::Site::new(rooms, settings);
+    tasks.spawn(http::find_lost_payments(site.clone(), stop.clone()));
+    http::router(site, extra_pages)
 }
 
 fn http_settings(
@@ -527,6 +534,8 @@ fn http_settings(
         base_url: secrets.base_url.clone(),
         admin_token: secrets.admin_token.clone(),
         session_key,
+        checkout_key: http::CheckoutKey::new(&secrets.dodo_api_key),
+        suspends: http::Suspends::of(&config.billing),
         webhook_keys,
         resend_webhook_keys,
         plan_product_id: secrets.plan_product_id.clone(),

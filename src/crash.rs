@@ -105,7 +105,7 @@ crash_points! {
     BalanceRead = "balance-read",
     /// A balance is applied; whoever waits for it was not told.
     BalanceApplied = "balance-applied",
-    /// A low-balance notice is committed; nobody sends it yet.
+    /// A notice, or a mail with links to sign in, is committed; nobody sends it yet.
     NoticeCommitted = "notice-committed",
     /// Dodo has made a checkout session; its id is not kept.
     CheckoutCreated = "checkout-created",

@@ -47,7 +47,7 @@
 //! | [`handover`] | the short way from submission to delivery, bounded | what is in a message |
 //! | [`delivery`] | leases, who leaves together, attempts, gates, bounces | submission, HTTP, Dodo |
 //! | [`upstream`] | Resend and SMTP as roads; the translation (pure) | SQL, money, customers |
-//! | [`billing`] | Dodo: balances, the call budget, entries, notices | SMTP, SQL, upstreams |
+//! | [`billing`] | Dodo: balances, the call budget, entries, notices and mailed links | SMTP, SQL, upstreams |
 //! | [`proof`] | domains that customers prove alone: who is asked, and what the answer gives | HTTP, SMTP, SQL |
 //! | [`presence`] | that this process is there for the others on its database, and goes by its time | what they do |
 //! | [`sweep`] | when orphans, expired keys and old rows leave; the store says which | anything but the store |
@@ -196,6 +196,14 @@
 //!   server without DSN tells what it likes. What comes back of reports is counted to the
 //!   customer, and a suppressed address gets none; nothing that a client says there can begin
 //!   a line of a report.
+//! - **A first credential is for the browser that began the checkout of a new customer**, which has
+//!   the token of the address that it comes back to and a secret in a cookie; neither is enough. A
+//!   payment makes whose it is known only out of the very session that was made for the token.
+//! - **Whoever asks about an address learns nothing**: what is told of a mailed link, and when, does not
+//!   depend on whether anybody has it. A link is used up by whoever deletes its row, with the session
+//!   that it begins, and never by looking at it.
+//! - **A customer is told of an occasion once**: the letter is in the commit that makes the occasion, or
+//!   that marks it ([`store`]'s `told`).
 //! - **Mail that left after it was given up is told**: in the log, in a metric and with
 //!   the part. Nothing is billed for it, since the customer was told that it failed.
 //! - **One retry loop**: the durable queue. Clients of the services do not retry.
@@ -226,7 +234,7 @@
 //! | while a balance is read (`balance-read`, `balance-applied`) | the old balance or the new one; whoever would be refused has it read again |
 //! | while news is taken in (`payment-recorded`, `webhook-acted`, `webhook-recorded`) | the customer, if it was made; Dodo delivers again what it was not answered for, and the balances of debtors are read at the start |
 //! | while a checkout is begun (`checkout-created`) | a session that nobody was sent to |
-//! | before a low-balance notice leaves (`notice-committed`) | the notice, in the queue |
+//! | before a notice or a mailed link leaves (`notice-committed`) | the notice, in the queue |
 //! | while a domain is claimed (`domain-claimed`, `domain-registered`) or withdrawn (`domain-withdrawn`) | the claim; the next call finds at Resend what it made, or makes it; what is withdrawn gives nothing, and Resend is told again |
 //! | while old rows leave (`captures-left`, `messages-left`, `entries-left`, `marks-left`) | what had not left yet, and the sums of what had; the next round goes on |
 //! | after the operator's decision about a message (`operator-decided`) | the decision and what it did; it is not repeated |

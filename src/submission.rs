@@ -12,6 +12,7 @@
 //! the end not looked at (`sign_in`).
 
 mod bounds;
+mod recent;
 mod retried;
 mod sign_in;
 mod spool;
@@ -56,6 +57,8 @@ use crate::throttle::{Throttle, TooSoon};
 use crate::upstream::translate::{CannotCarry, MAX_EMAIL_BYTES, Note};
 use crate::upstream::translating::{First, Translating};
 pub use bounds::Bounds;
+use recent::Recent;
+pub use recent::Refused;
 use retried::Look;
 pub use spool::Spool;
 
@@ -108,6 +111,7 @@ struct Inner {
     pace: Option<Throttle<CustomerId>>,
     /// What may lie on disk of messages that are not accepted yet.
     allowance: Allowance,
+    recent: Recent,
 }
 
 /// Who signed in.
@@ -115,8 +119,8 @@ struct Inner {
 pub struct SignedIn {
     /// The customer.
     pub customer_id: CustomerId,
-    /// The credential that was used.
-    pub username: Username,
+    /// The credential that was used; `None`: somebody signed in on the page by a mailed link.
+    pub username: Option<Username>,
 }
 
 /// What MAIL found out, for the message that follows: a second look at the
@@ -183,6 +187,7 @@ impl Submission {
             sign_ins: SignIns::new(&config.limits, tools.names_key),
             sharing: Semaphore::new(2),
             pace: pace(&config.limits),
+            recent: Recent::default(),
             allowance: Allowance::new(
                 "smtp.max_bytes_spooled",
                 config.smtp.max_bytes_spooled,
@@ -196,7 +201,7 @@ impl Submission {
     /// allowed, not too fast, credit there. What is told to come later is told before
     /// its message has been sent to us.
     pub async fn begin(&self, who: &SignedIn, reverse_path: &ReversePath) -> Result<Begun, Refusal> {
-        self.counted(self.try_begin(who, reverse_path).await)
+        self.counted(Some(who), self.try_begin(who, reverse_path).await)
     }
 
     /// Whether a message of this customer could be taken in at all, for who asks before
@@ -206,7 +211,7 @@ impl Submission {
             let Standing { customer_id, account, .. } = self.standing(who).await?;
             self.0.tools.billing.check_credit(&customer_id, &account, Credits::ONE).await
         };
-        self.counted(checked.await.map(|_| ()))
+        self.counted(Some(who), checked.await.map(|_| ()))
     }
 
     /// The check of credit at RCPT, where each recipient costs one: whether there is
@@ -223,12 +228,12 @@ impl Submission {
             return Ok(None);
         }
         let found = self.0.tools.billing.check_credit_live(&who.customer_id, price).await;
-        self.counted(found.map(|available| Some(Covered(available))))
+        self.counted(Some(who), found.map(|available| Some(Covered(available))))
     }
 
     /// The check at RCPT: whether a configured road can carry the address.
     pub fn check_recipient(&self, recipient: &Mailbox) -> Result<(), Refusal> {
-        self.counted(self.0.tools.routing.check_address(recipient).map_err(not_carried))
+        self.counted(None, self.0.tools.routing.check_address(recipient).map_err(not_carried))
     }
 
     /// The check at RCPT: whether the address is on the customer's suppression list.
@@ -245,17 +250,23 @@ impl Submission {
         }
         let found = self.0.tools.store.suppressed(&who.customer_id, recipient).await.map_err(unavailable)?;
         let Some(why) = found else { return Ok(()) };
-        self.counted(Err(Refusal::Suppressed { recipient: recipient.clone(), why }))
+        self.counted(Some(who), Err(Refusal::Suppressed { recipient: recipient.clone(), why }))
     }
 
     /// Takes the message in. When this returns `Ok`, it is committed and fsynced.
     pub async fn submit(&self, who: &SignedIn, submitted: Submitted) -> Result<Accepted, Refusal> {
-        self.counted(self.try_submit(who, submitted).await)
+        self.counted(Some(who), self.try_submit(who, submitted).await)
     }
 
-    fn counted<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
+    /// The last refusals of this process, the newest first.
+    pub fn refused_lately(&self, most: usize) -> Vec<Refused> {
+        self.0.recent.newest(most)
+    }
+
+    fn counted<T>(&self, who: Option<&SignedIn>, result: Result<T, Refusal>) -> Result<T, Refusal> {
         if let Err(refusal) = &result {
             self.0.tools.metrics.submission_refused(refusal);
+            self.0.recent.note(who.map(|who| &who.customer_id), refusal, self.0.tools.clock.now());
         }
         result
     }
@@ -266,6 +277,7 @@ impl Submission {
             self.check_sender(&standing.senders, sender)?;
             self.0.tools.routing.check_address(sender).map_err(not_carried)?;
         }
+        standing.tally.check(self.0.tools.clock.now()).map_err(Refusal::Capped)?;
         let Standing { customer_id, account, senders, suppresses, .. } = standing;
         if let Some(pace) = &self.0.pace {
             let too_fast = |TooSoon { retry_after_s }| Refusal::TooFast { retry_after_s };
@@ -277,8 +289,14 @@ impl Submission {
     }
 
     async fn standing(&self, who: &SignedIn) -> Result<Standing, Refusal> {
-        let standing = self.0.tools.store.standing(&who.username).await.map_err(unavailable)?;
+        let store = &self.0.tools.store;
+        let standing = match &who.username {
+            Some(username) => store.standing(username).await,
+            None => store.standing_of(&who.customer_id).await,
+        };
+        let standing = standing.map_err(unavailable)?;
         let standing = standing.filter(|s| !s.is_revoked).ok_or(Refusal::BadCredential)?;
+        self.0.tools.store.note_use(&standing, self.0.tools.clock.now());
         match &standing.suspended_reason {
             Some(reason) => Err(Refusal::Suspended { reason: reason.clone() }),
             None => Ok(standing),
@@ -375,7 +393,7 @@ impl Submission {
         let acceptance = Acceptance {
             message_id,
             customer_id: who.customer_id.clone(),
-            username: Some(who.username.clone()),
+            username: who.username.clone(),
             kind: Kind::Submission,
             reverse_path: submitted.envelope.reverse_path().clone(),
             header_from: inspection.from.first().map(ToString::to_string).unwrap_or_default(),
@@ -447,6 +465,7 @@ impl Submission {
                 return Err(Refusal::Suppressed { recipient, why });
             }
             accept::Accepted::Revoked => return Err(Refusal::BadCredential),
+            accept::Accepted::Capped(reached) => return Err(Refusal::Capped(reached)),
         };
         if let Some(spool) = spool {
             spool.keep();

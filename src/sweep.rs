@@ -36,6 +36,9 @@ const SUBMITTED_WITHIN: Duration = Duration::from_secs(3600);
 /// what Dodo's ledger shows may be held against them; webhooks, because Dodo repeats
 /// what it could not deliver; checkouts, because a buyer may come back the next day.
 const LEAST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Payments of which customers were told are remembered for so long: Dodo may be made to tell of
+/// them again for two weeks.
+const TOLD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The sweep.
 #[derive(Debug)]
@@ -119,6 +122,18 @@ impl Sweep {
         began = Instant::now();
         while self.store.close_entries(long_ago).await? > 0 {
             self.store.pass(CrashPoint::EntriesLeft);
+            if !self.rest(&mut began).await {
+                return Ok(());
+            }
+        }
+        began = Instant::now();
+        while self.store.sweep_sessions(self.clock.now()).await? > 0 {
+            if !self.rest(&mut began).await {
+                return Ok(());
+            }
+        }
+        began = Instant::now();
+        while self.store.forget_told(self.before(TOLD)).await? > 0 {
             if !self.rest(&mut began).await {
                 return Ok(());
             }

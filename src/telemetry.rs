@@ -18,6 +18,7 @@
 //! | `kind`, `amount` | of an entry: `debit` or `credit`, credits |
 //! | `available`, `balance`, `held`, `owed`, `shortfall` | credits of the customer |
 //! | `webhook_id`, `event` | of a webhook |
+//! | `alert`, `payment_id`, `suspended` | of an alert: `refund` or `dispute`; the payment; whether the customer was suspended for it |
 //! | `table`, `row`, `problem` | of what the audit found |
 //! | `choice`, `via`, `held_parts` | of a decision: `retry` or `cancel`; `command` or `http`; of how many parts the risk was told and taken |
 //! | `error` | what went wrong on our side |
@@ -45,6 +46,7 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::domain::alert::AlertKind;
 use crate::domain::credits::Credits;
 use crate::domain::event::EventKind;
 use crate::domain::message::Road;
@@ -128,6 +130,7 @@ pub const fn refusal_reason(refusal: &Refusal) -> &'static str {
         Refusal::TooManyRecipients { .. } => "too_many_recipients",
         Refusal::TooLarge { .. } => "too_large",
         Refusal::TooFast { .. } => "too_fast",
+        Refusal::Capped(_) => "capped",
         Refusal::Unacceptable { .. } => "unacceptable",
         Refusal::Looping => "looping",
         Refusal::KeyReused => "key_reused",
@@ -170,6 +173,7 @@ struct Inner {
     dodo_up: Gauge,
     dodo_refusing: Labelled<1, Gauge>,
     webhooks: Labelled<2, Counter>,
+    alerts: Labelled<1, Counter>,
     database_up: Gauge,
     store_commit: Histogram,
     store_batch_size: Histogram,
@@ -234,6 +238,7 @@ impl Metrics {
                 "1 while Dodo refuses these calls for a reason that the operator must look at: key, rights, entitlement",
             ),
             webhooks: names.add("webhooks", "Webhooks received"),
+            alerts: names.add("alerts", "Payments that Dodo has told were refunded or disputed, each once"),
             database_up: names.add("database_up", "0 while the database takes no writes, and mail is refused for it"),
             store_commit: names.add_in(
                 Unit::Seconds,
@@ -403,6 +408,11 @@ impl Metrics {
         self.0.webhooks.get_or_create(&labels).inc();
     }
 
+    /// Counts an alert.
+    pub fn alert(&self, kind: AlertKind) {
+        self.0.alerts.get_or_create(&[("kind", kind.as_str())]).inc();
+    }
+
     /// Says whether the database takes writes, as far as the last one shows.
     pub fn set_database_up(&self, is_up: bool) {
         self.0.database_up.set(i64::from(is_up));
@@ -445,6 +455,9 @@ impl Inner {
             for result in EntryResult::ALL {
                 begin(&self.entries, [("kind", kind.as_str()), ("result", result.as_str())]);
             }
+        }
+        for kind in AlertKind::ALL {
+            begin(&self.alerts, [("kind", kind.as_str())]);
         }
         for kind in EventKind::ALL {
             begin(&self.events, [("kind", kind.as_str())]);

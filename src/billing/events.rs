@@ -49,6 +49,10 @@ pub enum DodoEventKind {
     BalanceLow,
     /// `subscription.*`.
     Subscription,
+    /// `refund.succeeded`: a payment went back.
+    Refunded(Box<Reversal>),
+    /// `dispute.opened`: a payment is disputed.
+    Disputed(Box<Reversal>),
     /// Anything else, known to us or not: to be answered 2xx and left alone.
     Other,
 }
@@ -76,6 +80,50 @@ pub struct Payment {
     pub subscription_id: Option<String>,
     /// The small payment of a card change; buys nothing.
     pub is_update_payment_method: bool,
+}
+
+/// A payment that went back, or may.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reversal {
+    /// `refund_id` or `dispute_id`.
+    pub subject_id: Option<String>,
+    /// `payment_id`: whose payment it was can be asked by it. A dispute does not say that itself.
+    pub payment_id: Option<String>,
+    /// What is said of it, on one line: for people, and not to calculate with.
+    pub words: String,
+}
+
+/// Characters of each thing that is said of a reversal.
+const MAX_WORDS: usize = 200;
+
+impl Reversal {
+    fn read(data: &Value, subject: &str) -> Self {
+        let number = |pointer: &str| match data.pointer(pointer) {
+            Some(Value::Number(amount)) => Some(amount.to_string()),
+            Some(Value::String(amount)) => Some(line(amount)),
+            _ => None,
+        };
+        let told = |pointer: &str| text(data, pointer).map(|said| line(&said));
+        let amount =
+            [number("/amount"), told("/currency")].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let is_partial = data.pointer("/is_partial").and_then(Value::as_bool).unwrap_or(false);
+        let payment_id = text(data, "/payment_id");
+        let pieces = [
+            Some(amount).filter(|amount| !amount.is_empty()),
+            is_partial.then(|| "in part".to_owned()),
+            told("/dispute_stage"),
+            told("/reason").or_else(|| told("/remarks")),
+        ];
+        let pieces: Vec<String> = pieces.into_iter().flatten().filter(|piece| !piece.is_empty()).collect();
+        let words = if pieces.is_empty() { "nothing more is said".to_owned() } else { pieces.join(", ") };
+        Self { subject_id: text(data, subject).filter(|id| !id.is_empty()), payment_id, words }
+    }
+}
+
+/// What somebody else has written, as one line.
+fn line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c };
+    text.trim().chars().map(plain).take(MAX_WORDS).collect()
 }
 
 /// One line of what was bought.
@@ -135,6 +183,8 @@ fn kind(event_type: &str, data: &Value) -> Result<DodoEventKind, MalformedEvent>
             DodoEventKind::PaymentSucceeded(Box::new(payment))
         }
         (_, "credit.balance_low") => DodoEventKind::BalanceLow,
+        (_, "refund.succeeded") => DodoEventKind::Refunded(Box::new(Reversal::read(data, "/refund_id"))),
+        (_, "dispute.opened") => DodoEventKind::Disputed(Box::new(Reversal::read(data, "/dispute_id"))),
         ("payment", _) => DodoEventKind::Payment,
         ("credit", _) => DodoEventKind::Credit,
         ("subscription", _) => DodoEventKind::Subscription,
@@ -233,7 +283,8 @@ mod tests {
             ("credit.balance_low", DodoEventKind::BalanceLow),
             ("subscription.active", DodoEventKind::Subscription),
             ("subscription.past_due", DodoEventKind::Subscription),
-            ("refund.succeeded", DodoEventKind::Other),
+            ("refund.failed", DodoEventKind::Other),
+            ("dispute.won", DodoEventKind::Other),
             ("credit_note.created", DodoEventKind::Other),
             ("something.new", DodoEventKind::Other),
             ("nodots", DodoEventKind::Other),
@@ -252,6 +303,47 @@ mod tests {
                 assert_eq!((event.kind, event.customer_id), (kind.clone(), customer_id), "{body}");
             }
         }
+    }
+
+    #[test]
+    fn a_payment_that_goes_back_is_told_in_words_of_one_line() {
+        let read = |event_type: &str, data: &str| {
+            let body = format!(r#"{{"type":"{event_type}","data":{data}}}"#);
+            let event = DodoEvent::parse(body.as_bytes()).unwrap();
+            let (DodoEventKind::Refunded(reversal) | DodoEventKind::Disputed(reversal)) = event.kind else {
+                panic!("{body}")
+            };
+            (*reversal, event.customer_id)
+        };
+        let refund = r#"{"refund_id":"ref_1","payment_id":"pay_1","amount":1900,"currency":"USD","is_partial":true,
+            "reason":"asked\r\nfor it","customer":{"customer_id":"cus_1"}}"#;
+        let (reversal, customer_id) = read("refund.succeeded", refund);
+        assert_eq!(
+            (reversal.subject_id.as_deref(), reversal.payment_id.as_deref()),
+            (Some("ref_1"), Some("pay_1"))
+        );
+        assert_eq!(
+            (reversal.words.as_str(), customer_id),
+            ("1900 USD, in part, asked  for it", Some(id("cus_1")))
+        );
+        let dispute = r#"{"dispute_id":"dp_1","payment_id":"pay_1","amount":"1900","currency":"USD",
+            "dispute_stage":"dispute","dispute_status":"dispute_opened","remarks":null}"#;
+        let (reversal, customer_id) = read("dispute.opened", dispute);
+        assert_eq!(
+            (reversal.subject_id.as_deref(), reversal.words.as_str()),
+            (Some("dp_1"), "1900 USD, dispute")
+        );
+        assert_eq!(customer_id, None, "a dispute does not say whose payment it was");
+        for data in ["null", "[]", r#"{"refund_id":7,"amount":{},"reason":""}"#] {
+            let (reversal, _) = read("refund.succeeded", data);
+            assert_eq!(
+                (reversal.subject_id, reversal.words.as_str()),
+                (None, "nothing more is said"),
+                "{data}"
+            );
+        }
+        let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(9_999));
+        assert_eq!(read("refund.succeeded", &long).0.words.len(), MAX_WORDS);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! the few calls that Dodo allows, `balance` decides whether a customer has
 //! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
 //! bounced, `expiry` says until when credits last, `doubt` finds out what became of entries that no answer can tell about,
-//! `watch` looks whether the sums agree, `notice` tells who runs low. The sums
+//! `watch` looks whether the sums agree, `notice` writes to customers about their account, `links`
+//! mails them the links by which they sign in. The sums
 //! themselves are moved by the store, in one transaction with the mail. Waits and
 //! what they are measured by go by tokio's clock, which a test can stop; what is
 //! written down goes by the clock that is handed in. What this room must not know:
@@ -19,7 +20,8 @@ pub mod events;
 pub mod expiry;
 mod in_hand;
 pub(crate) mod ledger;
-mod notice;
+pub(crate) mod links;
+pub(crate) mod notice;
 pub mod reconcile;
 pub(crate) mod refund;
 mod settle;
@@ -36,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{CustomerId, EntryId};
@@ -93,6 +95,10 @@ pub struct Settings {
     pub audit_interval: Duration,
     /// Where customers buy credits.
     pub top_up_url: String,
+    /// `BASE_URL`: where the page is.
+    pub base_url: String,
+    /// Which notices are mailed.
+    pub notices: config::Notices,
     /// The name and address that notices come from.
     pub notices_from: NamedMailbox,
     /// `smtp.hostname`.
@@ -110,6 +116,8 @@ impl Settings {
             key_lifetime: Duration::from_secs(billing.key_lifetime_s),
             lookup_wait: Duration::from_secs(billing.lookup_wait_s),
             audit_interval: Duration::from_secs(billing.audit_interval_s),
+            base_url: base_url.to_owned(),
+            notices: config.notices.clone(),
             top_up_url: billing.top_up_url.clone().unwrap_or_else(|| base_url.to_owned()),
             notices_from,
             hostname: config.smtp.hostname.clone(),
@@ -219,10 +227,14 @@ impl Billing {
     ) -> Result<Credits, Refusal> {
         // Dodo away is no reason to accept: the refusal stands on what is known.
         let _ = self.read_before_refusal(customer_id).await;
-        match self.0.tools.store.account(customer_id).await {
+        let decided = match self.0.tools.store.account(customer_id).await {
             Ok(Some(account)) => self.decide(&account, price),
             _ => Err(Refusal::StoreUnavailable),
+        };
+        if matches!(decided, Err(Refusal::OutOfCredit { .. })) {
+            self.ran_out(customer_id);
         }
+        decided
     }
 
     fn decide(&self, account: &Account, price: Credits) -> Result<Credits, Refusal> {
@@ -249,6 +261,16 @@ impl Billing {
         if tokio::time::timeout(balance::ANSWER_WAIT, turn).await.is_err() {
             return Err(DodoError::RateLimited { retry_after: None });
         }
+        self.made(call, request.await)
+    }
+
+    /// Makes a call that nobody waits for, when its turn comes.
+    pub async fn call_in_turn<T>(
+        &self,
+        call: DodoCall,
+        request: impl Future<Output = Reply<Result<T, DodoError>>>,
+    ) -> Result<T, DodoError> {
+        self.0.budget.take(Purpose::Refresh).await;
         self.made(call, request.await)
     }
 
@@ -323,6 +345,16 @@ impl Billing {
             let billing = self.clone();
             let customer_id = customer_id.clone();
             self.0.tools.tasks.spawn(async move { billing.tell_low(&customer_id, available).await });
+        }
+    }
+
+    /// Mail of a customer was refused for lack of credit: they are told, once until there is more.
+    fn ran_out(&self, customer_id: &CustomerId) {
+        let Tools { clock, tasks, .. } = &self.0.tools;
+        if self.0.notices.may_tell_of_none(customer_id, clock.now()) {
+            let billing = self.clone();
+            let customer_id = customer_id.clone();
+            tasks.spawn(async move { billing.tell_none(&customer_id).await });
         }
     }
 

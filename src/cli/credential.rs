@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::print::{self, or_nothing};
 use super::{Desk, Format, Printout, one_line_text};
 use crate::config::Smtp;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPolicy;
@@ -35,6 +36,12 @@ pub enum CredentialAction {
         /// What it is for
         #[arg(long, value_parser = one_line_text)]
         label: Option<String>,
+        /// The most messages in a day (UTC)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        per_day: Option<u32>,
+        /// The most messages in a minute
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        per_minute: Option<u32>,
     },
     /// List all credentials, without their secrets
     List,
@@ -53,6 +60,9 @@ pub(super) struct CredentialObject {
     label: Option<String>,
     created_at: Timestamp,
     revoked_at: Option<Timestamp>,
+    per_day: Option<u32>,
+    per_minute: Option<u32>,
+    last_used_at: Option<Timestamp>,
 }
 
 /// A new credential as programs see it, this once with its secret.
@@ -62,12 +72,18 @@ struct CreatedObject<'a> {
     username: Username,
     secret: &'a str,
     label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_day: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_minute: Option<u32>,
 }
 
 impl From<Credential> for CredentialObject {
     fn from(credential: Credential) -> Self {
-        let Credential { username, customer_id, label, created_at, revoked_at } = credential;
-        Self { username, customer_id, label, created_at, revoked_at }
+        let Credential { username, customer_id, label, created_at, revoked_at, caps, last_used_at } =
+            credential;
+        let Caps { per_day, per_minute } = caps;
+        Self { username, customer_id, label, created_at, revoked_at, per_day, per_minute, last_used_at }
     }
 }
 
@@ -83,7 +99,9 @@ impl CredentialObject {
 pub(super) async fn run(args: CredentialArgs, desk: &Desk) -> anyhow::Result<Printout> {
     let CredentialArgs { format, action } = args;
     match action {
-        CredentialAction::Create { customer_id, label } => create(desk, customer_id, label, format).await,
+        CredentialAction::Create { customer_id, label, per_day, per_minute } => {
+            create(desk, (customer_id, label), Caps { per_day, per_minute }, format).await
+        }
         CredentialAction::List => list(desk, format).await,
         CredentialAction::Revoke { username } => {
             let now = desk.clock.now();
@@ -98,8 +116,8 @@ pub(super) async fn run(args: CredentialArgs, desk: &Desk) -> anyhow::Result<Pri
 
 async fn create(
     desk: &Desk,
-    customer_id: CustomerId,
-    label: Option<String>,
+    (customer_id, label): (CustomerId, Option<String>),
+    caps: Caps,
     format: Format,
 ) -> anyhow::Result<Printout> {
     let secret = Secret::generate(random::octets());
@@ -109,12 +127,15 @@ async fn create(
         label,
         created_at: desk.clock.now(),
         revoked_at: None,
+        caps,
+        last_used_at: None,
     };
     desk.store.add_credential(&credential, &secret.hash()).await?;
     let Credential { username, customer_id, label, .. } = credential;
     if format.json {
         let (secret, label) = (secret.reveal(), label.as_deref());
-        return Printout::json(&CreatedObject { customer_id, username, secret, label });
+        let Caps { per_day, per_minute } = caps;
+        return Printout::json(&CreatedObject { customer_id, username, secret, label, per_day, per_minute });
     }
     let mut shown = vec![
         ("customer", vec![customer_id.to_string()]),
@@ -123,6 +144,7 @@ async fn create(
         ("secret", vec![secret.reveal().to_owned()]),
     ];
     shown.extend(label.map(|label| ("label", vec![label])));
+    shown.extend(caps.is_some().then(|| ("at most", vec![caps.to_string()])));
     let mut text = print::pairs(&shown) + "The secret is shown this once; only its hash is kept.\n";
     let listed = desk.config.senders.policy == SenderPolicy::Listed;
     if listed && desk.store.senders(&customer_id).await?.is_empty() {
@@ -158,11 +180,13 @@ async fn list(desk: &Desk, format: Format) -> anyhow::Result<Printout> {
                 credential.username.to_string(),
                 credential.customer_id.to_string(),
                 credential.created_at.to_string(),
+                or_nothing(credential.last_used_at),
                 or_nothing(credential.revoked_at),
+                or_nothing(Some(credential.caps).filter(|caps| caps.is_some())),
                 or_nothing(credential.label),
             ]
         })
         .collect();
-    let head = ["USERNAME", "CUSTOMER", "CREATED", "REVOKED", "LABEL"];
+    let head = ["USERNAME", "CUSTOMER", "CREATED", "LAST USED", "REVOKED", "AT MOST", "LABEL"];
     Ok(Printout::text(print::table(head, &rows)))
 }

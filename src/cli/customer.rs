@@ -10,7 +10,11 @@ use super::{Desk, Format, Place, Printout, one_line_text};
 use crate::domain::address::{InvalidAddress, Mailbox};
 use crate::domain::ids::CustomerId;
 use crate::domain::sender::SenderPolicy;
+use crate::store::alert::Alert;
 use crate::store::customer::{ChangeError, Customer};
+
+/// Alerts that are shown of one customer, the newest.
+const ALERTS: u32 = 20;
 
 /// `postmeter customer …`
 #[derive(Debug, Args)]
@@ -40,7 +44,7 @@ pub enum CustomerAction {
     },
     /// List all customers with their credits
     List,
-    /// Show one customer with credits, senders and credentials
+    /// Show one customer with credits, senders, credentials and alerts
     Show {
         /// The customer
         #[arg(value_name = "ID")]
@@ -85,6 +89,7 @@ struct CustomerWhole<'a> {
     customer: CustomerObject<'a>,
     senders: Vec<String>,
     credentials: Vec<CredentialObject>,
+    alerts: Vec<Alert>,
 }
 
 impl<'a> From<&'a Customer> for CustomerObject<'a> {
@@ -198,9 +203,10 @@ async fn show(desk: &Desk, customer_id: &CustomerId, format: Format) -> anyhow::
         desk.store.senders(customer_id).await?.iter().map(ToString::to_string).collect();
     let credentials: Vec<CredentialObject> =
         desk.store.credentials(Some(customer_id)).await?.into_iter().map(Into::into).collect();
+    let alerts = desk.store.alerts(Some(customer_id), ALERTS).await?;
     if format.json {
         let customer = CustomerObject::from(&customer);
-        return Printout::json(&CustomerWhole { customer, senders, credentials });
+        return Printout::json(&CustomerWhole { customer, senders, credentials, alerts });
     }
     let state = customer.suspended_reason.as_deref().map(|reason| format!("suspended: {reason}"));
     let senders = match (senders.is_empty(), desk.config.senders.policy) {
@@ -223,7 +229,16 @@ async fn show(desk: &Desk, customer_id: &CustomerId, format: Format) -> anyhow::
         ("available", vec![credits(&customer)]),
         ("senders", senders),
         ("credentials", names),
+        ("alerts", alerts.iter().map(told).collect()),
     ])))
+}
+
+/// An alert on one line.
+fn told(alert: &Alert) -> String {
+    let of = alert.payment_id.as_deref().map(|payment_id| format!(" of {payment_id}")).unwrap_or_default();
+    let suspended = if alert.suspended { "; suspended for it" } else { "" };
+    let (at, kind, words) = (alert.raised_at, alert.kind.as_str(), &alert.words);
+    format!("{at} {kind} {}{of}: {words}{suspended}", alert.subject_id)
 }
 
 fn credits(customer: &Customer) -> String {

@@ -195,6 +195,10 @@ async fn an_operator_gets_a_customer_ready_to_send() {
     assert!(added.starts_with("added customer cus_1\nnext: postmeter --config "), "{added}");
     assert!(added.contains(" credential create --customer cus_1\n"), "{added}");
 
+    let capped = office.says("credential create --customer cus_1 --per-day 500 --per-minute 20").await;
+    assert!(capped.contains("at most   500 a day, 20 a minute\n"), "{capped}");
+    let listed = office.says("credential list").await;
+    assert!(listed.contains("AT MOST") && listed.contains("500 a day, 20 a minute"), "{listed}");
     let created = office.says("credential create --customer cus_1 --label app").await;
     assert!(created.contains("server    smtp.example.com:587 (STARTTLS)\n"), "{created}");
     assert!(created.contains("shown this once"), "{created}");
@@ -233,6 +237,7 @@ async fn programs_get_one_json_value_with_the_names_of_the_api() {
 
     let listed = office.json("credential list").await;
     assert_eq!(listed[0]["username"], created["username"]);
+    assert_eq!((&listed[0]["per_day"], &listed[0]["last_used_at"]), (&Value::Null, &Value::Null));
     assert!(listed[0].get("secret").is_none(), "P10");
     let username = created["username"].as_str().unwrap();
     assert_eq!(office.json(&format!("credential revoke {username}")).await["username"], *username);

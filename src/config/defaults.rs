@@ -107,7 +107,23 @@ impl Default for Billing {
             dodo_timeout_s: 20,
             out_of_credit_reply: OutOfCreditReply::Temporary,
             refund_bounced: false,
+            suspend_on_refund: false,
+            suspend_on_dispute: false,
             top_up_url: None,
+        }
+    }
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self {
+            from: None,
+            success_reports: None,
+            welcome: true,
+            low_balance: true,
+            out_of_credit: true,
+            top_up: true,
+            bounced: true,
         }
     }
 }

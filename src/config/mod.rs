@@ -213,6 +213,10 @@ pub struct Billing {
     pub out_of_credit_reply: OutOfCreditReply,
     /// Give a credit back for a hard bounce.
     pub refund_bounced: bool,
+    /// Suspend a customer of whom Dodo tells that a payment was refunded.
+    pub suspend_on_refund: bool,
+    /// Suspend a customer of whom Dodo tells that a payment is disputed.
+    pub suspend_on_dispute: bool,
     /// Where customers buy credits, as told in refusals; default: `BASE_URL`.
     pub top_up_url: Option<String>,
 }
@@ -328,7 +332,7 @@ pub enum Fallback {
 }
 
 /// `[notices]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Notices {
     /// `Name <address>` of bounces and notices; must be a verified sender of the
@@ -337,6 +341,16 @@ pub struct Notices {
     /// Whether we report by mail to whoever asks (NOTIFY=SUCCESS) that mail was handed on to an
     /// upstream that does not. [`Config::success_reports`] says what holds where it is unset.
     pub success_reports: Option<bool>,
+    /// Whether a new customer is greeted.
+    pub welcome: bool,
+    /// Whether a customer is told that credits run low.
+    pub low_balance: bool,
+    /// Whether a customer is told that mail was refused for lack of credit.
+    pub out_of_credit: bool,
+    /// Whether a customer is told that a payment was received.
+    pub top_up: bool,
+    /// Whether a customer is told that they are paused for what came back of their mail.
+    pub bounced: bool,
 }
 
 /// `[queue]`

@@ -33,6 +33,10 @@ pub struct Postmaster {
     pub hostname: String,
     /// Whether successes are reported: [`crate::config::Config::success_reports`].
     pub success_reports: bool,
+    /// Whether customers are told that they are paused: `notices.bounced`.
+    pub tells_pauses: bool,
+    /// Where a customer's page is; empty: that is not known.
+    pub account_url: String,
 }
 
 impl Postmaster {
@@ -99,8 +103,9 @@ impl Postmaster {
         reason: &str,
         now: Timestamp,
     ) -> Option<Acceptance> {
-        let to = Mailbox::parse(email).ok()?;
-        self.compose((Kind::Notice, customer_id), &to, now, |origin| paused(origin, &to, reason))
+        let to = Mailbox::parse(email).ok().filter(|_| self.tells_pauses)?;
+        let write = |origin: &Origin<'_>| paused(origin, &to, reason, &self.account_url);
+        self.compose((Kind::Notice, customer_id), &to, now, write)
     }
 
     fn compose(

@@ -135,6 +135,8 @@ impl Settings {
                 from: notices_from,
                 hostname: config.smtp.hostname.clone(),
                 success_reports: config.success_reports(),
+                tells_pauses: config.notices.bounced,
+                account_url: String::new(),
             },
             thresholds: config.reputation,
         }

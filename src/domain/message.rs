@@ -213,6 +213,24 @@ pub enum MessageState {
 }
 
 impl MessageState {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Queued, Self::Held, Self::Sent, Self::Failed];
+
+    /// The name in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Held => "held",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
     /// Derives the state from those of the parts.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a PartState>) -> Self {
         let mut state = Self::Failed;

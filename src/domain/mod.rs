@@ -7,9 +7,11 @@
 
 pub mod account;
 pub mod address;
+pub mod alert;
 pub mod answer;
 pub mod arrival;
 pub mod batch;
+pub mod caps;
 pub mod closure;
 pub mod credential;
 pub mod credits;

@@ -4,6 +4,7 @@
 //! what to do about it (P9). Nothing here names internals.
 
 use super::address::Mailbox;
+use super::caps::Reached;
 use super::credits::Credits;
 use super::suppression::Why;
 
@@ -70,6 +71,8 @@ pub enum Refusal {
         /// Seconds until it is worth another try.
         retry_after_s: u64,
     },
+    /// The credential has sent as many messages as its caps let it.
+    Capped(Reached),
     /// The message is malformed, or no road can carry a part of it.
     Unacceptable {
         /// Enhanced status code (RFC 3463): 5.6.0, 5.6.1 for what cannot be carried, 5.7.1 for

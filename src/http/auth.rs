@@ -20,6 +20,7 @@ use super::{Shared, Site};
 use crate::domain::credential::Secret;
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
+use crate::store::session::PageSession;
 use crate::store::standing::Standing;
 use crate::submission::SignedIn;
 
@@ -156,7 +157,7 @@ async fn bearer(site: &Site, token: &Secret) -> Result<Caller, Refusal> {
 }
 
 /// Hashes are compared, so that not even the length of the token is told by the time it takes.
-fn is_operator(site: &Site, token: &Secret) -> bool {
+pub(super) fn is_operator(site: &Site, token: &Secret) -> bool {
     let Some(admin) = &site.settings.admin_token else { return false };
     let admin = Secret::presented(admin.expose_secret()).hash();
     admin.as_bytes().ct_eq(token.hash().as_bytes()).into()
@@ -167,7 +168,7 @@ fn is_operator(site: &Site, token: &Secret) -> bool {
 pub(super) struct Visitor {
     /// Who it is.
     pub(super) who: SignedIn,
-    /// What stands behind the credential.
+    /// What stands behind the credential, or the customer.
     pub(super) standing: Standing,
 }
 
@@ -189,14 +190,19 @@ impl IntoResponse for NoVisitor {
 }
 
 impl Visitor {
-    /// Who is signed in by the cookie, if the credential is still good.
+    /// Who is signed in by the cookie, if the session has not ended and its credential is still good.
     pub(super) async fn find(headers: &HeaderMap, site: &Site) -> Result<Option<Self>, HttpError> {
-        let Some(username) = site.sessions.username(headers, site.clock.now()) else { return Ok(None) };
-        let standing = site.store.standing(&username).await?.filter(|standing| !standing.is_revoked);
-        Ok(standing.map(|standing| Self {
-            who: SignedIn { customer_id: standing.customer_id.clone(), username },
-            standing,
-        }))
+        let now = site.clock.now();
+        let Some(session_hash) = site.sessions.find(headers, now) else { return Ok(None) };
+        let Some(session) = site.store.session(&session_hash, now).await? else { return Ok(None) };
+        let PageSession { customer_id, username } = session;
+        let standing = match &username {
+            Some(username) => site.store.standing(username).await?,
+            None => site.store.standing_of(&customer_id).await?,
+        };
+        let standing =
+            standing.filter(|standing| !standing.is_revoked && standing.customer_id == customer_id);
+        Ok(standing.map(|standing| Self { who: SignedIn { customer_id, username }, standing }))
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::pages;
 use super::signature::SignatureError;
 use crate::billing::events::MalformedEvent;
+use crate::domain::caps::Reached;
 use crate::domain::credits::Credits;
 use crate::domain::decision::{Choice, NotNow};
 use crate::domain::idempotency::InvalidKey;
@@ -226,7 +227,9 @@ impl HttpError {
         match self {
             Self::TooFast { retry_after_s }
             | Self::Refused(
-                Refusal::TooFast { retry_after_s } | Refusal::TooManyFailures { retry_after_s },
+                Refusal::TooFast { retry_after_s }
+                | Refusal::TooManyFailures { retry_after_s }
+                | Refusal::Capped(Reached { retry_after_s, .. }),
             ) => Some(*retry_after_s),
             Self::NoRoom => Some(NO_ROOM_RETRY_S),
             Self::PaymentsUnavailable
@@ -367,6 +370,7 @@ fn refusal_face(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::TooManyRecipients { .. } => (S::UNPROCESSABLE_ENTITY, "too_many_recipients"),
         Refusal::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large"),
         Refusal::TooFast { .. } => (S::TOO_MANY_REQUESTS, "too_fast"),
+        Refusal::Capped(_) => (S::TOO_MANY_REQUESTS, "credential_capped"),
         Refusal::Unacceptable { .. } => (S::UNPROCESSABLE_ENTITY, "unacceptable"),
         Refusal::Looping => (S::UNPROCESSABLE_ENTITY, "looping"),
         Refusal::KeyReused => (S::CONFLICT, "idempotency_key_reused"),
@@ -433,6 +437,11 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::TooFast { retry_after_s } => {
             format!("Sending too fast. Try again in {retry_after_s} seconds.").into()
         }
+        Refusal::Capped(reached) => format!(
+            "The cap of this credential is reached: {reached}. Try again in {} seconds, or use another credential.",
+            reached.retry_after_s
+        )
+        .into(),
         Refusal::Unacceptable { what, .. } => format!("The message cannot be sent: {what}.").into(),
         Refusal::Looping => "The message has passed through too many servers: it is looping.".into(),
         Refusal::KeyReused => {
@@ -448,6 +457,7 @@ fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
 mod tests {
     use super::*;
     use crate::domain::address::Mailbox;
+    use crate::domain::caps::Span;
     use crate::domain::suppression::{Cause, Why};
 
     #[test]
@@ -475,6 +485,11 @@ mod tests {
             (Refusal::TooManyRecipients { limit: 50 }, 422, "too_many_recipients"),
             (Refusal::TooLarge { limit_bytes: 9 }, 413, "too_large"),
             (Refusal::TooFast { retry_after_s: 7 }, 429, "too_fast"),
+            (
+                Refusal::Capped(Reached { limit: 2, span: Span::Day, retry_after_s: 7 }),
+                429,
+                "credential_capped",
+            ),
             (Refusal::Unacceptable { status: "5.6.0", what: "no From".into() }, 422, "unacceptable"),
             (Refusal::Looping, 422, "looping"),
             (Refusal::KeyReused, 409, "idempotency_key_reused"),

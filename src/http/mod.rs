@@ -16,15 +16,19 @@ pub mod error;
 mod health;
 pub mod listener;
 mod live;
+mod lost;
 mod messages;
+mod operator;
 mod overview;
 mod pages;
 mod portal;
 mod provision;
+mod query;
 mod queue;
 mod send;
 mod senders;
 mod session;
+mod sign_in;
 pub mod signature;
 mod suppressions;
 #[cfg(test)]
@@ -49,6 +53,7 @@ use crate::billing::Billing;
 use crate::billing::dodo::Dodo;
 use crate::census::Census;
 use crate::clock::Clock;
+use crate::config;
 use crate::delivery::told::Ears;
 use crate::domain::address::Domain;
 use crate::domain::ids::CustomerId;
@@ -61,11 +66,15 @@ use crate::submission::Submission;
 use crate::telemetry::Metrics;
 use crate::throttle::Throttle;
 
+pub use checkout::CheckoutKey;
 pub use health::metrics_router;
+pub use lost::find_lost_payments;
 pub use session::SessionKey;
+pub(crate) use session::is_same_site;
 
 use error::{HttpError, PageError};
 use session::Sessions;
+use sign_in::LinkThrottles;
 use signature::SigningKey;
 
 /// Checkouts that one network may begin at once, and how often after that.
@@ -118,6 +127,22 @@ pub struct SmtpAccess {
     pub tls_port: Option<u16>,
 }
 
+/// For which news of a payment its customer is suspended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Suspends {
+    /// `billing.suspend_on_refund`
+    pub on_refund: bool,
+    /// `billing.suspend_on_dispute`
+    pub on_dispute: bool,
+}
+
+impl Suspends {
+    /// What this configuration says.
+    pub fn of(billing: &config::Billing) -> Self {
+        Self { on_refund: billing.suspend_on_refund, on_dispute: billing.suspend_on_dispute }
+    }
+}
+
 /// What handlers need to be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -127,6 +152,10 @@ pub struct Settings {
     pub admin_token: Option<SecretString>,
     /// What sign-ins on the page are known by.
     pub session_key: SessionKey,
+    /// What checkouts are signed with.
+    pub checkout_key: CheckoutKey,
+    /// When a customer is suspended.
+    pub suspends: Suspends,
     /// `DODO_WEBHOOK_KEY`, one or several.
     pub webhook_keys: Vec<SigningKey>,
     /// `RESEND_WEBHOOK_SECRET`, one or several; none: nothing is believed.
@@ -176,8 +205,11 @@ pub struct Site {
     draining: CancellationToken,
     settings: Settings,
     sessions: Sessions,
+    /// `None`: there is no admin token, and nobody is the operator here.
+    operators: Option<operator::Sessions>,
     subscribe_throttle: Throttle<IpAddr>,
     poll_throttle: Throttle<()>,
+    link_throttles: LinkThrottles,
     domain_throttle: Throttle<CustomerId>,
     /// For what is large of webhooks before it is known whether they are signed.
     webhook_room: Arc<Census<()>>,
@@ -198,8 +230,10 @@ impl Site {
             rooms;
         Arc::new(Self {
             sessions: Sessions::new(settings.session_key.clone(), &settings.base_url),
+            operators: operator::Sessions::new(&settings),
             subscribe_throttle: Throttle::new(SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL),
             poll_throttle: Throttle::new(POLL_BURST, POLL_INTERVAL),
+            link_throttles: LinkThrottles::new(),
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
             webhook_room: Census::new(WEBHOOK_ROOM_BYTES),
             seats: Census::new(SEATS),
@@ -229,15 +263,16 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/style.css", get(pages::style))
         .route("/script.js", get(pages::script))
         .route("/favicon.svg", get(pages::icon))
-        .route("/sign-in", get(account::sign_in_again).post(account::sign_in))
-        .route("/sign-out", post(account::sign_out))
+        .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
+        .route("/sign-in/link", get(sign_in::show_link).post(sign_in::ask_for_link))
+        .route("/sign-in/link/use", post(sign_in::use_link))
+        .route("/sign-out", post(sign_in::sign_out))
+        .route("/sign-out/everywhere", post(sign_in::sign_out_everywhere))
         .route("/account", get(overview::overview))
         .route("/account/live", get(live::live))
         .route("/account/connect", get(overview::connect))
         .route("/account/portal", post(portal::open))
         .route("/account/send", get(account::send_form).post(account::send))
-        .route("/account/credentials", get(account::credentials).post(account::create_credential))
-        .route("/account/credentials/revoke", post(account::revoke_credential))
         .route("/account/top-up", post(checkout::top_up_form))
         .route("/welcome", get(welcome::welcome))
         .route("/thanks", get(welcome::thanks))
@@ -261,7 +296,9 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/webhooks/resend", post(webhooks::resend::resend))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(account::routes())
         .merge(emails::routes())
+        .merge(operator::routes())
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())

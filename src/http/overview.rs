@@ -80,7 +80,7 @@ pub(super) async fn connect(visitor: Visitor, State(site): State<Shared>) -> Res
     let mut credentials = site.store.credentials(Some(&standing.customer_id)).await?;
     credentials.retain(|credential| credential.revoked_at.is_none());
     // The one that is signed in, or else the newest.
-    let own = credentials.iter().find(|credential| credential.username == standing.username);
+    let own = credentials.iter().find(|credential| Some(&credential.username) == standing.username.as_ref());
     let username = own.or(credentials.last()).map(|credential| &credential.username);
     let page = pages::connect(&site.settings, username, an_address(&standing.senders).as_deref());
     Ok(pages::response(StatusCode::OK, &page))

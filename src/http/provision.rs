@@ -1,19 +1,20 @@
 //! How a payment makes a customer.
 //!
-//! Used by the webhook, and by the return page when the webhook does not come.
-//! Recording is safe to repeat; only a payment that came out of the very checkout
-//! session which we made for a token may bind that token, since metadata alone can
-//! be put into any payment link.
+//! Used by the webhook, and by the return page and the sweep ([`super::lost`]) when the webhook
+//! does not come. Recording is safe to repeat; only a payment that came out of the very checkout
+//! session which we made for a token, and is for what that checkout was for, may bind the token:
+//! metadata can be put into any payment link, so that its signature alone proves nothing.
 
 use super::Site;
-use super::checkout::METADATA_KEY;
+use super::checkout::{METADATA_KEY, SIGNATURE_KEY};
 use crate::billing::events::Payment;
+use crate::billing::notice::Payer;
 use crate::crash::CrashPoint;
 use crate::domain::address::{Domain, Mailbox};
 use crate::domain::ids::CustomerId;
 use crate::domain::sender::SenderPattern;
 use crate::store::StoreError;
-use crate::store::checkout::{self, Checkout};
+use crate::store::checkout::{self, Begun, Checkout};
 
 /// What became of a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,17 +38,36 @@ pub(super) async fn record_told(site: &Site, payment: &Payment) -> Result<Record
 
 /// Records a payment that was found through our own checkout session.
 pub(super) async fn record_found(site: &Site, payment: &Payment, token_hash: &str) -> Result<(), StoreError> {
-    record(site, payment, Some(token_hash.to_owned())).await
+    let begun = site.store.checkout(token_hash).await?;
+    let is_for_it = begun.is_some_and(|begun| is_for(site, payment, &begun));
+    record(site, payment, is_for_it.then(|| token_hash.to_owned())).await
 }
 
 async fn record(site: &Site, payment: &Payment, token_hash: Option<String>) -> Result<(), StoreError> {
     let starter = site.settings.starter_domain.as_ref();
+    let starter = starter.and_then(|domain| starter_sender(&payment.customer_id, domain));
+    let known = site.store.customer(&payment.customer_id).await?;
+    let (email, name) = (payment.email.as_deref(), payment.name.as_deref());
+    let payer = Payer { customer_id: &payment.customer_id, email, name };
+    // Whoever is known is written to where they are known to be.
+    let is_sold = buys_credits(site, payment);
+    let received = known
+        .as_ref()
+        .filter(|_| is_sold)
+        .and_then(|known| site.billing.payment_received(Payer { email: known.email.as_deref(), ..payer }));
+    let welcome = match known {
+        Some(_) => None,
+        None => site.billing.welcome(payer, starter.as_ref()),
+    };
     let recorded = checkout::Payment {
+        payment_id: payment.payment_id.clone(),
         customer_id: payment.customer_id.clone(),
         email: payment.email.clone(),
         name: payment.name.clone(),
         token_hash,
-        starter: starter.and_then(|domain| starter_sender(&payment.customer_id, domain)),
+        starter,
+        welcome,
+        received,
     };
     if site.store.record_payment(&recorded, site.clock.now()).await? {
         tracing::info!(customer_id = %payment.customer_id, "a payment made a new customer");
@@ -57,21 +77,46 @@ async fn record(site: &Site, payment: &Payment, token_hash: Option<String>) -> R
     Ok(())
 }
 
-/// The token hash in the metadata, if this payment came from the session that was
-/// made for it and still waits.
+/// The token hash in the metadata, if it is signed, and this payment came from the session that
+/// was made for it, is for what is sold there, and the session still waits.
 async fn bound_token(site: &Site, payment: &Payment) -> Result<Option<String>, StoreError> {
     let Some(hash) = payment.metadata.get(METADATA_KEY) else { return Ok(None) };
-    let Some(Checkout::Pending { session_id: Some(session_id) }) = site.store.checkout(hash).await? else {
+    let signature = payment.metadata.get(SIGNATURE_KEY).map(String::as_str).unwrap_or_default();
+    if !site.settings.checkout_key.has_signed(hash, signature) {
+        tracing::warn!(
+            customer_id = %payment.customer_id,
+            "a payment names a checkout without our signature; nobody may claim its credential"
+        );
         return Ok(None);
-    };
-    if payment.checkout_session_id.as_ref() == Some(&session_id) {
-        return Ok(Some(hash.clone()));
     }
-    tracing::warn!(
-        customer_id = %payment.customer_id,
-        "a payment names a checkout that it did not come from; nobody may claim its credential"
-    );
-    Ok(None)
+    let Some(begun) = site.store.checkout(hash).await? else { return Ok(None) };
+    let Checkout::Pending { session_id: Some(session_id) } = &begun.state else { return Ok(None) };
+    if payment.checkout_session_id.as_ref() != Some(session_id) {
+        tracing::warn!(
+            customer_id = %payment.customer_id,
+            "a payment names a checkout that it did not come from; nobody may claim its credential"
+        );
+        return Ok(None);
+    }
+    Ok(is_for(site, payment, &begun).then(|| hash.clone()))
+}
+
+/// Whether a payment is for what its checkout was for. That of a subscription may come without a
+/// cart.
+fn is_for(site: &Site, payment: &Payment, begun: &Begun) -> bool {
+    let product_id = begun.product_id.as_deref().unwrap_or(&site.settings.plan_product_id);
+    let is_for = match payment.product_cart.as_slice() {
+        [] => payment.subscription_id.is_some(),
+        [item] => item.product_id == product_id && item.quantity == 1,
+        _ => false,
+    };
+    if !is_for {
+        tracing::warn!(
+            customer_id = %payment.customer_id,
+            "a payment is not for what its checkout was for; nobody may claim its credential"
+        );
+    }
+    is_for
 }
 
 /// A payment for a subscription may come without a cart.

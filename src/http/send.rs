@@ -167,7 +167,11 @@ pub(super) async fn ready(
     let default_from = if composition.has_sender() {
         None
     } else {
-        let standing = site.store.standing(&who.username).await?.ok_or(Refusal::BadCredential)?;
+        let standing = match &who.username {
+            Some(username) => site.store.standing(username).await?,
+            None => site.store.standing_of(&who.customer_id).await?,
+        };
+        let standing = standing.ok_or(Refusal::BadCredential)?;
         default_sender(&standing.senders)
     };
     let (bytes, envelope) = composition.compose(default_from.as_ref(), site.settings.max_recipients)?;

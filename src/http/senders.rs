@@ -37,23 +37,23 @@ pub(super) struct SenderView {
 #[derive(Debug, Serialize)]
 pub(super) struct DomainView {
     customer_id: CustomerId,
-    domain: String,
+    pub(super) domain: String,
     way: Way,
-    state: ProofState,
+    pub(super) state: ProofState,
     /// What to publish: ours, or Resend's as Resend wrote them.
-    records: Value,
+    pub(super) records: Value,
     /// Resend's word for where the domain stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<String>,
     /// What the last look found wrong.
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
     created_at: Timestamp,
-    checked_at: Option<Timestamp>,
-    verified_at: Option<Timestamp>,
+    pub(super) checked_at: Option<Timestamp>,
+    pub(super) verified_at: Option<Timestamp>,
     /// Since when the proof of a verified domain is not there any more.
-    missing_since: Option<Timestamp>,
+    pub(super) missing_since: Option<Timestamp>,
     /// When it is forgotten unless it is verified.
-    expires_at: Option<Timestamp>,
+    pub(super) expires_at: Option<Timestamp>,
 }
 
 impl From<Proof> for DomainView {
@@ -194,7 +194,8 @@ impl Whose {
     }
 }
 
-fn take_turn(site: &Site, customer_id: &CustomerId) -> Result<(), HttpError> {
+/// Not too often.
+pub(super) fn take_turn(site: &Site, customer_id: &CustomerId) -> Result<(), HttpError> {
     let taken = site.domain_throttle.take(customer_id.clone(), site.clock.now());
     taken.map_err(|too_soon| HttpError::TooFast { retry_after_s: too_soon.retry_after_s })
 }

@@ -64,14 +64,7 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<Suppression>), HttpError> {
     let customer_id = whose(&caller, new.customer_id.as_deref())?;
     let recipient = mailbox(&new.address)?;
-    let reason = new.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
-    if reason
-        .is_some_and(|text| text.chars().count() > MAX_REASON_CHARS || text.chars().any(char::is_control))
-    {
-        return Err(HttpError::Invalid(format!(
-            "reason: at most {MAX_REASON_CHARS} characters in one line."
-        )));
-    }
+    let reason = reason(new.reason.as_deref().unwrap_or_default())?;
     let is_new = site.store.suppress(&customer_id, &recipient, reason, site.clock.now()).await?;
     let address = SuppressedAddress::of(&recipient);
     let found = site.store.suppression(&customer_id, &address).await?;
@@ -94,6 +87,19 @@ fn whose(caller: &Caller, named: Option<&str>) -> Result<CustomerId, HttpError> 
     caller.whose(named)?.ok_or_else(|| HttpError::Invalid("customer_id: say whose list.".to_owned()))
 }
 
-fn mailbox(address: &str) -> Result<Mailbox, HttpError> {
+/// Why somebody puts an address on the list; nothing, if they do not say.
+pub(super) fn reason(text: &str) -> Result<Option<&str>, HttpError> {
+    let reason = Some(text.trim()).filter(|reason| !reason.is_empty());
+    if reason
+        .is_some_and(|text| text.chars().count() > MAX_REASON_CHARS || text.chars().any(char::is_control))
+    {
+        return Err(HttpError::Invalid(format!(
+            "reason: at most {MAX_REASON_CHARS} characters in one line."
+        )));
+    }
+    Ok(reason)
+}
+
+pub(super) fn mailbox(address: &str) -> Result<Mailbox, HttpError> {
     Mailbox::parse(address.trim()).map_err(|error| HttpError::Invalid(format!("address: {error}.")))
 }

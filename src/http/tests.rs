@@ -5,9 +5,12 @@ mod access;
 mod account;
 mod dashboard;
 mod emails;
+mod operator;
+mod pages;
 mod queue;
 mod room;
 mod sending;
+mod sign_in;
 mod way_in;
 mod webhooks;
 
@@ -28,7 +31,7 @@ use tower::ServiceExt;
 use super::listener::{Front, Peer};
 use super::session::SessionKey;
 use super::signature::SigningKey;
-use super::{Rooms, Settings, Shared, Site, SmtpAccess, router};
+use super::{CheckoutKey, Rooms, Settings, Shared, Site, SmtpAccess, Suspends, router};
 use crate::allowance::Allowance;
 use crate::billing::dodo::{Dodo, DodoSettings};
 use crate::billing::{self, Billing};
@@ -91,9 +94,10 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 
-    /// The cookie that was set, as a browser sends it back.
+    /// The cookies that were set, as a browser sends them back.
     fn cookie(&self) -> String {
-        self.header("set-cookie").split(';').next().unwrap().to_owned()
+        let set = self.headers.get_all("set-cookie").into_iter().map(|value| value.to_str().unwrap());
+        set.map(|cookie| cookie.split(';').next().unwrap()).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -104,7 +108,7 @@ impl Town {
 
     async fn with_dodo(answers: &[Given]) -> Self {
         let (store, directory) = store().await;
-        let clock = Clock::system();
+        let clock = Clock::manual(Clock::system().now());
         let stand_in = StandIn::busy(answers).await;
         let dodo = Dodo::new(DodoSettings {
             base_url: stand_in.base_url.clone(),
@@ -209,6 +213,8 @@ fn settings() -> Settings {
         base_url: BASE_URL.to_owned(),
         admin_token: Some(SecretString::from(ADMIN_TOKEN)),
         session_key: SessionKey::new(&random::octets(), &SecretString::from("key")),
+        checkout_key: CheckoutKey::new(&SecretString::from("key")),
+        suspends: Suspends { on_refund: false, on_dispute: true },
         webhook_keys: vec![signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), signing_key(WEBHOOK_KEY)],
         resend_webhook_keys: vec![signing_key(WEBHOOK_KEY)],
         plan_product_id: "pdt_plan".to_owned(),
@@ -247,6 +253,8 @@ async fn seed(store: &Store, clock: &Clock) {
             label: None,
             created_at: now,
             revoked_at: None,
+            caps: Default::default(),
+            last_used_at: None,
         };
         let secret = Secret::presented(&format!("{name}-secret"));
         store.add_credential(&credential, &secret.hash()).await.unwrap();

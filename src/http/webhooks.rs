@@ -5,6 +5,7 @@
 //! id is remembered, and is safe to repeat: a crash between the two costs one
 //! more delivery, never an event. What an event says about amounts is not used.
 
+mod alarm;
 pub(super) mod resend;
 
 use axum::Json;
@@ -20,6 +21,7 @@ use super::signature::{HeaderNames, SignatureError, SignedHeaders, SigningKey};
 use super::{Shared, Site, body};
 use crate::billing::events::{DodoEvent, DodoEventKind};
 use crate::crash::CrashPoint;
+use crate::domain::alert::AlertKind;
 use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
@@ -123,14 +125,19 @@ pub(super) async fn dodo(
     };
     let handled = source.handle(&site, (&parts, &bytes), async || {
         let event = DodoEvent::parse(&bytes).map_err(HttpError::MalformedWebhook)?;
-        let (result, customer_id) = act(&site, &event).await?;
+        let webhook_id = parts.headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or("-");
+        let (result, customer_id) = act(&site, &event, webhook_id).await?;
         Ok(Outcome { result, event_type: event.event_type, customer_id })
     });
     source.answer(&site, handled.await)
 }
 
 /// Does what the event asks for. Returns whom of ours it was about.
-async fn act(site: &Site, event: &DodoEvent) -> Result<(WebhookResult, Option<CustomerId>), StoreError> {
+async fn act(
+    site: &Shared,
+    event: &DodoEvent,
+    webhook_id: &str,
+) -> Result<(WebhookResult, Option<CustomerId>), HttpError> {
     if let DodoEventKind::PaymentSucceeded(payment) = &event.kind
         && payment.is_paid()
     {
@@ -138,6 +145,12 @@ async fn act(site: &Site, event: &DodoEvent) -> Result<(WebhookResult, Option<Cu
             Recorded::Ours => (WebhookResult::Accepted, Some(payment.customer_id.clone())),
             Recorded::NotOurs => (WebhookResult::Ignored, None),
         });
+    }
+    let named = (event.customer_id.as_ref(), webhook_id);
+    match &event.kind {
+        DodoEventKind::Refunded(what) => return alarm::raise(site, AlertKind::Refund, what, named).await,
+        DodoEventKind::Disputed(what) => return alarm::raise(site, AlertKind::Dispute, what, named).await,
+        _ => {}
     }
     let Some(customer_id) = known(site, event.customer_id.as_ref()).await? else {
         return Ok((WebhookResult::Ignored, None));
@@ -147,7 +160,9 @@ async fn act(site: &Site, event: &DodoEvent) -> Result<(WebhookResult, Option<Cu
         return Ok((WebhookResult::Accepted, Some(customer_id)));
     }
     let result = match event.kind {
-        DodoEventKind::Other => WebhookResult::Ignored,
+        DodoEventKind::Other | DodoEventKind::Refunded(_) | DodoEventKind::Disputed(_) => {
+            WebhookResult::Ignored
+        }
         DodoEventKind::PaymentSucceeded(_)
         | DodoEventKind::Payment
         | DodoEventKind::Credit

@@ -1,29 +1,36 @@
 //! Back from the checkout: the first credential, shown once.
 //!
-//! The token in the URL was given to the browser that began the checkout. It
-//! waits here until the webhook has made the customer; when that does not come,
-//! Dodo is asked, seldom. A payment that landed on a known customer shows nothing:
-//! whoever types an email address does not own it.
+//! The token in the URL names the checkout, and the cookie says that this is the browser which
+//! began it: whoever has the URL alone is told where to sign in, and nothing of the checkout. The
+//! page waits here until the webhook has made the customer; when that does not come, Dodo is
+//! asked, seldom. A payment that landed on a known customer shows nothing: whoever types an email
+//! address does not own it.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::SignedDuration;
 use serde::Deserialize;
 
 use super::body::QueryString;
-use super::checkout::{asked, token_hash};
+use super::checkout::{BrowserCookie, asked, token_hash};
 use super::error::{HttpError, PageError};
-use super::{Shared, Site, pages, provision};
+use super::{Shared, Site, pages, provision, sign_in};
 use crate::billing::dodo::DodoError;
+use crate::domain::caps::Caps;
 use crate::domain::credential::Secret;
 use crate::domain::ids::{CustomerId, Username};
 use crate::random;
-use crate::store::checkout::Checkout;
+use crate::store::checkout::{Begun, Checkout};
 use crate::store::customer::Credential;
+use crate::store::session::PageSession;
 use crate::telemetry::DodoCall;
 
 /// Reloads, two seconds apart, after which Dodo is asked: about ten seconds.
 const TRIES_BEFORE_ASKING: u32 = 5;
+/// How often Dodo is asked of one checkout while its page waits, whoever asks: a page that waits
+/// for a minute has had it asked.
+const ASKED_EACH: SignedDuration = SignedDuration::from_secs(15);
 /// Reloads after which the page stops by itself.
 const MAX_TRIES: u32 = 100;
 
@@ -46,26 +53,34 @@ pub(super) async fn welcome(
     headers: HeaderMap,
     QueryString(query): QueryString<Return>,
 ) -> Result<Response, PageError> {
-    let token = Secret::presented(&query.c);
-    let hash = token_hash(&token);
-    let mut checkout = site.store.checkout(&hash).await?;
-    if let Some(Checkout::Pending { session_id: Some(session_id) }) = &checkout
-        && query.n >= TRIES_BEFORE_ASKING
-        && site.poll_throttle.take((), site.clock.now()).is_ok()
-        && ask(&site, session_id, &hash).await?
-    {
-        checkout = site.store.checkout(&hash).await?;
+    let hash = token_hash(&Secret::presented(&query.c));
+    let mut begun = site.store.checkout(&hash).await?.ok_or(HttpError::NotFound("checkout"))?;
+    if !is_its_browser(&site, &headers, &hash, &begun) {
+        return Ok(private(pages::response(StatusCode::FORBIDDEN, &pages::other_browser())));
     }
-    let page = match checkout {
-        None => return Err(HttpError::NotFound("checkout").into()),
-        Some(Checkout::Pending { .. }) if is_lost(&query.status) => pages::not_paid("/"),
-        Some(Checkout::Pending { .. }) => waiting(&query),
-        Some(Checkout::Paid(_)) if !is_looked_at(&method, &headers) => waiting(&query),
-        Some(Checkout::Paid(customer_id)) => return claim(&site, &hash, customer_id).await,
-        Some(Checkout::Known(_)) => pages::known(),
-        Some(Checkout::Claimed(_)) => pages::already_shown(),
+    if matches!(begun.state, Checkout::Pending { session_id: Some(_) })
+        && query.n >= TRIES_BEFORE_ASKING
+        && ask(&site, &hash).await?
+        && let Some(now) = site.store.checkout(&hash).await?
+    {
+        begun = now;
+    }
+    let page = match begun.state {
+        Checkout::Pending { .. } if is_lost(&query.status) => pages::not_paid("/"),
+        Checkout::Pending { .. } => waiting(&query),
+        Checkout::Paid(_) if !is_looked_at(&method, &headers) => waiting(&query),
+        Checkout::Paid(customer_id) => return claim(&site, &headers, &hash, customer_id).await,
+        Checkout::Known(_) => pages::known(),
+        Checkout::Claimed(_) => pages::already_shown(),
     };
     Ok(private(pages::response(StatusCode::OK, &page)))
+}
+
+/// Whether this is the browser that began the checkout. One that an older version began has no
+/// such browser.
+fn is_its_browser(site: &Site, headers: &HeaderMap, hash: &str, begun: &Begun) -> bool {
+    let cookie = BrowserCookie::of(site, hash);
+    begun.browser_hash.as_ref().is_some_and(|browser_hash| cookie.is_there(headers, browser_hash))
 }
 
 fn waiting(query: &Return) -> maud::Markup {
@@ -75,21 +90,27 @@ fn waiting(query: &Return) -> maud::Markup {
     pages::waiting(again.as_deref())
 }
 
-/// The credential is shown once, so not to a browser that only looks ahead.
+/// The credential is shown once, so not to a browser that only looks ahead, nor to a page that
+/// fetches it for something else than to show it.
 fn is_looked_at(method: &Method, headers: &HeaderMap) -> bool {
-    let is_ahead = ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
-        headers
-            .get(*name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.contains("prefetch"))
-    });
-    *method == Method::GET && !is_ahead
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_ahead = ["sec-purpose", "purpose", "x-purpose", "x-moz"]
+        .iter()
+        .any(|name| text(name).is_some_and(|value| value.contains("prefetch") || value.contains("preview")));
+    let is_shown = text("sec-fetch-dest").is_none_or(|dest| dest == "document");
+    *method == Method::GET && !is_ahead && is_shown
 }
 
-/// Asks Dodo for the payment of our own session. Returns whether one was recorded.
-async fn ask(site: &Site, session_id: &str, hash: &str) -> Result<bool, HttpError> {
+/// Asks Dodo for the payment of our own session, unless that was done a moment ago. Returns
+/// whether one was recorded.
+async fn ask(site: &Site, hash: &str) -> Result<bool, HttpError> {
+    let now = site.clock.now();
+    let Some(session_id) = site.store.ask_of_checkout(hash, ASKED_EACH, now).await? else { return Ok(false) };
+    if site.poll_throttle.take((), now).is_err() {
+        return Ok(false);
+    }
     let found = async {
-        let status = asked(site, DodoCall::Other, site.dodo.checkout(session_id)).await?;
+        let status = asked(site, DodoCall::Other, site.dodo.checkout(&session_id)).await?;
         let Some(payment_id) = status.payment_id else { return Ok(None) };
         asked(site, DodoCall::Other, site.dodo.payment(&payment_id)).await.map(Some)
     };
@@ -100,15 +121,21 @@ async fn ask(site: &Site, session_id: &str, hash: &str) -> Result<bool, HttpErro
     Ok(true)
 }
 
-async fn claim(site: &Site, hash: &str, customer_id: CustomerId) -> Result<Response, PageError> {
-    let now = site.clock.now();
+async fn claim(
+    site: &Site,
+    headers: &HeaderMap,
+    hash: &str,
+    customer_id: CustomerId,
+) -> Result<Response, PageError> {
     let secret = Secret::generate(random::octets());
     let credential = Credential {
         username: Username::generate(random::octets()),
-        customer_id,
+        customer_id: customer_id.clone(),
         label: Some("first credential".to_owned()),
-        created_at: now,
+        created_at: site.clock.now(),
         revoked_at: None,
+        caps: Caps::default(),
+        last_used_at: None,
     };
     if !site.store.claim_checkout(hash, &credential, &secret.hash()).await? {
         return Ok(private(pages::response(StatusCode::OK, &pages::already_shown())));
@@ -121,8 +148,12 @@ async fn claim(site: &Site, hash: &str, customer_id: CustomerId) -> Result<Respo
     let senders = site.store.senders(&credential.customer_id).await?;
     let page = pages::first_credential(&site.settings, &credential.username, &secret, &senders);
     let mut response = private(pages::response(StatusCode::OK, &page));
-    if let Ok(cookie) = HeaderValue::from_str(&site.sessions.begin(&credential.username, now)) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    let who = PageSession { customer_id, username: Some(credential.username.clone()) };
+    // The secret is on this page and nowhere else: it is shown whether they are signed in or not.
+    let session = sign_in::begin(site, headers, &who).await;
+    let session = session.inspect_err(|error| error.tell("a new customer could not be signed in"));
+    if let Some(cookie) = session.ok().and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(response)
 }

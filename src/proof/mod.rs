@@ -137,6 +137,11 @@ impl Proofs {
         Self(Arc::new(Inner { store, asked, clock, quota, metrics, added, hint: Notify::new() }))
     }
 
+    /// Whether customers add domains by themselves here.
+    pub fn is_on(&self) -> bool {
+        self.way().is_some()
+    }
+
     /// Claims a domain for a customer, and whether that is new. Doing it again
     /// changes nothing, but ends what a lost answer has left open.
     pub async fn add(&self, customer_id: &CustomerId, name: &str) -> Result<(Proof, bool), NotDone> {

@@ -161,6 +161,11 @@ impl Faults {
         self.lock().push(fault);
     }
 
+    /// Forgets those faults that are not to `stay`.
+    pub fn retain(&self, stay: impl Fn(&Fault) -> bool) {
+        self.lock().retain(stay);
+    }
+
     /// Forgets all faults.
     pub fn clear(&self) {
         self.lock().clear();

@@ -1,5 +1,5 @@
 //! The sandbox: stand-ins for Dodo and Resend on loopback, the local checkout
-//! page, and the inbox with every mail that "left".
+//! page, the inbox with the mails that "left", and misbehaviour on demand.
 //!
 //! It owns everything that exists only so that Postmeter can be tried and tested
 //! without an account: fixed ids and keys, faults on demand, their memory. The
@@ -12,6 +12,7 @@ pub mod dodo;
 pub mod faults;
 mod inbox;
 mod journal;
+mod misbehave;
 mod page;
 mod rate;
 pub mod resend;
@@ -53,6 +54,8 @@ pub const CREDITS: u64 = 5_000;
 pub const USERNAME: &str = "sandbox";
 /// The secret of its credential. It exists in the sandbox only.
 pub const SECRET: &str = "sandbox-secret";
+/// What the operator signs in with. It exists in the sandbox only.
+pub const ADMIN_TOKEN: &str = "sandbox-operator-token";
 
 /// Where the sandbox's bounces and notices come from.
 pub const NOTICES_FROM: &str = "Postmeter <postmaster@sandbox.example>";
@@ -77,6 +80,10 @@ pub const RESEND_WEBHOOK_SECRET: &str = "whsec_c2FuZGJveC1vbmx5LW5vdC1hLXNlY3Jld
 pub const RESEND_API_KEY: &str = "re_sandbox";
 /// Resend key that may only send.
 pub const RESEND_SENDING_API_KEY: &str = "re_sandbox_sending";
+
+/// Mails that the inbox keeps at most, and their octets; the oldest leave.
+const INBOX_MAILS: usize = 2_000;
+const INBOX_OCTETS: u64 = 256 << 20;
 
 /// How the stand-ins are started. Their manners are set afterwards, at any time.
 #[derive(Debug, Clone)]
@@ -142,9 +149,21 @@ impl StandIns {
         Ok(Self { dodo, dodo_url, resend, resend_url, tasks })
     }
 
-    /// The inbox and the checkout page, to be merged into Postmeter's own routes.
+    /// The inbox, which is bounded from now on, the page of misbehaviour and the checkout page, to be
+    /// merged into Postmeter's own routes.
     pub fn pages(&self) -> Router {
-        inbox::router(&self.resend).merge(self.dodo.checkout_page())
+        self.resend.keep_at_most(INBOX_MAILS, INBOX_OCTETS);
+        let inbox = inbox::router(&self.resend, &self.dodo);
+        inbox.merge(misbehave::router(&self.dodo, &self.resend)).merge(self.dodo.checkout_page())
+    }
+
+    /// Whoever waits for a mail is answered at that stop, since who serves the pages waits for them.
+    pub fn answer_at(&self, stop: CancellationToken) {
+        let Tasks { stop: own, leaving, .. } = self.tasks.clone();
+        self.tasks.spawn(async move {
+            own.run_until_cancelled(stop.cancelled()).await;
+            leaving.cancel();
+        });
     }
 
     /// What a real account would have in the environment.
@@ -160,7 +179,7 @@ impl StandIns {
             resend_base_url: self.resend_url.clone(),
             resend_webhook_secrets: vec![SecretString::from(RESEND_WEBHOOK_SECRET)],
             base_url: base_url.to_owned(),
-            admin_token: None,
+            admin_token: Some(SecretString::from(ADMIN_TOKEN)),
             upstream_smtp_url: None,
         }
     }
@@ -190,6 +209,8 @@ pub(crate) fn in_memory(clock: &Clock) -> Result<((DodoStandIn, Router), (Resend
 #[derive(Debug, Clone, Default)]
 struct Tasks {
     stop: CancellationToken,
+    /// Cancelled before that: nobody waits any longer.
+    leaving: CancellationToken,
     tracker: TaskTracker,
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{CREDITS, CUSTOMER_ID, SECRET, USERNAME};
+use super::{ADMIN_TOKEN, CREDITS, CUSTOMER_ID, SECRET, USERNAME};
 
 /// The text, for the addresses that were really bound.
 pub fn welcome(smtp: SocketAddr, smtps: SocketAddr, http: SocketAddr) -> String {
@@ -14,6 +14,8 @@ Postmeter sandbox. Customer {CUSTOMER_ID} begins with {CREDITS} email credits; n
 
   Web page   http://{http}/
   Inbox      http://{http}/inbox
+  Misbehave  http://{http}/sandbox/misbehave
+  Operator   http://{http}/operator with the token {ADMIN_TOKEN}
   SMTP       {smtp} (STARTTLS), {smtps} (implicit TLS)
   Sign in    {USERNAME} / {SECRET}
 

@@ -26,11 +26,11 @@ use crate::domain::ids::CustomerId;
 use crate::domain::refusal::Refusal;
 use crate::door::Stranger;
 use crate::floor::Floor;
-use crate::submission::{Arrival, Spool, Submission, Submitted};
+use crate::submission::{Arrival, Covered, Spool, Submission, Submitted};
 
 use super::line::{Expected, Flaw, Framed, Framer};
 use super::reply::Reply;
-use super::session::{Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
+use super::session::{Checking, Next, Rules, Security, Session, SigningIn, Step, Submit, Upgrading};
 use super::stream::{Alarm, Interrupted, OnStop, Stream};
 
 use body::Patience;
@@ -140,7 +140,8 @@ pub enum End {
 }
 
 /// Serves one connection to its end. It goes early at a stop, or as a stranger who is to
-/// make room.
+/// make room. Each step of the way is boxed: a future has room for whatever it may come to, and
+/// twice for what is handed on, so that an idle connection would have many times what it needs.
 pub async fn serve<S>(
     server: &Server,
     socket: S,
@@ -158,15 +159,17 @@ where
     let end = match opening {
         Opening::Implicit(acceptor) => {
             let step = Session::open(Security::Tls, &server.rules);
-            visit.secure(socket, alarm, &acceptor, step).await
+            Box::pin(visit.secure(socket, alarm, &acceptor, step)).await
         }
         Opening::StartTls(acceptor) => {
             let step = Session::open(Security::Plain, &server.rules);
-            match Conversation::new(&mut visit, socket, alarm).run(step).await {
+            let conversation = Conversation::new(&mut visit, socket, alarm);
+            match Box::pin(conversation.run(step)).await {
                 Outcome::Ended(end) => end,
                 Outcome::Upgrade { socket, alarm, upgrading } => {
                     let next = Next::Command(upgrading.secured());
-                    visit.secure(socket, alarm, &acceptor, Step { reply: None, next }).await
+                    let step = Step { reply: None, next };
+                    Box::pin(visit.secure(socket, alarm, &acceptor, step)).await
                 }
             }
         }
@@ -203,7 +206,8 @@ impl Visit<'_> {
     {
         let deadlines = &self.server.deadlines;
         let deadline = (Instant::now() + deadlines.handshake).min(self.born + deadlines.unauthenticated);
-        let socket = match alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket)).await {
+        let accepting = alarm.guard(deadline, OnStop::Interrupt, acceptor.accept(socket));
+        let socket = match Box::pin(accepting).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(_)) => return End::Handshake,
             Err(interrupted) => return self.end(&interrupted),
@@ -211,7 +215,8 @@ impl Visit<'_> {
         let (_, tls) = socket.get_ref();
         let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
         self.tls = Some(described(tls.protocol_version(), suite));
-        match Conversation::new(self, socket, alarm).run(step).await {
+        let conversation = Conversation::new(self, socket, alarm);
+        match Box::pin(conversation.run(step)).await {
             Outcome::Ended(end) => end,
             // No state under TLS leads to another handshake.
             Outcome::Upgrade { .. } => End::Closed,
@@ -261,6 +266,14 @@ struct Conversation<'v, 'a, S> {
     leaves_at: Option<Instant>,
 }
 
+/// Whether a recipient may be sent to, and there is credit for it.
+async fn check(submission: &Submission, checking: &Checking) -> Result<Option<Covered>, Refusal> {
+    let (who, begun, recipient) = (checking.who(), checking.begun(), checking.recipient());
+    submission.check_recipient(recipient)?;
+    submission.check_suppressed(who, begun, recipient).await?;
+    submission.check_credit(who, begun, checking.recipients()).await
+}
+
 /// How a conversation on one socket ends.
 enum Outcome<S> {
     Ended(End),
@@ -286,18 +299,19 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                     return Outcome::Ended(End::Closed);
                 }
                 Next::Handshake(upgrading) if self.stream.input.is_empty() => {
-                    return self.upgrade(upgrading).await;
+                    return Box::pin(self.upgrade(upgrading)).await;
                 }
                 next => self.advance(next).await,
             };
             step = match advanced {
                 Ok(step) => step,
-                Err(interrupted) => return self.interrupted(interrupted).await,
+                Err(interrupted) => return Box::pin(self.interrupted(interrupted)).await,
             };
         }
     }
 
-    /// Does what the session waits for, and brings it the answer.
+    /// Does what the session waits for, and brings it the answer. What goes through the rest of the
+    /// program is boxed: who is idle keeps no room for it.
     async fn advance(&mut self, next: Next) -> Result<Step, Interrupted> {
         let server = self.visit.server;
         let rules = &server.rules;
@@ -318,27 +332,19 @@ impl<'v, 'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'v, 'a, S> {
                 self.line(Expected::SaslResponse, (deadline, false), take).await
             }
             Next::Handshake(upgrading) => Ok(upgrading.pipelined()),
-            Next::SignIn(signing_in) => self.sign_in(signing_in).await,
+            Next::SignIn(signing_in) => Box::pin(self.sign_in(signing_in)).await,
             Next::Begin(beginning) => {
-                let answer = server.submission.begin(beginning.who(), beginning.reverse_path()).await;
+                let answer = server.submission.begin(beginning.who(), beginning.reverse_path());
+                let answer = Box::pin(answer).await;
                 Ok(beginning.answered(answer, rules))
             }
             Next::Check(checking) => {
-                let submission = &server.submission;
-                let (who, begun, recipient) = (checking.who(), checking.begun(), checking.recipient());
-                let mut may_be_sent_to = submission.check_recipient(recipient);
-                if may_be_sent_to.is_ok() {
-                    may_be_sent_to = submission.check_suppressed(who, begun, recipient).await;
-                }
-                let answer = match may_be_sent_to {
-                    Ok(()) => submission.check_credit(who, begun, checking.recipients()).await,
-                    Err(refusal) => Err(refusal),
-                };
+                let answer = Box::pin(check(&server.submission, &checking)).await;
                 Ok(checking.answered(answer, rules))
             }
-            Next::Body(receiving) => self.body(receiving).await,
-            Next::Chunk(chunk) => self.chunk(chunk).await,
-            Next::Submit(submit) => Ok(self.submit(submit).await),
+            Next::Body(receiving) => Box::pin(self.body(receiving)).await,
+            Next::Chunk(chunk) => Box::pin(self.chunk(chunk)).await,
+            Next::Submit(submit) => Ok(Box::pin(self.submit(submit)).await),
             Next::Close => Ok(Step { reply: None, next: Next::Close }),
         }
     }

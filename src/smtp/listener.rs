@@ -88,7 +88,8 @@ impl Front {
             Opening::Implicit(_) => telemetry::Listener::Submissions,
         });
         let (peer, stranger) = (guest.address, self.door.stranger(came, &self.stop));
-        let summary = connection::serve(&self.server, socket, peer, opening, stranger).await;
+        let serving = connection::serve(&self.server, socket, peer, opening, stranger);
+        let summary = Box::pin(serving).await;
         told(peer, &summary);
         None
     }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::config::OutOfCreditReply;
+use crate::domain::caps::{Reached, Span};
 use crate::domain::credits::Credits;
 use crate::domain::ids::MessageId;
 use crate::domain::refusal::Refusal;
@@ -406,6 +407,7 @@ impl Reply {
                 let text = format!("This account sends too fast, try again in {retry_after_s} seconds");
                 Self::new("450", "4.7.0", text)
             }
+            Refusal::Capped(reached) => Self::capped(*reached),
             Refusal::Unacceptable { status, what } => Self::new("554", status, what.clone()),
             Refusal::Looping => Self::new("554", "5.4.6", "Message is looping: too many Received headers"),
             Refusal::KeyReused => {
@@ -413,6 +415,20 @@ impl Reply {
             }
             Refusal::StoreUnavailable => Self::no_room(),
         }
+    }
+}
+
+impl Reply {
+    /// A client that queues keeps the mail, and sends it when the time is over.
+    fn capped(reached: Reached) -> Self {
+        let code = match reached.span {
+            Span::Minute => "450",
+            Span::Day => "452",
+        };
+        let retry_after_s = reached.retry_after_s;
+        let text =
+            format!("The cap of this credential is reached: {reached}; try again in {retry_after_s} seconds");
+        Self::new(code, "4.7.0", text)
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::caps::Special;
 use super::commit::Settings;
 use super::idempotency::{Keys, Meaning};
 use super::spool::Spooled;
@@ -19,6 +20,7 @@ use super::suppression::{find, suspect};
 use super::{StoreError, changed, json, lock, millis};
 use crate::domain::account::Account;
 use crate::domain::address::{Mailbox, ReversePath};
+use crate::domain::caps::Reached;
 use crate::domain::credits::{Credits, Unit};
 use crate::domain::digest::sha256_hex;
 use crate::domain::dsn::{Dsn, EnvelopeId, Ret};
@@ -153,6 +155,8 @@ pub enum Accepted {
     },
     /// The credential was revoked meanwhile.
     Revoked,
+    /// The credential has sent as much as it may for now.
+    Capped(Reached),
 }
 
 /// Customers with addresses that are on their lists.
@@ -169,8 +173,8 @@ struct Standing {
     low_armed: i64,
     /// Whether there is anything on the suppression list.
     suppresses: bool,
-    /// Those of the batch's usernames that are revoked, a line each.
-    revoked: Option<String>,
+    /// Those of the batch's usernames that are revoked or have caps, a line each ([`Special::read`]).
+    special: Option<String>,
 }
 
 /// Decides a batch whose accounts are locked ([`super::lock`]), and writes what was accepted.
@@ -179,7 +183,7 @@ pub(super) async fn accept_batch(
     batch: &[&Acceptance],
     settings: &Settings,
 ) -> Result<Vec<Accepted>, StoreError> {
-    let mut standings = read_standings(tx, batch).await?;
+    let (mut standings, mut special) = read_standings(tx, batch).await?;
     let suppressed = read_suppressed(tx, batch, &standings).await?;
     let mut keys = Keys::read(tx, batch).await?;
     let mut holds: BTreeMap<&CustomerId, i64> = BTreeMap::new();
@@ -187,18 +191,20 @@ pub(super) async fn accept_batch(
     let mut taken = Vec::with_capacity(batch.len());
     for acceptance in batch {
         let answer = match standings.get_mut(acceptance.customer_id.as_str()) {
-            Some(standing) => standing.decide(acceptance, (&keys, &suppressed), settings.low_mark),
+            Some(standing) => standing.decide(acceptance, (&keys, &suppressed, &special), settings.low_mark),
             None => Accepted::BalanceUnknown,
         };
         if matches!(answer, Accepted::Yes { .. }) {
             *holds.entry(&acceptance.customer_id).or_default() += acceptance.price.to_i64();
             taken.push(*acceptance);
             keys.take(acceptance);
+            special.take(acceptance.username.as_ref(), acceptance.accepted_at);
         }
         answers.push(answer);
     }
     write(tx, &holds, &taken, Some(&settings.node)).await?;
     keys.write(tx).await?;
+    special.write(tx).await?;
     Ok(answers)
 }
 
@@ -208,10 +214,10 @@ impl Standing {
     fn decide(
         &mut self,
         acceptance: &Acceptance,
-        (keys, suppressed): (&Keys<'_>, &Suppressed),
+        (keys, suppressed, special): (&Keys<'_>, &Suppressed, &Special),
         low_mark: i64,
     ) -> Accepted {
-        if acceptance.username.as_ref().is_some_and(|own| self.is_revoked(own)) {
+        if acceptance.username.as_ref().is_some_and(|own| special.is_revoked(own)) {
             return Accepted::Revoked;
         }
         match keys.meaning(acceptance) {
@@ -232,6 +238,9 @@ impl Standing {
         if let Some((recipient, why)) = first_suppressed(acceptance, suppressed) {
             return Accepted::Suppressed { recipient, why };
         }
+        if let Err(reached) = special.check(acceptance.username.as_ref(), acceptance.accepted_at) {
+            return Accepted::Capped(reached);
+        }
         let Some(available) = self.available() else {
             return Accepted::BalanceUnknown;
         };
@@ -248,30 +257,36 @@ impl Standing {
     fn available(&self) -> Option<i64> {
         self.balance.map(|balance| balance - self.held - self.owed)
     }
-
-    fn is_revoked(&self, username: &Username) -> bool {
-        let names = self.revoked.as_deref().unwrap_or_default();
-        names.lines().any(|name| name == username.as_str())
-    }
 }
 
 async fn read_standings(
     tx: &mut Session<'_>,
     batch: &[&Acceptance],
-) -> Result<BTreeMap<String, Standing>, StoreError> {
+) -> Result<(BTreeMap<String, Standing>, Special), StoreError> {
     const READ: &str = "
         SELECT a.customer_id, c.suspended_reason, a.balance, a.held, a.owed, a.low_armed,
                EXISTS (SELECT 1 FROM suppression s WHERE s.customer_id = a.customer_id) AS suppresses,
-               (SELECT string_agg(k.username, '\n') FROM credential k
-                WHERE k.customer_id = a.customer_id AND k.revoked_at IS NOT NULL
-                  AND k.username IN (SELECT atom FROM json_each($2))) AS revoked
+               (SELECT string_agg(k.username || ' ' || coalesce(CAST(k.revoked_at AS TEXT), '-')
+                           || ' ' || coalesce(CAST(k.per_day AS TEXT), '-')
+                           || ' ' || coalesce(CAST(k.per_minute AS TEXT), '-')
+                           || ' ' || coalesce(CAST(k.counted_minute AS TEXT), '-')
+                           || ' ' || coalesce(CAST(k.in_minute AS TEXT), '-')
+                           || ' ' || coalesce(CAST(k.in_day AS TEXT), '-'), '\n')
+                FROM credential k
+                WHERE k.customer_id = a.customer_id
+                  AND (k.revoked_at IS NOT NULL OR k.per_day IS NOT NULL OR k.per_minute IS NOT NULL)
+                  AND k.username IN (SELECT atom FROM json_each($2))) AS special
         FROM account a JOIN customer c ON c.customer_id = a.customer_id
         WHERE a.customer_id IN (SELECT atom FROM json_each($1))";
     let ids: BTreeSet<&str> = batch.iter().map(|a| a.customer_id.as_str()).collect();
     let names: BTreeSet<&str> =
         batch.iter().filter_map(|a| a.username.as_ref().map(Username::as_str)).collect();
     let rows: Vec<Standing> = query_as(READ).bind(json(&ids)?).bind(json(&names)?).fetch_all(tx).await?;
-    Ok(rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect())
+    let mut special = Special::default();
+    for line in rows.iter().flat_map(|row| row.special.as_deref().unwrap_or_default().lines()) {
+        special.read(line)?;
+    }
+    Ok((rows.into_iter().map(|row| (row.customer_id.clone(), row)).collect(), special))
 }
 
 /// Recipients of the batch who are on their customer's list. Nobody is looked for

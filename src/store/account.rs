@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::accept::{Acceptance, insert_own};
 use super::sql::{Session, query, query_as};
 use super::wake::Wake;
-use super::{Store, StoreError, changed, lock, millis, stored};
+use super::{Store, StoreError, changed, lock, millis, stored, told};
 use crate::domain::account::Account;
 use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
@@ -155,6 +155,9 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             changed("apply balance", done.rows_affected(), 1)?;
+            if row.balance.is_none_or(|old| balance > old) {
+                told::has_credit_again(&mut tx, &read.customer_id).await?;
+            }
             ReadOutcome::Applied
         };
         let (account, low) = arm(&mut tx, &read.customer_id, self.low_mark).await?;

@@ -48,12 +48,14 @@ impl Store {
     /// Runs every check on one snapshot. An empty answer is the proof.
     pub async fn audit(&self) -> Result<Vec<Finding>, StoreError> {
         let mut tx = self.readers.begin().await?;
+        tx.whole_tables().await?;
         findings(&mut On::from(&mut tx)).await
     }
 
     /// Runs the checks of sums alone, on one snapshot: cheap enough for now and then.
     pub async fn drift(&self) -> Result<Drift, StoreError> {
         let mut tx = self.readers.begin().await?;
+        tx.whole_tables().await?;
         let mut drift = Drift::default();
         for check in CHECKS.iter().filter(|check| check.is_of_sums) {
             let offenders = check.offenders(&mut On::from(&mut tx)).await?;

@@ -131,7 +131,7 @@ fn micros(interval: Duration) -> i64 {
 }
 
 /// A transaction whose commit does not wait for the disk.
-async fn unsynced(mut tx: Tx<'_>) -> Result<Tx<'_>, sqlx::Error> {
+pub(super) async fn unsynced(mut tx: Tx<'_>) -> Result<Tx<'_>, sqlx::Error> {
     if matches!(&*tx, Session::Postgres(_)) {
         query("SET LOCAL synchronous_commit = off").execute(&mut tx).await?;
     }

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use super::proof::{deny, pardon};
 use super::sql::{Session, query, query_as, query_scalar};
-use super::{Store, StoreError, lock, millis, reputation, stored, timestamp};
+use super::{Store, StoreError, caps, lock, millis, reputation, stored, timestamp};
 use crate::domain::account::Account;
+use crate::domain::caps::Caps;
 use crate::domain::credential::SecretHash;
 use crate::domain::ids::{CustomerId, Username};
 use crate::domain::sender::SenderPattern;
@@ -41,6 +42,10 @@ pub struct Credential {
     pub created_at: Timestamp,
     /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
+    /// How many messages it may send.
+    pub caps: Caps,
+    /// When it was used last, as far as that was noted; whoever makes one leaves it unset.
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// Why a change was refused.
@@ -78,7 +83,7 @@ impl From<sqlx::Error> for ChangeError {
 }
 
 #[derive(sqlx::FromRow)]
-struct CustomerRow {
+pub(super) struct CustomerRow {
     customer_id: String,
     email: Option<String>,
     name: Option<String>,
@@ -92,7 +97,7 @@ struct CustomerRow {
 }
 
 impl CustomerRow {
-    fn read(self) -> Result<Customer, StoreError> {
+    pub(super) fn read(self) -> Result<Customer, StoreError> {
         let sums = (self.held, self.owed);
         Ok(Customer {
             customer_id: stored(CustomerId::parse(&self.customer_id))?,
@@ -101,6 +106,32 @@ impl CustomerRow {
             suspended_reason: self.suspended_reason,
             created_at: timestamp(self.created_at)?,
             account: Account::from_columns(self.balance, self.balance_read_at, sums, self.version)?,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct CredentialRow {
+    username: String,
+    customer_id: String,
+    label: Option<String>,
+    created_at: i64,
+    revoked_at: Option<i64>,
+    per_day: Option<i64>,
+    per_minute: Option<i64>,
+    last_used_at: Option<i64>,
+}
+
+impl CredentialRow {
+    fn read(self) -> Result<Credential, StoreError> {
+        Ok(Credential {
+            username: stored(Username::parse(&self.username))?,
+            customer_id: stored(CustomerId::parse(&self.customer_id))?,
+            label: self.label,
+            created_at: timestamp(self.created_at)?,
+            revoked_at: self.revoked_at.map(timestamp).transpose()?,
+            caps: caps::caps(self.per_day, self.per_minute)?,
+            last_used_at: self.last_used_at.map(timestamp).transpose()?,
         })
     }
 }
@@ -186,22 +217,12 @@ impl Store {
     /// The credentials of one customer, or of all.
     pub async fn credentials(&self, customer_id: Option<&CustomerId>) -> Result<Vec<Credential>, StoreError> {
         const READ: &str = "
-            SELECT username, customer_id, label, created_at, revoked_at FROM credential
+            SELECT username, customer_id, label, created_at, revoked_at, per_day, per_minute, last_used_at
+            FROM credential
             WHERE customer_id = $1 OR $1 IS NULL ORDER BY customer_id, created_at, username";
-        type Row = (String, String, Option<String>, i64, Option<i64>);
-        let rows: Vec<Row> =
+        let rows: Vec<CredentialRow> =
             query_as(READ).bind(customer_id.map(CustomerId::as_str)).fetch_all(&self.readers).await?;
-        rows.into_iter()
-            .map(|(username, customer_id, label, created_at, revoked_at)| {
-                Ok(Credential {
-                    username: stored(Username::parse(&username))?,
-                    customer_id: stored(CustomerId::parse(&customer_id))?,
-                    label,
-                    created_at: timestamp(created_at)?,
-                    revoked_at: revoked_at.map(timestamp).transpose()?,
-                })
-            })
-            .collect()
+        rows.into_iter().map(CredentialRow::read).collect()
     }
 
     /// Revokes a credential, of that customer only if one is given.
@@ -343,8 +364,8 @@ pub(super) async fn insert_credential(
     secret_hash: &SecretHash,
 ) -> Result<bool, StoreError> {
     const INSERT: &str = "
-        INSERT INTO credential (username, customer_id, secret_hash, label, created_at)
-        SELECT $1, $2, $3, $4, $5 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = $2)
+        INSERT INTO credential (username, customer_id, secret_hash, label, created_at, per_day, per_minute)
+        SELECT $1, $2, $3, $4, $5, $6, $7 WHERE EXISTS (SELECT 1 FROM customer WHERE customer_id = $2)
         ON CONFLICT (username) DO NOTHING";
     let done = query(INSERT)
         .bind(credential.username.as_str())
@@ -352,6 +373,8 @@ pub(super) async fn insert_credential(
         .bind(secret_hash.as_bytes().as_slice())
         .bind(&credential.label)
         .bind(millis(credential.created_at))
+        .bind(credential.caps.per_day.map(i64::from))
+        .bind(credential.caps.per_minute.map(i64::from))
         .execute(tx)
         .await?;
     Ok(done.rows_affected() == 1)

@@ -73,19 +73,21 @@ macro_rules! parts {
 }
 
 /// From customer to customer through the index, whatever lies between. Each is looked up there:
-/// of `EXISTS (… FROM part …)` PostgreSQL would make a list of all parts that are due.
+/// of `EXISTS (… FROM part …)` PostgreSQL would make a list of all parts that are due, and of the
+/// first `min(customer_id)` a walk through all that wait, while it knows nothing of the table.
 macro_rules! customers {
     ($batch_max:literal) => {
         concat!(
             "WITH RECURSIVE line (customer_id, nth) AS
-                (SELECT min(p.customer_id), CAST(1 AS BIGINT) FROM part p
-                 WHERE p.state = 'queued' AND p.customer_id > $3 AND p.batch_max ",
+                (SELECT (SELECT p.customer_id FROM part p
+                         WHERE p.state = 'queued' AND p.customer_id > $3 AND p.batch_max ",
             $batch_max,
-            "    UNION ALL
-                 SELECT (SELECT min(p.customer_id) FROM part p
+            "            ORDER BY p.customer_id LIMIT 1), CAST(1 AS BIGINT)
+                 UNION ALL
+                 SELECT (SELECT p.customer_id FROM part p
                          WHERE p.state = 'queued' AND p.customer_id > line.customer_id AND p.batch_max ",
             $batch_max,
-            "           ), line.nth + 1
+            "            ORDER BY p.customer_id LIMIT 1), line.nth + 1
                  FROM line WHERE line.customer_id IS NOT NULL AND line.nth < $4)
              SELECT line.customer_id, line.nth FROM line
              WHERE line.customer_id IS NOT NULL AND (line.nth = $4 OR EXISTS

@@ -14,11 +14,13 @@
 
 pub mod accept;
 pub mod account;
+pub mod alert;
 mod attempt;
 pub mod audit;
 pub mod batch;
 pub mod bounced;
 pub mod bucket;
+mod caps;
 pub mod checkout;
 mod commit;
 pub mod customer;
@@ -44,6 +46,7 @@ mod nobody;
 pub mod node;
 mod opening;
 pub mod operator;
+pub mod operator_view;
 pub mod proof;
 mod questions;
 pub mod queue;
@@ -52,14 +55,19 @@ pub mod relayed;
 pub mod report;
 mod reputation;
 pub mod retention;
+pub mod search;
 pub mod server;
+pub mod session;
+pub mod sign_in_link;
 pub mod spool;
 mod sql;
 pub mod standing;
 pub mod suppression;
 pub mod timeline;
+mod told;
 mod unanswered;
 pub mod usage;
+mod uses;
 pub mod wake;
 pub mod webhook;
 mod writer;
@@ -328,6 +336,8 @@ pub struct Store {
     leftovers: mpsc::UnboundedSender<Leftover>,
     standings: Questions<Username, Standing>,
     suspects: Questions<Suspect, Why>,
+    /// To whom it is told that a credential was used.
+    uses: mpsc::Sender<uses::Use>,
     turns: Arc<Turns>,
     bells: Arc<Bells>,
     /// For the one connection on which others are heard.
@@ -414,6 +424,8 @@ impl Store {
             let pool = pool.clone();
             async move { suppression::find(&pool, &suspects).await }
         });
+        let (uses, used) = mpsc::channel(uses::WAITING);
+        tokio::spawn(uses::run(writer.clone(), used));
         let turns = Arc::default();
         Self {
             readers,
@@ -423,6 +435,7 @@ impl Store {
             leftovers,
             standings,
             suspects,
+            uses,
             turns,
             bells,
             listening,

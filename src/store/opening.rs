@@ -181,11 +181,17 @@ async fn judge(connection: &mut PgConnection, demands: Demands, trouble: &Troubl
     }
 }
 
-/// A connection of ours: its settings are those that statements count on.
+/// A connection of ours: its settings are those that statements count on. They name the rows that
+/// they want, and an index finds each. PostgreSQL keeps the plan that it made of a statement first, and
+/// for an empty table, or one of which it knows nothing yet, it plans to read all of it: what does that
+/// is left out here, or a new installation would take a sixth of the mail until it has been analyzed. Who
+/// does want all rows says so ([`whole_tables`](super::sql::Session::whole_tables)).
 pub(super) fn tuned(options: PgConnectOptions, patience: Patience) -> PgConnectOptions {
     let lock_timeout = format!("{}ms", patience.lock.as_millis());
     options
         .application_name("postmeter")
+        .options([("enable_seqscan", "off"), ("enable_bitmapscan", "off")])
+        .options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")])
         .options([("jit", "off"), ("lock_timeout", lock_timeout.as_str())])
         .options([("idle_in_transaction_session_timeout", "15s"), ("tcp_user_timeout", "5s")])
         .options([

@@ -98,6 +98,21 @@ pub(super) async fn in_time<T>(
     timeout_at(until, answer).await.map_err(|_| sqlx::Error::Io(late()))?
 }
 
+impl Session<'_> {
+    /// From here on statements of this transaction may read whole tables, and join them.
+    pub(super) async fn whole_tables(&mut self) -> Result<(), sqlx::Error> {
+        const WHOLE: &str = "
+            SET LOCAL enable_seqscan = on;
+            SET LOCAL enable_bitmapscan = on;
+            SET LOCAL enable_hashjoin = on;
+            SET LOCAL enable_mergejoin = on";
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => query(WHOLE).execute(self).await.map(drop),
+        }
+    }
+}
+
 /// A transaction; rolled back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Tx<'c>(pub(super) Session<'c>);
@@ -407,8 +422,8 @@ async fn run(one: &mut PgConnection, text: &str, args: &[Arg<'_>]) -> Result<u64
 }
 
 /// A text as PostgreSQL gets it. Of `x IN (SELECT atom …)` it would make a join, and where nobody has
-/// gathered statistics yet, as after a restore, read all of a table for a few rows of it; of `x = ANY
-/// (ARRAY(SELECT atom …))` it looks up each in the index.
+/// gathered statistics yet, as after a restore, go through all of an index for a few rows; of `x = ANY
+/// (ARRAY(SELECT atom …))` it looks up each.
 pub(super) fn listed(text: &str) -> String {
     const LIST: &str = " IN (SELECT atom FROM json_each(";
     let mut parts = text.split(LIST);

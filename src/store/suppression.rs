@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::customer::ChangeError;
-use super::sql::{On, Session, query, query_as};
+use super::sql::{On, Session, query, query_as, query_scalar};
 use super::{Store, StoreError, json, lock, millis, stored, timestamp};
 use crate::domain::address::Mailbox;
 use crate::domain::ids::{CustomerId, MessageId};
@@ -34,6 +34,20 @@ pub struct Suppression {
     pub message_id: Option<String>,
     /// Since when.
     pub added_at: Timestamp,
+}
+
+/// Addresses that one search looks at.
+pub const WALK: u32 = 20_000;
+
+/// A part of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The addresses.
+    pub entries: Vec<Suppression>,
+    /// Behind which to go on; nothing: there are no more.
+    pub next: Option<String>,
+    /// Whether it stopped since there were too many to look at all.
+    pub is_stopped: bool,
 }
 
 /// How addresses come on a list.
@@ -94,6 +108,34 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         rows.into_iter().map(Row::read).collect()
+    }
+
+    /// Those of a customer's list with this in their address, at most `limit` of those behind `after`.
+    pub async fn search_suppressions(
+        &self,
+        customer_id: &CustomerId,
+        part: &str,
+        (after, limit): (Option<&str>, u32),
+    ) -> Result<Listed, StoreError> {
+        const READ: &str = "
+            SELECT address, reason, detail, message_id, added_at FROM
+                (SELECT address, reason, detail, message_id, added_at FROM suppression
+                 WHERE customer_id = $1 AND address > $2 ORDER BY address LIMIT $3) AS s
+            WHERE address LIKE $4 ESCAPE '!' ORDER BY address LIMIT $5";
+        const LAST: &str = "
+            SELECT address FROM suppression WHERE customer_id = $1 AND address > $2
+            ORDER BY address LIMIT 1 OFFSET $3";
+        let (customer_id, after) = (customer_id.as_str(), after.unwrap_or_default());
+        let read = query_as::<Row>(READ).bind(customer_id).bind(after).bind(WALK);
+        let rows = read.bind(pattern(part)).bind(limit).fetch_all(&self.readers).await?;
+        let entries = rows.into_iter().map(Row::read).collect::<Result<Vec<_>, _>>()?;
+        if u32::try_from(entries.len()).is_ok_and(|found| found == limit) {
+            let next = entries.last().map(|entry| entry.address.clone());
+            return Ok(Listed { entries, next, is_stopped: false });
+        }
+        let last = query_scalar::<String>(LAST).bind(customer_id).bind(after).bind(WALK.saturating_sub(1));
+        let next = last.fetch_optional(&self.readers).await?;
+        Ok(Listed { entries, is_stopped: next.is_some(), next })
     }
 
     /// One address of a customer's list.
@@ -176,6 +218,17 @@ impl Store {
         tx.commit().await?;
         Ok(row.read()?)
     }
+}
+
+/// For LIKE: whatever has this in it. The list is in small letters.
+fn pattern(part: &str) -> String {
+    let mut pattern = String::from("%");
+    for letter in part.to_lowercase().chars() {
+        pattern.extend(matches!(letter, '!' | '%' | '_').then_some('!'));
+        pattern.push(letter);
+    }
+    pattern.push('%');
+    pattern
 }
 
 /// The key of a question: as the table has it.

@@ -27,6 +27,7 @@ mod acceptance;
 mod audit;
 mod batch;
 mod bucket;
+mod caps;
 mod doubt;
 mod dsn;
 mod due;
@@ -42,6 +43,7 @@ mod nodes;
 mod nul;
 mod opening;
 mod operator;
+mod operator_view;
 mod outage;
 mod plans;
 mod proof;
@@ -51,10 +53,12 @@ mod ration;
 mod refunds;
 mod reports;
 mod retention;
+mod search;
 mod spool;
 mod story;
 mod usage;
 mod wake;
+mod way_in;
 
 impl Store {
     /// Small parts that are due, whether they leave alone or not, the longest waiting first.

@@ -36,7 +36,7 @@ impl Submission {
         recipients: &[Mailbox],
     ) -> Result<Option<Accepted>, Refusal> {
         let now = self.0.tools.clock.now();
-        match self.counted(self.look(who, keyed, recipients, now).await)? {
+        match self.counted(Some(who), self.look(who, keyed, recipients, now).await)? {
             Look::Answered(accepted) => Ok(Some(accepted)),
             Look::Served(_) => Ok(None),
         }

@@ -134,9 +134,10 @@ impl Submission {
         let expected = standing.as_ref().map_or(SecretHash::NOBODYS, |standing| standing.secret_hash);
         let is_right = expected.is(&presented);
         let standing = standing.filter(|s| is_right && !s.is_revoked).ok_or(Refusal::BadCredential)?;
+        self.0.tools.store.note_use(&standing, self.0.tools.clock.now());
         self.0.tools.billing.refresh_if_stale(&standing.customer_id, &standing.account);
         let available = standing.account.available_credits();
-        Ok((SignedIn { customer_id: standing.customer_id, username }, available))
+        Ok((SignedIn { customer_id: standing.customer_id, username: Some(username) }, available))
     }
 }
 

@@ -213,5 +213,5 @@ pub(crate) async fn signed_in_as(store: &Store, name: &str) -> SignedIn {
     store.allow_sender(&customer_id, &SenderPattern::Any, now).await.unwrap();
     let leave = store.begin_balance_read(&customer_id).await.unwrap().unwrap();
     store.apply_balance(&leave, 2, now).await.unwrap();
-    SignedIn { customer_id, username: Username::parse("pm-1").unwrap() }
+    SignedIn { customer_id, username: Some(Username::parse("pm-1").unwrap()) }
 }

@@ -97,6 +97,8 @@ async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are
         label: None,
         created_at: Clock::system().now(),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     let hash = |secret: &str| crate::domain::credential::Secret::presented(secret).hash();
     store.add_credential(&credential("pm-1", &who.customer_id), &hash("a")).await.unwrap();
@@ -113,7 +115,7 @@ async fn a_customer_who_sends_too_fast_is_told_when_to_come_again_and_others_are
     }
     // One more for each second that these nine may take.
     assert!((5..=7).contains(&refused), "{refused}");
-    let bob = SignedIn { customer_id: bob, username: Username::parse("pm-2").unwrap() };
+    let bob = SignedIn { customer_id: bob, username: Some(Username::parse("pm-2").unwrap()) };
     let answer = submission.begin(&bob, &from).await;
     assert!(matches!(answer, Err(Refusal::SenderNotAllowed { .. })), "{answer:?}");
 }

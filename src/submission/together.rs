@@ -16,16 +16,18 @@ impl Submission {
             let now = self.0.tools.clock.now();
             Ok(self.acceptance(who, submitted, &inspection, now).await?.0.price)
         };
-        self.counted(checked.await)
+        self.counted(Some(who), checked.await)
     }
 
-    /// Whether there is the credit for all of them.
-    pub async fn check_price(&self, who: &SignedIn, price: Credits) -> Result<(), Refusal> {
+    /// Whether there is the credit for all of them, and the credential's caps let so many pass.
+    pub async fn check_all(&self, who: &SignedIn, price: Credits, messages: usize) -> Result<(), Refusal> {
         let checked = async {
-            let Standing { customer_id, account, .. } = self.standing(who).await?;
+            let Standing { customer_id, account, tally, .. } = self.standing(who).await?;
+            let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+            tally.check_for(messages, self.0.tools.clock.now()).map_err(Refusal::Capped)?;
             self.0.tools.billing.check_credit(&customer_id, &account, price).await
         };
-        self.counted(checked.await.map(|_| ()))
+        self.counted(Some(who), checked.await.map(|_| ()))
     }
 
     /// Takes them in, all at once: so they share commits, and little comes between them. Each

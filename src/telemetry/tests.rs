@@ -173,7 +173,7 @@ fn every_series_is_explained() {
     metrics.submission_refused(&Refusal::Looping);
     let page = metrics.encode();
     let of = |word: &str| page.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (29, 29));
+    assert_eq!((of("# TYPE postmeter_"), of("# HELP postmeter_")), (30, 30));
     assert!(page.contains("postmeter_database_up 1\n"), "{page}");
     assert!(page.contains("postmeter_dodo_up 1\n"), "Dodo is up until a call says otherwise: {page}");
 }

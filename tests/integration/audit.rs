@@ -10,7 +10,7 @@ use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// One changed row for each table; where a settled system has none, one added.
-const HANDS: [(&str, &str); 38] = [
+const HANDS: [(&str, &str); 42] = [
     ("meta", "UPDATE meta SET value = 'somebody' WHERE key = 'made_by'"),
     ("bucket", "INSERT INTO bucket VALUES ('nobody', 1)"),
     ("customer", "UPDATE customer SET customer_id = 'cus_eve' WHERE customer_id = 'cus_ann'"),
@@ -56,6 +56,16 @@ const HANDS: [(&str, &str); 38] = [
     ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'cus_eve' WHERE customer_id IS NOT NULL"),
     ("checkout", "UPDATE checkout SET state = 'paid' WHERE state = 'pending'"),
+    (
+        "session",
+        "INSERT INTO session VALUES ('0000000000000000000000000000000000000000000000000000000000000000', 'cus_ann', NULL, 2, 1)",
+    ),
+    (
+        "sign_in_link",
+        "INSERT INTO sign_in_link VALUES ('0000000000000000000000000000000000000000000000000000000000000000', 'cus_ann', 2, 1)",
+    ),
+    ("alert", "INSERT INTO alert VALUES ('praise', 'other', 'cus_ann', NULL, 'well done', 0, 1)"),
+    ("told", "INSERT INTO told VALUES ('because', 'other', 'cus_ann', 1)"),
 ];
 
 /// A system that has done some of everything, at rest.

@@ -181,6 +181,36 @@ fn p1_p3_p4_p8_while_the_databases_disk_is_full_everybody_is_refused() {
     drop(cluster);
 }
 
+/// As when a standby that is gone keeps PostgreSQL from throwing any of its log away.
+#[test]
+fn p1_p3_p4_p8_while_there_is_no_room_for_the_databases_log_everybody_is_refused() {
+    let Some(mut cluster) = cluster("-c max_connections=20") else { return };
+    cluster.read("postgres", "SELECT pg_create_physical_replication_slot('gone', true)");
+    cluster.have("stop");
+    let place = cluster.home.join("small");
+    let Some(disk) = SmallDisk::mount_for(USER, &place, 80) else { return };
+    cluster.move_log(&place);
+    cluster.have("start");
+    cluster.until_it_answers();
+    let meter = serving(&cluster.url("mail"));
+    let told = Load::during(&meter, |load| {
+        load.until_acknowledged(20);
+        disk.fill();
+        let next = "SELECT pg_switch_wal()";
+        let is_out_of_room = || !cluster.psql("postgres", next).output().unwrap().status.success();
+        until("PostgreSQL to have no room left", || is_out_of_room().then_some(()));
+        refused(load, &meter);
+        disk.free();
+        // It does not come back by itself from that, or only for a while.
+        cluster.have("stop");
+        cluster.have("start");
+        load.until_acknowledged(20);
+        is_ready(&meter);
+    });
+    holds(meter, &cluster, &told);
+    drop(cluster);
+}
+
 #[test]
 fn p1_p3_p4_p8_a_network_that_swallows_answers_is_an_outage() {
     let Some(cluster) = cluster("-c max_connections=20") else { return };

@@ -15,6 +15,8 @@
     clippy::unwrap_used
 )]
 
+mod account_pages;
+mod alerts;
 mod audit;
 mod batch;
 mod bounce;
@@ -47,6 +49,7 @@ mod harness;
 mod header;
 mod hosts;
 mod idempotency;
+mod inbox;
 mod large;
 mod log;
 mod money;
@@ -56,6 +59,8 @@ mod nodes;
 mod nodes_clock;
 mod nodes_webhooks;
 mod notice;
+mod notices;
+mod operator_pages;
 mod outage;
 mod page;
 mod postfix;
@@ -72,6 +77,7 @@ mod rolling;
 mod sandbox;
 mod schema;
 mod settlement;
+mod sign_in_link;
 mod slow;
 mod smtp_faults;
 mod stop;

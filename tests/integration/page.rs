@@ -9,13 +9,17 @@ use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, letter, until};
 
 /// A browser that is signed in.
 pub(crate) struct Browser<'a> {
-    meter: &'a Meter,
+    pub(crate) meter: &'a Meter,
     pub(crate) cookie: String,
 }
 
 impl<'a> Browser<'a> {
     pub(crate) fn signed_in(meter: &'a Meter) -> Self {
-        let form = form(&[("username", &meter.credential.username), ("secret", &meter.credential.secret)]);
+        Self::signed_in_as(meter, &meter.credential.username, &meter.credential.secret)
+    }
+
+    pub(crate) fn signed_in_as(meter: &'a Meter, username: &str, secret: &str) -> Self {
+        let form = form(&[("username", username), ("secret", secret)]);
         let answer = ask(posted(meter.request(Method::POST, "/sign-in"), &form));
         assert_eq!((answer.status, answer.header("location")), (303, "/account"), "{answer:?}");
         let cookie = answer.header("set-cookie");
@@ -34,13 +38,13 @@ impl<'a> Browser<'a> {
     }
 }
 
-fn posted(request: RequestBuilder, form: &str) -> RequestBuilder {
+pub(crate) fn posted(request: RequestBuilder, form: &str) -> RequestBuilder {
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     request.header("origin", BASE_URL).body(form.to_owned())
 }
 
 /// Percent-encodes everything, which is always right.
-fn form(fields: &[(&str, &str)]) -> String {
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
     let encoded = |text: &str| text.bytes().map(|octet| format!("%{octet:02X}")).collect::<String>();
     let pairs = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
     pairs.collect::<Vec<_>>().join("&")

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::harness::wait::until_is;
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
 
-const OTHER_BYTES: &str =
+pub(crate) const OTHER_BYTES: &str =
     r#"{"statusCode":409,"name":"invalid_idempotent_request","message":"Other bytes under this key."}"#;
 
 impl Meter {
     /// Sends a letter and gives its id.
-    fn accepted(&self, subject: &str) -> String {
+    pub(crate) fn accepted(&self, subject: &str) -> String {
         let reply = self.signed_in().deliver(&letter(subject));
         let id = reply.strip_prefix("250 2.0.0 Queued as ").and_then(|rest| rest.split(',').next());
         id.unwrap_or_else(|| panic!("{reply}")).to_owned()
@@ -26,7 +26,7 @@ impl Meter {
 
     /// Waits until the first part of a message is in this state, with or without a known outcome.
     #[track_caller]
-    fn until_part_is(&self, id: &str, state: &str, unknown: bool) {
+    pub(crate) fn until_part_is(&self, id: &str, state: &str, unknown: bool) {
         until_is("the part's state", (state.to_owned(), unknown), || {
             let part = self.queued(id)["parts"][0].clone();
             (part["state"].as_str().unwrap().to_owned(), part["unknown"].as_bool().unwrap())

@@ -13,7 +13,7 @@ use crate::harness::until;
 use crate::harness::wait::until_is;
 use crate::harness::web::{Answer, ask, request};
 
-fn start(directory: &Directory, database: Option<&Database>) -> Process {
+pub(crate) fn start(directory: &Directory, database: Option<&Database>) -> Process {
     let mut command = postmeter();
     command.args(["sandbox", "--data-dir", "data"]).current_dir(directory.path());
     command.args(["--smtp", "127.0.0.1:0", "--smtps", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
@@ -40,7 +40,7 @@ fn paste(line: &str, directory: &Path) -> String {
     run(shell, b"")
 }
 
-fn get(process: &Process, path: &str) -> Answer {
+pub(crate) fn get(process: &Process, path: &str) -> Answer {
     let request = request(Method::GET, &format!("http://{}{path}", process.http));
     ask(request.basic_auth("sandbox", Some("sandbox-secret")))
 }
@@ -51,7 +51,7 @@ fn credits(process: &Process) -> [i64; 3] {
     ["balance", "held", "owed"].map(|name| credits[name].as_i64().unwrap_or(-1))
 }
 
-fn audited(directory: &Directory, database: Option<&Database>) {
+pub(crate) fn audited(directory: &Directory, database: Option<&Database>) {
     std::fs::write(directory.join("postmeter.toml"), "data_dir = \"data\"\n").unwrap();
     let mut audit = postmeter();
     audit.arg("audit").current_dir(directory.path());

@@ -226,7 +226,7 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         let price = price.ok_or(HttpError::Invalid("The batch costs more than anybody has.".to_owned()))?;
-        self.site.submission.check_price(self.who, price).await.map_err(|refusal| match refusal {
+        self.site.submission.check_all(self.who, price, fresh).await.map_err(|refusal| match refusal {
             Refusal::OutOfCredit { .. } if fresh > 1 => {
                 EmailError::NotCovered { emails: fresh, error: refusal.into() }
             }

@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::domain::caps::Span;
 use crate::domain::ids::MessageId;
 use crate::domain::refusal::Refusal;
 use crate::http::error::HttpError;
@@ -144,6 +145,10 @@ fn refusal_face(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::TooManyFailures { .. } | Refusal::TooManySessions { .. } | Refusal::TooFast { .. } => {
             (S::TOO_MANY_REQUESTS, "rate_limit_exceeded")
         }
+        Refusal::Capped(reached) => match reached.span {
+            Span::Minute => (S::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
+            Span::Day => (S::TOO_MANY_REQUESTS, "daily_quota_exceeded"),
+        },
         Refusal::KeyReused => (S::CONFLICT, "invalid_idempotent_request"),
         Refusal::BillingUnknown | Refusal::StoreUnavailable => {
             (S::SERVICE_UNAVAILABLE, "service_unavailable")
@@ -199,14 +204,16 @@ mod tests {
 
     use super::*;
     use crate::domain::address::Mailbox;
+    use crate::domain::caps::Reached;
     use crate::domain::credits::Credits;
     use crate::domain::idempotency::IdempotencyKey;
     use crate::domain::suppression::{Cause, Why};
     use crate::mime::compose::InvalidField;
 
     /// The names that Resend's documentation or its SDKs know.
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 15] = [
         "application_error",
+        "daily_quota_exceeded",
         "invalid_attachment",
         "invalid_idempotency_key",
         "invalid_idempotent_request",
@@ -222,6 +229,10 @@ mod tests {
         "validation_error",
     ];
 
+    fn capped(span: Span) -> Refusal {
+        Refusal::Capped(Reached { limit: 3, span, retry_after_s: 7 })
+    }
+
     fn field(field: &str, problem: &str) -> HttpError {
         InvalidField { field: field.to_owned(), problem: problem.to_owned() }.into()
     }
@@ -233,7 +244,7 @@ mod tests {
         let no_credit = Refusal::OutOfCredit { top_up_url: "https://x".into(), shortfall: Credits::ZERO };
         let not_allowed = Refusal::SenderNotAllowed { address: "x@y.example".into(), may_prove: true };
         let bad_key = IdempotencyKey::parse("").unwrap_err();
-        let table: [(HttpError, u16, &str, &str); 25] = [
+        let table: [(HttpError, u16, &str, &str); 27] = [
             (HttpError::NoCredential, 401, "missing_api_key", "Missing API key"),
             (Refusal::BadCredential.into(), 401, "validation_error", "API key is invalid"),
             (Refusal::Suspended { reason: "spam".into() }.into(), 403, "suspended_api_key", "spam"),
@@ -244,6 +255,8 @@ mod tests {
             (HttpError::NoRoom, 503, "service_unavailable", "Too many messages"),
             (Refusal::TooManyFailures { retry_after_s: 7 }.into(), 429, "rate_limit_exceeded", "7 seconds"),
             (Refusal::TooFast { retry_after_s: 7 }.into(), 429, "rate_limit_exceeded", "7 seconds"),
+            (capped(Span::Minute).into(), 429, "rate_limit_exceeded", "3 messages a minute"),
+            (capped(Span::Day).into(), 429, "daily_quota_exceeded", "3 messages a day"),
             (Refusal::KeyReused.into(), 409, "invalid_idempotent_request", "key was used"),
             (Refusal::Suppressed { recipient: mailbox, why }.into(), 422, "validation_error", "a@b.example"),
             (Refusal::TooLarge { limit_bytes: 9 }.into(), 413, "validation_error", "9 octets"),

@@ -109,6 +109,8 @@ pub(super) enum Navigation<'a> {
     Visitor(&'a Settings),
     /// For customers who signed in, and where they are.
     Customer(&'a Settings, Place),
+    /// For the operator: links of its own.
+    Operator(&'a Markup),
 }
 
 /// A whole page. A customer's page that looks again by itself does so only where there
@@ -119,7 +121,7 @@ pub(super) fn layout(
     refresh: Option<Refresh<'_>>,
     content: &Markup,
 ) -> Markup {
-    let is_app = matches!(navigation, Navigation::Customer(..));
+    let is_app = matches!(navigation, Navigation::Customer(..) | Navigation::Operator(_));
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -162,13 +164,15 @@ fn mark() -> Markup {
     }
 }
 
-fn sign(lines: &str) -> Markup {
+/// The sign beside a link.
+pub(super) fn sign(lines: &str) -> Markup {
     html! { svg.sign viewBox="0 0 24 24" aria-hidden="true" { path d=(lines) {} } }
 }
 
 fn links(navigation: Navigation<'_>) -> Markup {
     match navigation {
         Navigation::Plain => html! {},
+        Navigation::Operator(links) => links.clone(),
         Navigation::Visitor(settings) => html! {
             @if settings.is_sandbox { nav aria-label="Main" { a href="/inbox" { "Inbox" } } }
         },

@@ -86,7 +86,10 @@ async fn each_event_does_what_it_should_and_new_ones_do_no_harm() {
         (about("payment.failed", "cus_ann"), 200, "accepted"),
         (about("subscription.renewed", "cus_ann"), 200, "accepted"),
         (about("credit.added", "cus_stranger"), 200, "ignored"),
-        (about("refund.succeeded", "cus_ann"), 200, "ignored"),
+        (about("refund.failed", "cus_ann"), 200, "ignored"),
+        (about("refund.succeeded", "cus_ann"), 200, "accepted"),
+        (about("refund.succeeded", "cus_stranger"), 200, "ignored"),
+        (about("dispute.won", "cus_ann"), 200, "ignored"),
         (about("something.new", "cus_ann"), 200, "ignored"),
         (r#"{"type":"something.new"}"#.to_owned(), 200, "ignored"),
         (paid("cus_shop", "pdt_something_else", ""), 200, "ignored"),
@@ -108,6 +111,48 @@ async fn each_event_does_what_it_should_and_new_ones_do_no_harm() {
         }
     }
     assert!(!town.knows("cus_x").await && !town.knows("cus_shop").await && !town.knows("cus_stranger").await);
+}
+
+fn refunded(refund_id: &str) -> String {
+    format!(
+        r#"{{"type":"refund.succeeded","data":{{"refund_id":"{refund_id}","payment_id":"pay_1","amount":1900,
+        "currency":"USD","reason":"a\nb","customer":{{"customer_id":"cus_ann"}}}}}}"#
+    )
+}
+
+const DISPUTED: &str = r#"{"type":"dispute.opened","data":{"dispute_id":"dp_1","payment_id":"pay_1",
+    "amount":"1900","currency":"USD","dispute_stage":"dispute"}}"#;
+
+#[tokio::test]
+async fn a_payment_that_goes_back_raises_one_alert() {
+    let town = Town::new().await;
+    assert_eq!(town.hook("msg_1", &refunded("ref_1")).await.json()["result"], "accepted");
+    assert_eq!(town.hook("msg_2", &refunded("ref_1")).await.json()["result"], "accepted", "told again");
+    let alerts = town.store.alerts(None, 9).await.unwrap();
+    assert_eq!(alerts.len(), 1);
+    assert_eq!((alerts[0].words.as_str(), alerts[0].suspended), ("1900 USD, a b", false));
+    assert_eq!(alerts[0].payment_id.as_deref(), Some("pay_1"));
+    assert_eq!(town.hook("msg_3", &refunded("ref_2")).await.json()["result"], "accepted");
+    assert_eq!(town.store.alerts(Some(&customer("ann")), 9).await.unwrap().len(), 2);
+    let page = town.call(get("/metrics")).await.body;
+    assert!(page.contains(r#"alerts_total{kind="refund"} 2"#), "{page}");
+    assert_eq!(town.store.customer(&customer("ann")).await.unwrap().unwrap().suspended_reason, None);
+}
+
+#[tokio::test]
+async fn a_dispute_suspends_where_it_should_whoever_it_is_about() {
+    let paid: Given = (200, &[], r#"{"payment_id":"pay_1","customer":{"customer_id":"cus_ann"}}"#);
+    let town = Town::with_dodo(&[(503, &[], ""), paid]).await;
+    let answer = town.hook("msg_1", DISPUTED).await;
+    assert_eq!(answer.status, 503, "who paid cannot be asked: Dodo tells it again");
+    assert_eq!(town.hook("msg_1", DISPUTED).await.json()["result"], "accepted");
+    let suspended = async || town.store.customer(&customer("ann")).await.unwrap().unwrap().suspended_reason;
+    assert_eq!(suspended().await.as_deref(), Some("a payment is disputed"));
+    town.store.resume(&customer("ann"), town.clock.now()).await.unwrap();
+    assert_eq!(town.hook("msg_1", DISPUTED).await.json()["result"], "duplicate");
+    assert_eq!(suspended().await, None);
+    let stranger = DISPUTED.replace(r#""amount""#, r#""customer_id":"cus_stranger","amount""#);
+    assert_eq!(town.hook("msg_2", &stranger).await.json()["result"], "ignored");
 }
 
 fn signed_by_resend(id: &str, at: Timestamp, body: &str) -> Request<Body> {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::books::Event;
 use super::ledger::{Posting, Transaction};
 use super::sale::parcel;
+use super::shop::{Customer, Payment};
 use super::{DodoStandIn, EventOrder, wire};
 use crate::random;
 use crate::sandbox::webhook::Parcel;
@@ -81,6 +84,37 @@ impl DodoStandIn {
         if let Err(error) = self.kept().commit(vec![settled]) {
             tracing::error!(%error, "the sandbox cannot write its journal");
         }
+    }
+
+    /// Sends the money of a payment back, and tells of it; credits stay. `false`: there is no such payment.
+    pub fn refund(&self, payment_id: &str) -> bool {
+        self.turn_back(payment_id, "refund.succeeded", "Refund", wire::refund)
+    }
+
+    /// Has a payment disputed, and tells of it. `false`: there is no such payment.
+    pub fn dispute(&self, payment_id: &str) -> bool {
+        self.turn_back(payment_id, "dispute.opened", "Dispute", |payment, _, at_ms| {
+            wire::dispute(payment, at_ms)
+        })
+    }
+
+    fn turn_back(
+        &self,
+        payment_id: &str,
+        event: &str,
+        payload_type: &str,
+        data: impl FnOnce(&Payment, &Customer, i64) -> Value,
+    ) -> bool {
+        let at_ms = self.now_ms();
+        let kept = self.kept();
+        let Some(payment) = kept.books.payment(payment_id) else { return false };
+        let Some(payer) = kept.books.customer(&payment.customer_id) else { return false };
+        let parcel = parcel(event, payload_type, at_ms, data(payment, payer, at_ms));
+        drop(kept);
+        if self.0.courier.has_endpoint() {
+            self.send(vec![parcel], false);
+        }
+        true
     }
 
     /// The webhooks that an entry posted over the API makes, if any are wanted.

@@ -227,6 +227,45 @@ impl DodoStandIn {
         kept.expire(customer_id, live, now_ms)
     }
 
+    /// Lets all credits of a customer expire now, and tells of it in webhooks.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub(super) fn take_credit(&self, customer_id: &str) -> Result<()> {
+        self.told(customer_id, || self.expire_credits(customer_id))
+    }
+
+    /// Gives credits to a customer, and tells of it in webhooks.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub(super) fn give_credit(&self, customer_id: &str, credits: u64) -> Result<()> {
+        self.told(customer_id, || self.grant(customer_id, credits, None))
+    }
+
+    /// Customers with their balances, newest first, at most so many.
+    pub(super) fn newest_customers(&self, most: usize) -> Vec<(String, String, u64)> {
+        let kept = self.kept();
+        let newest = kept.books.customers().iter().rev().take(most);
+        newest
+            .map(|customer| {
+                let balance = kept.books.account(&customer.customer_id).map_or(0, |account| account.balance);
+                (customer.customer_id.clone(), customer.email.clone(), balance)
+            })
+            .collect()
+    }
+
+    /// Does something, and tells of what it left in a customer's ledger.
+    fn told(&self, customer_id: &str, act: impl FnOnce() -> Result<()>) -> Result<()> {
+        let known = self.ledger(customer_id).len();
+        act()?;
+        for line in self.ledger(customer_id).into_iter().skip(known) {
+            let customer_id = customer_id.to_owned();
+            self.tell_of_entry(&Posting { customer_id, line, grant: None, key: None });
+        }
+        Ok(())
+    }
+
     /// Forgets every idempotency key, as a day does.
     ///
     /// # Errors

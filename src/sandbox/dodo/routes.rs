@@ -49,8 +49,11 @@ pub(super) fn router(dodo: &DodoStandIn) -> Router {
         .layer(from_fn_with_state(dodo.clone(), misbehave))
         .layer(from_fn_with_state(dodo.clone(), gate))
         .with_state(dodo.clone());
-    let controls =
-        Router::new().route("/_behaviour", get(show_behaviour).put(set_behaviour)).with_state(dodo.clone());
+    let controls = Router::new()
+        .route("/_behaviour", get(show_behaviour).put(set_behaviour))
+        .route("/_payments/{id}/refund", post(refund))
+        .route("/_payments/{id}/dispute", post(dispute))
+        .with_state(dodo.clone());
     api.merge(controls).merge(dodo.faults().routes()).merge(dodo.checkout_page())
 }
 
@@ -61,6 +64,14 @@ async fn show_behaviour(State(dodo): State<DodoStandIn>) -> Json<Behaviour> {
 async fn set_behaviour(State(dodo): State<DodoStandIn>, Json(behaviour): Json<Behaviour>) -> StatusCode {
     dodo.behave(|current| *current = behaviour);
     StatusCode::NO_CONTENT
+}
+
+async fn refund(State(dodo): State<DodoStandIn>, Path(payment_id): Path<String>) -> StatusCode {
+    if dodo.refund(&payment_id) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}
+
+async fn dispute(State(dodo): State<DodoStandIn>, Path(payment_id): Path<String>) -> StatusCode {
+    if dodo.dispute(&payment_id) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
 
 /// Counts the request, checks its key and marks the answer with what is left of the rate limit.

@@ -288,6 +288,40 @@ pub(super) fn payment(payment: &Payment, payer: &Customer) -> Value {
     })
 }
 
+/// `data` of `refund.succeeded`: all of a payment.
+pub(super) fn refund(payment: &Payment, payer: &Customer, at_ms: i64) -> Value {
+    json!({
+        "refund_id": super::fresh("ref"),
+        "payment_id": payment.payment_id,
+        "business_id": BUSINESS,
+        "brand_id": BRAND,
+        "customer": limited(payer),
+        "status": "succeeded",
+        "amount": payment.total,
+        "currency": "USD",
+        "is_partial": false,
+        "reason": "requested by the customer",
+        "metadata": {},
+        "created_at": time(at_ms),
+    })
+}
+
+/// `data` of `dispute.opened`, which does not say whose payment it was.
+pub(super) fn dispute(payment: &Payment, at_ms: i64) -> Value {
+    json!({
+        "dispute_id": super::fresh("dp"),
+        "payment_id": payment.payment_id,
+        "business_id": BUSINESS,
+        "brand_id": BRAND,
+        "amount": payment.total.to_string(),
+        "currency": "USD",
+        "dispute_stage": "dispute",
+        "dispute_status": "dispute_opened",
+        "remarks": null,
+        "created_at": time(at_ms),
+    })
+}
+
 /// A subscription; `balance` is what the customer has left.
 pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balance: u64) -> Value {
     let product = super::shop::product(&subscription.product_id);

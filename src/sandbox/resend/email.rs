@@ -188,7 +188,8 @@ impl Attachment {
         self.filename.is_none() || self.known_type().is_some_and(|known| !known.eq_ignore_ascii_case(told))
     }
 
-    fn encoded_octets(&self) -> usize {
+    /// Its size in a call.
+    pub(in crate::sandbox) fn encoded_octets(&self) -> usize {
         match &self.content {
             Some(Content::Text(text)) => text.len(),
             Some(Content::Octets(octets)) => octets.len().div_ceil(3) * 4,

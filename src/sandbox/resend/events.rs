@@ -102,11 +102,25 @@ impl ResendStandIn {
         for mail in mails.iter().filter(|mail| !mail.email.is_stuck()) {
             let all: Vec<&str> = mail.email.recipients().map(bare).collect();
             let mut parcels = vec![self.parcel(mail, &all, &News::Sent)];
+            let bounces = self.bounces();
             for address in all {
-                parcels.extend(News::of(address).iter().map(|news| self.parcel(mail, &[address], news)));
+                let news = if bounces(address) { vec![News::hard_bounce()] } else { News::of(address) };
+                parcels.extend(news.iter().map(|news| self.parcel(mail, &[address], news)));
             }
             self.send(parcels);
         }
+    }
+
+    /// Which addresses of the next mail bounce, which is then behind.
+    fn bounces(&self) -> impl Fn(&str) -> bool {
+        let mut next = false;
+        let mut bouncing = Vec::new();
+        self.behave(|behaviour| {
+            next = behaviour.bounce_next > 0;
+            behaviour.bounce_next = behaviour.bounce_next.saturating_sub(1);
+            bouncing.clone_from(&behaviour.bouncing);
+        });
+        move |address: &str| next || bouncing.iter().any(|known| known.eq_ignore_ascii_case(address))
     }
 
     fn parcel(&self, mail: &Mail, to: &[&str], news: &News) -> Parcel {

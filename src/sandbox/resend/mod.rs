@@ -8,6 +8,7 @@ mod domains;
 mod ear;
 mod email;
 mod events;
+mod outbox;
 mod refusal;
 mod routes;
 #[cfg(test)]
@@ -16,30 +17,32 @@ mod tests;
 pub use domains::{Domain, DomainRecord, DomainRecords};
 pub use email::{Addresses, Attachment, Content, Email, Tag};
 pub use events::News;
+pub(super) use outbox::Summary;
 pub use refusal::Refusal;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::io::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, HashSet};
+use std::io::{Error, Result};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use self::ear::Ear;
+use self::outbox::{Accepted, Endpoint, Event, Kept, Key, Outbox};
 use super::faults::Faults;
-use super::journal::{Journal, Place};
+use super::journal::Journal;
 use super::rate::Window;
 use super::webhook::Courier;
 use super::{RESEND_WEBHOOK_SECRET, Tasks};
 use crate::clock::Clock;
 use crate::http::signature::{HeaderNames, SigningKey};
-
-/// How long an idempotency key is remembered, in milliseconds.
-const KEY_LIFETIME_MS: i64 = 24 * 3_600_000;
 
 /// What can be set while it runs; over HTTP with `PUT /_behaviour`, where absent fields get their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,10 @@ pub struct Behaviour {
     pub duplicate_events: bool,
     /// Waits before the second, third … try of a webhook that was not taken, in milliseconds.
     pub event_retries_ms: Vec<u64>,
+    /// Addresses whose mail bounces.
+    pub bouncing: Vec<String>,
+    /// How many of the next mails bounce, whomever they are for.
+    pub bounce_next: u32,
 }
 
 impl Default for Behaviour {
@@ -86,6 +93,8 @@ impl Default for Behaviour {
             events: true,
             duplicate_events: false,
             event_retries_ms: vec![500, 1_000, 2_000, 5_000, 15_000, 60_000],
+            bouncing: Vec::new(),
+            bounce_next: 0,
         }
     }
 }
@@ -101,94 +110,6 @@ pub struct Mail {
     pub idempotency_key: Option<String>,
     /// What was asked for.
     pub email: Email,
-}
-
-/// What a list shows of a mail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Summary {
-    pub(super) id: String,
-    pub(super) at_ms: i64,
-    pub(super) from: String,
-    pub(super) to: Vec<String>,
-    pub(super) subject: String,
-    pub(super) stuck: bool,
-}
-
-/// One call that was accepted: a line of the journal.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Accepted {
-    at_ms: i64,
-    endpoint: Endpoint,
-    key: Option<String>,
-    /// SHA-256 of the body, in Base64.
-    digest: String,
-    ids: Vec<String>,
-    emails: Vec<Email>,
-}
-
-/// A line of the journal.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Event {
-    Accepted(Accepted),
-    Forgot,
-    /// A domain was added, or is another than it was.
-    Domain(Domain),
-    /// The one with that id is gone.
-    DomainRemoved(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Endpoint {
-    Emails,
-    Batch,
-}
-
-type Key = (Endpoint, String);
-
-#[derive(Debug, Clone)]
-struct Used {
-    at_ms: i64,
-    digest: String,
-    ids: Vec<String>,
-}
-
-/// Where a mail is kept.
-#[derive(Debug, Clone)]
-enum Body {
-    Memory(Arc<Email>),
-    /// The n-th of the call at that place of the journal.
-    Journal(Place, usize),
-}
-
-#[derive(Debug)]
-struct Slot {
-    summary: Summary,
-    key: Option<String>,
-    body: Body,
-}
-
-/// Recipients counted against a quota in a UTC day or month.
-#[derive(Debug)]
-struct Quota {
-    /// What a period is called, for `strftime`: the same name, the same period.
-    period_format: &'static str,
-    period: String,
-    used: u64,
-}
-
-#[derive(Debug)]
-struct Outbox {
-    domains: Vec<Domain>,
-    slots: Vec<Slot>,
-    slot_of: HashMap<String, usize>,
-    keys: HashMap<Key, Used>,
-    keys_by_age: VecDeque<(i64, Key)>,
-    sent_by_key: HashMap<String, u64>,
-    sent_by_tag: HashMap<(String, String), u64>,
-    day: Quota,
-    month: Quota,
 }
 
 /// The stand-in. Clones are the same one.
@@ -207,12 +128,23 @@ struct Inner {
     clock: Clock,
     tasks: Tasks,
     calls: AtomicU64,
+    /// Counts the changes of what is kept.
+    changes: watch::Sender<u64>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    outbox: Outbox,
-    journal: Journal,
+/// Some mails of the inbox, newest first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    /// Those of this page.
+    pub(super) mails: Vec<Summary>,
+    /// How many were looked for, on all pages.
+    pub(super) found: usize,
+    /// How many there are, looked for or not.
+    pub(super) all: usize,
+    /// How many of all nobody has opened.
+    pub(super) unread: usize,
+    /// What the inbox was when they were found: another number, another inbox.
+    pub(super) revision: u64,
 }
 
 impl ResendStandIn {
@@ -230,6 +162,7 @@ impl ResendStandIn {
             })?,
             None => Journal::default(),
         };
+        outbox.nothing_is_new();
         Ok(Self(Arc::new(Inner {
             kept: Mutex::new(Kept { outbox, journal }),
             in_progress: Mutex::default(),
@@ -241,6 +174,7 @@ impl ResendStandIn {
             clock,
             tasks,
             calls: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
         })))
     }
 
@@ -279,7 +213,7 @@ impl ResendStandIn {
     /// The journal cannot be read.
     pub fn mails(&self) -> Result<Vec<Mail>> {
         let kept = lock(&self.0.kept);
-        (0..kept.outbox.slots.len()).map(|index| kept.mail(index)).collect()
+        kept.outbox.slots.keys().map(|number| kept.mail(*number)).collect()
     }
 
     /// The mail with that id.
@@ -288,10 +222,10 @@ impl ResendStandIn {
     /// The journal cannot be read.
     pub fn mail(&self, id: &str) -> Result<Option<Mail>> {
         let kept = lock(&self.0.kept);
-        kept.outbox.slot_of.get(id).map(|index| kept.mail(*index)).transpose()
+        kept.outbox.slot_of.get(id).map(|number| kept.mail(*number)).transpose()
     }
 
-    /// How many mails were accepted so far.
+    /// How many mails are kept: all that were accepted, less what was deleted or is too old.
     pub fn count(&self) -> usize {
         lock(&self.0.kept).outbox.slots.len()
     }
@@ -314,12 +248,86 @@ impl ResendStandIn {
         self.0.calls.load(Ordering::SeqCst)
     }
 
-    /// A page of the inbox, newest first, and whether there are older ones.
-    pub(super) fn newest(&self, skip: usize, take: usize) -> (Vec<Summary>, bool) {
+    /// Keeps at most so many mails of so many octets in all, from now on; the oldest leave.
+    pub(super) fn keep_at_most(&self, mails: usize, octets: u64) {
+        lock(&self.0.kept).outbox.keep_at_most(mails, octets);
+    }
+
+    /// Those mails that are `wanted`, newest first, without the first `skip` and at most `take` of them.
+    pub(super) fn look_for(&self, wanted: impl Fn(&Summary) -> bool, (skip, take): (usize, usize)) -> Found {
+        // Before the mails: a change that comes between is seen again, not missed.
+        let revision = *self.0.changes.borrow();
         let kept = lock(&self.0.kept);
-        let page =
-            kept.outbox.slots.iter().rev().skip(skip).take(take).map(|slot| slot.summary.clone()).collect();
-        (page, skip.saturating_add(take) < kept.outbox.slots.len())
+        let mut found = Found { revision, ..Found::default() };
+        for slot in kept.outbox.slots.values().rev() {
+            found.all += 1;
+            found.unread += usize::from(!slot.summary.is_seen);
+            if !wanted(&slot.summary) {
+                continue;
+            }
+            if (skip..skip.saturating_add(take)).contains(&found.found) {
+                found.mails.push(slot.summary.clone());
+            }
+            found.found += 1;
+        }
+        found
+    }
+
+    /// The mails right before and after that one: the newer, the older.
+    pub(super) fn neighbours(&self, id: &str) -> (Option<String>, Option<String>) {
+        let kept = lock(&self.0.kept);
+        let Some(number) = kept.outbox.slot_of.get(id).copied() else { return (None, None) };
+        let slots = &kept.outbox.slots;
+        let newer = slots.range(number.saturating_add(1)..).next();
+        let older = slots.range(..number).next_back();
+        let id = |(_, slot): (&u64, &outbox::Slot)| slot.summary.id.clone();
+        (newer.map(id), older.map(id))
+    }
+
+    /// Somebody has opened that mail.
+    pub(super) fn see(&self, id: &str) {
+        if lock(&self.0.kept).outbox.see(id) {
+            self.changed();
+        }
+    }
+
+    /// Forgets the mails that are `unwanted`; how many.
+    ///
+    /// # Errors
+    /// The journal cannot be written; then none of them is forgotten.
+    pub(super) fn remove(&self, unwanted: impl Fn(&Summary) -> bool) -> Result<usize> {
+        let mut kept = lock(&self.0.kept);
+        let summaries = kept.outbox.slots.values().map(|slot| &slot.summary);
+        let ids: Vec<String> =
+            summaries.filter(|summary| unwanted(summary)).map(|summary| summary.id.clone()).collect();
+        let count = ids.len();
+        if count > 0 {
+            kept.commit(Event::Removed(ids))?;
+            drop(kept);
+            self.changed();
+        }
+        Ok(count)
+    }
+
+    /// Asks `look` now and after each change, until it answers or `wait` is over, or the server is to stop.
+    pub(super) async fn wait_for<T>(&self, wait: Duration, look: impl Fn(&Self) -> Option<T>) -> Option<T> {
+        let until = Instant::now() + wait;
+        let mut changes = self.0.changes.subscribe();
+        let leaving = self.0.tasks.leaving.clone();
+        loop {
+            changes.borrow_and_update();
+            if let Some(answer) = look(self) {
+                return Some(answer);
+            }
+            let changed = leaving.run_until_cancelled(timeout_at(until, changes.changed()));
+            if !matches!(changed.await, Some(Ok(Ok(())))) {
+                return None;
+            }
+        }
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_modify(|count| *count += 1);
     }
 
     /// Takes a call in: the ids of its mails, old ones if the key was used for the same body.
@@ -361,6 +369,7 @@ impl ResendStandIn {
             Refusal::application_error("Internal server error")
         })?;
         drop(kept);
+        self.changed();
         self.tell_of(&made);
         Ok(ids)
     }
@@ -378,133 +387,6 @@ struct Call {
     endpoint: Endpoint,
     key: Option<String>,
     digest: String,
-}
-
-impl Kept {
-    fn commit(&mut self, event: Event) -> Result<()> {
-        let place = self.journal.append(&event)?;
-        self.outbox.apply(event, place);
-        Ok(())
-    }
-
-    fn mail(&self, index: usize) -> Result<Mail> {
-        let missing = || Error::from(ErrorKind::NotFound);
-        let slot = self.outbox.slots.get(index).ok_or_else(missing)?;
-        let email = match &slot.body {
-            Body::Memory(email) => Email::clone(email),
-            Body::Journal(place, nth) => match self.journal.read(*place)? {
-                Event::Accepted(accepted) => accepted.emails.into_iter().nth(*nth).ok_or_else(missing)?,
-                _ => return Err(missing()),
-            },
-        };
-        Ok(Mail {
-            id: slot.summary.id.clone(),
-            at: Timestamp::from_millisecond(slot.summary.at_ms).unwrap_or(Timestamp::UNIX_EPOCH),
-            idempotency_key: slot.key.clone(),
-            email,
-        })
-    }
-}
-
-impl Outbox {
-    fn empty() -> Self {
-        let quota = |period_format| Quota { period_format, period: String::new(), used: 0 };
-        Self {
-            domains: Vec::new(),
-            slots: Vec::new(),
-            slot_of: HashMap::new(),
-            keys: HashMap::new(),
-            keys_by_age: VecDeque::new(),
-            sent_by_key: HashMap::new(),
-            sent_by_tag: HashMap::new(),
-            day: quota("%Y-%m-%d"),
-            month: quota("%Y-%m"),
-        }
-    }
-
-    fn apply(&mut self, event: Event, place: Option<Place>) {
-        let accepted = match event {
-            Event::Accepted(accepted) => accepted,
-            Event::Forgot => {
-                self.keys.clear();
-                self.keys_by_age.clear();
-                return;
-            }
-            Event::Domain(domain) => {
-                match self.domains.iter_mut().find(|known| known.id == domain.id) {
-                    Some(known) => *known = domain,
-                    None => self.domains.push(domain),
-                }
-                return;
-            }
-            Event::DomainRemoved(id) => {
-                self.domains.retain(|domain| domain.id != id);
-                return;
-            }
-        };
-        let Accepted { at_ms, endpoint, key, digest, ids, emails } = accepted;
-        let at = Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-        for quota in [&mut self.day, &mut self.month] {
-            quota.roll(at);
-            quota.used = quota.used.saturating_add(recipients(&emails));
-        }
-        if let Some(key) = &key {
-            *self.sent_by_key.entry(key.clone()).or_default() += 1;
-            let key = (endpoint, key.clone());
-            self.keys.insert(key.clone(), Used { at_ms, digest, ids: ids.clone() });
-            self.keys_by_age.push_back((at_ms, key));
-        }
-        for (nth, (id, email)) in ids.into_iter().zip(emails).enumerate() {
-            for tag in email.tags.iter().flatten() {
-                *self.sent_by_tag.entry((tag.name.clone(), tag.value.clone())).or_default() += 1;
-            }
-            let summary = Summary {
-                id: id.clone(),
-                at_ms,
-                from: email.from.clone().unwrap_or_default(),
-                to: email.recipients().map(str::to_owned).collect(),
-                subject: email.subject.clone().unwrap_or_default(),
-                stuck: email.is_stuck(),
-            };
-            let body = match place {
-                Some(place) => Body::Journal(place, nth),
-                None => Body::Memory(Arc::new(email)),
-            };
-            self.slot_of.insert(id, self.slots.len());
-            self.slots.push(Slot { summary, key: key.clone(), body });
-        }
-    }
-
-    /// What a key was used for within the last day.
-    fn used(&mut self, key: &Key, now_ms: i64) -> Option<&Used> {
-        while let Some((at_ms, old)) = self.keys_by_age.front() {
-            if now_ms - at_ms < KEY_LIFETIME_MS {
-                break;
-            }
-            if self.keys.get(old).is_some_and(|used| used.at_ms == *at_ms) {
-                self.keys.remove(old);
-            }
-            self.keys_by_age.pop_front();
-        }
-        self.keys.get(key)
-    }
-}
-
-impl Quota {
-    /// Begins a new period if `now` is not in the current one.
-    fn roll(&mut self, now: Timestamp) {
-        let period = now.strftime(self.period_format).to_string();
-        if self.period != period {
-            self.period = period;
-            self.used = 0;
-        }
-    }
-
-    /// Whether so many more would exceed the limit.
-    fn lacks(&mut self, now: Timestamp, more: u64, limit: Option<u64>) -> bool {
-        self.roll(now);
-        limit.is_some_and(|limit| self.used.saturating_add(more) > limit)
-    }
 }
 
 /// Every recipient counts.

@@ -6,7 +6,7 @@ use super::*;
 use crate::sandbox::faults::{Fault, Misbehaviour};
 use crate::sandbox::tests::{Deliveries, answer, client, delivered, endpoint, resend, scratch, started};
 use crate::sandbox::{
-    RESEND_API_KEY, RESEND_SENDING_API_KEY, RESEND_WEBHOOK_SECRET, Settings, StandIns, inbox, loopback_client,
+    RESEND_API_KEY, RESEND_SENDING_API_KEY, RESEND_WEBHOOK_SECRET, Settings, StandIns, loopback_client,
 };
 
 fn mail() -> Value {
@@ -289,70 +289,6 @@ async fn mails_and_keys_are_there_after_a_restart() {
     all.stop().await;
 }
 
-async fn browse(all: &StandIns, path: &str) -> (u16, String, String) {
-    use tower::ServiceExt;
-    let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
-    let response = inbox::router(&all.resend).oneshot(request).await.unwrap();
-    let fields = format!("{:?}", response.headers());
-    let status = response.status().as_u16();
-    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    (status, fields, String::from_utf8(body.to_vec()).unwrap())
-}
-
-#[tokio::test]
-async fn the_inbox_shows_mails_without_running_anything_of_theirs() {
-    let all = started().await;
-    let evil = json!({
-        "from": "a@example.com", "to": ["b@example.com"], "subject": "<script>alert(1)</script>",
-        "text": "<img src=x onerror=alert(1)>", "html": "<script>alert(1)</script><img src=\"cid:pic\">",
-        "headers": { "X-Evil": "\"><script>" },
-        "attachments": [
-            { "filename": "p.png", "content": "QUJD", "content_id": "pic" },
-            { "filename": "a\"\r\n.txt", "content": "QQ==" },
-        ],
-    });
-    let (_, sent) = send(&all, &evil, "k").await;
-    let id = sent["id"].as_str().unwrap();
-    for path in ["/inbox".to_owned(), format!("/inbox/{id}")] {
-        let (status, fields, body) = browse(&all, &path).await;
-        assert_eq!(status, 200);
-        assert!(!body.contains("<script") && !body.contains("<img"), "{body}");
-        assert!(fields.contains("default-src 'none'") && fields.contains("nosniff"), "{fields}");
-        assert!(fields.contains("frame-ancestors 'none'") && !fields.contains("unsafe-inline"), "{fields}");
-    }
-    let (_, _, letter) = browse(&all, &format!("/inbox/{id}")).await;
-    assert!(letter.contains("<iframe sandbox=\"allow-popups allow-popups-to-escape-sandbox\""), "{letter}");
-    let (_, fields, html) = browse(&all, &format!("/inbox/{id}/html")).await;
-    assert!(
-        fields.contains("escape-sandbox; default-src 'none'") && fields.contains("frame-ancestors 'self'"),
-        "{fields}"
-    );
-    assert!(html.contains("src=\"data:image/png;base64,QUJD\""), "{html}");
-    let (status, fields, file) = browse(&all, &format!("/inbox/{id}/attachments/1")).await;
-    assert_eq!((status, file.as_str()), (200, "A"));
-    assert!(fields.contains("application/octet-stream") && fields.contains("nosniff"), "{fields}");
-    assert!(
-        fields.contains("attachment; filename=\\\"a___.txt\\\"; filename*=UTF-8''a%22%0D%0A.txt"),
-        "{fields}"
-    );
-    assert_eq!(browse(&all, &format!("/inbox/{id}/attachments/9")).await.0, 404);
-    assert_eq!(browse(&all, "/inbox/none").await.0, 404);
-    all.stop().await;
-}
-
-#[tokio::test]
-async fn the_inbox_is_paged_newest_first() {
-    let all = started().await;
-    for n in 0..51 {
-        send(&all, &with("subject", json!(format!("number {n}."))), &n.to_string()).await;
-    }
-    let (_, _, first) = browse(&all, "/inbox").await;
-    assert!(first.contains("number 50.") && !first.contains("number 0.") && first.contains("/inbox?page=1"));
-    let (_, _, second) = browse(&all, "/inbox?page=1").await;
-    assert!(second.contains("number 0.") && second.contains("/inbox?page=0") && !second.contains("page=2"));
-    all.stop().await;
-}
-
 async fn told(inbox: &mut Deliveries) -> (String, String, Value) {
     delivered(inbox, HeaderNames::Svix, RESEND_WEBHOOK_SECRET).await
 }
@@ -393,6 +329,28 @@ async fn what_becomes_of_a_mail_is_told_in_signed_webhooks() {
     let mail = all.resend.mails().unwrap().pop().unwrap();
     all.resend.tell(&mail, &["bob@example.net"], &News::hard_bounce());
     assert_eq!(told(&mut inbox).await.1, "email.bounced");
+    all.stop().await;
+}
+
+#[tokio::test]
+async fn mail_bounces_on_demand() {
+    let all = started().await;
+    let (url, mut inbox) = endpoint(0).await;
+    all.resend.deliver_webhooks_to(&url);
+    all.resend.behave(|manners| {
+        manners.bouncing = vec!["Bob@example.net".to_owned()];
+        manners.bounce_next = 1;
+    });
+    for (to, want) in [
+        ("carl@example.net", "email.bounced"),
+        ("carl@example.net", "email.delivered"),
+        ("Bob <bob@example.net>", "email.bounced"),
+        ("dan@example.net", "email.delivered"),
+    ] {
+        send(&all, &with("to", json!([to])), &format!("{to} {want}")).await;
+        assert_eq!(told(&mut inbox).await.1, "email.sent");
+        assert_eq!(told(&mut inbox).await.1, want, "{to}");
+    }
     all.stop().await;
 }
 

@@ -166,7 +166,7 @@ async fn reply<S: AsyncRead + Unpin>(socket: &mut S) -> String {
 fn after(lines: &[&str], rules: &Rules) -> Step {
     let who = SignedIn {
         customer_id: CustomerId::parse("cus_1").unwrap(),
-        username: Username::parse("pm-1").unwrap(),
+        username: Some(Username::parse("pm-1").unwrap()),
     };
     let mut step = Session::open(Security::Tls, rules);
     for line in lines {
@@ -448,4 +448,18 @@ async fn p7_a_doubtful_end_is_refused_and_nothing_after_it_is_obeyed() {
     client.send(b"text\r\r\n.\r\nMAIL FROM:<x@y.example>\r\n.\r\nQUIT\r\n").await;
     assert!(reply(&mut client.socket).await.starts_with("554 5.6.0 "));
     assert!(reply(&mut client.socket).await.starts_with("221 2.0.0 "));
+}
+
+#[tokio::test]
+async fn who_is_idle_keeps_no_room_for_what_they_might_do() {
+    // And as much again for each of the two boxes in it.
+    const MOST: usize = 16 << 10;
+    let config = Smtp::default();
+    let (_socket, theirs) = duplex(1);
+    let (server, stranger) =
+        (server(&config), door(&config).stranger(Instant::now(), &CancellationToken::new()));
+    let peer = SocketAddr::from(([192, 0, 2, 1], 4_711));
+    let opening = Opening::StartTls(Certificate::new("idle").acceptor());
+    let size = size_of_val(&serve(&server, theirs, peer, opening, stranger));
+    assert!(size < MOST, "{size} octets a connection");
 }

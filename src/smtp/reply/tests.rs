@@ -3,6 +3,7 @@ use crate::domain::address::Mailbox;
 use jiff::Timestamp;
 
 use super::*;
+use crate::domain::caps::Span;
 use crate::domain::suppression::{Cause, Why};
 
 fn wire(reply: &Reply) -> String {
@@ -52,6 +53,14 @@ fn p9_every_refusal_has_its_codes_and_its_reason() {
         (
             Refusal::TooFast { retry_after_s: 3 },
             "450 4.7.0 This account sends too fast, try again in 3 seconds",
+        ),
+        (
+            Refusal::Capped(Reached { limit: 9, span: Span::Minute, retry_after_s: 3 }),
+            "450 4.7.0 The cap of this credential is reached: 9 messages a minute; try again in 3 seconds",
+        ),
+        (
+            Refusal::Capped(Reached { limit: 1, span: Span::Day, retry_after_s: 3 }),
+            "452 4.7.0 The cap of this credential is reached: 1 message a day; try again in 3 seconds",
         ),
         (
             Refusal::TooManyFailures { retry_after_s: 3 },

@@ -21,7 +21,10 @@ fn rules() -> Rules {
 }
 
 fn signed_in() -> SignedIn {
-    SignedIn { customer_id: CustomerId::parse("cus_1").unwrap(), username: Username::parse("pm-1").unwrap() }
+    SignedIn {
+        customer_id: CustomerId::parse("cus_1").unwrap(),
+        username: Some(Username::parse("pm-1").unwrap()),
+    }
 }
 
 /// The world as a test wants it.

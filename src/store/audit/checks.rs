@@ -526,6 +526,35 @@ pub(super) const CHECKS: &[Check] = &[
             OR (k.customer_id IS NOT NULL AND k.customer_id NOT IN (SELECT customer_id FROM customer))",
     ),
     check(
+        "session",
+        "it belongs to no customer, its credential is not theirs, or it ends before it begins",
+        "SELECT s.session_hash FROM session s LEFT JOIN customer c ON c.customer_id = s.customer_id
+         LEFT JOIN credential k ON k.username = s.username
+         WHERE c.customer_id IS NULL OR length(s.session_hash) <> 64 OR s.expires_at <= s.begun_at
+            OR (s.username IS NOT NULL AND k.customer_id IS DISTINCT FROM s.customer_id)",
+    ),
+    check(
+        "sign_in_link",
+        "it belongs to no customer, or it is over before it is there",
+        "SELECT l.link_hash FROM sign_in_link l LEFT JOIN customer c ON c.customer_id = l.customer_id
+         WHERE c.customer_id IS NULL OR length(l.link_hash) <> 64 OR l.expires_at <= l.created_at",
+    ),
+    check(
+        "alert",
+        "it belongs to no customer, or says nothing known",
+        "SELECT a.kind || ' ' || a.subject_id FROM alert a
+         LEFT JOIN customer c ON c.customer_id = a.customer_id
+         WHERE c.customer_id IS NULL OR a.kind NOT IN ('refund', 'dispute') OR a.words = ''",
+    ),
+    check(
+        "told",
+        "it belongs to no customer, or is no occasion",
+        "SELECT t.kind || ' ' || t.occasion FROM told t
+         LEFT JOIN customer c ON c.customer_id = t.customer_id
+         WHERE c.customer_id IS NULL OR t.kind NOT IN ('payment', 'out-of-credit')
+            OR (t.kind = 'out-of-credit' AND t.occasion <> t.customer_id)",
+    ),
+    check(
         "bucket",
         "it is the bucket of nobody",
         "SELECT name FROM bucket WHERE name NOT IN ('dodo', 'dodo-entries', 'resend') AND name NOT LIKE 'sign-in %'",

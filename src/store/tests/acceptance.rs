@@ -47,6 +47,8 @@ async fn whoever_may_not_send_is_told_why() {
         label: None,
         created_at: at(0),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     store.add_credential(&credential, &Secret::presented("s").hash()).await.unwrap();
     let ask =

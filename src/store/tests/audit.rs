@@ -6,6 +6,7 @@ use crate::domain::idempotency::{Fingerprinting, IdempotencyKey, Keyed};
 use crate::domain::ids::Username;
 use crate::domain::sender::SenderPattern;
 use crate::store::audit::Drift;
+use crate::store::checkout::NewCheckout;
 use crate::store::customer::Credential;
 use crate::store::entry::Settled;
 use crate::store::gate::Gate;
@@ -28,6 +29,8 @@ pub(super) async fn lived_in_by(open: impl AsyncFnOnce(&Directory) -> Store) -> 
         label: None,
         created_at: at(0),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     store.add_credential(&credential, &Secret::presented("s").hash()).await.unwrap();
     store.allow_sender(&ann, &SenderPattern::parse("x.example").unwrap(), at(0)).await.unwrap();
@@ -61,7 +64,10 @@ pub(super) async fn lived_in_by(open: impl AsyncFnOnce(&Directory) -> Store) -> 
         customer_id: Some(ann),
     };
     store.webhook_handled(&webhook, at(0)).await.unwrap();
-    store.begin_checkout(&"a".repeat(64), at(0)).await.unwrap();
+    let (token_hash, browser_hash) = ("a".repeat(64), "b".repeat(64));
+    let new = NewCheckout { token_hash: &token_hash, browser_hash: &browser_hash, product_id: "pdt_1" };
+    store.begin_checkout(&new, at(0)).await.unwrap();
+    super::way_in::of_every_kind(&store, &id("ann")).await;
     store.suppress(&id("ann"), &mailbox("z@y.example"), None, at(0)).await.unwrap();
     super::batch::of_every_kind(&store, &customer(&store, "dan", Some(9)).await).await;
     refunds::of_every_kind(&store).await;
@@ -190,6 +196,13 @@ const TAMPERINGS: &[(&str, &str)] = &[
     ("duty", "INSERT INTO duty VALUES ('rest', 'local', 1)"),
     ("webhook", "UPDATE webhook SET customer_id = 'nobody'"),
     ("checkout", "UPDATE checkout SET state = 'paid', customer_id = 'nobody'"),
+    ("session", "UPDATE session SET expires_at = begun_at"),
+    ("session", "UPDATE session SET username = 'nobody'"),
+    ("session", "UPDATE session SET customer_id = 'dan' WHERE username IS NOT NULL"),
+    ("sign_in_link", "UPDATE sign_in_link SET customer_id = 'nobody'"),
+    ("alert", "UPDATE alert SET kind = 'praise'"),
+    ("told", "UPDATE told SET customer_id = 'nobody'"),
+    ("told", "UPDATE told SET occasion = 'x' WHERE kind = 'out-of-credit'"),
     ("bucket", "INSERT INTO bucket VALUES ('nobody', 1)"),
     ("meta", "UPDATE meta SET value = 'somebody'"),
 ];

@@ -24,7 +24,14 @@ mod rules;
 const OTHERS: [&str; 4] = ["meta", "node", "duty", "bucket"];
 /// What takes the newest migration back, in both databases. Whoever adds a migration writes it
 /// down here: the program before it did not have what is gone then.
-const UNDO: (i64, &str) = (29, "CREATE INDEX part_due ON part (due_at) WHERE state = 'queued'");
+const UNDO: (i64, &str) = (
+    31,
+    "DROP TABLE session; DROP TABLE sign_in_link; DROP TABLE alert; DROP TABLE told;
+     ALTER TABLE checkout DROP COLUMN browser_hash; ALTER TABLE checkout DROP COLUMN product_id;
+     ALTER TABLE checkout DROP COLUMN asked_at",
+);
+/// The tables that it makes.
+const MADE: [&str; 4] = ["session", "sign_in_link", "alert", "told"];
 /// When everything of these tests is old.
 const OLD: i64 = 1_000_000;
 
@@ -166,7 +173,7 @@ async fn a_database_of_the_level_before_is_brought_up_to_date_with_all_that_stan
 
 async fn rows(store: &Store) -> BTreeMap<&'static str, i64> {
     let mut rows = BTreeMap::new();
-    for table in TABLES {
+    for table in TABLES.iter().filter(|table| !MADE.contains(&table.name)) {
         let read = format!("SELECT count(*) FROM {}", table.name);
         rows.insert(table.name, count(store, read.leak()).await);
     }

@@ -53,26 +53,32 @@ async fn the_first_credential_is_shown_once_and_only_to_the_browser_that_made_th
     let (store, _directory) = store().await;
     let (paid, other) = ("a".repeat(64), "b".repeat(64));
     for token in [&paid, &other] {
-        store.begin_checkout(token, at(0)).await.unwrap();
+        super::way_in::begun(&store, token, 0).await;
     }
     let payment = |token: &String| Payment {
+        payment_id: None,
         customer_id: id("new"),
         email: Some("new@y.example".to_owned()),
         name: None,
         token_hash: Some(token.clone()),
         starter: Some(SenderPattern::parse("new@mail.example").unwrap()),
+        welcome: None,
+        received: None,
     };
+    let state = async |token: &str| store.checkout(token).await.unwrap().map(|begun| begun.state);
     assert!(store.record_payment(&payment(&paid), at(1)).await.unwrap());
     assert!(!store.record_payment(&payment(&paid), at(1)).await.unwrap(), "webhooks come twice");
     assert!(!store.record_payment(&payment(&other), at(1)).await.unwrap(), "the same email, another browser");
-    assert_eq!(store.checkout(&paid).await.unwrap(), Some(Checkout::Paid(id("new"))));
-    assert_eq!(store.checkout(&other).await.unwrap(), Some(Checkout::Known(id("new"))));
+    assert_eq!(state(&paid).await, Some(Checkout::Paid(id("new"))));
+    assert_eq!(state(&other).await, Some(Checkout::Known(id("new"))));
     let claim = |name: &str| Credential {
         username: Username::parse(name).unwrap(),
         customer_id: id("new"),
         label: None,
         created_at: at(2),
         revoked_at: None,
+        caps: Default::default(),
+        last_used_at: None,
     };
     let hash = |text| Secret::presented(text).hash();
     assert!(!store.claim_checkout(&other, &claim("pm-0"), &hash("0")).await.unwrap());
@@ -81,7 +87,7 @@ async fn the_first_credential_is_shown_once_and_only_to_the_browser_that_made_th
     let (one, two) =
         tokio::join!(store.claim_checkout(&paid, &one, &first), store.claim_checkout(&paid, &two, &second));
     assert_ne!(one.unwrap(), two.unwrap(), "exactly one of two browser tabs");
-    assert_eq!(store.checkout(&paid).await.unwrap(), Some(Checkout::Claimed(id("new"))));
+    assert_eq!(state(&paid).await, Some(Checkout::Claimed(id("new"))));
     assert_eq!(store.credentials(Some(&id("new"))).await.unwrap().len(), 1);
     assert_audit(&store).await;
 }

@@ -1,7 +1,8 @@
 //! How PostgreSQL finds the rows that statements name, however many others there are. SQLite, where
 //! nobody gathers statistics, makes one plan of each statement whatever is in its tables.
 
-use sqlx::AssertSqlSafe;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
 use super::*;
 use crate::store::sql::{Readers, listed};
@@ -10,55 +11,67 @@ use crate::store::{due, lock};
 /// Many parts that are due, in the order of time.
 const MANY: u64 = 3_000;
 
-/// A store in which so many wait, if tests have a PostgreSQL; nobody has gathered statistics about them.
-async fn crowded() -> Option<(Store, Directory)> {
+/// Has so many wait.
+async fn crowd(store: &Store) {
     const WAITING: &str = "
         INSERT INTO message (message_id, customer_id, kind, reverse_path, header_from, size, body_sha256, unit,
                              price, accepted_at, expires_at)
         SELECT 'm' || n, 'ann', 'notice', '', '', 0, '', 'message', 0, n, n + 1 FROM generate_series(1, 3000) AS n;
         INSERT INTO part (message_id, part_no, road, state, due_at, customer_id)
         SELECT 'm' || n, 0, 'resend', 'queued', n, 'ann' FROM generate_series(1, 3000) AS n";
-    let (store, directory) = store().await;
-    customer(&store, "ann", None).await;
-    if matches!(store.readers, Readers::Sqlite(_)) {
-        return None;
-    }
-    execute(&store, WAITING).await.unwrap();
-    Some((store, directory))
+    customer(store, "ann", None).await;
+    execute(store, WAITING).await.unwrap();
 }
 
-/// What PostgreSQL did for a statement with these in the place of its parameters.
-async fn plan(store: &Store, text: &str, parameters: &[&str]) -> Vec<String> {
-    let Readers::Postgres(pool) = &store.readers else { return Vec::new() };
-    let numbered = parameters.iter().enumerate().rev();
-    let text =
-        numbered.fold(text.to_owned(), |text, (at, value)| text.replace(&format!("${}", at + 1), value));
-    let text = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {}", listed(&text));
-    sqlx::query_scalar(AssertSqlSafe(text)).fetch_all(pool).await.unwrap()
+/// A connection that reads, if tests have a PostgreSQL. What it plans is kept from the first time on.
+async fn reader(store: &Store) -> Option<PoolConnection<Postgres>> {
+    let Readers::Postgres(pool) = &store.readers else { return None };
+    let mut reader = pool.acquire().await.unwrap();
+    sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *reader).await.unwrap();
+    Some(reader)
 }
 
-/// The most rows that a step hands on at once.
-fn most_rows(plan: &[String]) -> u64 {
+/// The most rows that a step of a statement's plan hands on at once, when it is run with this list.
+async fn most_rows(reader: &mut PgConnection, name: &str, parameters: &str) -> u64 {
+    let text = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE {name} ({parameters})");
+    let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(text)).fetch_all(reader).await.unwrap();
     let rows = |line: &String| line.split_once("actual rows=")?.1.split(' ').next()?.parse().ok();
     plan.iter().filter_map(rows).max().unwrap()
 }
 
 #[tokio::test]
 async fn whose_turn_it_is_is_found_without_a_look_at_all_that_is_due() {
-    let Some((store, _directory)) = crowded().await else { return };
-    execute(&store, "ANALYZE part").await.unwrap();
-    let parameters = ["9999999", r#"'["resend"]'"#, "''", "500", "100"];
-    let plan = plan(&store, due::CUSTOMERS, &parameters).await;
-    assert!(most_rows(&plan) < MANY / 2, "{plan:#?}");
-    let page = store.due_alone(at(0), &[Road::Resend], 100).await.unwrap();
-    assert_eq!(page.len(), 100);
+    let (store, _directory) = store().await;
+    let Some(mut reader) = reader(&store).await else { return };
+    crowd(&store).await;
+    let text = format!("PREPARE turn (BIGINT, TEXT, TEXT, BIGINT, BIGINT) AS {}", due::CUSTOMERS);
+    sqlx::query(AssertSqlSafe(text)).execute(&mut *reader).await.unwrap();
+    let parameters = r#"9999999, '["resend"]', '', 500, 100"#;
+    let most = most_rows(&mut reader, "turn", parameters).await;
+    assert!(most < MANY / 2, "{most}");
+    assert_eq!(store.due_alone(at(0), &[Road::Resend], 100).await.unwrap().len(), 100);
 }
 
+/// As when a database was empty, or just restored, when the server began.
 #[tokio::test]
-async fn rows_are_found_by_an_index_where_statistics_are_missing() {
-    let Some((store, _directory)) = crowded().await else { return };
-    // The readers may lock nothing.
-    let text = lock::PARTS_OF_MESSAGES.replace("FOR NO KEY UPDATE", "");
-    let plan = plan(&store, &text, &[r#"'["m1", "m2"]'"#]).await;
-    assert!(most_rows(&plan) < MANY / 2, "{plan:#?}");
+async fn what_was_planned_for_empty_tables_finds_its_rows_in_full_ones() {
+    const JOINED: &str = "
+        SELECT p.part_no FROM json_each($1) AS w CROSS JOIN part p JOIN message m ON m.message_id = p.message_id
+        WHERE p.message_id = w.value ->> 0 AND p.part_no = CAST(w.value ->> 1 AS BIGINT)";
+    let (store, _directory) = store().await;
+    let Some(mut reader) = reader(&store).await else { return };
+    // Readers may lock nothing.
+    let locked = listed(&lock::PARTS_OF_MESSAGES.replace("FOR NO KEY UPDATE", ""));
+    let asked =
+        [("locked", &*locked, r#"'["m1", "m2"]'"#), ("joined", JOINED, r#"'[["m1", 0], ["m2", 0]]'"#)];
+    for (name, text, parameters) in asked {
+        for text in [format!("PREPARE {name} (TEXT) AS {text}"), format!("EXECUTE {name} ({parameters})")] {
+            sqlx::query(AssertSqlSafe(text)).execute(&mut *reader).await.unwrap();
+        }
+    }
+    crowd(&store).await;
+    for (name, _, parameters) in asked {
+        let most = most_rows(&mut reader, name, parameters).await;
+        assert!(most < MANY / 2, "{name}: {most}");
+    }
 }

@@ -194,7 +194,7 @@ async fn decisions_leave_with_their_message_and_marks_by_themselves() {
         let webhook = Webhook { source: "dodo", webhook_id, event_type, customer_id: None };
         store.webhook_handled(&webhook, at(second)).await.unwrap();
     }
-    store.begin_checkout(&"a".repeat(64), at(5)).await.unwrap();
+    super::way_in::begun(&store, &"a".repeat(64), 5).await;
     assert_eq!(store.close_marks(at(4)).await.unwrap(), 0);
     assert_eq!(store.close_marks(at(5)).await.unwrap(), 2);
     assert!(store.is_webhook_handled("dodo", "msg_2").await.unwrap());

@@ -24,7 +24,16 @@ async fn town(limits: Limits) -> (Submission, Store, Directory) {
     for (name, secret) in [("ann", SECRET), ("old", OLD_SECRET)] {
         let username = Username::parse(name).unwrap();
         let customer_id = customer_id.clone();
-        let credential = Credential { username, customer_id, label: None, created_at: now, revoked_at: None };
+        let (caps, last_used_at) = Default::default();
+        let credential = Credential {
+            username,
+            customer_id,
+            label: None,
+            created_at: now,
+            revoked_at: None,
+            caps,
+            last_used_at,
+        };
         store.add_credential(&credential, &Secret::presented(secret).hash()).await.unwrap();
     }
     store.revoke_credential(&Username::parse("old").unwrap(), None, now).await.unwrap();

@@ -197,7 +197,7 @@ impl<A: Iterator<Item = u8>> Talk<'_, A> {
 fn signed_in() -> SignedIn {
     SignedIn {
         customer_id: CustomerId::parse("cus_1").expect("an id"),
-        username: Username::parse("pm-1").expect("a username"),
+        username: Some(Username::parse("pm-1").expect("a username")),
     }
 }
 

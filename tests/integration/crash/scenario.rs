@@ -426,11 +426,11 @@ fn has_no_domain(meter: &Meter, _: &str) {
 }
 
 fn subscribes(meter: &Meter) -> String {
-    subscribe(meter, "zoe@example.org").return_url.unwrap()
+    subscribe(meter, "zoe@example.org").way_back()
 }
 
-fn is_shown_a_credential(meter: &Meter, return_url: &str) {
-    let page = welcome(meter, return_url);
+fn is_shown_a_credential(meter: &Meter, way_back: &str) {
+    let page = welcome(meter, way_back);
     let (username, secret) = (shown(&page, "Username").unwrap(), shown(&page, "Secret").unwrap());
     assert!(Smtp::starttls(meter).auth_plain(username, secret).starts_with("235 2.7.0 "));
 }

@@ -91,6 +91,9 @@ impl Plan {
             ("upstream", format!("kind = {kind:?}")),
             // Few tests are about notices, and all count mails.
             ("billing", "low_balance_credits = 0".to_owned()),
+            ("notices", "welcome = false".to_owned()),
+            ("notices", "out_of_credit = false".to_owned()),
+            ("notices", "top_up = false".to_owned()),
             ("queue", "retry_min_s = 1".to_owned()),
             ("queue", "lease_s = 5".to_owned()),
         ];

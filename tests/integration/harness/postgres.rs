@@ -114,6 +114,14 @@ impl Cluster {
         }
     }
 
+    /// Has its write-ahead log in that directory from the next start on. It must be stopped.
+    pub(crate) fn move_log(&self, place: &Path) {
+        let log = self.home.join("data/pg_wal");
+        succeed(Command::new("cp").arg("--archive").arg(log.join(".")).arg(place));
+        std::fs::remove_dir_all(&log).unwrap();
+        std::os::unix::fs::symlink(place, &log).unwrap();
+    }
+
     /// Makes an empty database.
     pub(crate) fn create(&self, database: &str) {
         self.read("postgres", &format!("CREATE DATABASE {database}"));

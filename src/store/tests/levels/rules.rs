@@ -56,7 +56,7 @@ fn expands(said: &str, made: &BTreeSet<&str>, is_alone: bool) -> bool {
     }
     let Some(added) = said.strip_prefix("ALTER TABLE ") else { return false };
     // Nobody waits for that, and no row is written anew.
-    if added.contains(" SET (fillfactor = ") {
+    if added.contains(" SET (fillfactor = ") || added.contains(" SET (vacuum_truncate = ") {
         return true;
     }
     let Some((_, column)) = added.split_once(" ADD COLUMN ") else { return false };
@@ -107,6 +107,7 @@ fn what_expands_and_what_does_not() {
         ("CREATE INDEX i ON gate (since);", true),
         ("-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON part (node);", true),
         ("DROP INDEX part_due; ALTER TABLE account SET (fillfactor = 50);", true),
+        ("ALTER TABLE body SET (vacuum_truncate = off, toast.vacuum_truncate = off);", true),
         ("DROP INDEX entry_open;", false),
         ("ALTER TABLE part ADD COLUMN x BIGINT NOT NULL;", false),
         ("ALTER TABLE part ADD COLUMN x BIGINT NOT NULL DEFAULT random();", false),
