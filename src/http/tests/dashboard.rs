@@ -181,9 +181,12 @@ impl Open {
 
     /// The next event with what it carries; `None`: there will be no more.
     async fn hears(&mut self) -> Option<(String, Value)> {
+        tokio::time::timeout(PATIENCE, self.event()).await.expect("news in time")
+    }
+
+    async fn event(&mut self) -> Option<(String, Value)> {
         loop {
-            let frame = poll_fn(|cx| Pin::new(&mut self.0).poll_frame(cx));
-            let frame = tokio::time::timeout(PATIENCE, frame).await.expect("news in time")?;
+            let frame = poll_fn(|cx| Pin::new(&mut self.0).poll_frame(cx)).await?;
             let text = String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
             let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
             if let (Some(event), Some(data)) = (field("event: "), field("data: ")) {
@@ -243,7 +246,8 @@ async fn so_many_pages_of_a_customer_hear_news_and_one_more_is_told_to_look_by_i
     for _ in 0..10 {
         open.push(Open::listen(&town, &ann, &stop).await);
     }
-    let full = town.call(with(get("/account/live"), "cookie", &ann)).await;
+    let full = town.call(with(get("/account/live"), "cookie", &ann));
+    let full = tokio::time::timeout(PATIENCE, full).await.expect("an answer with an end");
     assert!(full.status == 429 && !full.header("retry-after").is_empty(), "{full:?}");
     Open::listen(&town, &bob, &stop).await;
     open.pop();
