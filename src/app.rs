@@ -552,6 +552,8 @@ fn http_settings(
         max_recipients: config.smtp.max_recipients,
         forwarding_proxies: config.http.forwarding_proxies.clone(),
         lifetime: Duration::from_secs(config.queue.lifetime_h.saturating_mul(3600)),
+        log_days: u32::try_from(config.queue.keep_log_days).unwrap_or(u32::MAX),
+        low_balance: i64::try_from(config.billing.low_balance_credits).unwrap_or(i64::MAX),
         serves_metrics: config.http.metrics_listen.is_none(),
         is_sandbox,
     })

@@ -10,7 +10,10 @@
 
 pub mod catalog;
 pub mod credits;
+mod portal;
 pub(crate) mod wire;
+
+pub use portal::PortalLink;
 
 #[cfg(test)]
 mod tests;

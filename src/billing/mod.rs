@@ -3,9 +3,9 @@
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
 //! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
-//! bounced, `doubt` finds out what became of entries that no answer can tell about,
-//! `watch` looks whether the sums agree, `notice` writes to customers about their account, `links`
-//! mails them the links by which they sign in. The sums
+//! bounced, `expiry` says until when credits last, `doubt` finds out what became of entries that
+//! no answer can tell about, `watch` looks whether the sums agree, `notice` writes to customers about
+//! their account, `links` mails them the links by which they sign in. The sums
 //! themselves are moved by the store, in one transaction with the mail. Waits and
 //! what they are measured by go by tokio's clock, which a test can stop; what is
 //! written down goes by the clock that is handed in. What this room must not know:
@@ -17,6 +17,7 @@ mod crowd;
 pub mod dodo;
 pub(crate) mod doubt;
 pub mod events;
+pub mod expiry;
 mod in_hand;
 pub(crate) mod ledger;
 pub(crate) mod links;
@@ -133,6 +134,7 @@ struct Inner {
     crowd: Crowd,
     notices: Notices,
     refunds: Refunds,
+    expiries: expiry::Kept,
     /// Something was captured, or may be settled now.
     owing: Notify,
     /// An entry became doubtful.
@@ -166,6 +168,7 @@ impl Billing {
             crowd: Crowd::default(),
             notices: Notices::default(),
             refunds: Refunds::default(),
+            expiries: expiry::Kept::default(),
             owing: Notify::new(),
             doubted: Notify::new(),
             closed: Notify::new(),
@@ -306,6 +309,7 @@ impl Billing {
     /// soon, in the background, and a refusal may read it live again at once.
     pub fn balance_changed(&self, customer_id: &CustomerId) {
         self.0.reads.has_changed(customer_id);
+        self.0.expiries.has_changed(customer_id);
     }
 
     fn is_stale(&self, account: &Account) -> bool {

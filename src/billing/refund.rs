@@ -293,8 +293,9 @@ mod tests {
     #[test]
     fn a_refund_lapses_with_the_first_grant_that_the_debit_can_have_drawn() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let drawn = |expires: Option<i64>| Grant { expires_at: expires.map(at), is_drawn: true };
-        let whole = |expires| Grant { expires_at: Some(at(expires)), is_drawn: false };
+        let drawn =
+            |expires: Option<i64>| Grant { expires_at: expires.map(at), is_drawn: true, remaining: None };
+        let whole = |expires| Grant { expires_at: Some(at(expires)), is_drawn: false, remaining: None };
         // Accepted at 1000, now it is 2000; the clocks may differ by 300.
         let table: [(&[Grant], Lapse); 11] = [
             (&[], Lapse::Never),

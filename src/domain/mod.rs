@@ -20,6 +20,7 @@ pub mod digest;
 pub mod dsn;
 pub mod envelope;
 pub mod event;
+pub mod forecast;
 pub mod idempotency;
 pub mod ids;
 pub mod message;

@@ -1,5 +1,5 @@
-//! The page of a customer who signed in: credits, log, a letter to send; and below, each in a
-//! file of its own, what else there is.
+//! The pages of a customer who signed in: a letter to send; and below, each in a file of its
+//! own, what else there is.
 //!
 //! Forms and redirects only. What can be changed is changed by a POST from our own
 //! page; what is secret is shown in the answer to that POST and never again.
@@ -14,19 +14,14 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::auth::Visitor;
-use super::body::{self, QueryString};
-use super::error::{HttpError, PageError};
+use super::body;
+use super::error::PageError;
 use super::listener::Peer;
 use super::pages::{self, Letter};
 use super::{Shared, send};
-use crate::domain::ids::MessageId;
-
-/// Messages on a page of the log.
-const LOG_ROWS: u32 = 25;
 
 type Page = Result<Response, PageError>;
 
@@ -50,41 +45,6 @@ pub(super) async fn start(State(site): State<Shared>, headers: HeaderMap) -> Pag
         return Ok(Redirect::to("/account").into_response());
     }
     Ok(pages::response(StatusCode::OK, &pages::landing(&site.settings, None)))
-}
-
-/// Which page of the log, and what happened just now.
-#[derive(Debug, Deserialize)]
-pub(super) struct Overview {
-    before: Option<String>,
-    sent: Option<String>,
-}
-
-/// `GET /account`
-pub(super) async fn overview(
-    visitor: Visitor,
-    State(site): State<Shared>,
-    QueryString(query): QueryString<Overview>,
-) -> Page {
-    let before = query.before.as_deref().map(MessageId::parse).transpose();
-    let before = before.map_err(|_| HttpError::NotFound("page"))?;
-    let customer_id = &visitor.who.customer_id;
-    let account = &visitor.standing.account;
-    if account.balance.is_none() {
-        site.billing.balance_changed(customer_id);
-    }
-    let messages = site.store.messages(Some(customer_id), before.as_ref(), LOG_ROWS).await?;
-    // Anyone can write a link; only what is in the log is said to be accepted.
-    let sent = query.sent.as_deref().and_then(|id| MessageId::parse(id).ok());
-    let sent = sent.filter(|id| messages.iter().any(|message| message.message_id == *id));
-    let is_full = u32::try_from(messages.len()).is_ok_and(|rows| rows == LOG_ROWS);
-    let page = pages::Overview {
-        standing: &visitor.standing,
-        messages: &messages,
-        older: messages.last().filter(|_| is_full).map(|last| &last.message_id),
-        is_first: before.is_none(),
-        sent: sent.as_ref(),
-    };
-    Ok(pages::response(StatusCode::OK, &page.render(&site.settings)))
 }
 
 /// `GET /account/send`

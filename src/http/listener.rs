@@ -96,6 +96,7 @@ impl Front {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(unknown.clone());
+            request.extensions_mut().insert(Stopping(self.stop.clone()));
             self.router.clone().oneshot(request)
         });
         let io = TokioIo::new(Connection {
@@ -222,6 +223,10 @@ impl Unknown {
         }
     }
 }
+
+/// Hears that the server stops: an answer that would go on for ever ends then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stopping(pub(super) CancellationToken);
 
 /// The address at the other end.
 #[derive(Debug, Clone, Copy)]

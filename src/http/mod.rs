@@ -15,11 +15,14 @@ mod emails;
 pub mod error;
 mod health;
 pub mod listener;
+mod live;
 mod lost;
 mod messages;
 pub mod openapi;
 mod operator;
+mod overview;
 mod pages;
+mod portal;
 mod provision;
 mod query;
 mod queue;
@@ -31,6 +34,7 @@ pub mod signature;
 mod suppressions;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod webhooks;
 mod welcome;
 
@@ -177,6 +181,10 @@ pub struct Settings {
     pub forwarding_proxies: Vec<Network>,
     /// `queue.lifetime_h`
     pub lifetime: Duration,
+    /// `queue.keep_log_days`
+    pub log_days: u32,
+    /// `billing.low_balance_credits`
+    pub low_balance: i64,
     /// Whether `/metrics` is served here, and not on an address of its own.
     pub serves_metrics: bool,
     /// Whether there is an inbox to link to.
@@ -208,6 +216,9 @@ pub struct Site {
     webhook_room: Arc<Census<()>>,
     /// Connections on which a customer is known.
     seats: Arc<Census<CustomerId>>,
+    /// Pages that hear news.
+    lives: live::Lives,
+    usage: usage::Usage,
 }
 
 /// The site, as handlers hold it.
@@ -227,6 +238,8 @@ impl Site {
             domain_throttle: Throttle::new(DOMAIN_BURST, DOMAIN_INTERVAL),
             webhook_room: Census::new(WEBHOOK_ROOM_BYTES),
             seats: Census::new(SEATS),
+            lives: live::Lives::new(),
+            usage: usage::Usage::new(settings.log_days),
             store,
             submission,
             billing,
@@ -257,7 +270,10 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .route("/sign-in/link/use", post(sign_in::use_link))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/sign-out/everywhere", post(sign_in::sign_out_everywhere))
-        .route("/account", get(account::overview))
+        .route("/account", get(overview::overview))
+        .route("/account/live", get(live::live))
+        .route("/account/connect", get(overview::connect))
+        .route("/account/portal", post(portal::open))
         .route("/account/send", get(account::send_form).post(account::send))
         .route("/account/top-up", post(checkout::top_up_form))
         .route("/welcome", get(welcome::welcome))

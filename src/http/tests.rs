@@ -3,6 +3,7 @@
 
 mod access;
 mod account;
+mod dashboard;
 mod document;
 mod emails;
 mod operator;
@@ -109,7 +110,7 @@ impl Town {
     async fn with_dodo(answers: &[Given]) -> Self {
         let (store, directory) = store().await;
         let clock = Clock::manual(Clock::system().now());
-        let stand_in = StandIn::start(answers).await;
+        let stand_in = StandIn::busy(answers).await;
         let dodo = Dodo::new(DodoSettings {
             base_url: stand_in.base_url.clone(),
             api_key: SecretString::from("key"),
@@ -234,6 +235,8 @@ fn settings() -> Settings {
         max_recipients: 3,
         forwarding_proxies: Config::default().http.forwarding_proxies,
         lifetime: Duration::from_secs(3600),
+        log_days: 30,
+        low_balance: 10,
         serves_metrics: true,
         is_sandbox: false,
     }

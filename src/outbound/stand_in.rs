@@ -39,12 +39,23 @@ pub(crate) struct StandIn {
 struct Shared {
     asked: Vec<Asked>,
     answers: VecDeque<Given>,
+    /// What is answered when there is nothing left to say; `None`: nothing should be asked then.
+    otherwise: Option<Given>,
 }
 
 impl StandIn {
     pub(crate) async fn start(answers: &[Given]) -> Self {
-        let shared =
-            Arc::new(Mutex::new(Shared { asked: Vec::new(), answers: answers.iter().copied().collect() }));
+        Self::with(answers, None).await
+    }
+
+    /// The same, which answers 503 when it has given all of its answers.
+    pub(crate) async fn busy(answers: &[Given]) -> Self {
+        Self::with(answers, Some((503, &[], ""))).await
+    }
+
+    async fn with(answers: &[Given], otherwise: Option<Given>) -> Self {
+        let answers = answers.iter().copied().collect();
+        let shared = Arc::new(Mutex::new(Shared { asked: Vec::new(), answers, otherwise }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
@@ -66,7 +77,8 @@ async fn answer(
 ) -> Response {
     let mut shared = shared.lock().unwrap();
     shared.asked.push(Asked { method, uri: uri.to_string(), headers, body });
-    let (status, headers, body) = shared.answers.pop_front().expect("an answer for every request");
+    let (status, headers, body) =
+        shared.answers.pop_front().or(shared.otherwise).expect("an answer for every request");
     let headers: HeaderMap =
         headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
     (StatusCode::from_u16(status).unwrap(), headers, body).into_response()

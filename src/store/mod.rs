@@ -66,6 +66,7 @@ pub mod suppression;
 pub mod timeline;
 mod told;
 mod unanswered;
+pub mod usage;
 mod uses;
 pub mod wake;
 pub mod webhook;

@@ -56,6 +56,7 @@ mod retention;
 mod search;
 mod spool;
 mod story;
+mod usage;
 mod wake;
 mod way_in;
 

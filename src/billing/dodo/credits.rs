@@ -19,6 +19,8 @@ pub struct Grant {
     pub expires_at: Option<Timestamp>,
     /// Whether anything of it is gone: spent, expired or rolled over.
     pub is_drawn: bool,
+    /// Whole credits that are left of it, if that could be read.
+    pub remaining: Option<i64>,
 }
 
 /// One page of grants.
@@ -47,10 +49,24 @@ impl Dodo {
 
     /// A customer's grants on page number `page`, counted from 0.
     pub async fn grants(&self, customer_id: &CustomerId, page: u32) -> Reply<Result<GrantPage, DodoError>> {
+        let query = [("page_size", MAX_PAGE.to_string()), ("page_number", page.to_string())];
+        self.grants_by(customer_id, &query).await
+    }
+
+    /// Grants of which something can still be spent; the first page of them.
+    pub async fn active_grants(&self, customer_id: &CustomerId) -> Reply<Result<GrantPage, DodoError>> {
+        let query = [("page_size", MAX_PAGE.to_string()), ("status", "active".to_owned())];
+        self.grants_by(customer_id, &query).await
+    }
+
+    async fn grants_by(
+        &self,
+        customer_id: &CustomerId,
+        query: &[(&str, String)],
+    ) -> Reply<Result<GrantPage, DodoError>> {
         let entitlement_id = self.settings.entitlement_id.as_str();
         let path = ["credit-entitlements", entitlement_id, "balances", customer_id.as_str(), "grants"];
-        let query = [("page_size", MAX_PAGE.to_string()), ("page_number", page.to_string())];
-        let called = self.call(self.service.get(&path).query(&query)).await;
+        let called = self.call(self.service.get(&path).query(query)).await;
         reply(&called, wire::answer_of(&called, "a list of grants", grant_page))
     }
 }
@@ -69,7 +85,7 @@ fn grant(item: &Value) -> Option<Grant> {
     };
     let amount = |field: &str| item.get(field).and_then(wire::whole_credits);
     let (initial, remaining) = (amount("initial_amount"), amount("remaining_amount"));
-    Some(Grant { expires_at, is_drawn: initial.is_none() || initial != remaining })
+    Some(Grant { expires_at, is_drawn: initial.is_none() || initial != remaining, remaining })
 }
 
 #[cfg(test)]
@@ -88,6 +104,8 @@ mod tests {
         let drawn: Vec<_> = page.grants.iter().map(|grant| grant.is_drawn).collect();
         assert_eq!((drawn, page.is_last), (vec![false, true, true, true], true));
         assert!(page.grants[0].expires_at.is_none() && page.grants[2].expires_at.is_some());
+        let remaining: Vec<_> = page.grants.iter().map(|grant| grant.remaining).collect();
+        assert_eq!(remaining, [Some(5), Some(3), Some(0), None]);
         for bad in [json!({ "items": [{ "expires_at": "soon" }] }), json!({ "items": [{ "expires_at": 7 }] })]
         {
             assert_eq!(grant_page(&bad), None, "{bad}");

@@ -44,6 +44,9 @@
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const part of live()) {
         const next = fresh.getElementById(part.id);
+        next?.querySelectorAll("details").forEach((details, at) => {
+          details.open = part.querySelectorAll("details")[at]?.open ?? false;
+        });
         if (next && !isInUse(part) && next.innerHTML !== part.innerHTML) {
           part.replaceWith(document.adoptNode(next));
           showCopyButtons(next);
@@ -55,19 +58,30 @@
     }
   };
 
-  let available = null, timer = null;
-  const feed = new EventSource("/account/live");
-  feed.addEventListener("change", (event) => {
-    const news = JSON.parse(event.data);
-    if (available !== null && news.available !== available && news.available !== null) {
-      say(`${news.available} credits available`);
-    }
-    available = news.available;
-    renew();
+  let available = null, timer = null, feed = null;
+  const listen = () => {
+    if (feed || document.hidden) return;
+    feed = new EventSource("/account/live");
+    feed.addEventListener("change", (event) => {
+      const news = JSON.parse(event.data);
+      if (available !== null && news.available !== null && news.available !== available) {
+        say(`${news.available} credits available`);
+      }
+      available = news.available;
+      renew();
+    });
+    feed.addEventListener("end", () => { feed.close(); location.reload(); });
+    feed.addEventListener("error", () => {
+      // No place to listen: look now and then instead.
+      if (feed?.readyState === EventSource.CLOSED && !timer) {
+        timer = setInterval(() => { if (!document.hidden) renew(); }, 15000);
+      }
+    });
+  };
+  // A browser has few connections to a server: pages that nobody sees give theirs back.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { feed?.close(); feed = null; } else { listen(); }
   });
-  feed.addEventListener("end", () => { feed.close(); location.reload(); });
-  feed.addEventListener("error", () => {
-    // No place to listen: look now and then instead.
-    if (feed.readyState === EventSource.CLOSED && !timer) timer = setInterval(renew, 15000);
-  });
+  addEventListener("pagehide", () => { feed?.close(); feed = null; });
+  addEventListener("pageshow", listen);
 })();

@@ -189,6 +189,17 @@ pub(in crate::http) fn to_payment(checkout_url: &str) -> Markup {
     )
 }
 
+/// On the way to the customer portal.
+pub(in crate::http) fn to_portal(link: &str) -> Markup {
+    let content = html! {
+        h1 { "To your invoices and payments" }
+        p { "They are kept by the payment service. Your browser goes there by itself." }
+        p { a.button href=(link) rel="noreferrer" { "Go to the portal" } }
+    };
+    let refresh = Refresh { seconds: 0, url: link };
+    layout("To your invoices and payments", Navigation::Plain, Some(refresh), &content)
+}
+
 /// Back before the news of the payment. `again` is where the page looks next;
 /// `None`: it has waited long enough.
 pub(in crate::http) fn waiting(again: Option<&str>) -> Markup {

@@ -191,7 +191,10 @@ async fn every_answer_forbids_scripts_frames_and_guesses() {
         assert!(!answer.header("referrer-policy").is_empty(), "{asked}");
         let cached = if asked == "/style.css" { "public, max-age=3600" } else { "no-store" };
         assert_eq!(answer.header("cache-control"), cached, "{asked}");
-        assert!(!answer.body.contains("<script>") && !answer.body.contains("http-equiv=\"Content"), "{asked}");
+        assert!(
+            !answer.body.contains("<script>") && !answer.body.contains("http-equiv=\"Content"),
+            "{asked}"
+        );
     }
     let page = town.call(with(get("/nowhere"), "accept", "text/html")).await;
     assert!(page.header("content-type").starts_with("text/html") && page.status == 404);

@@ -27,9 +27,16 @@ async fn a_customer_signs_in_looks_and_signs_out() {
 #[tokio::test]
 async fn pages_for_customers_lead_visitors_to_the_start() {
     let town = Town::new().await;
-    let forms = ["/account/send", "/account/credentials", "/account/credentials/revoke", "/account/top-up"];
+    let forms = [
+        "/account/send",
+        "/account/credentials",
+        "/account/credentials/revoke",
+        "/account/top-up",
+        "/account/portal",
+    ];
     let forms = forms.map(|path| form_of(path, "to=x&subject=s&text=t&username=ann"));
-    let pages = ["/account", "/account/send", "/account/credentials"].map(get);
+    let pages =
+        ["/account", "/account/send", "/account/credentials", "/account/connect", "/account/live"].map(get);
     for request in forms.into_iter().chain(pages) {
         let asked = format!("{} {}", request.method(), request.uri());
         let answer = town.call(request).await;

@@ -13,6 +13,7 @@ mod checkout;
 mod entries;
 mod events;
 mod ledger;
+mod portal;
 mod refusal;
 mod routes;
 mod sale;
@@ -140,9 +141,9 @@ impl DodoStandIn {
         routes::router(self)
     }
 
-    /// The local checkout page alone, to be served elsewhere too.
+    /// The pages that people see, to be served elsewhere too: the local checkout, the portal.
     pub fn checkout_page(&self) -> Router {
-        checkout::router(self)
+        checkout::router(self).merge(portal::router(self))
     }
 
     /// What it is to do wrong.

@@ -17,7 +17,7 @@ use super::books::{Books, Event};
 use super::entries::{self, check_metadata};
 use super::refusal::Refusal;
 use super::shop::{self, Buyer, Customer, Item, Session};
-use super::{Behaviour, DodoStandIn, catalog, checkout, fresh, ledger, lock, wire};
+use super::{Behaviour, DodoStandIn, catalog, fresh, ledger, lock, portal, wire};
 use crate::sandbox::faults::{self, Misbehaviour};
 use crate::sandbox::rate::Verdict;
 use crate::sandbox::{DODO_API_KEY, DODO_READ_ONLY_API_KEY, ENTITLEMENT_ID};
@@ -33,6 +33,7 @@ pub(super) fn router(dodo: &DodoStandIn) -> Router {
         .route("/customers", get(customers).post(join))
         .route("/customers/{id}", get(customer))
         .route("/customers/{id}/credit-entitlements", get(customer_entitlements))
+        .route("/customers/{id}/customer-portal/session", post(portal::open))
         .route("/payments", get(payments))
         .route("/payments/{id}", get(payment))
         .route("/subscriptions", get(subscriptions))
@@ -56,7 +57,7 @@ pub(super) fn router(dodo: &DodoStandIn) -> Router {
         .route("/_payments/{id}/refund", post(refund))
         .route("/_payments/{id}/dispute", post(dispute))
         .with_state(dodo.clone());
-    api.merge(controls).merge(dodo.faults().routes()).merge(checkout::router(dodo))
+    api.merge(controls).merge(dodo.faults().routes()).merge(dodo.checkout_page())
 }
 
 async fn show_behaviour(State(dodo): State<DodoStandIn>) -> Json<Behaviour> {

@@ -87,7 +87,7 @@ pub(crate) fn missing(what: &str) {
 }
 
 /// A program of this machine; for node with the places where `.ci/run` puts packages.
-fn tool(program: &str) -> Command {
+pub(crate) fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     if program == "node" && std::env::var_os("NODE_PATH").is_none() {
         command.env("NODE_PATH", packages());
