@@ -18,6 +18,7 @@ mod migrate;
 mod print;
 mod queue;
 mod sender;
+mod setup;
 mod suppression;
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,8 @@ pub struct SandboxArgs {
 /// A command that does one thing and ends.
 #[derive(Debug, Subcommand)]
 pub enum Errand {
+    /// Make at Dodo what is sold, and its webhook, and write the environment that `serve` needs
+    Setup(Box<setup::SetupArgs>),
     /// Say what is wrong with configuration, certificate, ports, database, Dodo and upstream
     Check(Format),
     /// Add, show, suspend and resume customers
@@ -163,6 +166,7 @@ pub struct Printout {
 pub async fn run(errand: Errand, place: &Place<'_>) -> anyhow::Result<Printout> {
     match errand {
         Errand::Check(format) => check::run(format, place).await,
+        Errand::Setup(args) => setup::run(*args, place).await,
         Errand::Audit(args) => audit::run(args, place).await,
         Errand::Explain(args) => explain::run(&args, place),
         Errand::Entry(args) => entry::run(args, place).await,

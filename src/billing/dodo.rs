@@ -8,6 +8,7 @@
 //! was used is answered 409, which here is a final answer. What this module
 //! must not know: SQL, holds, who asks.
 
+pub mod catalog;
 pub mod credits;
 mod portal;
 pub(crate) mod wire;
@@ -325,6 +326,8 @@ pub struct ProductCredits {
     pub credits: Option<i64>,
     /// Whether this product allows overage whatever the entitlement says.
     pub overage_enabled: bool,
+    /// Days after which they lapse; `None`: as the entitlement says.
+    pub expires_after_days: Option<i64>,
 }
 
 /// What an API key is good for.

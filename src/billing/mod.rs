@@ -204,7 +204,7 @@ impl Billing {
         if !is_usable || settings.balance_max_age.is_zero() {
             let account = self.read_unknown(customer_id).await;
             let account = account.ok_or(Refusal::BillingUnknown)?;
-            return self.decide(&account, price);
+            return self.refused_or(customer_id, self.decide(&account, price));
         }
         self.refresh_if_stale(customer_id, account);
         match self.decide(account, price) {
@@ -231,10 +231,7 @@ impl Billing {
             Ok(Some(account)) => self.decide(&account, price),
             _ => Err(Refusal::StoreUnavailable),
         };
-        if matches!(decided, Err(Refusal::OutOfCredit { .. })) {
-            self.ran_out(customer_id);
-        }
-        decided
+        self.refused_or(customer_id, decided)
     }
 
     fn decide(&self, account: &Account, price: Credits) -> Result<Credits, Refusal> {
@@ -348,14 +345,22 @@ impl Billing {
         }
     }
 
-    /// Mail of a customer was refused for lack of credit: they are told, once until there is more.
-    fn ran_out(&self, customer_id: &CustomerId) {
+    /// A decision about mail; whoever is refused for lack of credit is told by mail too, once until
+    /// there is more.
+    fn refused_or(
+        &self,
+        customer_id: &CustomerId,
+        decided: Result<Credits, Refusal>,
+    ) -> Result<Credits, Refusal> {
         let Tools { clock, tasks, .. } = &self.0.tools;
-        if self.0.notices.may_tell_of_none(customer_id, clock.now()) {
+        if matches!(decided, Err(Refusal::OutOfCredit { .. }))
+            && self.0.notices.may_tell_of_none(customer_id, clock.now())
+        {
             let billing = self.clone();
             let customer_id = customer_id.clone();
             tasks.spawn(async move { billing.tell_none(&customer_id).await });
         }
+        decided
     }
 
     fn refused(&self) -> MutexGuard<'_, BTreeMap<CustomerId, Refused>> {

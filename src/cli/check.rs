@@ -23,7 +23,7 @@ use super::{Format, Place, Printout};
 use crate::config::{Config, ConfigError, MissingEnv, Secrets};
 
 /// The longest wait for one answer: an operator sits in front of this.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

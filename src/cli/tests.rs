@@ -100,6 +100,7 @@ fn the_command_line_is_sound_and_its_help_lists_the_commands() {
     for name in [
         "sandbox",
         "serve",
+        "setup",
         "check",
         "customer",
         "credential",
@@ -123,6 +124,8 @@ fn what_operators_type_is_understood() {
         "serve --config a.toml --log-format json",
         "--config a.toml check",
         "check --json",
+        "setup --base-url https://mail.example.com --dry-run --json",
+        "setup --currency EUR --plan-price 29.00 --plan-emails 20000 --top-up-price 9.00 --top-up-days 90 --force --yes",
         "customer add cus_1 --email a@example.com --name Anna~A",
         "customer list --json",
         "customer --json list",
@@ -156,6 +159,7 @@ fn what_makes_no_sense_is_refused_with_exit_code_2() {
     for (typed, told) in [
         ("nosuch", "unrecognized subcommand"),
         ("serve --json", "unexpected argument"),
+        ("setup --plan-emails 0", "0 is not in"),
         ("sandbox --smtp here", "invalid socket address"),
         ("customer add a/b", "not a valid customer id"),
         ("customer add cus_1 --email nobody", "local-part@domain"),

@@ -3,7 +3,9 @@
 use std::fmt;
 
 /// A count of email credits that cannot be negative: a price, a hold, a debt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, utoipa::ToSchema,
+)]
 #[serde(transparent)]
 pub struct Credits(u64);
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::message::{PartState, PartStep};
 
 /// What the operator wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
     /// Send now what waits, and send again what is held.

@@ -199,7 +199,7 @@ impl RecipientState {
 }
 
 /// What a message is said to be, derived from its parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageState {
     /// Some part waits or is under way.

@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 use super::address::Mailbox;
 
 /// How an address came on the list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, utoipa::ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum Cause {
     /// Mail to it bounced for good.
     Bounce,

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::Caller;
@@ -12,7 +13,7 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::CustomerId;
 
 /// The answer of `GET /credits/{customer_id}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CreditsAnswer {
     /// What Dodo last said; null until it was asked.
     balance: Option<i64>,

@@ -17,14 +17,19 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use serde_json::{Value, json};
 
 use super::Shared;
 use super::auth::Customer;
 use super::error::HttpError;
 use super::listener::Peer;
-use super::send::{self, Outgoing};
+use super::send::{self, Outgoing, Sent};
+pub(super) use batch::BatchAnswer;
+pub(super) use error::ResendError;
+pub(super) use view::EmailView;
+
 use error::EmailError;
+#[cfg(test)]
+pub(super) use error::face as face_of;
 use request::{Letter, Place};
 
 /// The routes, with the fallbacks of their own: no answer below `/emails` has another form.
@@ -56,7 +61,7 @@ async fn send_one(
     Peer(peer): Peer,
     headers: HeaderMap,
     raw: Body,
-) -> Result<Json<Value>, EmailError> {
+) -> Result<Json<Sent>, EmailError> {
     let key = send::idempotency_key(&headers)?;
     let (bytes, claim) = send::receive(&site, &who, &headers, raw).await?;
     let request = reading::read(&bytes)?;
@@ -65,7 +70,7 @@ async fn send_one(
     let outgoing = Outgoing { notes, ..Outgoing::under(key, composition) };
     let id = send::submit_composed(&site, &who, peer, outgoing).await?;
     drop(claim);
-    Ok(Json(json!({ "id": id })))
+    Ok(Json(Sent { id }))
 }
 
 async fn no_route() -> EmailError {

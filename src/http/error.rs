@@ -10,7 +10,8 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::Markup;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::pages;
 use super::signature::SignatureError;
@@ -263,11 +264,20 @@ impl HttpError {
     }
 }
 
+/// An error, as programs are told it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorAnswer {
+    /// What is wrong, for programs; it stays as it is.
+    code: &'static str,
+    /// The same in words, and what to do.
+    error: String,
+}
+
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let (status, code) = self.face();
-        let body = Json(json!({ "error": self.text(), "code": code }));
-        self.with_headers(CHALLENGE, (status, body).into_response())
+        let answer = ErrorAnswer { error: self.text().into_owned(), code };
+        self.with_headers(CHALLENGE, (status, Json(answer)).into_response())
     }
 }
 

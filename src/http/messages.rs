@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::Caller;
@@ -19,15 +20,15 @@ use crate::store::search::{Page, Search};
 use crate::store::timeline::{Moment, Story};
 
 /// Messages on a page unless another number is asked for.
-const DEFAULT_LIMIT: u32 = 50;
+pub(super) const DEFAULT_LIMIT: u32 = 50;
 /// The most messages on a page.
-const MAX_LIMIT: u32 = 100;
+pub(super) const MAX_LIMIT: u32 = 100;
 /// The most characters of what is looked for: an address, a part of a subject.
 const MAX_SOUGHT_CHARS: usize = 320;
 
 /// A message as its customer and the operator see it: the whole log, with what is
 /// asked for most at the top.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MessageView {
     #[serde(flatten)]
     log: MessageLog,
@@ -42,7 +43,7 @@ pub(super) struct MessageView {
 }
 
 /// One message with its whole story.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StoryView {
     #[serde(flatten)]
     message: MessageView,

@@ -18,6 +18,7 @@ pub mod listener;
 mod live;
 mod lost;
 mod messages;
+pub mod openapi;
 mod operator;
 mod overview;
 mod pages;
@@ -257,6 +258,7 @@ impl Site {
 /// All routes, with `extra` pages beside them: those get the fallbacks and the
 /// security headers too, and must have no fallback of their own.
 pub fn router(site: Shared, extra: Option<Router>) -> Router {
+    let document = openapi::routes(&site.settings.base_url);
     let metrics = site.settings.serves_metrics.then(|| metrics_router(site.metrics.clone()));
     let routes = Router::new()
         .route("/", get(account::start))
@@ -299,6 +301,7 @@ pub fn router(site: Shared, extra: Option<Router>) -> Router {
         .merge(account::routes())
         .merge(emails::routes())
         .merge(operator::routes())
+        .merge(document)
         .with_state(site);
     routes
         .merge(metrics.unwrap_or_default())

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::auth::Operator;
 use super::body::{OptionalJson, QueryString};
@@ -13,9 +14,9 @@ use crate::domain::ids::{CustomerId, MessageId};
 use crate::store::operator::{Order, QueueFilter, QueueMessage, Via, Waiting};
 
 /// Messages in a list unless another number is asked for.
-const DEFAULT_LIMIT: u32 = 50;
+pub(super) const DEFAULT_LIMIT: u32 = 50;
 /// The most messages in a list.
-const MAX_LIMIT: u32 = 1000;
+pub(super) const MAX_LIMIT: u32 = 1000;
 
 /// What is listed.
 #[derive(Debug, Deserialize)]
@@ -27,7 +28,7 @@ pub(super) struct Listing {
 }
 
 /// What comes with a decision.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Confirmation {
     /// The risk of deciding a part that may have been taken is known and taken.

@@ -8,7 +8,9 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::EXPECT;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::auth::Customer;
 use super::body::{self, Bounds, JSON, is_type, parse_json};
@@ -37,6 +39,13 @@ pub(super) const MAX_VALUES: usize = 20_000;
 /// The header field that names a submission.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// What was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Sent {
+    /// The message: its log is at `/messages/{id}`.
+    pub(super) id: MessageId,
+}
+
 /// `POST /send`
 pub(super) async fn send(
     State(site): State<Shared>,
@@ -44,7 +53,7 @@ pub(super) async fn send(
     Peer(peer): Peer,
     headers: HeaderMap,
     raw: Body,
-) -> Result<Json<Value>, HttpError> {
+) -> Result<Json<Sent>, HttpError> {
     let key = idempotency_key(&headers)?;
     let (bytes, claim) = receive(&site, &who, &headers, raw).await?;
     if body::values(&bytes) > MAX_VALUES {
@@ -52,7 +61,7 @@ pub(super) async fn send(
     }
     let id = submit(&site, &who, peer, parse_json(&bytes)?, key).await?;
     drop(claim);
-    Ok(Json(json!({ "id": id })))
+    Ok(Json(Sent { id }))
 }
 
 /// Reads the body of a request that holds messages, and the room that it takes in memory. Of

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::auth::{Caller, Whose};
 use super::body::{JsonBody, QueryString};
@@ -18,37 +19,48 @@ use crate::proof::{NotDone, dns};
 use crate::store::proof::Proof;
 
 /// A domain that is to be added.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewDomain {
+    /// Such as `example.com`.
     domain: String,
 }
 
 /// A line of a customer's list, or a domain that may become one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SenderView {
+    /// `user@example.com`, `example.com` or `*.example.com`.
     pattern: String,
+    /// Where it came from.
     origin: Origin,
     /// `allowed`, or where the proof stands; only `allowed` and `verified` may send.
     state: &'static str,
 }
 
 /// A domain as its customer sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DomainView {
+    /// Whose.
     customer_id: CustomerId,
+    /// The domain.
     pub(super) domain: String,
+    /// Who is asked for the proof.
     way: Way,
+    /// Where it stands.
     pub(super) state: ProofState,
-    /// What to publish: ours, or Resend's as Resend wrote them.
+    /// What to publish: ours (`type`, `name`, `value`), or Resend's as Resend wrote them.
+    #[schema(value_type = Vec<Object>)]
     pub(super) records: Value,
     /// Resend's word for where the domain stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<String>,
     /// What the last look found wrong.
     pub(super) problem: Option<String>,
+    /// When it was added.
     created_at: Timestamp,
+    /// When it was last looked at.
     pub(super) checked_at: Option<Timestamp>,
+    /// Since when it is proven.
     pub(super) verified_at: Option<Timestamp>,
     /// Since when the proof of a verified domain is not there any more.
     pub(super) missing_since: Option<Timestamp>,

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::{Caller, Whose};
@@ -16,9 +17,9 @@ use crate::domain::suppression::SuppressedAddress;
 use crate::store::suppression::Suppression;
 
 /// Addresses on a page unless another number is asked for.
-const DEFAULT_LIMIT: u32 = 100;
+pub(super) const DEFAULT_LIMIT: u32 = 100;
 /// The most addresses on a page.
-const MAX_LIMIT: u32 = 1000;
+pub(super) const MAX_LIMIT: u32 = 1000;
 /// The most characters of a reason.
 const MAX_REASON_CHARS: usize = 160;
 
@@ -32,11 +33,14 @@ pub(super) struct Listing {
 }
 
 /// An address that is put on the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSuppression {
+    /// The address.
     address: String,
+    /// Why, in one line of at most 160 characters.
     reason: Option<String>,
+    /// Whose list; the operator must say so.
     customer_id: Option<String>,
 }
 

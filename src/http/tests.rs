@@ -4,6 +4,7 @@
 mod access;
 mod account;
 mod dashboard;
+mod document;
 mod emails;
 mod operator;
 mod pages;
@@ -130,14 +131,17 @@ impl Town {
     async fn call_from(&self, peer: &str, mut request: Request<Body>) -> Answer {
         let peer = peer.parse().unwrap();
         request.extensions_mut().insert(Peer(peer));
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, 1 << 22).await.unwrap();
-        Answer {
+        let answer = Answer {
             status: parts.status.as_u16(),
             headers: parts.headers,
             body: String::from_utf8(body.to_vec()).unwrap(),
-        }
+        };
+        document::holds(&method, &path, &answer);
+        answer
     }
 
     /// Signs in on the page and gives the cookie.

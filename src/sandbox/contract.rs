@@ -1,6 +1,6 @@
 //! What the stand-ins answer and tell, held against the official API descriptions.
 
-mod schema;
+pub(crate) mod schema;
 
 use std::sync::LazyLock;
 

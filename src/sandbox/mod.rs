@@ -7,7 +7,7 @@
 //! base URLs. Nothing but `main`, `cli` and `app` may import this room.
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 pub mod dodo;
 pub mod faults;
 mod inbox;

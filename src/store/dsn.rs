@@ -9,7 +9,7 @@ use crate::domain::dsn::{Dsn, EnvelopeId, Notify, OriginalRecipient, RecipientDs
 use crate::domain::ids::MessageId;
 
 /// What the sender of a message asked to be told, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Asked {
     /// RET.
     pub ret: Option<String>,
@@ -20,7 +20,7 @@ pub struct Asked {
 }
 
 /// What was asked about one recipient.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct AskedOf {
     /// The address.
     pub address: String,

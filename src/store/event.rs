@@ -113,7 +113,7 @@ pub struct Heard {
 }
 
 /// One event as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct EventLog {
     /// The part.
     pub part_no: u32,

@@ -13,7 +13,7 @@ use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::{MessageState, PartState};
 
 /// One message as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct MessageLog {
     /// Its id.
     pub message_id: MessageId,
@@ -50,7 +50,7 @@ pub struct MessageLog {
 }
 
 /// One refund as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct RefundLog {
     /// The recipient it is for; unset: the whole message.
     pub recipient: Option<String>,
@@ -65,7 +65,7 @@ pub struct RefundLog {
 }
 
 /// One recipient as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct RecipientLog {
     /// The address.
     pub address: String,
@@ -88,7 +88,7 @@ pub struct RecipientLog {
 }
 
 /// One part as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PartLog {
     /// Its number in the message, from 0.
     pub part_no: u32,

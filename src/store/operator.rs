@@ -69,7 +69,7 @@ pub struct QueueFilter {
 }
 
 /// A message as the operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct QueueMessage {
     /// The whole log of it.
     #[serde(flatten)]
@@ -85,7 +85,7 @@ pub struct QueueMessage {
 }
 
 /// How a decision came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     /// By `postmeter queue`.
@@ -105,7 +105,7 @@ impl Via {
 }
 
 /// A decision that was carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Decision {
     /// What was decided.
     pub choice: Choice,

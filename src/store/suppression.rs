@@ -22,7 +22,7 @@ use crate::domain::suppression::{Cause, SuppressedAddress, Why};
 const MAX_DETAIL_CHARS: usize = 160;
 
 /// An address on a list, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Suppression {
     /// The address as the list knows it.
     pub address: String,

@@ -34,7 +34,7 @@ pub struct Story {
 }
 
 /// Something that happened. What is unset does not belong to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Moment {
     /// When.
     pub at: Timestamp,

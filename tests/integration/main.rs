@@ -77,6 +77,7 @@ mod rolling;
 mod sandbox;
 mod schema;
 mod settlement;
+mod setup;
 mod sign_in_link;
 mod slow;
 mod smtp_faults;

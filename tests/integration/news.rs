@@ -422,6 +422,19 @@ fn a_customer_whose_mail_is_called_spam_is_paused_however_little_was_sent() {
 }
 
 #[test]
+fn who_is_paused_is_not_told_by_mail_where_that_is_switched_off() {
+    let meter = harsh().set("notices", "bounced = false").start();
+    let to = ["b@example.net", "c@example.net", "d@example.net", "e@example.net"];
+    let mail = sent_to_all(&meter, &to);
+    for address in &to[..3] {
+        tell(&meter, &mail, &[address], &News::hard_bounce());
+    }
+    until("the pause", || meter.log().contains("a customer is paused").then_some(()));
+    meter.drain();
+    assert_eq!(meter.number("SELECT count(*) FROM message WHERE kind = 'notice'"), 0);
+}
+
+#[test]
 fn a_customer_puts_an_address_on_their_own_list_over_http() {
     let meter = Meter::resend().start();
     meter.says(&["customer", "add", "cus_other"]);

@@ -65,6 +65,19 @@ fn who_runs_out_of_credit_is_told_once_until_there_is_more() {
 }
 
 #[test]
+fn who_runs_out_is_told_where_the_balance_is_read_for_each_mail_too() {
+    let plan = Meter::resend().credits(0).set("billing", "balance_max_age_s = 0");
+    let meter = plan.set("notices", "out_of_credit = true").start();
+    let mut smtp = meter.signed_in();
+    assert!(smtp.say("MAIL FROM:<ann@example.com>").starts_with("452 4.7.1 "));
+    let notice = until("the notice", || notices(&meter, "No email credits remaining").pop());
+    let (text, html) = (notice.text.unwrap(), notice.html.unwrap());
+    assert!(text.contains("Buy more:") && html.contains("Buy more"), "{text}");
+    meter.drain();
+    assert_eq!(meter.dodo().debited(CUSTOMER_ID), 0);
+}
+
+#[test]
 fn notices_that_are_switched_off_are_not_mailed() {
     let meter = Meter::resend()
         .credits(2)

@@ -5,6 +5,7 @@ use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
+use crate::harness::contract;
 use crate::harness::meter::ADMIN_TOKEN;
 use crate::harness::web::{ask, credit_added};
 use crate::harness::{CUSTOMER_ID, Meter, letter, until};
@@ -179,4 +180,14 @@ fn the_operators_token_looks_and_does_not_send() {
     let refused = ask(meter.request(Method::POST, "/send").bearer_auth(ADMIN_TOKEN).json(&message()));
     assert!((400..500).contains(&refused.status), "{refused:?}");
     assert_eq!(meter.get_as_operator("/messages").json(), json!([]));
+}
+
+#[test]
+fn the_document_of_the_api_is_that_of_this_server() {
+    let meter = Meter::resend().start();
+    let answer = ask(meter.request(Method::GET, "/openapi.json"));
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+    assert_eq!(answer.header("access-control-allow-origin"), "*", "viewers on other sites read it");
+    assert_eq!(&answer.json(), contract::our_document(), "all answers in these tests are held against it");
+    assert!(answer.body.len() < 100_000, "{}", answer.body.len());
 }

@@ -105,11 +105,11 @@ fn floor(decimal: &str) -> Option<i64> {
     if between { whole.checked_sub(1) } else { Some(whole) }
 }
 
-fn text(value: &Value, field: &str) -> Option<String> {
+pub(super) fn text(value: &Value, field: &str) -> Option<String> {
     value.get(field).and_then(Value::as_str).map(str::to_owned)
 }
 
-fn items(list: &Value) -> Option<&Vec<Value>> {
+pub(super) fn items(list: &Value) -> Option<&Vec<Value>> {
     list.get("items").and_then(Value::as_array)
 }
 
@@ -205,6 +205,7 @@ pub(super) fn product(product: &Value) -> Option<ProductInfo> {
             entitlement_id: text(item, "credit_entitlement_id")?,
             credits: item.get("credits_amount").and_then(whole_credits),
             overage_enabled: flag(item, "overage_enabled"),
+            expires_after_days: item.get("expires_after_days").and_then(Value::as_i64),
         })
     };
     Some(ProductInfo {
@@ -215,6 +216,6 @@ pub(super) fn product(product: &Value) -> Option<ProductInfo> {
     })
 }
 
-fn flag(value: &Value, field: &str) -> bool {
+pub(super) fn flag(value: &Value, field: &str) -> bool {
     value.get(field).and_then(Value::as_bool).unwrap_or(false)
 }

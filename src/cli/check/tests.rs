@@ -97,7 +97,8 @@ fn an_entitlement_must_be_there_and_should_not_allow_overage() {
 #[test]
 fn a_product_must_be_there_and_should_grant_the_credits() {
     let info = |recurring, of: &str, overage_enabled| {
-        let credits = ProductCredits { entitlement_id: of.to_owned(), credits: Some(5000), overage_enabled };
+        let (entitlement_id, credits, expires_after_days) = (of.to_owned(), Some(5000), None);
+        let credits = ProductCredits { entitlement_id, credits, overage_enabled, expires_after_days };
         let (product_id, name) = ("pdt_1".to_owned(), "Plan".to_owned());
         Ok(ProductInfo { product_id, name, is_recurring: Some(recurring), credits: vec![credits] })
     };

@@ -15,7 +15,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::error::{EmailError, is_about_everything, text};
 use super::request::{Letter, Place, letter};
@@ -29,7 +31,7 @@ use crate::domain::refusal::Refusal;
 use crate::http::auth::Customer;
 use crate::http::error::HttpError;
 use crate::http::listener::Peer;
-use crate::http::send::{self, Outgoing};
+use crate::http::send::{self, Outgoing, Sent};
 use crate::http::{Shared, Site};
 use crate::submission::{SignedIn, Submitted};
 
@@ -70,6 +72,25 @@ struct Batch<'a> {
     keyed: Vec<Option<(Keyed, Vec<Mailbox>)>>,
 }
 
+/// What was accepted of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct BatchAnswer {
+    /// In the order of the request, without those that are refused.
+    data: Vec<Sent>,
+    /// Those that are refused, where the others are sent all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<Vec<BatchError>>,
+}
+
+/// An email of a batch that is refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct BatchError {
+    /// Which one, from 0.
+    index: usize,
+    /// Why.
+    message: String,
+}
+
 /// `POST /emails/batch`
 pub(super) async fn send(
     State(site): State<Shared>,
@@ -77,7 +98,7 @@ pub(super) async fn send(
     Peer(peer): Peer,
     headers: HeaderMap,
     raw: Body,
-) -> Result<Json<Value>, EmailError> {
+) -> Result<Json<BatchAnswer>, EmailError> {
     let mode = Mode::read(&headers)?;
     let key = send::idempotency_key(&headers)?;
     let (bytes, claim) = send::receive(&site, &who, &headers, raw).await?;
@@ -151,7 +172,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    async fn send_all_or_nothing(mut self) -> Result<Value, EmailError> {
+    async fn send_all_or_nothing(mut self) -> Result<BatchAnswer, EmailError> {
         if let Err(error) = self.check_all().await {
             // The last credits may have gone to this very batch, tried twice at once.
             if error.is_out_of_credit() {
@@ -177,7 +198,7 @@ impl<'a> Batch<'a> {
         EmailError::InPart { accepted, of: self.stages.len(), error: error.into_own() }
     }
 
-    async fn send_what_can_be_sent(mut self) -> Result<Value, EmailError> {
+    async fn send_what_can_be_sent(mut self) -> Result<BatchAnswer, EmailError> {
         for index in 0..self.stages.len() {
             self.prepare(index).await;
         }
@@ -188,16 +209,12 @@ impl<'a> Batch<'a> {
         {
             return Err(error.clone().into());
         }
-        let errors =
-            self.stages.iter().enumerate().filter_map(|(index, stage)| {
-                Some(json!({ "index": index, "message": text(stage.refused()?) }))
-            });
-        let errors = errors.collect();
-        let mut answer = self.answer();
-        if let Some(answer) = answer.as_object_mut() {
-            answer.insert("errors".to_owned(), errors);
-        }
-        Ok(answer)
+        let errors = self
+            .stages
+            .iter()
+            .enumerate()
+            .filter_map(|(index, stage)| Some(BatchError { index, message: text(stage.refused()?) }));
+        Ok(BatchAnswer { errors: Some(errors.collect()), ..self.answer() })
     }
 
     /// Whether every email would be accepted, and all of them together.
@@ -280,9 +297,8 @@ impl<'a> Batch<'a> {
     }
 
     /// The ids of what is accepted, in the order of the request.
-    fn answer(&self) -> Value {
-        let ids: Vec<Value> = self.accepted().map(|(_, id)| json!({ "id": id })).collect();
-        json!({ "data": ids })
+    fn answer(&self) -> BatchAnswer {
+        BatchAnswer { data: self.accepted().map(|(_, id)| Sent { id }).collect(), errors: None }
     }
 }
 

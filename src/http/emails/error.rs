@@ -9,7 +9,8 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::caps::Span;
 use crate::domain::ids::MessageId;
@@ -97,22 +98,47 @@ impl EmailError {
     }
 }
 
+/// An error in Resend's form.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct ResendError {
+    /// Of a batch that was accepted in part: which emails were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<Vec<AcceptedEmail>>,
+    /// What is wrong and what to do, in words.
+    message: String,
+    /// Resend's name for it.
+    name: &'static str,
+    /// The status once more.
+    #[serde(rename = "statusCode")]
+    status_code: u16,
+}
+
+/// An email of a batch that was accepted although others were not.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct AcceptedEmail {
+    /// Which one, from 0.
+    index: usize,
+    /// As which message.
+    id: MessageId,
+}
+
 impl IntoResponse for EmailError {
     fn into_response(self) -> Response {
         let (status, name) = face(self.own());
-        let mut body = json!({ "statusCode": status.as_u16(), "message": self.text(), "name": name });
-        if let (Self::InPart { accepted, .. }, Some(body)) = (&self, body.as_object_mut()) {
-            let accepted = accepted.iter().map(|(index, id)| json!({ "index": index, "id": id }));
-            body.insert("accepted".to_owned(), accepted.collect());
-        }
-        self.own().headed((status, Json(body)).into_response())
+        let one = |(index, id): &(usize, MessageId)| AcceptedEmail { index: *index, id: id.clone() };
+        let accepted = match &self {
+            Self::InPart { accepted, .. } => Some(accepted.iter().map(one).collect()),
+            _ => None,
+        };
+        let answer = ResendError { status_code: status.as_u16(), message: self.text(), name, accepted };
+        self.own().headed((status, Json(answer)).into_response())
     }
 }
 
 const NO_CREDIT: (StatusCode, &str) = (StatusCode::TOO_MANY_REQUESTS, "monthly_quota_exceeded");
 
 /// The status and the name that Resend would give.
-fn face(error: &HttpError) -> (StatusCode, &'static str) {
+pub(in crate::http) fn face(error: &HttpError) -> (StatusCode, &'static str) {
     use HttpError as E;
     use StatusCode as S;
     let own = error.face().0;
@@ -201,6 +227,7 @@ pub(super) fn is_about_everything(error: &HttpError) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::http::header;
+    use serde_json::json;
 
     use super::*;
     use crate::domain::address::Mailbox;

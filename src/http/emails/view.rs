@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Found;
@@ -27,8 +28,8 @@ const MOMENT: &str = "%Y-%m-%d %H:%M:%S%.6f+00";
 
 /// An email as it is shown. `message_id` is left out: what Resend writes into the mail in
 /// its place is not known here.
-#[derive(Debug, Serialize)]
-pub(super) struct EmailView {
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct EmailView {
     object: &'static str,
     id: MessageId,
     from: String,
@@ -46,9 +47,9 @@ pub(super) struct EmailView {
 
 /// What happened to an email last, in Resend's words. It is one word for all recipients: that
 /// of the one whom its sender should look after first, so the order is that of the trouble.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum LastEvent {
+pub(in crate::http) enum LastEvent {
     Delivered,
     Sent,
     Queued,

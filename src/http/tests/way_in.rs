@@ -26,9 +26,18 @@ impl Town {
     }
 
     /// The news of a payment from a checkout session, with these words besides.
-    async fn pay_for(&self, (customer_id, session_id): (&str, &str), token: &str, rest: &str) {
+    async fn pay_for(&self, ids: (&str, &str), token: &str, rest: &str) {
         let hash = super::super::checkout::token_hash(&Secret::presented(token));
         let signature = self.site.settings.checkout_key.sign(&hash);
+        self.pay_signed(ids, (&hash, &signature), rest).await;
+    }
+
+    async fn pay_signed(
+        &self,
+        (customer_id, session_id): (&str, &str),
+        (hash, signature): (&str, &str),
+        rest: &str,
+    ) {
         let body = format!(
             r#"{{"type":"payment.succeeded","data":{{"status":"succeeded","checkout_session_id":"{session_id}",
             "customer":{{"customer_id":"{customer_id}"}},"metadata":{{"postmeter_checkout":"{hash}",
@@ -193,8 +202,9 @@ async fn what_we_did_not_sign_or_what_is_for_something_else_claims_nothing() {
     let forged = Town::with_dodo(&[]).await.site.settings.checkout_key.sign(&hash);
     assert!(town.site.settings.checkout_key.has_signed(&hash, &forged), "one key for all servers of a shop");
     let others = super::super::CheckoutKey::new(&SecretString::from("another key"));
-    for signature in ["", "00", &others.sign(&hash)] {
-        assert!(!town.site.settings.checkout_key.has_signed(&hash, signature), "{signature}");
+    for (customer_id, signature) in [("cus_5", ""), ("cus_6", "00"), ("cus_7", &others.sign(&hash))] {
+        town.pay_signed((customer_id, "cks_1"), (&hash, signature), &cart("pdt_plan", 1)).await;
+        assert!(town.welcome(&browser).await.body.contains("Waiting"), "{signature}");
     }
     town.pay_for(("cus_4", "cks_1"), &browser.token, &cart("pdt_plan", 1)).await;
     assert!(town.welcome(&browser).await.body.contains("Write the secret down now"));

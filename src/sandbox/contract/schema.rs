@@ -6,16 +6,21 @@ use serde_json::Value;
 
 /// A description in OpenAPI, and how it is read.
 #[derive(Debug)]
-pub(super) struct Description {
+pub(crate) struct Description {
     /// The description itself.
-    pub(super) document: Value,
+    pub(crate) document: Value,
     /// Whether an object may have no field but those that its schema names.
     is_closed: bool,
 }
 
 impl Description {
+    /// One that is at hand.
+    pub(crate) const fn of(document: Value, is_closed: bool) -> Self {
+        Self { document, is_closed }
+    }
+
     /// The file of that name; `None`, with a note, where it is not there.
-    pub(super) fn beside(name: &str, is_closed: bool) -> Option<Self> {
+    pub(crate) fn beside(name: &str, is_closed: bool) -> Option<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/reference").join(name);
         let Ok(text) = std::fs::read_to_string(&path) else {
             eprintln!("note: {} is not there, so shapes are not checked against it", path.display());
@@ -30,15 +35,18 @@ impl Description {
     }
 
     /// What a reference stands for; anything else for itself.
-    pub(super) fn resolved<'a>(&'a self, object: &'a Value) -> Result<&'a Value, String> {
+    pub(crate) fn resolved<'a>(&'a self, object: &'a Value) -> Result<&'a Value, String> {
         let Some(reference) = object["$ref"].as_str() else { return Ok(object) };
         let pointed = self.document.pointer(reference.trim_start_matches('#')).ok_or(reference)?;
         self.resolved(pointed)
     }
 
     /// Whether a value is what a schema asks for; if not, what is wrong and where below `at`.
-    pub(super) fn check(&self, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+    pub(crate) fn check(&self, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
         let schema = self.resolved(schema)?;
+        if let Some(whole) = self.whole(schema)? {
+            return self.check(&whole, value, at);
+        }
         for every in schema["allOf"].as_array().into_iter().flatten() {
             self.check(every, value, at)?;
         }
@@ -56,6 +64,22 @@ impl Description {
             self.check(&schema["items"], item, &format!("{at}[]"))?;
         }
         Ok(())
+    }
+
+    /// Of schemas that are to fit all at once and name fields: one with the fields of all, so
+    /// that what one of them does not name may be another's.
+    fn whole(&self, schema: &Value) -> Result<Option<Value>, String> {
+        let Some(every) = schema["allOf"].as_array() else { return Ok(None) };
+        let (mut names, mut required) = (serde_json::Map::new(), Vec::new());
+        for part in every {
+            let part = self.resolved(part)?;
+            let inner = self.whole(part)?;
+            let part = inner.as_ref().unwrap_or(part);
+            let Some(properties) = part["properties"].as_object() else { return Ok(None) };
+            names.extend(properties.clone());
+            required.extend(part["required"].as_array().into_iter().flatten().cloned());
+        }
+        Ok(Some(serde_json::json!({ "type": "object", "properties": names, "required": required })))
     }
 
     fn fields(&self, schema: &Value, value: &Value, at: &str) -> Result<(), String> {

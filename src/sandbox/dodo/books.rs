@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::catalog::{Catalog, Made};
 use super::ledger::{Account, Line, Posting};
 use super::shop::{Customer, Payment, Session, Subscription};
 use crate::sandbox::webhook::Parcel;
@@ -40,6 +41,8 @@ pub(super) enum Event {
     },
     /// Every idempotency key was forgotten.
     Forgot,
+    /// The merchant made something to sell, or an endpoint.
+    Made(Made),
 }
 
 /// A key that was used.
@@ -70,6 +73,7 @@ pub(super) struct Books {
     subscription_at: HashMap<String, usize>,
     subscriptions_of: HashMap<String, Vec<usize>>,
     owed: BTreeMap<String, Parcel>,
+    catalog: Catalog,
 }
 
 impl Books {
@@ -109,7 +113,13 @@ impl Books {
                 self.keys.clear();
                 self.keys_by_age.clear();
             }
+            Event::Made(made) => self.catalog.add(made),
         }
+    }
+
+    /// What the merchant has set up.
+    pub(super) const fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     fn post(&mut self, posting: Posting) {

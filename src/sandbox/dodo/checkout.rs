@@ -116,7 +116,7 @@ fn content(session: &Session, known: Option<&Customer>, error: Option<&PayError>
             tbody {
                 @for item in &session.cart {
                     tr {
-                        td { (item.product().map_or("", |product| product.name)) }
+                        td { (item.ware().map(|ware| ware.name).unwrap_or_default()) }
                         td.number { (item.quantity) }
                         td.number { (item.credits) }
                         td.number { (dollars(item.price())) }

@@ -38,8 +38,12 @@ pub(super) async fn post(
     Path((entitlement_id, customer_id)): Path<(String, String)>,
     Json(entry): Json<Entry>,
 ) -> Result<Response, Refusal> {
-    if entitlement_id != ENTITLEMENT_ID {
+    if !dodo.kept().books.knows_entitlement(&entitlement_id) {
         return Err(Refusal::not_found("Credit entitlement"));
+    }
+    // Nobody has credits of one that was made.
+    if entitlement_id != ENTITLEMENT_ID {
+        return Err(Refusal::not_found("Credit balance"));
     }
     let (answer, posted) = dodo.post_entry(&customer_id, entry)?;
     if let Some(posting) = posted {

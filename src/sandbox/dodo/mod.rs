@@ -8,6 +8,7 @@
 
 mod behaviour;
 mod books;
+mod catalog;
 mod checkout;
 mod entries;
 mod events;

@@ -17,7 +17,7 @@ use super::books::{Books, Event};
 use super::entries::{self, check_metadata};
 use super::refusal::Refusal;
 use super::shop::{self, Buyer, Customer, Item, Session};
-use super::{Behaviour, DodoStandIn, fresh, ledger, lock, portal, wire};
+use super::{Behaviour, DodoStandIn, catalog, fresh, ledger, lock, portal, wire};
 use crate::sandbox::faults::{self, Misbehaviour};
 use crate::sandbox::rate::Verdict;
 use crate::sandbox::{DODO_API_KEY, DODO_READ_ONLY_API_KEY, ENTITLEMENT_ID};
@@ -28,8 +28,8 @@ pub(super) fn router(dodo: &DodoStandIn) -> Router {
     let api = Router::new()
         .route("/checkouts", post(open_checkout))
         .route("/checkouts/{id}", get(checkout_status))
-        .route("/products", get(products))
-        .route("/products/{id}", get(product))
+        .route("/products", get(catalog::products).post(catalog::make_product))
+        .route("/products/{id}", get(catalog::product))
         .route("/customers", get(customers).post(join))
         .route("/customers/{id}", get(customer))
         .route("/customers/{id}/credit-entitlements", get(customer_entitlements))
@@ -38,8 +38,11 @@ pub(super) fn router(dodo: &DodoStandIn) -> Router {
         .route("/payments/{id}", get(payment))
         .route("/subscriptions", get(subscriptions))
         .route("/subscriptions/{id}", get(subscription))
-        .route("/credit-entitlements", get(entitlements))
-        .route("/credit-entitlements/{entitlement}", get(entitlement))
+        .route("/webhooks", get(catalog::endpoints).post(catalog::make_endpoint))
+        .route("/webhooks/{id}", get(catalog::endpoint))
+        .route("/webhooks/{id}/secret", get(catalog::endpoint_secret))
+        .route("/credit-entitlements", get(catalog::entitlements).post(catalog::make_entitlement))
+        .route("/credit-entitlements/{entitlement}", get(catalog::entitlement))
         .route(balances, get(list_balances))
         .route(&format!("{balances}/{{customer}}"), get(balance))
         .route(&format!("{balances}/{{customer}}/grants"), get(grants))
@@ -139,14 +142,14 @@ impl DodoStandIn {
 
 /// `page_size` and `page_number`, which counts from 0.
 #[derive(Debug, Deserialize)]
-struct Page {
+pub(super) struct Page {
     page_size: Option<usize>,
     page_number: Option<usize>,
 }
 
 impl Page {
     /// That page of `items`, and no count of them all.
-    fn of<T>(&self, items: impl Iterator<Item = T>) -> Result<Vec<T>, Refusal> {
+    pub(super) fn of<T>(&self, items: impl Iterator<Item = T>) -> Result<Vec<T>, Refusal> {
         let size = self.page_size.unwrap_or(10);
         if !(1..=100).contains(&size) {
             return Err(Refusal::unprocessable(
@@ -159,33 +162,21 @@ impl Page {
     }
 }
 
-fn items(items: Vec<Value>) -> Json<Value> {
+pub(super) fn items(items: Vec<Value>) -> Json<Value> {
     Json(json!({ "items": items }))
 }
 
-type Answer = Result<Json<Value>, Refusal>;
+pub(super) type Answer = Result<Json<Value>, Refusal>;
 
-fn known_entitlement(id: &str) -> Result<(), Refusal> {
-    if id == ENTITLEMENT_ID { Ok(()) } else { Err(Refusal::not_found("Credit entitlement")) }
+/// Whether the ledger is that of this entitlement; one that was made has an empty one.
+fn has_ledger(dodo: &DodoStandIn, id: &str) -> Result<bool, Refusal> {
+    let is_known = dodo.kept().books.knows_entitlement(id);
+    is_known.then_some(id == ENTITLEMENT_ID).ok_or_else(|| Refusal::not_found("Credit entitlement"))
 }
 
-async fn entitlements(Query(page): Query<Page>) -> Answer {
-    Ok(items(page.of([wire::entitlement()].into_iter())?))
-}
-
-async fn entitlement(Path(id): Path<String>) -> Answer {
-    known_entitlement(&id)?;
-    Ok(Json(wire::entitlement()))
-}
-
-async fn products(Query(page): Query<Page>) -> Answer {
-    Ok(items(page.of(wire::products().into_iter())?))
-}
-
-async fn product(Path(id): Path<String>) -> Answer {
-    shop::product(&id)
-        .map(|product| Json(wire::product(product)))
-        .ok_or_else(|| Refusal::not_found("Product"))
+/// The same, for what only a customer with credits has.
+fn needs_ledger(dodo: &DodoStandIn, id: &str) -> Result<(), Refusal> {
+    if has_ledger(dodo, id)? { Ok(()) } else { Err(Refusal::not_found("Credit balance")) }
 }
 
 #[derive(Debug, Deserialize)]
@@ -199,7 +190,9 @@ async fn list_balances(
     Query(page): Query<Page>,
     Query(only): Query<OneCustomer>,
 ) -> Answer {
-    known_entitlement(&entitlement)?;
+    if !has_ledger(&dodo, &entitlement)? {
+        return Ok(items(Vec::new()));
+    }
     let amounts = dodo.behaviour().amounts;
     let ids: Vec<String> = match only.customer_id {
         Some(id) => {
@@ -221,7 +214,7 @@ async fn balance(
     State(dodo): State<DodoStandIn>,
     Path((entitlement, customer_id)): Path<(String, String)>,
 ) -> Answer {
-    known_entitlement(&entitlement)?;
+    needs_ledger(&dodo, &entitlement)?;
     let now_ms = dodo.now_ms();
     let amounts = dodo.behaviour().amounts;
     let mut kept = dodo.kept();
@@ -259,7 +252,7 @@ async fn grants(
     Query(page): Query<Page>,
     Query(filter): Query<GrantFilter>,
 ) -> Answer {
-    known_entitlement(&entitlement)?;
+    needs_ledger(&dodo, &entitlement)?;
     let now_ms = dodo.now_ms();
     let amounts = dodo.behaviour().amounts;
     let mut kept = dodo.kept();
@@ -284,7 +277,7 @@ async fn ledger_list(
     Query(page): Query<Page>,
     Query(filter): Query<LedgerFilter>,
 ) -> Answer {
-    known_entitlement(&entitlement)?;
+    needs_ledger(&dodo, &entitlement)?;
     let from_ms = moment(filter.start_date.as_deref())?.unwrap_or(i64::MIN);
     let to_ms = moment(filter.end_date.as_deref())?.unwrap_or(i64::MAX);
     let with_reason = dodo.behaviour().reason_in_ledger;
@@ -445,12 +438,11 @@ struct Flags {
 }
 
 impl CartLine {
-    fn into_item(self) -> Result<Item, Refusal> {
+    fn into_item(self, books: &Books) -> Result<Item, Refusal> {
         let invalid = |message: String| Refusal::unprocessable("INVALID_REQUEST_BODY", message);
-        let product = shop::product(&self.product_id)
-            .ok_or_else(|| invalid(format!("Product {} not found", self.product_id)))?;
+        let ware = books.catalog().ware(&self.product_id)?;
         let quantity = u64::from(self.quantity);
-        let mut credits = product.credits.saturating_mul(quantity);
+        let mut credits = ware.credits.saturating_mul(quantity);
         for given in self.credit_entitlements.unwrap_or_default() {
             if given.credit_entitlement_id != ENTITLEMENT_ID {
                 return Err(invalid("The credit entitlement is not attached to the product".to_owned()));
@@ -459,7 +451,7 @@ impl CartLine {
                 ledger::whole_credits(&given.credits_amount).map_err(|why| invalid(why.to_owned()))?;
             credits = whole.saturating_mul(quantity);
         }
-        Ok(Item { product_id: self.product_id, quantity, credits })
+        Ok(Item::new(self.product_id, quantity, credits, ware))
     }
 }
 
@@ -469,8 +461,9 @@ async fn open_checkout(State(dodo): State<DodoStandIn>, Json(new): Json<NewSessi
         // Spelt so in the documentation.
         return Err(Refusal::unprocessable("PRODUCT_CART_EMTPY", "The product cart is empty"));
     }
-    let cart = new.product_cart.into_iter().map(CartLine::into_item).collect::<Result<Vec<_>, _>>()?;
     let mut kept = dodo.kept();
+    let lines = new.product_cart.into_iter().map(|line| line.into_item(&kept.books));
+    let cart = lines.collect::<Result<Vec<_>, _>>()?;
     if let Some(Buyer::Known { customer_id }) = &new.customer
         && kept.books.customer(customer_id).is_none()
     {

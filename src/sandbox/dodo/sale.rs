@@ -136,14 +136,14 @@ struct Sale {
 
 impl Sale {
     fn of(books: &Books, session: &Session, customer: Customer, now_ms: i64) -> Self {
-        let recurring =
-            session.cart.iter().find(|item| item.product().is_some_and(|product| product.recurring));
+        let recurring = session.cart.iter().find(|item| item.ware().is_some_and(|ware| ware.recurring));
         let subscription = recurring.map(|item| Subscription {
             subscription_id: fresh("sub"),
             customer_id: customer.customer_id.clone(),
             product_id: item.product_id.clone(),
             quantity: item.quantity,
             credits: item.credits,
+            ware: item.ware(),
             metadata: session.metadata.clone(),
             created_ms: now_ms,
         });
@@ -175,13 +175,14 @@ impl Sale {
                 }
                 None => (Source::OneTime, ("payment", self.payment.payment_id.clone())),
             };
+            let days = item.ware().map_or(GRANT_DAYS, |ware| ware.days);
             let grant = Grant {
                 id: fresh("cdg"),
                 source,
                 source_id: Some(reference.1.clone()),
                 initial: item.credits,
                 remaining: item.credits,
-                expires_ms: Some(at_ms.saturating_add(GRANT_DAYS * DAY_MS)),
+                expires_ms: Some(at_ms.saturating_add(days.saturating_mul(DAY_MS))),
                 created_ms: at_ms,
                 updated_ms: at_ms,
                 metadata: self.payment.metadata.clone(),

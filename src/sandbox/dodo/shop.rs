@@ -48,9 +48,30 @@ pub(super) const PRODUCTS: [Product; 2] = [
     },
 ];
 
-/// The product with that id.
+/// The product with that id, of those that the sandbox begins with.
 pub(super) fn product(id: &str) -> Option<&'static Product> {
     PRODUCTS.iter().find(|product| product.id == id)
+}
+
+/// What a line of a cart sells, as it was when the session was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ware {
+    pub(super) name: String,
+    /// Cents of a US dollar.
+    pub(super) price: u64,
+    /// Credits a payment grants.
+    pub(super) credits: u64,
+    /// Days after which they expire.
+    pub(super) days: i64,
+    /// Paid every month, or once.
+    pub(super) recurring: bool,
+}
+
+impl From<&Product> for Ware {
+    fn from(product: &Product) -> Self {
+        let &Product { name, price, credits, recurring, .. } = product;
+        Self { name: name.to_owned(), price, credits, days: GRANT_DAYS, recurring }
+    }
 }
 
 /// A customer.
@@ -91,17 +112,24 @@ pub(super) struct Item {
     pub(super) quantity: u64,
     /// Credits of the whole line.
     pub(super) credits: u64,
+    /// What it sells; journals of earlier versions do not say.
+    #[serde(default)]
+    ware: Option<Ware>,
 }
 
 impl Item {
+    pub(super) fn new(product_id: String, quantity: u64, credits: u64, ware: Ware) -> Self {
+        Self { product_id, quantity, credits, ware: Some(ware) }
+    }
+
     /// What is for sale in this line.
-    pub(super) fn product(&self) -> Option<&'static Product> {
-        product(&self.product_id)
+    pub(super) fn ware(&self) -> Option<Ware> {
+        self.ware.clone().or_else(|| product(&self.product_id).map(Ware::from))
     }
 
     /// Its price in cents.
     pub(super) fn price(&self) -> u64 {
-        self.product().map_or(0, |product| product.price.saturating_mul(self.quantity))
+        self.ware().map_or(0, |ware| ware.price.saturating_mul(self.quantity))
     }
 }
 
@@ -155,6 +183,9 @@ pub(super) struct Subscription {
     pub(super) quantity: u64,
     /// Credits of each period.
     pub(super) credits: u64,
+    /// What it is of; journals of earlier versions do not say.
+    #[serde(default)]
+    pub(super) ware: Option<Ware>,
     pub(super) metadata: Map<String, Value>,
     pub(super) created_ms: i64,
 }

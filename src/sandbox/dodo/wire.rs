@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::behaviour::Amounts;
 use super::ledger::{Account, Grant, Line};
 use super::shop::{
-    Customer, GRANT_DAYS, Item, LOW_BALANCE_PERCENT, PRODUCTS, Payment, Product, Session, Subscription,
+    Customer, GRANT_DAYS, Item, LOW_BALANCE_PERCENT, PRODUCTS, Payment, Product, Session, Subscription, Ware,
 };
 use crate::sandbox::ENTITLEMENT_ID;
 
@@ -153,13 +153,22 @@ pub(super) fn customer_entitlement(account: &Account) -> Value {
     })
 }
 
-/// All products.
+/// What every new object of the merchant has, with a fresh id under that name.
+pub(super) fn made(id: &str, prefix: &str, now_ms: i64) -> Value {
+    json!({
+        id: super::fresh(prefix),
+        "business_id": BUSINESS,
+        "created_at": time(now_ms),
+        "updated_at": time(now_ms),
+    })
+}
+
+/// The products that the sandbox begins with.
 pub(super) fn products() -> Vec<Value> {
     PRODUCTS.iter().map(product).collect()
 }
 
-/// A product.
-pub(super) fn product(product: &Product) -> Value {
+fn product(product: &Product) -> Value {
     let mut price = json!({
         "type": if product.recurring { "recurring_price" } else { "one_time_price" },
         "currency": "USD",
@@ -170,32 +179,64 @@ pub(super) fn product(product: &Product) -> Value {
     if let (true, Some(price)) = (product.recurring, price.as_object_mut()) {
         price.extend(monthly());
     }
-    json!({
+    let attached = json!([{
+        "id": format!("cem_{}", product.id),
+        "credit_entitlement_id": ENTITLEMENT_ID,
+        "credit_entitlement_name": ENTITLEMENT_NAME,
+        "credit_entitlement_unit": UNIT,
+        "credits_amount": product.credits.to_string(),
+        "expires_after_days": GRANT_DAYS,
+        "low_balance_threshold_percent": product.recurring.then_some(LOW_BALANCE_PERCENT),
+        "overage_behavior": "forgive_at_reset",
+        "overage_enabled": false,
+        "rollover_enabled": false,
+        "proration_behavior": "prorate",
+        "trial_credits_expire_after_trial": false,
+    }]);
+    let mut fields = product_of(product.recurring, &attached);
+    let own = json!({
         "product_id": product.id,
         "business_id": BUSINESS,
-        "brand_id": BRAND,
         "name": product.name,
         "description": product.description,
-        "is_recurring": product.recurring,
-        "license_key_enabled": false,
         "tax_category": "saas",
-        "currency": "USD",
         "price": price,
-        "price_detail": price,
-        "credit_entitlements": [{
-            "credit_entitlement_id": ENTITLEMENT_ID,
-            "credit_entitlement_name": ENTITLEMENT_NAME,
-            "credits_amount": product.credits.to_string(),
-            "expires_after_days": GRANT_DAYS,
-            "low_balance_threshold_percent": product.recurring.then_some(LOW_BALANCE_PERCENT),
-            "overage_enabled": false,
-            "rollover_enabled": false,
-            "unit": UNIT,
-        }],
         "metadata": {},
         "created_at": OPENED,
         "updated_at": OPENED,
+    });
+    if let (Value::Object(fields), Value::Object(own)) = (&mut fields, own) {
+        fields.extend(own);
+    }
+    fields
+}
+
+/// What a product has beside what its maker said of it.
+pub(super) fn product_of(is_recurring: bool, attached: &Value) -> Value {
+    json!({
+        "brand_id": BRAND,
+        "is_recurring": is_recurring,
+        "license_key_enabled": false,
+        "credit_entitlements": attached,
+        "entitlements": [],
+        "addons": null,
+        "image": null,
     })
+}
+
+/// A product as a list shows it: without its credits, and with its price as a number.
+pub(super) fn listed_product(mut product: Value) -> Value {
+    if let Some(fields) = product.as_object_mut() {
+        for absent in ["credit_entitlements", "brand_id", "license_key_enabled", "addons"] {
+            fields.remove(absent);
+        }
+        let detail = fields.insert("price".to_owned(), Value::Null).unwrap_or_default();
+        for (name, part) in [("price", "price"), ("currency", "currency")] {
+            fields.insert(name.to_owned(), detail.get(part).cloned().unwrap_or_default());
+        }
+        fields.insert("price_detail".to_owned(), detail);
+    }
+    product
 }
 
 fn monthly() -> Map<String, Value> {
@@ -324,7 +365,8 @@ pub(super) fn dispute(payment: &Payment, at_ms: i64) -> Value {
 
 /// A subscription; `balance` is what the customer has left.
 pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balance: u64) -> Value {
-    let product = super::shop::product(&subscription.product_id);
+    let product = || super::shop::product(&subscription.product_id).map(Ware::from);
+    let ware = subscription.ware.clone().or_else(product);
     let mut fields = json!({
         "subscription_id": subscription.subscription_id,
         "brand_id": BRAND,
@@ -334,7 +376,7 @@ pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balanc
         "customer": limited(payer),
         "metadata": subscription.metadata,
         "currency": "USD",
-        "recurring_pre_tax_amount": product.map_or(0, |product| product.price.saturating_mul(subscription.quantity)),
+        "recurring_pre_tax_amount": ware.as_ref().map_or(0, |ware| ware.price.saturating_mul(subscription.quantity)),
         "tax_inclusive": false,
         "created_at": time(subscription.created_ms),
         "previous_billing_date": time(subscription.created_ms),
@@ -359,7 +401,7 @@ pub(super) fn subscription(subscription: &Subscription, payer: &Customer, balanc
             "overage_behavior": "forgive_at_reset",
             "overage_enabled": false,
             "rollover_enabled": false,
-            "expires_after_days": GRANT_DAYS,
+            "expires_after_days": ware.map_or(GRANT_DAYS, |ware| ware.days),
             "low_balance_threshold_percent": LOW_BALANCE_PERCENT,
         }],
     });

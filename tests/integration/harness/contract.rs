@@ -1,5 +1,6 @@
 //! Every call to Resend held against its official API description, where that lies
-//! beside the project: path, method, header, query and body. So are answers of ours in its form.
+//! beside the project: path, method, header, query and body. So are answers of ours in its form,
+//! and every answer of ours is held against the document that the program itself gives.
 
 use std::sync::LazyLock;
 
@@ -9,11 +10,31 @@ use serde_json::Value;
 
 use self::schema::Description;
 
+#[path = "../../../src/http/openapi/held.rs"]
+mod held;
 #[path = "../../../src/sandbox/contract/schema.rs"]
 mod schema;
 
+pub(crate) use held::Given;
+
 static RESEND: LazyLock<Option<Description>> =
     LazyLock::new(|| Description::beside("resend-openapi.yaml", true));
+
+/// Our own API, as the program describes it.
+static OURS: LazyLock<Description> = LazyLock::new(|| {
+    let document = postmeter::http::openapi::document(super::meter::BASE_URL);
+    Description::of(serde_json::to_value(document).expect("it is JSON"), true)
+});
+
+/// How an answer of ours differs from what our own document says, if it does.
+pub(crate) fn unlike_our_document(given: &Given<'_>) -> Option<String> {
+    given.unlike(&OURS)
+}
+
+/// Our own document.
+pub(crate) fn our_document() -> &'static Value {
+    &OURS.document
+}
 
 /// Whether there is a description to hold calls against.
 pub(crate) fn is_there() -> bool {
