@@ -3,9 +3,9 @@
 //! [`dodo`] makes the calls, [`events`] reads the webhooks, [`budget`] shares out
 //! the few calls that Dodo allows, `balance` decides whether a customer has
 //! credit, `settle` pays what is owed as `verdict` decides, `refund` gives back what
-//! bounced, `expiry` says until when credits last, `doubt` finds out what became of entries that no answer can tell about,
-//! `watch` looks whether the sums agree, `notice` writes to customers about their account, `links`
-//! mails them the links by which they sign in. The sums
+//! bounced, `expiry` says until when credits last, `doubt` finds out what became of entries that
+//! no answer can tell about, `watch` looks whether the sums agree, `notice` writes to customers about
+//! their account, `links` mails them the links by which they sign in. The sums
 //! themselves are moved by the store, in one transaction with the mail. Waits and
 //! what they are measured by go by tokio's clock, which a test can stop; what is
 //! written down goes by the clock that is handed in. What this room must not know:

@@ -1,5 +1,5 @@
-//! The page of a customer who signed in: the start, a letter to send; and below, each in a
-//! file of its own, what else there is.
+//! The pages of a customer who signed in: a letter to send; and below, each in a file of its
+//! own, what else there is.
 //!
 //! Forms and redirects only. What can be changed is changed by a POST from our own
 //! page; what is secret is shown in the answer to that POST and never again.

@@ -57,8 +57,8 @@ pub fn welcome(
     let hello = shown(name).map_or_else(|| "Welcome.".to_owned(), |name| format!("Welcome, {name}."));
     let mut paragraphs = vec![
         format!("{hello} Your account at {hostname} is ready: point your app's SMTP settings at {hostname}, and send."),
-        "Your username and secret were shown once, in the browser that you paid in. If you did not write them \
-         down, sign in with a link that is mailed to you, and make new ones on your account page."
+        "A username and a secret for your app are shown once, in the browser that you paid in. If you do not \
+         have them, sign in with a link that is mailed to you, and make others on your account page."
             .to_owned(),
     ];
     if !senders.is_empty() {
@@ -156,8 +156,8 @@ pub fn sign_in_links(origin: &Origin<'_>, to: &Mailbox, links: &[SignInLink<'_>]
                 "Somebody, probably you, asked for a link to sign in at {hostname} with this address. A link can \
                  be used once, within 15 minutes."
             ),
-            "If it was not you, do nothing: nobody is signed in by asking, and this address is not told to \
-             whoever asked."
+            "If it was not you, do nothing: nobody is signed in by asking, and whoever asked is not told whether \
+             an account has this address."
                 .to_owned(),
         ],
         links: links.iter().map(|link| (label(link), link.url)).collect(),

@@ -14,7 +14,7 @@ use crate::domain::ids::{CustomerId, MessageId};
 use crate::domain::message::MessageState;
 
 /// Messages that one search looks at.
-pub const WALK: u32 = 5_000;
+pub const WALK: u32 = 2_000;
 /// Below and above all ids, by their octets.
 const FIRST: &str = "";
 const LAST: &str = "~";
@@ -100,6 +100,9 @@ macro_rules! walk {
     };
 }
 
+/// The walk through one customer's messages.
+pub(super) const WALK_OF_ONE: &str = walk!("customer_id = $9 AND");
+
 impl Store {
     /// A customer's messages (or everyone's) that are looked for.
     pub async fn search(
@@ -108,13 +111,12 @@ impl Store {
         search: &Search,
         page: Page<'_>,
     ) -> Result<Found, StoreError> {
-        const OF_ONE: &str = walk!("customer_id = $9 AND");
         const OF_ALL: &str = walk!("");
         if search.is_empty() {
             return self.newest(whose, page).await;
         }
         let (first, last, before) = bounds(search, page);
-        let walk = query_scalar::<String>(if whose.is_some() { OF_ONE } else { OF_ALL });
+        let walk = query_scalar::<String>(if whose.is_some() { WALK_OF_ONE } else { OF_ALL });
         let walk = walk.bind(first).bind(&last).bind(before).bind(WALK);
         let walk = walk.bind(search.subject.as_deref().map(pattern));
         let walk = walk.bind(search.recipient.as_deref().map(pattern));

@@ -46,7 +46,7 @@ impl Log<'_> {
                     @if self.found.messages.is_empty() {
                         (empty(if is_search { "No message is like that." } else { "There are no messages yet." }))
                     } @else {
-                        (table(&self.found.messages))
+                        (table(&self.found.messages, self.sought.recipient.trim()))
                     }
                     (self.pager())
                 }
@@ -122,19 +122,23 @@ impl Log<'_> {
     }
 }
 
-fn table(messages: &[MessageLog]) -> Markup {
+fn table(messages: &[MessageLog], sought: &str) -> Markup {
     html! {
         table.stack {
             thead {
                 tr { th { "Subject" } th { "To" } th { "State" } th { "Accepted" } th.number { "Credits" } }
             }
-            tbody { @for message in messages { (row(message)) } }
+            tbody { @for message in messages { (row(message, sought)) } }
         }
     }
 }
 
-fn row(message: &MessageLog) -> Markup {
-    let first = message.recipients.first().map(|recipient| recipient.address.as_str());
+/// Of its recipients the one that was looked for is named.
+fn row(message: &MessageLog, sought: &str) -> Markup {
+    let sought = sought.to_lowercase();
+    let mut recipients = message.recipients.iter().map(|recipient| recipient.address.as_str());
+    let first = recipients.clone().find(|address| address.to_lowercase().contains(&sought));
+    let first = first.or(recipients.next());
     let others = message.recipients.len().saturating_sub(1);
     html! {
         tr {
@@ -330,7 +334,7 @@ fn what(moment: &Moment) -> Markup {
             "accepted" => { b { "Accepted" } @if moment.credits.is_some_and(|held| held > 0) { ", credits held: " (number()) } },
             "note" => { "Changed on the way" },
             "attempt" => (attempt(moment, outcome)),
-            "event" => { b { (event(outcome)) } ": " (to()) },
+            "event" => { b { (event(outcome)) } @if moment.recipient.is_some() { ": " (to()) } },
             "suppressed" => { (to()) " was put on your " a href="/account/suppressions" { "suppression list" } " (" (outcome) ")" },
             "report" => {
                 "A report was mailed to " (to()) " (" (outcome) ")"

@@ -55,12 +55,12 @@ impl Senders<'_> {
                 (empty("No address yet."))
             } @else {
                 table.stack {
-                    thead { tr { th { "Address or domain" } th { "Since it was" } } }
+                    thead { tr { th { "Address or domain" } th { "Why" } } }
                     tbody {
                         @for line in self.lines {
                             tr {
                                 td data-label="Sender" { code { (line.pattern.to_string()) } }
-                                td data-label="Since it was" { span { (origin(line.origin)) } }
+                                td data-label="Why" { span { (origin(line.origin)) } }
                             }
                         }
                     }
@@ -179,8 +179,14 @@ fn records(number: usize, records: &Value) -> Markup {
                     @if !priority.is_empty() { ", priority " (priority) }
                     @if !status.is_empty() { " " (badge(if status == "verified" { Tone::Good } else { Tone::Plain }, &status)) }
                 }
-                (copyable(&format!("name-{number}-{nth}"), &format!("the name of the {kind} record"), &text(record, "name")))
-                (copyable(&format!("value-{number}-{nth}"), &format!("the value of the {kind} record"), &text(record, "value")))
+                @for field in ["name", "value"] {
+                    p.soft { @if field == "name" { "Name" } @else { "Value" } }
+                    (copyable(
+                        &format!("{field}-{number}-{nth}"),
+                        &format!("the {field} of the {kind} record"),
+                        &text(record, field),
+                    ))
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
 use super::*;
+use crate::store::search::WALK_OF_ONE;
 use crate::store::sql::{Readers, listed};
 use crate::store::{due, lock};
 
@@ -73,5 +74,24 @@ async fn what_was_planned_for_empty_tables_finds_its_rows_in_full_ones() {
     for (name, _, parameters) in asked {
         let most = most_rows(&mut reader, name, parameters).await;
         assert!(most < MANY / 2, "{name}: {most}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_looks_up_by_its_id_what_it_wants_to_know_of_each_message() {
+    const RECIPIENTS: &str = "
+        INSERT INTO recipient (message_id, address, part_no, ordinal, state)
+        SELECT 'm' || n, 'a@y.example', 0, 0, 'queued' FROM generate_series(1, 3000) AS n";
+    let (store, _directory) = store().await;
+    let Some(mut reader) = reader(&store).await else { return };
+    let text = format!("PREPARE search AS {}", listed(WALK_OF_ONE));
+    sqlx::query(AssertSqlSafe(text)).execute(&mut *reader).await.unwrap();
+    crowd(&store).await;
+    execute(&store, RECIPIENTS).await.unwrap();
+    let parameters = "'', '~', '~', 2000, NULL, '%nobody%', 0, 25, 'ann'";
+    for statistics in ["SELECT 1", "ANALYZE"] {
+        execute(&store, statistics).await.unwrap();
+        let most = most_rows(&mut reader, "search", parameters).await;
+        assert!(most < MANY, "{statistics}: {most}");
     }
 }

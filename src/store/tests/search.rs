@@ -104,7 +104,7 @@ async fn what_is_found_comes_in_pages_newest_first() {
 async fn a_search_stops_after_so_many_messages_and_goes_on_from_there() {
     const MANY: Sql = Sql {
         sqlite: "
-            WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 5000)
+            WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
             INSERT INTO message (message_id, customer_id, kind, reverse_path, header_from, subject, size,
                                  body_sha256, unit, price, accepted_at, expires_at)
             SELECT 'm' || (10000 + n), 'ann', 'notice', '', '', CASE n WHEN 0 THEN 'the oldest' ELSE 'x' END, 0, '',
@@ -113,14 +113,14 @@ async fn a_search_stops_after_so_many_messages_and_goes_on_from_there() {
             INSERT INTO message (message_id, customer_id, kind, reverse_path, header_from, subject, size,
                                  body_sha256, unit, price, accepted_at, expires_at)
             SELECT 'm' || (10000 + n), 'ann', 'notice', '', '', CASE n WHEN 0 THEN 'the oldest' ELSE 'x' END, 0, '',
-                   'message', 0, n, n + 1 FROM generate_series(0, 5000) AS n",
+                   'message', 0, n, n + 1 FROM generate_series(0, 2000) AS n",
     };
     let (store, _directory) = store().await;
     let ann = customer(&store, "ann", None).await;
     execute_either(&store, MANY).await;
     let search = Search { subject: Some("OLDEST".to_owned()), ..Search::default() };
     let found = store.search(Some(&ann), &search, ALL).await.unwrap();
-    assert_eq!((found.messages.len(), WALK), (0, 5_000));
+    assert_eq!((found.messages.len(), WALK), (0, 2_000));
     assert_eq!(found.stopped_at, Some(Timestamp::from_millisecond(1).unwrap()));
     let page = Page { before: found.next.as_ref(), limit: 100 };
     let found = store.search(Some(&ann), &search, page).await.unwrap();
