@@ -51,7 +51,10 @@ impl Store {
                    a.balance, a.balance_read_at, a.held, a.owed, a.version,
                    (SELECT string_agg(s.pattern, '\n') FROM sender s WHERE s.customer_id = c.customer_id)
                        AS senders,
-                   EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = c.customer_id) AS suppresses
+                   EXISTS (SELECT 1 FROM suppression x WHERE x.customer_id = c.customer_id) AS suppresses,
+                   CAST(NULL AS BIGINT) AS per_day, CAST(NULL AS BIGINT) AS per_minute,
+                   CAST(NULL AS BIGINT) AS counted_minute, CAST(NULL AS BIGINT) AS in_minute,
+                   CAST(NULL AS BIGINT) AS in_day, CAST(NULL AS BIGINT) AS last_used_at
             FROM customer c JOIN account a ON a.customer_id = c.customer_id WHERE c.customer_id = $1";
         let nobodys = SecretHash::NOBODYS;
         let row: Option<StandingRow> = query_as(READ)

@@ -57,6 +57,7 @@ codes! {
     DOMAIN_NOT_PROVABLE = 422 "domain_not_provable" "no such domain can be proven, and why";
     DOMAIN_REFUSED = 422 "domain_refused" "the mail service refuses the domain";
     TOO_FAST = 429 "too_fast" "too many requests";
+    CREDENTIAL_CAPPED = 429 "credential_capped" "the credential has sent as much as its cap lets it";
     TOO_MANY_FAILURES = 429 "too_many_failures" "too many failed sign-ins";
     CHECKOUT_REFUSED = 502 "checkout_refused" "the payment service refuses the checkout";
     BILLING_UNKNOWN = 503 "billing_unknown" "the credits cannot be checked now";
@@ -99,6 +100,7 @@ pub(crate) const MESSAGE: &[Code] = &[
     TOO_MANY_RECIPIENTS,
     UNACCEPTABLE,
     TOO_FAST,
+    CREDENTIAL_CAPPED,
     BILLING_UNKNOWN,
     NO_ROOM,
 ];
