@@ -64,6 +64,8 @@ pub use spool::Spool;
 
 /// Notes of one message that are kept for its log.
 const MAX_NOTES: usize = 50;
+/// Sign-ins that ask the database at the same time what is known at other nodes.
+const SHARING: usize = 2;
 /// Characters of each.
 const MAX_NOTE_CHARS: usize = 300;
 
@@ -185,7 +187,7 @@ impl Submission {
             bounds: Bounds::new(&config.smtp),
             lease: Duration::from_secs(config.queue.lease_s),
             sign_ins: SignIns::new(&config.limits, tools.names_key),
-            sharing: Semaphore::new(2),
+            sharing: Semaphore::new(SHARING),
             pace: pace(&config.limits),
             recent: Recent::default(),
             allowance: Allowance::new(

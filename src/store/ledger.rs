@@ -115,7 +115,7 @@ struct Row {
 }
 
 /// What has changed, in one journey where the database takes several statements in one.
-const WRITE: &str = "
+pub(super) const WRITE: &str = "
     UPDATE part SET state = p.state, attempt = p.attempt, due_at = p.due_at, lease_until = p.lease_until,
            key_no = p.key_no, unknown = p.unknown, first_try_at = p.first_try_at,
            upstream_id = p.upstream_id, last_error = p.last_error,
@@ -161,22 +161,25 @@ const WRITE: &str = "
     SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), value ->> 2, CAST(value ->> 3 AS BIGINT), $7
     FROM json_each($6)";
 
+/// Messages with everything below them, a row for each recipient.
+pub(super) const READ: &str = "
+    SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
+           (SELECT count(*) FROM body b WHERE b.message_id = m.message_id) AS bodies,
+           EXISTS (SELECT 1 FROM spool s WHERE s.message_id = m.message_id) AS is_spooled,
+           a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
+           coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
+           p.upstream_id, p.last_error, p.batch_max, p.batch_id, p.node, r.address, r.state,
+           r.maybe_taken = 1 AS maybe_taken
+    FROM json_each($1) AS named CROSS JOIN message m
+         JOIN account a ON a.customer_id = m.customer_id
+         JOIN part p ON p.message_id = m.message_id
+         JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
+    WHERE m.message_id = named.atom";
+
 impl Ledger {
     /// Reads the messages of the batch, which are locked ([`super::lock`]), with everything
     /// below them, a row for each recipient.
     pub(super) async fn read(tx: &mut Session<'_>, message_ids: &[&str]) -> Result<Self, StoreError> {
-        const READ: &str = "
-            SELECT m.message_id, m.customer_id, m.unit, m.price, m.captured, m.released,
-                   (SELECT count(*) FROM body b WHERE b.message_id = m.message_id) AS bodies,
-                   EXISTS (SELECT 1 FROM spool s WHERE s.message_id = m.message_id) AS is_spooled,
-                   a.last_capture, p.part_no, p.road, p.state AS part_state, p.attempt,
-                   coalesce(p.due_at, p.lease_until, 0) AS time, p.key_no, p.unknown, p.first_try_at,
-                   p.upstream_id, p.last_error, p.batch_max, p.batch_id, p.node, r.address, r.state,
-                   r.maybe_taken = 1 AS maybe_taken
-            FROM message m JOIN account a ON a.customer_id = m.customer_id
-                 JOIN part p ON p.message_id = m.message_id
-                 JOIN recipient r ON r.message_id = p.message_id AND r.part_no = p.part_no
-            WHERE m.message_id IN (SELECT atom FROM json_each($1))";
         let rows: Vec<Row> = query_as(READ).bind(json(&message_ids)?).fetch_all(tx).await?;
         let mut ledger = Self::default();
         for row in rows {

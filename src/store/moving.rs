@@ -208,6 +208,7 @@ impl Store {
             tracing::info!(table = table.name, rows, "moved");
             moved.push(Moved { table: table.name, rows });
         }
+        target.survey().await?;
         for (side, findings) in [("the file", self.audit().await?), ("the target", target.audit().await?)] {
             if !findings.is_empty() {
                 return Err(MoveError::Audit { side, findings });
@@ -288,6 +289,18 @@ impl Store {
             write_mark(&mut tx, &progress, &key_of(table, &columns, row)?).await?;
             tx.commit().await?;
         }
+    }
+
+    /// Has PostgreSQL look at what has come, so that it plans for no empty tables.
+    async fn survey(&self) -> Result<(), StoreError> {
+        let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+        let mut writer = self.writer.lock().await;
+        let mut tx = writer.begin().await?;
+        if let Session::Postgres(remote) = &mut *tx {
+            let survey = AssertSqlSafe(format!("ANALYZE {}", names.join(", ")));
+            sqlx::query(survey).execute(remote.connection()).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// From now on it can be served.

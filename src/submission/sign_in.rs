@@ -7,9 +7,11 @@
 
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{SignedIn, Submission};
 use crate::domain::credential::{Secret, SecretHash};
@@ -19,6 +21,9 @@ use crate::domain::refusal::Refusal;
 use crate::store::bucket::Change;
 use crate::telemetry::SignInResult;
 use crate::throttle::sign_in::{Count, Elsewhere};
+
+/// How long a sign-in may wait for what is known at other nodes.
+const TURN: Duration = Duration::from_secs(1);
 
 impl Submission {
     /// Checks a credential that was presented from an address. Never waits for Dodo.
@@ -82,14 +87,20 @@ impl Submission {
         }
     }
 
+    /// One's turn with the database. A few at a time, so that whoever tries secrets leaves its
+    /// connections to mail; `None`: it took too long.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        timeout(TURN, self.0.sharing.acquire()).await.ok()?.ok()
+    }
+
     /// Takes in what failed at other nodes of the same database. When it does not answer,
     /// what failed here has to do.
     async fn hear_of_failures(&self, peer: IpAddr, name: impl Hash + Copy, now: Timestamp) -> Elsewhere {
         let (sign_ins, store) = (&self.0.sign_ins, &self.0.tools.store);
-        let Ok(_permit) = self.0.sharing.try_acquire() else { return Elsewhere::default() };
         if !store.is_shared() {
             return Elsewhere::default();
         }
+        let Some(_turn) = self.turn().await else { return Elsewhere::default() };
         match store.buckets(&sign_ins.counts_of(peer, name), now).await {
             Ok(counted) => sign_ins.hear(peer, name, &counted, now),
             Err(error) => {
@@ -102,10 +113,10 @@ impl Submission {
     /// Whether that counts at all nodes now.
     async fn tell_of_failures(&self, counts: Vec<Count>, now: Timestamp) -> bool {
         let store = &self.0.tools.store;
-        let Ok(_permit) = self.0.sharing.try_acquire() else { return false };
         if counts.is_empty() || !store.is_shared() {
             return false;
         }
+        let Some(_turn) = self.turn().await else { return false };
         let change =
             |Count { name, counted_us, limit_us }| Change { name, taken_us: counted_us, whole_us: limit_us };
         let told = store.change_buckets(counts.into_iter().map(change).collect(), now).await;

@@ -20,7 +20,10 @@ struct Sandbox {
 impl Sandbox {
     fn start() -> Self {
         let (directory, database) = (Directory::new(), Database::new());
-        Self { process: start(&directory, database.as_ref()), database, directory }
+        let process = start(&directory, database.as_ref());
+        // Whose balance was never read waits for Dodo, which some tests make slow.
+        until("the balance", || get(&process, "/credits/cus_sandbox").json()["balance"].as_i64());
+        Self { process, database, directory }
     }
 
     fn send(&self, to: &str, subject: &str) -> Answer {

@@ -155,6 +155,9 @@ async fn p10_a_session_lasts_until_it_is_ended_here_or_everywhere() {
         found.map(|session| session.customer_id)
     };
     assert_eq!((who('1', 99).await, who('1', 100).await), (Some(ann.clone()), None), "it is over");
+    let standing = store.standing_of(&ann).await.unwrap().unwrap();
+    assert_eq!((standing.username, standing.customer_id), (None, ann.clone()), "without any credential");
+    assert!(store.standing_of(&id("nobody")).await.unwrap().is_none());
     store.end_session(&"1".repeat(64)).await.unwrap();
     assert_eq!((who('1', 1).await, who('2', 1).await), (None, Some(ann.clone())));
     assert_eq!(store.end_sessions(&ann).await.unwrap(), 1);
