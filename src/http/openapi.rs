@@ -1,7 +1,7 @@
 //! `GET /openapi.json`: our HTTP API in OpenAPI 3.1, put together from the code.
 //!
 //! What is answered is described by the very types that are serialized; statuses, codes
-//! and who may ask stand in one table ([`routes`]), since a handler does not say them.
+//! and who may ask stand in one table (`routes`), since a handler does not say them.
 //! Tests hold both against the program: every route is there, nothing else is, and no
 //! answer has a status, a code or a field that the document does not name. Pages are not
 //! in it: they are for people.
