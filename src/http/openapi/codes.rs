@@ -81,6 +81,7 @@ codes! {
     R_MISSING_FIELD = 422 "missing_required_field" "a field is missing, and which";
     R_ATTACHMENT = 422 "invalid_attachment" "a file is wrong, and which";
     R_RATE = 429 "rate_limit_exceeded" "too fast, or too many failed sign-ins";
+    R_CAPPED = 429 "daily_quota_exceeded" "the credential has sent as much as its cap lets it in a day";
     R_NO_CREDIT = 429 "monthly_quota_exceeded" "no email credits remaining: buy a top-up";
     R_UNAVAILABLE = 503 "service_unavailable" "Postmeter cannot do this at the moment";
 }
@@ -143,5 +144,6 @@ pub(crate) const EMAIL: &[Code] = &[
     R_MEDIA_TYPE,
     R_MISSING_FIELD,
     R_ATTACHMENT,
+    R_CAPPED,
     R_NO_CREDIT,
 ];
