@@ -54,7 +54,7 @@ use crate::submission::{self, Submission};
 use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
 use crate::throttle::sign_in::NamesKey;
-use crate::tls::{self, CertificateStore};
+use crate::tls::CertificateStore;
 use crate::upstream::Upstreams;
 use crate::upstream::resend::{Resend, ResendSettings};
 use crate::upstream::smtp::{SmtpSettings, SmtpUpstream};

@@ -190,6 +190,22 @@ impl IntoResponse for NoVisitor {
 }
 
 impl Visitor {
+    /// Whether this session may make and end credentials: one with caps was given so that little is
+    /// lost with it, and who has it could otherwise make one without.
+    pub(super) fn has_free_hand(&self) -> Result<(), HttpError> {
+        const CAPPED: &str = "You are signed in with a credential that has caps: it can neither make nor revoke \
+                              credentials. Sign in with another one, or by a mailed link.";
+        if self.standing.tally.caps.is_some() { Err(HttpError::Conflict(CAPPED)) } else { Ok(()) }
+    }
+
+    /// Whether this is whoever reads the customer's mail. A credential is for sending: who has one
+    /// need not be whoever pays, and a checkout tells nobody's address from a stranger's.
+    pub(super) fn is_reader_of_mail(&self) -> Result<(), HttpError> {
+        const BY_LINK: &str = "Invoices and payments are shown to whoever signed in by a mailed link: sign out, and \
+                               ask for one.";
+        if self.who.username.is_none() { Ok(()) } else { Err(HttpError::Conflict(BY_LINK)) }
+    }
+
     /// Who is signed in by the cookie, if the session has not ended and its credential is still good.
     pub(super) async fn find(headers: &HeaderMap, site: &Site) -> Result<Option<Self>, HttpError> {
         let now = site.clock.now();

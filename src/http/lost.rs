@@ -1,7 +1,8 @@
 //! Payments whose webhook did not come, and whose browser did not come back either.
 //!
-//! Dodo is asked of each checkout that is pending, is younger than a day and was not asked of for
-//! a quarter of an hour, in the turn of calls that nobody waits for. Of several servers the one
+//! Dodo is asked of each checkout that is pending and younger than two days, first after a quarter
+//! of an hour and then whenever it has become twice as old, in the turn of calls that nobody waits
+//! for: whoever begins very many checkouts keeps it from nobody else's. Of several servers the one
 //! asks that writes down first that it does.
 
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::billing::events::Payment;
 use crate::store::StoreError;
 use crate::telemetry::DodoCall;
 
-/// A session at Dodo lasts a day.
-const WITHIN: SignedDuration = SignedDuration::from_hours(24);
+/// A session at Dodo lasts a day, and a payment may take its time.
+const WITHIN: SignedDuration = SignedDuration::from_hours(48);
 /// Between two questions about one checkout, and before the first.
 const EACH: SignedDuration = SignedDuration::from_mins(15);
 /// Between two looks at what there is to ask.

@@ -1,6 +1,7 @@
 //! The way to Dodo's customer portal: invoices, cards, the subscription. A link lets whoever
 //! has it in, so it is asked for when the customer presses the button, shown to nobody else and
-//! not written down.
+//! not written down. Only whoever signed in by a mailed link is led there: it shows an address and
+//! invoices, and the checkout of a new customer may have landed on a person whom Dodo knew before.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,6 +21,7 @@ pub(super) async fn open(
     State(site): State<Shared>,
     FormBody(()): FormBody<()>,
 ) -> Result<Response, PageError> {
+    visitor.is_reader_of_mail()?;
     let customer_id = &visitor.who.customer_id;
     let back = format!("{}/account", site.settings.base_url);
     let opened = asked(&site, DodoCall::Other, site.dodo.portal(customer_id, &back)).await;

@@ -157,8 +157,8 @@ pub(super) async fn submit_composed(
         return Ok(id);
     }
     let submitted = match ready(site, who, peer, outgoing).await {
-        // The last credit may have gone to this very request, tried twice at once.
-        Err(HttpError::Refused(refusal @ Refusal::OutOfCredit { .. })) => {
+        // The last credit, or the last of a cap, may have gone to this very request, tried twice at once.
+        Err(HttpError::Refused(refusal @ (Refusal::OutOfCredit { .. } | Refusal::Capped(_)))) => {
             return earlier(site, who, keyed.as_ref(), &recipients).await?.ok_or(refusal.into());
         }
         ready => ready?,

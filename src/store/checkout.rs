@@ -115,8 +115,8 @@ impl Store {
         row.map(CheckoutRow::read).transpose()
     }
 
-    /// Pending checkouts that began within `within` and of which Dodo was not asked for so long,
-    /// the oldest first, at most so many.
+    /// Pending checkouts that began within `within` and of which Dodo was not asked for `unasked`, nor
+    /// since they were half as old, those never asked of first, at most so many.
     pub async fn checkouts_to_ask(
         &self,
         (within, unasked): (SignedDuration, SignedDuration),
@@ -126,8 +126,9 @@ impl Store {
         const READ: &str = "
             SELECT token_hash FROM checkout
             WHERE created_at > $1 AND created_at <= $2 AND state = 'pending' AND session_id IS NOT NULL
-              AND (asked_at IS NULL OR asked_at <= $2 OR asked_at > $3)
-            ORDER BY created_at, token_hash LIMIT $4";
+              AND (asked_at IS NULL OR asked_at > $3
+                   OR (asked_at <= $2 AND asked_at - created_at <= $3 - asked_at))
+            ORDER BY coalesce(asked_at, 0), created_at, token_hash LIMIT $4";
         Ok(query_scalar(READ)
             .bind(before(now, within))
             .bind(before(now, unasked))

@@ -12,6 +12,7 @@ use crate::harness::meter::BASE_URL;
 use crate::harness::web::ask;
 use crate::harness::{CUSTOMER_ID, Meter, RUNTIME, until};
 use crate::page::Browser;
+use crate::sign_in_link::signed_in_by_mail;
 
 /// What is copied of a text on the page that begins to connect, with what belongs there put in.
 fn copied(meter: &Meter, page: &str, id: &str) -> String {
@@ -77,7 +78,8 @@ fn the_overview_shows_when_credits_end_and_leads_to_the_portal() {
     });
     assert!(body.contains("<td class=\"number\">1,234</td>"), "{body}");
 
-    let opened = browser.post("/account/portal", &[]);
+    assert_eq!(browser.post("/account/portal", &[]).status, 409, "whoever sends is not whoever pays");
+    let opened = signed_in_by_mail(&meter).post("/account/portal", &[]);
     let mut links = opened.body.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
     let link = links.find(|link| link.contains("/portal/")).unwrap().replace("&amp;", "&");
     let portal = ask(crate::harness::web::request(Method::GET, &link));

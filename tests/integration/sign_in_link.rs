@@ -32,6 +32,17 @@ fn uses(meter: &Meter, secret: &str) -> Answer {
     ask(posted(meter.request(Method::POST, "/sign-in/link/use"), &form(&[("t", secret)])))
 }
 
+/// The customer's browser, signed in by a link.
+pub(crate) fn signed_in_by_mail(meter: &Meter) -> Browser<'_> {
+    assert_eq!(asks(meter, CUSTOMER_EMAIL).status, 200);
+    let secret = until("the mail with the link", || {
+        let texts = meter.mails().into_iter().filter_map(|mail| mail.email.text);
+        texts.into_iter().find(|text| text.contains("/sign-in/link?t=")).map(|text| link(&text).1)
+    });
+    let cookie = uses(meter, &secret).header("set-cookie").split(';').next().unwrap().to_owned();
+    Browser { meter, cookie }
+}
+
 #[test]
 fn p10_a_mailed_link_signs_in_once_and_costs_nothing() {
     let meter = Meter::resend().start();

@@ -89,6 +89,7 @@ async fn make(
     visitor: &Visitor,
     typed: &NewCredential,
 ) -> Result<(Username, Secret), HttpError> {
+    visitor.has_free_hand()?;
     let label = typed.label.trim();
     if label.chars().count() > MAX_LABEL_CHARS || label.chars().any(char::is_control) {
         let text = format!("label: at most {MAX_LABEL_CHARS} characters in one line.");
@@ -149,6 +150,7 @@ pub(super) async fn revoke(
     State(site): State<Shared>,
     FormBody(form): FormBody<Which>,
 ) -> Page {
+    visitor.has_free_hand()?;
     let username = Username::parse(&form.username).map_err(|_| none())?;
     let customer_id = &visitor.who.customer_id;
     site.store.revoke_credential(&username, Some(customer_id), site.clock.now()).await?;

@@ -174,8 +174,8 @@ impl<'a> Batch<'a> {
 
     async fn send_all_or_nothing(mut self) -> Result<BatchAnswer, EmailError> {
         if let Err(error) = self.check_all().await {
-            // The last credits may have gone to this very batch, tried twice at once.
-            if error.is_out_of_credit() {
+            // The last credits, or the last of a cap, may have gone to this very batch, tried twice at once.
+            if error.is_used_up() {
                 self.look().await?;
             }
             return if self.is_accepted() { Ok(self.answer()) } else { Err(self.in_part(error)) };

@@ -92,9 +92,9 @@ impl EmailError {
         }
     }
 
-    /// Whether it is for want of credits.
-    pub(super) fn is_out_of_credit(&self) -> bool {
-        face(self.own()) == NO_CREDIT
+    /// Whether it is for want of credits, or of what a cap leaves.
+    pub(super) fn is_used_up(&self) -> bool {
+        face(self.own()) == NO_CREDIT || matches!(self.own(), HttpError::Refused(Refusal::Capped(_)))
     }
 }
 

@@ -139,7 +139,7 @@ async fn the_way_to_the_portal_leads_to_https_or_to_a_place_that_is_ours() {
     ];
     for (answer, is_led) in links {
         let town = Town::with_dodo(&[(200, &[], answer)]).await;
-        let cookie = town.sign_in("ann").await;
+        let cookie = town.by_mail("ann").await;
         let opened = town.call(with(form_of("/account/portal", ""), "cookie", &cookie)).await;
         assert_eq!(opened.status == 200, is_led, "{answer}: {opened:?}");
         let asked = &town.dodo.asked()[0];
@@ -156,6 +156,10 @@ async fn the_way_to_the_portal_leads_to_https_or_to_a_place_that_is_ours() {
     }
     let town = Town::with_dodo(&[(503, &[], "")]).await;
     let cookie = town.sign_in("ann").await;
+    let sender = town.call(with(form_of("/account/portal", ""), "cookie", &cookie)).await;
+    assert!(sender.status == 409 && sender.body.contains("by a mailed link"), "{sender:?}");
+    assert!(town.dodo.asked().is_empty());
+    let cookie = town.by_mail("ann").await;
     let away = town.call(with(form_of("/account/portal", ""), "cookie", &cookie)).await;
     assert_eq!(away.status, 503, "{away:?}");
     let foreign = with(form_of("/account/portal", ""), "cookie", &cookie);

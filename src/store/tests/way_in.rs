@@ -72,7 +72,9 @@ async fn of_several_who_want_to_ask_of_a_checkout_one_does() {
     let (one, other) = tokio::join!(asks(61), asks(61));
     assert_eq!([one, other].into_iter().flatten().collect::<Vec<_>>(), ["cks_1"]);
     assert_eq!((asks(120).await, due(120).await), (None, 0));
-    assert_eq!((due(121).await, asks(121).await.as_deref()), (1, Some("cks_1")));
+    // Again when it is twice as old, and so on; whoever waits for it may ask sooner.
+    assert_eq!((due(121).await, due(122).await), (0, 1));
+    assert_eq!((asks(122).await.as_deref(), due(243).await, due(244).await), (Some("cks_1"), 0, 1));
     assert_eq!(due(24 * 3600 + 61).await, 0, "it is too old");
     let payment = Payment {
         payment_id: None,
