@@ -3,6 +3,7 @@ use serde_json::{Map, Value, json};
 use super::codes::{ALL, Code};
 use super::*;
 use crate::domain::address::Mailbox;
+use crate::domain::caps::{Reached, Span};
 use crate::domain::credits::Credits;
 use crate::domain::decision::{Choice, NotNow};
 use crate::domain::idempotency::IdempotencyKey;
@@ -109,6 +110,8 @@ fn errors() -> Vec<HttpError> {
         Refusal::TooManyRecipients { limit: 1 },
         Refusal::TooLarge { limit_bytes: 1 },
         Refusal::TooFast { retry_after_s: 1 },
+        Refusal::Capped(Reached { limit: 1, span: Span::Minute, retry_after_s: 1 }),
+        Refusal::Capped(Reached { limit: 1, span: Span::Day, retry_after_s: 1 }),
         Refusal::Unacceptable { status: "5.6.0", what: String::new() },
         Refusal::KeyReused,
         Refusal::StoreUnavailable,

@@ -16,9 +16,10 @@ static DOCUMENT: LazyLock<Description> =
     LazyLock::new(|| Description::of(serde_json::to_value(document(BASE_URL)).unwrap(), true));
 
 /// Pages and what belongs to them: for people, and so not in the document.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "/",
     "/style.css",
+    "/script.js",
     "/favicon.svg",
     "/sign-in",
     "/sign-out",
