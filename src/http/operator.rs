@@ -36,6 +36,8 @@ const ROWS: u32 = 50;
 const MESSAGES: u32 = 15;
 /// Refusals that are shown.
 const REFUSALS: usize = 15;
+/// Refunds and disputes that are shown.
+const ALERTS: u32 = 15;
 /// Longest reason of a suspension and longest search, in characters.
 const MAX_REASON: usize = 200;
 const MAX_SEARCH: usize = 100;
@@ -122,6 +124,7 @@ async fn overview(Desk(sessions): Desk, State(site): State<Shared>, headers: Hea
         ledger_drift: site.metrics.ledger_drift(),
         entries_doubtful: site.metrics.entries_doubtful(),
         refused: site.submission.refused_lately(REFUSALS),
+        alerts: store.alerts(None, ALERTS).await?,
     };
     Ok(response(StatusCode::OK, &overview.render()))
 }
@@ -235,11 +238,13 @@ async fn customer_page(site: &Site, customer_id: &str, problem: Option<(&str, &s
     let credentials = site.store.credentials(Some(&customer_id)).await?;
     let senders = site.store.senders(&customer_id).await?;
     let messages = site.store.messages(Some(&customer_id), None, MESSAGES).await?;
+    let alerts = site.store.alerts(Some(&customer_id), ALERTS).await?;
     let page = pages::CustomerView {
         customer: &customer,
         credentials: &credentials,
         senders: &senders,
         messages: &messages,
+        alerts: &alerts,
         problem,
     };
     let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };

@@ -57,7 +57,7 @@ codes! {
     DOMAIN_NOT_PROVABLE = 422 "domain_not_provable" "no such domain can be proven, and why";
     DOMAIN_REFUSED = 422 "domain_refused" "the mail service refuses the domain";
     TOO_FAST = 429 "too_fast" "too many requests";
-    CREDENTIAL_CAPPED = 429 "credential_capped" "the credential has sent as much as its caps let it";
+    CREDENTIAL_CAPPED = 429 "credential_capped" "the credential has sent as much as its cap lets it";
     TOO_MANY_FAILURES = 429 "too_many_failures" "too many failed sign-ins";
     CHECKOUT_REFUSED = 502 "checkout_refused" "the payment service refuses the checkout";
     BILLING_UNKNOWN = 503 "billing_unknown" "the credits cannot be checked now";
@@ -81,7 +81,7 @@ codes! {
     R_MISSING_FIELD = 422 "missing_required_field" "a field is missing, and which";
     R_ATTACHMENT = 422 "invalid_attachment" "a file is wrong, and which";
     R_RATE = 429 "rate_limit_exceeded" "too fast, or too many failed sign-ins";
-    R_CAPPED = 429 "daily_quota_exceeded" "the credential has sent as much as its cap of a day lets it";
+    R_CAPPED = 429 "daily_quota_exceeded" "the credential has sent as much as its cap lets it in a day";
     R_NO_CREDIT = 429 "monthly_quota_exceeded" "no email credits remaining: buy a top-up";
     R_UNAVAILABLE = 503 "service_unavailable" "Postmeter cannot do this at the moment";
 }

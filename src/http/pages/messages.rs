@@ -41,7 +41,7 @@ impl Log<'_> {
             @if let Some(problem) = self.problem { (alert(problem)) }
             (self.form(is_search))
             @if self.problem.is_none() {
-                section {
+                section #found data-live {
                     @if is_search || !self.is_first { p.soft role="status" { (self.count(is_search)) } }
                     @if self.found.messages.is_empty() {
                         (empty(if is_search { "No message is like that." } else { "There are no messages yet." }))
@@ -187,7 +187,7 @@ pub(in crate::http) fn message(settings: &Settings, story: &Story) -> Markup {
     let log = &story.log;
     let content = html! {
         p { a href="/account/messages" { "All messages" } }
-        div.title { h1 { (subject(log)) } (state(log)) }
+        div.title { h1 { (subject(log)) } div #state data-live { (state(log)) } }
         (remark(log))
         section {
             dl.settings {
@@ -209,8 +209,8 @@ pub(in crate::http) fn message(settings: &Settings, story: &Story) -> Markup {
                 }
             }
         }
-        section { h2 { "Recipients" } (recipients(log)) }
-        section { h2 { "What happened" } (timeline(story)) }
+        section #recipients data-live { h2 { "Recipients" } (recipients(log)) }
+        section #story data-live { h2 { "What happened" } (timeline(story)) }
     };
     layout(subject(log), Navigation::Customer(settings, Place::Messages), None, &content)
 }

@@ -13,6 +13,7 @@ use super::layout::{Navigation, Tone, alert, badge, empty, grouped, layout, sign
 use crate::domain::message::MessageState;
 use crate::http::error::HttpError;
 use crate::store::account::Totals;
+use crate::store::alert::Alert;
 use crate::store::gate::Gate;
 use crate::store::log::MessageLog;
 use crate::store::operator_view::{Crew, WaitingFor};
@@ -98,6 +99,33 @@ pub(in crate::http) struct Overview {
     pub(in crate::http) entries_doubtful: i64,
     /// The newest first.
     pub(in crate::http) refused: Vec<Refused>,
+    /// The newest first.
+    pub(in crate::http) alerts: Vec<Alert>,
+}
+
+/// Payments that went back, or that somebody disputes.
+fn alerts(alerts: &[Alert]) -> Markup {
+    html! {
+        @if !alerts.is_empty() {
+            section {
+                h2 { "Refunds and disputes" }
+                table.stack {
+                    thead { tr { th { "Heard of" } th { "Customer" } th { "What" } th { "Payment" } th { "Suspended for it" } } }
+                    tbody {
+                        @for alert in alerts {
+                            tr {
+                                td data-label="Heard of" { (time(alert.raised_at)) }
+                                td data-label="Customer" { a href={ "/operator/customers/" (alert.customer_id) } { (alert.customer_id) } }
+                                td data-label="What" { (alert.kind.as_str()) ": " (alert.words) }
+                                td data-label="Payment" { (alert.payment_id.as_deref().unwrap_or("–")) }
+                                td data-label="Suspended for it" { @if alert.suspended { "yes" } @else { "no" } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Overview {
@@ -106,6 +134,7 @@ impl Overview {
             div.title { h1 { "Overview" } span.soft { "As of " (time(self.now)) } }
             (self.problems())
             (self.figures())
+            (alerts(&self.alerts))
             div.columns {
                 (self.upstreams())
                 (self.payments())

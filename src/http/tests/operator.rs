@@ -1,6 +1,8 @@
 //! The operator's view in a browser.
 
 use super::*;
+use crate::domain::alert::AlertKind;
+use crate::store::alert::Alert;
 use crate::store::report::News;
 
 fn held() -> Option<News> {
@@ -192,6 +194,30 @@ async fn a_customer_is_found_suspended_with_a_reason_and_resumed() {
     assert!(overview.contains("&lt;i&gt;spam"), "why, as the customer is told: {overview}");
     assert_eq!(town.post("/operator/customers/cus_ann/resume", "", &cookie).await.status, 303);
     assert_eq!(town.call(basic(json_of("/send", mail), "ann")).await.status, 200);
+}
+
+#[tokio::test]
+async fn refunds_and_disputes_are_shown_and_escaped() {
+    let town = Town::new().await;
+    let cookie = town.at_desk().await;
+    assert!(!town.desk("/operator", &cookie).await.contains("Refunds and disputes"));
+    let alert = Alert {
+        kind: AlertKind::Dispute,
+        subject_id: "dp_1".to_owned(),
+        customer_id: customer("ann"),
+        payment_id: Some("pay_1".to_owned()),
+        words: "1900 USD, <b>fraud".to_owned(),
+        suspended: false,
+        raised_at: town.clock.now(),
+    };
+    town.store.raise_alert(&alert, true).await.unwrap().unwrap();
+    for path in ["/operator", "/operator/customers/cus_ann"] {
+        let page = town.desk(path, &cookie).await;
+        assert!(page.contains("dispute: 1900 USD, &lt;b&gt;fraud") && page.contains("pay_1"), "{page}");
+        assert!(page.contains(">yes</td>") && !page.contains("<b>fraud"), "{page}");
+    }
+    let other = town.desk("/operator/customers/cus_bob", &cookie).await;
+    assert!(!other.contains("Refunds and disputes"), "{other}");
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use maud::{Markup, html};
 
 use super::super::layout::{Tone, alert, badge, empty, grouped, time, warning};
-use super::{Place, page, recipients, state, subject};
+use super::{Place, alerts, page, recipients, state, subject};
 use crate::domain::credits::Credits;
 use crate::domain::sender::SenderPattern;
 use crate::http::error::in_debt;
+use crate::store::alert::Alert;
 use crate::store::customer::{Credential, Customer};
 use crate::store::log::MessageLog;
 use crate::store::operator_view::CustomerPage;
@@ -87,6 +88,8 @@ pub(in crate::http) struct CustomerView<'a> {
     pub(in crate::http) senders: &'a [SenderPattern],
     /// The newest.
     pub(in crate::http) messages: &'a [MessageLog],
+    /// Refunds and disputes, the newest first.
+    pub(in crate::http) alerts: &'a [Alert],
     /// Why a suspension was not done, and what was typed.
     pub(in crate::http) problem: Option<(&'a str, &'a str)>,
 }
@@ -115,6 +118,7 @@ impl CustomerView<'_> {
                 }
                 p { a href={ "/operator/queue?state=queued&customer_id=" (customer.customer_id) } { "Their mail in the queue" } }
             }
+            (alerts(self.alerts))
             (self.suspension())
             (self.messages())
             (self.credentials())
