@@ -8,6 +8,7 @@ use super::operation::Who::{Anyone, Caller, Customer, Operator};
 use super::operation::{Described, Shape, Who, integer, object, string};
 use super::shapes::{CheckoutAnswer, Health, NewEmail, NewMessage, NewSubscriber, Readiness, WebhookAnswer};
 use crate::domain::idempotency::MAX_KEY_BYTES;
+use crate::domain::message::MessageState;
 use crate::http::credits::CreditsAnswer;
 use crate::http::emails::{BatchAnswer, EmailView};
 use crate::http::messages::{self, MessageView, StoryView};
@@ -108,11 +109,17 @@ fn emails() -> Vec<Described> {
 }
 
 fn messages() -> Vec<Described> {
+    let states = MessageState::ALL.map(MessageState::as_str);
     vec![
         op((Get, "/messages"), ("Messages", "listMessages"), Caller, "The message log, newest first")
             .whose()
             .limited(messages::DEFAULT_LIMIT, messages::MAX_LIMIT)
             .query("before", "The last id of the page before this one.", string())
+            .query("recipient", "Only those to such an address, or a part of one.", string())
+            .query("subject", "Only those with this in their subject.", string())
+            .query("state", "Only those that stand so.", string().enum_values(Some(states)))
+            .query("id", "Only this one, or those whose id begins so.", string())
+            .about("While more is to be looked at, the header `Link` says where to go on (`rel=\"next\"`).")
             .gives(
                 200,
                 "The log; of all customers where the operator names none.",

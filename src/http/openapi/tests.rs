@@ -110,6 +110,7 @@ fn errors() -> Vec<HttpError> {
         Refusal::TooManyRecipients { limit: 1 },
         Refusal::TooLarge { limit_bytes: 1 },
         Refusal::TooFast { retry_after_s: 1 },
+        Refusal::Capped(Reached { limit: 1, span: Span::Minute, retry_after_s: 1 }),
         Refusal::Capped(Reached { limit: 1, span: Span::Day, retry_after_s: 1 }),
         Refusal::Unacceptable { status: "5.6.0", what: String::new() },
         Refusal::KeyReused,
