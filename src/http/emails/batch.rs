@@ -10,6 +10,7 @@
 //! The batch's key makes one of each email's: a retry finds what was accepted of it before.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -37,6 +38,9 @@ use crate::submission::{SignedIn, Submitted};
 
 /// Emails of a batch, at most.
 const MAX_EMAILS: usize = 100;
+/// How often, and after which waits, it is looked whether another try of a batch goes on.
+const MOST_LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The header field in which a client says what becomes of the others when one is wrong.
 const VALIDATION: &str = "x-batch-validation";
 
@@ -172,11 +176,23 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// The same while another try is accepted, whose emails come one after the other.
+    async fn look_on(&mut self) -> Result<(), HttpError> {
+        for _ in 0..MOST_LOOKS {
+            self.look().await?;
+            if self.is_accepted() || self.accepted().next().is_none() {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
     async fn send_all_or_nothing(mut self) -> Result<BatchAnswer, EmailError> {
         if let Err(error) = self.check_all().await {
             // The last credits, or the last of a cap, may have gone to this very batch, tried twice at once.
             if error.is_used_up() {
-                self.look().await?;
+                self.look_on().await?;
             }
             return if self.is_accepted() { Ok(self.answer()) } else { Err(self.in_part(error)) };
         }
