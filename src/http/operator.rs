@@ -10,7 +10,7 @@ mod session;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use super::error::{HttpError, PageError};
 use super::listener::{Peer, Unknown};
 use super::pages::operator as pages;
 use super::pages::response;
+use super::sign_in::set_cookie;
 use super::{Shared, Site};
 use crate::domain::credential::Secret;
 use crate::domain::decision::{Choice, NotNow};
@@ -182,11 +183,6 @@ async fn sign_in(
 /// `POST /operator/sign-out`
 async fn sign_out(Desk(sessions): Desk, FormBody(()): FormBody<()>) -> Response {
     (set_cookie(&sessions.end()), Redirect::to("/operator")).into_response()
-}
-
-fn set_cookie(cookie: &str) -> HeaderMap {
-    let value = HeaderValue::from_str(cookie).ok();
-    value.map(|value| HeaderMap::from_iter([(header::SET_COOKIE, value)])).unwrap_or_default()
 }
 
 /// Which customers.

@@ -4,12 +4,12 @@
 
 use std::fmt;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use subtle::ConstantTimeEq;
 
 use crate::http::Settings;
-use crate::http::session::SessionKey;
+use crate::http::session::{SessionKey, cookies};
 
 /// How long a sign-in lasts.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
@@ -59,10 +59,7 @@ impl Sessions {
 
     /// Whether a cookie is one of ours and not too old.
     pub(super) fn is_signed_in(&self, headers: &HeaderMap, now: Timestamp) -> bool {
-        let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-        let mut pairs =
-            cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == self.name() && self.is_good(value, now))
+        cookies(headers, self.name()).any(|value| self.is_good(value, now))
     }
 
     fn is_good(&self, value: &str, now: Timestamp) -> bool {
@@ -79,6 +76,7 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header;
     use secrecy::SecretString;
 
     use super::*;
