@@ -13,6 +13,7 @@ use super::{SetupArgs, money};
 use crate::billing::dodo::catalog::Price;
 use crate::cli::Place;
 use crate::config::{Config, MissingEnv, Secrets};
+use crate::domain::credits::grouped;
 use crate::domain::digest::hex;
 use crate::random;
 
@@ -195,13 +196,13 @@ fn goods(args: &SetupArgs) -> anyhow::Result<(Goods, Goods)> {
     let price =
         |flag: &str, text: &str| money::price(text, &args.currency).map_err(|what| anyhow!("{flag}: {what}"));
     let plan = Goods {
-        name: format!("{} emails a month", money::grouped(args.plan_emails)),
+        name: format!("{} emails a month", grouped(i64::from(args.plan_emails))),
         price: price("--plan-price", &args.plan_price)?,
         credits: args.plan_emails,
         days: LONGEST_MONTH,
     };
     let top_up = Goods {
-        name: format!("{} emails", money::grouped(args.top_up_emails)),
+        name: format!("{} emails", grouped(i64::from(args.top_up_emails))),
         price: price("--top-up-price", &args.top_up_price)?,
         credits: args.top_up_emails,
         days: args.top_up_days,

@@ -65,22 +65,10 @@ pub(super) fn told(price: &Price) -> String {
     }
 }
 
-/// A number with its thousands apart, as buyers read it.
-pub(super) fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::credits::grouped;
 
     #[test]
     fn a_price_has_the_decimals_of_its_currency_and_cannot_be_taken_for_cents() {

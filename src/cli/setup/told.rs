@@ -8,6 +8,7 @@ use super::inputs::{Goods, Inputs};
 use super::money;
 use crate::cli::print::{self, or_nothing, plain};
 use crate::cli::{Format, Printout};
+use crate::domain::credits::grouped;
 
 /// What became of the file; names only.
 pub(super) enum File {
@@ -138,5 +139,5 @@ fn text(answer: &Answer<'_>, inputs: &Inputs) -> String {
 }
 
 fn offered(goods: &Goods, term: &str) -> String {
-    format!("{} emails for {}{term}", money::grouped(goods.credits), money::told(&goods.price))
+    format!("{} emails for {}{term}", grouped(i64::from(goods.credits)), money::told(&goods.price))
 }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
 
 use crate::domain::credential::Secret;
+pub(super) use crate::domain::credits::grouped;
 use crate::domain::ids::Username;
 use crate::http::Settings;
 
@@ -269,19 +270,6 @@ pub(super) fn time(at: Timestamp) -> Markup {
 /// A day, in UTC.
 pub(super) fn day(at: Timestamp) -> Markup {
     html! { time datetime=(at.to_string()) { (at.strftime("%-d %b %Y").to_string()) } }
-}
-
-/// A number as people read it: 1,234,567.
-pub(super) fn grouped(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::from(if number < 0 { "−" } else { "" });
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
